@@ -1,0 +1,1 @@
+"""Looking into the models: t-SNE of their representations, and the figures."""

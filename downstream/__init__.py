@@ -1,0 +1,1 @@
+"""SUPERB tasks, clean and distorted."""

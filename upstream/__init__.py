@@ -1,0 +1,1 @@
+"""The student as an upstream of s3prl."""
