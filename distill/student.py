@@ -1,0 +1,156 @@
+"""The student: the first layers of a HuBERT, and heads that predict deeper layers of its teacher.
+
+Shapes: B utterances, T samples at 16 kHz, F frames, N prediction heads, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distill.hubert import HubertConfig, HubertEncoder
+
+
+@dataclass
+class StudentOutput:
+    """What `Student` returns."""
+
+    predictions: Tensor
+    """(B, N, F, D), the regressed teacher layers, in the order of `Student.targets`."""
+    hidden_states: list[Tensor]
+    """[0] the transformer's input, [i] the output of layer i, each (B, F, D)."""
+    lengths: Tensor
+    """(B,) int64, valid frames."""
+
+    @property
+    def z(self) -> Tensor:
+        """(B, F, D), the last layer: what is used downstream (Eq. 1)."""
+        return self.hidden_states[-1]
+
+
+class PredictionHeads(nn.Module):
+    """The p_i of Eq. 1: one shared linear expansion, GELU, then one linear per target.
+
+    (B, F, D) -> (B, N, F, D_target). The expansion gives each target D_target features of its own, as in
+    DistilHuBERT (Chang et al. 2022).
+    """
+
+    def __init__(self, dim: int, target_dim: int, n_targets: int):
+        super().__init__()
+        self.n_targets = n_targets
+        self.expand = nn.Linear(dim, target_dim * n_targets)
+        # One (D, D) matrix per head, stacked: applied as a single batched product.
+        self.weight = nn.Parameter(torch.empty(n_targets, target_dim, target_dim))
+        self.bias = nn.Parameter(torch.zeros(n_targets, 1, target_dim))
+        bound = target_dim**-0.5  # as nn.Linear
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, z: Tensor) -> Tensor:
+        x = F.gelu(self.expand(z))  # (B, F, N * D)
+        x = x.unflatten(2, (self.n_targets, -1)).transpose(1, 2)  # (B, N, F, D)
+        return x @ self.weight + self.bias
+
+
+class Student(nn.Module):
+    """A small HuBERT encoder F and its prediction heads p_i (Eq. 1).
+
+    Example:
+        >>> teacher = HubertEncoder.from_preset("mini")
+        >>> student = Student.from_teacher(teacher, layers=2, targets=(2, 4, 6))
+        >>> student(torch.randn(1, 16_000)).predictions.shape
+        torch.Size([1, 3, 49, 128])
+    """
+
+    def __init__(self, config: HubertConfig, targets: Sequence[int], target_dim: int):
+        super().__init__()
+        self.targets = tuple(targets)
+        self.target_dim = target_dim
+        self.encoder = HubertEncoder(config)
+        self.heads = PredictionHeads(config.dim, target_dim, len(self.targets))
+
+    @classmethod
+    def from_teacher(
+        cls,
+        teacher: HubertEncoder,
+        *,
+        layers: int = 2,
+        targets: Sequence[int] = (4, 8, 12),
+        dropout: float = 0.1,
+        attention_dropout: float = 0.1,
+        activation_dropout: float = 0.1,
+        cnn_grad_scale: float = 0.1,
+        activation_checkpointing: bool = False,
+    ) -> Student:
+        """A student that starts as the teacher's CNN, projection, positional convolution and first layers.
+
+        The layer norm before the projection is left out (DistilHuBERT has none).
+
+        Args:
+            teacher: the model to distil.
+            layers: transformer layers of the student.
+            targets: layers of the teacher that the heads predict, 1 is the first.
+            dropout: of transformer input and residual branches.
+            attention_dropout: of attention weights.
+            activation_dropout: inside the feed-forward blocks.
+            cnn_grad_scale: factor on the gradient that reaches the CNN.
+            activation_checkpointing: trade time for memory in the student's layers.
+
+        Raises:
+            ValueError: if the teacher has fewer layers than asked for.
+        """
+        depth = teacher.config.layers
+        if not targets:
+            raise ValueError("targets is empty: name at least one teacher layer to predict")
+        wrong = [layer for layer in targets if not 1 <= layer <= depth]
+        if wrong:
+            raise ValueError(
+                f"targets {tuple(targets)}: the teacher has layers 1 to {depth}, not {', '.join(map(str, wrong))}"
+            )
+        if not 1 <= layers <= depth:
+            raise ValueError(f"layers is {layers}, but the teacher has {depth}: choose 1 to {depth}")
+        config = replace(
+            teacher.config,
+            layers=layers,
+            projection_norm=False,
+            dropout=dropout,
+            attention_dropout=attention_dropout,
+            activation_dropout=activation_dropout,
+            layerdrop=0.0,
+            cnn_grad_scale=cnn_grad_scale,
+            activation_checkpointing=activation_checkpointing,
+        )
+        student = cls(config, targets, teacher.config.dim)
+        inherited = student.encoder.state_dict().keys()
+        state = {name: value for name, value in teacher.state_dict().items() if name in inherited}
+        student.encoder.load_state_dict(state)  # strict: everything the student has, its teacher gives
+        return student
+
+    def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> StudentOutput:
+        """Encode and predict.
+
+        Args:
+            waveforms: (B, T) at 16 kHz, padded at the end.
+            lengths: (B,) int64, valid samples; None when every row is full.
+        """
+        out = self.encoder(waveforms, lengths)
+        return StudentOutput(self.heads(out.hidden_states[-1]), out.hidden_states, out.lengths)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `from_dict` needs to build the same architecture; plain values, for JSON."""
+        return {
+            "encoder": self.encoder.config.to_dict(),
+            "targets": list(self.targets),
+            "target_dim": self.target_dim,
+        }
+
+    @classmethod
+    def from_dict(cls, description: dict[str, Any]) -> Student:
+        """The architecture that `to_dict` described, with random weights."""
+        config = HubertConfig(**description["encoder"])
+        return cls(config, description["targets"], description["target_dim"])
