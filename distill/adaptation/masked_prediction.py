@@ -1,0 +1,350 @@
+"""HuBERT's masked prediction: pre-train an encoder from scratch, or continue in a new domain.
+
+Shapes: B utterances, T samples at 16 kHz, F frames (20 ms), D features, C CNN channels, K clusters.
+
+Loss (Hsu et al. 2021, Eq. 1-2, with the weights of its reference implementation):
+
+    total = L_m + unmasked_weight * L_u + feature_penalty * mean(cnn ** 2)
+
+L_m and L_u are mean cross-entropies over masked and unmasked frames; the logit of cluster k at a frame is
+cos(final_proj(h), e_k) / temperature. The reference sums the cross-entropy, multiplies the penalty by the
+number of predicted frames and divides the gradient by that number: with masked frames only, the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distill.adaptation.masking import span_mask
+from distill.batch import Batch
+from distill.distortions import Distorter
+from distill.errors import CheckpointError
+from distill.hubert import HubertEncoder, frame_mask
+
+# fairseq numbers labels after its dictionary's <s>, <pad>, </s> and <unk>, which label no frame.
+FAIRSEQ_SPECIAL_LABELS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptOptim:
+    """Optimiser and schedule of masked prediction; defaults from HuBERT's pre-training."""
+
+    lr: float
+    """Peak learning rate: 5e-4 from scratch, 5e-5 to continue a trained model."""
+    max_steps: int
+    """Updates in all."""
+    warmup_fraction: float = 0.08
+    """Share of the updates in which the learning rate rises linearly; then it falls linearly."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay, of every parameter."""
+    clip_norm: float = 10.0
+    """Largest norm of the whole gradient; 0: no clipping."""
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0:
+            raise ValueError(f"lr must be positive, not {self.lr}")
+        if self.max_steps < 1:
+            raise ValueError(f"max_steps must be at least 1, not {self.max_steps}")
+        if not 0.0 <= self.warmup_fraction < 1.0:
+            raise ValueError(f"warmup_fraction must be in [0, 1), not {self.warmup_fraction}")
+        if self.weight_decay < 0:
+            raise ValueError(f"weight_decay must not be negative, but is {self.weight_decay}")
+        if self.clip_norm < 0:
+            raise ValueError(f"clip_norm must be 0 (off) or positive, not {self.clip_norm}")
+
+    def lr_factor(self, step: int) -> float:
+        """Factor on `lr` at update `step` (0 is the first): no update has a rate of 0."""
+        warmup = round(self.warmup_fraction * self.max_steps)
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        return max(0.0, (self.max_steps - step) / (self.max_steps - warmup))
+
+
+@dataclass
+class MaskedLoss:
+    """Terms of the loss and what is logged beside them; scalars."""
+
+    total: Tensor
+    """What is minimised."""
+    penalty: Tensor
+    """Mean square of the CNN's output over valid frames, unweighted."""
+    masked_correct: Tensor
+    """Masked frames whose target has the largest logit."""
+    unmasked_correct: Tensor
+    """The same of the unmasked ones."""
+    masked: Tensor
+    """Masked frames with a target, in this batch."""
+    unmasked: Tensor
+    """Unmasked ones."""
+
+
+class MaskedPrediction(pl.LightningModule):
+    """Trains `encoder` to predict the clusters of masked frames.
+
+    With a distorter the input is distorted and the targets stay those of the clean speech.
+
+    Example:
+        >>> encoder = HubertEncoder.from_preset("mini")
+        >>> module = MaskedPrediction(encoder, 100, optim=AdaptOptim(lr=5e-4, max_steps=1000))
+        >>> waveforms, lengths = torch.randn(1, 16_000), torch.tensor([16_000])
+        >>> batch = Batch(["a"], waveforms, lengths, targets=torch.zeros(1, 49, dtype=torch.int64))
+        >>> module.training_step(batch, 0).shape
+        torch.Size([])
+    """
+
+    def __init__(
+        self,
+        encoder: HubertEncoder,
+        n_clusters: int,
+        *,
+        optim: AdaptOptim,
+        final_dim: int = 256,
+        mask_probability: float = 0.8,
+        mask_length: int = 10,
+        temperature: float = 0.1,
+        unmasked_weight: float = 0.0,
+        feature_penalty: float = 10.0,
+        distorter: Distorter | None = None,
+        seed: int = 0,
+    ):
+        """Adds a random prediction head to the encoder.
+
+        Args:
+            encoder: trained in place; its dropout and `cnn_grad_scale` are its config's.
+            n_clusters: K.
+            optim: learning rate, steps, clipping.
+            final_dim: width in which frames and clusters are compared.
+            mask_probability: see `span_mask`.
+            mask_length: frames of a masked span.
+            temperature: the cosine is divided by it.
+            unmasked_weight: weight of the unmasked frames' mean cross-entropy.
+            feature_penalty: weight of the mean square of the CNN's output.
+            distorter: applied to the input with the plan of each batch's view "student".
+            seed: of the masks.
+
+        Raises:
+            ValueError: for a value out of range.
+        """
+        super().__init__()
+        if n_clusters < 2:
+            raise ValueError(f"n_clusters must be at least 2, not {n_clusters}")
+        if temperature <= 0:
+            raise ValueError(f"temperature must be positive, not {temperature}")
+        if unmasked_weight < 0 or feature_penalty < 0:
+            raise ValueError("unmasked_weight and feature_penalty must not be negative")
+        self.encoder = encoder
+        self.n_clusters = n_clusters
+        self.optim = optim
+        self.mask_probability = mask_probability
+        self.mask_length = mask_length
+        self.temperature = temperature
+        self.unmasked_weight = unmasked_weight
+        self.feature_penalty = feature_penalty
+        self.distorter = distorter
+        self.seed = seed
+        self._mask_step = self._micro_batch = 0
+        dim = encoder.config.dim
+        self.mask_embedding = nn.Parameter(torch.empty(dim).uniform_())
+        self.final_proj = nn.Linear(dim, final_dim)
+        self.label_embeddings = nn.Parameter(torch.empty(n_clusters, final_dim).uniform_())
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """One batch -> the loss."""
+        # Numbered by update and micro-batch, not by a running generator or batch_idx (which a resumed run
+        # may count differently): resumed, every rank draws the masks that it would have drawn.
+        if self.global_step != self._mask_step:
+            self._mask_step, self._micro_batch = self.global_step, 0
+        mask = self._draw_mask(batch, (1, self.global_step, self._micro_batch))
+        self._micro_batch += 1
+        loss = self.loss(batch, mask)
+        self._log("train", loss)
+        return loss.total
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """The same masks at every validation."""
+        self._log("val", self.loss(batch, self._draw_mask(batch, (0, 0, batch_idx))))
+
+    def loss(self, batch: Batch, mask: Tensor) -> MaskedLoss:
+        """Loss of a batch under a given mask.
+
+        Args:
+            batch: with targets, those of the clean speech; with a view "student" if there is a distorter.
+            mask: (B, F) bool on the batch's device, true where masked.
+
+        Raises:
+            ValueError: if the batch has no targets or they disagree with the encoder on the frames.
+        """
+        waveforms, lengths, targets = batch.waveforms, batch.lengths, batch.targets
+        if targets is None:
+            raise ValueError("the batch has no targets")
+        if self.distorter is not None:
+            view = batch.views["student"]
+            waveforms, _ = self.distorter(waveforms, lengths, view.plan, view.noises, view.rirs)
+        frames = self.encoder.config.frames(waveforms.shape[1])
+        if targets.shape != (len(waveforms), frames):
+            raise ValueError(
+                f"targets must be {(len(waveforms), frames)} for waveforms {tuple(waveforms.shape)}, "
+                f"not {tuple(targets.shape)}"
+            )
+        out = self.encoder(waveforms, lengths, return_cnn=True, mask=mask, mask_embedding=self.mask_embedding)
+        logits = self.logits(out.last_hidden_state)  # (B, F, K)
+        valid = frame_mask(out.lengths, frames)
+        labelled = valid & (targets >= 0)
+        masked, unmasked = labelled & mask, labelled & ~mask
+        entropy = F.cross_entropy(logits.transpose(1, 2), targets, ignore_index=-1, reduction="none")
+        correct = logits.argmax(2) == targets
+        penalty = _mean_square(out.cnn, valid)
+        counts = self._counts(masked, unmasked)
+        total = (entropy * masked).sum() / counts[0] + self.feature_penalty * penalty
+        if self.unmasked_weight:
+            total = total + self.unmasked_weight * (entropy * unmasked).sum() / counts[1]
+        return MaskedLoss(
+            total,
+            penalty.detach(),
+            (correct & masked).sum(),
+            (correct & unmasked).sum(),
+            masked.sum(),
+            unmasked.sum(),
+        )
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """cos(final_proj(h), e_k) / temperature, in float32. (B, F, D) -> (B, F, K)."""
+        projected = self.final_proj(hidden)
+        with torch.autocast(hidden.device.type, enabled=False):
+            clusters = F.normalize(self.label_embeddings.float(), dim=-1)
+            return F.normalize(projected.float(), dim=-1) @ clusters.T / self.temperature
+
+    def load_head(self, head: Mapping[str, Tensor], *, label_embeddings: bool = True) -> None:
+        """Take over the pre-training head of a fairseq checkpoint (`checkpoints.fairseq.read_head`).
+
+        Args:
+            head: `mask_emb` (D,), `final_proj.weight` (final_dim, D), `final_proj.bias` and
+                `label_embs_concat` (K, final_dim), or (K + 4, final_dim): the first four then belong to
+                fairseq's special symbols and are dropped.
+            label_embeddings: False leaves the cluster embeddings random. Theirs only fit the k-means the
+                checkpoint was trained with; with a new codebook, of however many clusters, start afresh.
+
+        Raises:
+            CheckpointError: if a tensor is missing or has another shape.
+        """
+        wanted: dict[str, Tensor] = {
+            "mask_emb": self.mask_embedding,
+            "final_proj.weight": self.final_proj.weight,
+            "final_proj.bias": self.final_proj.bias,
+        }
+        if label_embeddings:
+            wanted["label_embs_concat"] = self.label_embeddings
+        loaded: dict[str, Tensor] = {}
+        for name, parameter in wanted.items():
+            if name not in head:
+                raise CheckpointError(f"pre-training head: {name} is missing; load a pre-trained HuBERT")
+            value = head[name]
+            if name == "label_embs_concat" and len(value) == self.n_clusters + FAIRSEQ_SPECIAL_LABELS:
+                value = value[FAIRSEQ_SPECIAL_LABELS:]
+            if value.shape != parameter.shape:
+                raise CheckpointError(
+                    f"pre-training head: {name} is {tuple(value.shape)}, expected {tuple(parameter.shape)}; "
+                    "for a new codebook leave the label embeddings out (label_embeddings=False)"
+                )
+            loaded[name] = value
+        with torch.no_grad():
+            for name, value in loaded.items():
+                wanted[name].copy_(value)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW and its schedule, one scheduler step per update."""
+        optimizer = torch.optim.AdamW(
+            self.parameters(),
+            lr=self.optim.lr,
+            betas=(0.9, 0.98),
+            eps=1e-6,
+            weight_decay=self.optim.weight_decay,
+        )
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.optim.lr_factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
+        """Clip to `optim.clip_norm`; Lightning refuses another `gradient_clip_val` by itself."""
+        self.clip_gradients(optimizer, gradient_clip_val=self.optim.clip_norm, gradient_clip_algorithm="norm")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Describe the teacher, whose weights are in the state dict under "encoder."."""
+        checkpoint["distill"] = {
+            "kind": "teacher",
+            "architecture": self.encoder.config.to_dict(),
+            "provenance": {
+                "method": "masked prediction",
+                "step": self.global_step,
+                "n_clusters": self.n_clusters,
+                "mask_probability": self.mask_probability,
+                "mask_length": self.mask_length,
+                "temperature": self.temperature,
+                "unmasked_weight": self.unmasked_weight,
+                "feature_penalty": self.feature_penalty,
+                "distorted": self.distorter is not None,
+                "seed": self.seed,
+                "optim": asdict(self.optim),
+            },
+        }
+
+    def _draw_mask(self, batch: Batch, key: tuple[int, int, int]) -> Tensor:
+        """(B, F) bool on the batch's device, by a generator that seed, rank and key decide."""
+        seed = np.random.SeedSequence([self.seed, self.global_rank, *key]).generate_state(1, np.uint32)
+        generator = torch.Generator().manual_seed(int(seed[0]))
+        config = self.encoder.config
+        mask = span_mask(
+            config.frames(batch.lengths),
+            probability=self.mask_probability,
+            length=self.mask_length,
+            generator=generator,
+        )
+        missing = config.frames(batch.waveforms.shape[1]) - mask.shape[1]  # if no row is full
+        return F.pad(mask, (0, missing)).to(batch.waveforms.device)
+
+    def _counts(self, masked: Tensor, unmasked: Tensor) -> Tensor:
+        """(2,) frames to divide by, at least 1: under DDP, in training, the mean over the ranks.
+
+        DDP averages the ranks' gradients: with this divisor the result is the mean over the global batch.
+        """
+        counts = torch.stack([masked.sum(), unmasked.sum()]).float()
+        if self.training and torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(counts)
+            counts = counts / torch.distributed.get_world_size()
+        return counts.clamp(min=1.0)
+
+    def _log(self, split: str, loss: MaskedLoss) -> None:
+        """Loss and accuracies, each averaged over an epoch with its own number of frames."""
+        on_epoch = split == "val"
+        values = {
+            "loss": (loss.total.detach(), loss.masked),
+            "masked_accuracy": (loss.masked_correct / loss.masked.clamp(min=1), loss.masked),
+            "unmasked_accuracy": (loss.unmasked_correct / loss.unmasked.clamp(min=1), loss.unmasked),
+            "feature_penalty": (loss.penalty, loss.masked),
+        }
+        for name, (value, frames) in values.items():
+            # The number of frames matters to averages only; reading it makes a GPU wait.
+            weight = int(frames) if on_epoch else 1
+            self.log(
+                f"{split}/{name}",
+                value,
+                on_step=not on_epoch,
+                on_epoch=on_epoch,
+                batch_size=weight,
+                sync_dist=on_epoch,
+                prog_bar=name in ("loss", "masked_accuracy"),
+            )
+
+
+def _mean_square(cnn: Tensor | None, valid: Tensor) -> Tensor:
+    """Mean of (B, F, C) squared over the valid frames (B, F), in float32."""
+    assert cnn is not None
+    squares = cnn.float().square().mean(2)  # (B, F)
+    return squares.masked_fill(~valid, 0.0).sum() / valid.sum().clamp(min=1)

@@ -1,0 +1,330 @@
+"""Cluster numbers for masked prediction: features, k-means, labels at the encoder's frame rate.
+
+HuBERT's first iteration (Hsu et al. 2021, section IV-B) clusters MFCC, later ones a transformer layer of
+the model trained before.
+
+Shapes: F frames (20 ms), F' frames at 100 Hz, D features, K clusters.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distill.errors import DataError
+from distill.hubert import SAMPLE_RATE, HubertConfig, HubertEncoder
+
+FRAME_RATE_HZ = SAMPLE_RATE // 320  # the hop of every HuBERT
+MAX_CLUSTERS = 2**15 - 1  # labels are stored as int16
+CHUNK_FRAMES = 2**15  # distances held at once: 65 MB for 500 clusters
+
+
+def mfcc_features(waveform: Tensor) -> Tensor:
+    """13 Kaldi MFCC with their first and second differences: the features of HuBERT's first iteration.
+
+    Args:
+        waveform: (T,) at 16 kHz, at least 400 samples (one 25 ms window).
+
+    Returns:
+        (F', 39) float32, F' = (T - 400) // 160 + 1: every second frame sees exactly the 400 samples that
+        one HuBERT frame sees.
+
+    Raises:
+        ValueError: if the waveform is not 1-D or too short.
+    """
+    from torchaudio.compliance.kaldi import mfcc
+    from torchaudio.functional import compute_deltas
+
+    if waveform.dim() != 1 or len(waveform) < HubertConfig().receptive_field:
+        raise ValueError(f"waveform must be (T,) with T >= 400, not {tuple(waveform.shape)}")
+    static = mfcc(waveform[None].float(), sample_frequency=SAMPLE_RATE, use_energy=False).T  # (13, F')
+    first = compute_deltas(static)
+    return torch.cat([static, first, compute_deltas(first)]).T.contiguous()
+
+
+@torch.no_grad()
+def layer_features(encoder: HubertEncoder, waveform: Tensor, layer: int) -> Tensor:
+    """The output of one transformer layer, without dropout whatever mode the encoder is in.
+
+    Args:
+        encoder: on any device.
+        waveform: (T,) at 16 kHz.
+        layer: 1 is the first; HuBERT base used 6 for its second iteration, 9 for large models.
+
+    Returns:
+        (F, D) float32 on the CPU.
+
+    Raises:
+        ValueError: if there is no such layer, or the waveform is not 1-D or too short.
+    """
+    if not 1 <= layer <= encoder.config.layers:
+        raise ValueError(f"layer must be in 1..{encoder.config.layers}, not {layer}")
+    if waveform.dim() != 1:
+        raise ValueError(f"waveform must be (T,), not {tuple(waveform.shape)}")
+    was_training = encoder.training
+    encoder.eval()
+    try:
+        device = next(encoder.parameters()).device
+        return encoder(waveform[None].to(device)).hidden_states[layer][0].float().cpu()
+    finally:
+        encoder.train(was_training)
+
+
+def fit_kmeans(features: Tensor, n_clusters: int, seed: int) -> Tensor:
+    """Cluster centres by mini-batch k-means with k-means++ starts.
+
+    Batches of 10 000 frames and no reassignment of small clusters, as HuBERT; 5 starts instead of its 20,
+    which cost most of the time at 500 clusters.
+
+    Args:
+        features: (N, D), finite.
+        n_clusters: K, at most N.
+        seed: of the starts and batches.
+
+    Returns:
+        The codebook, (K, D) float32.
+
+    Raises:
+        ValueError: for fewer frames than clusters, non-finite features or a wrong K.
+    """
+    from sklearn.cluster import MiniBatchKMeans
+
+    if not 1 <= n_clusters <= MAX_CLUSTERS:
+        raise ValueError(f"n_clusters must be in 1..{MAX_CLUSTERS}, not {n_clusters}")
+    if features.dim() != 2 or len(features) < n_clusters:
+        raise ValueError(f"features {tuple(features.shape)}: {n_clusters} clusters need as many frames")
+    if not bool(torch.isfinite(features).all()):
+        raise ValueError("features hold values that are not finite")
+    kmeans = MiniBatchKMeans(
+        n_clusters,
+        batch_size=10_000,
+        n_init=5,  # pyright: ignore[reportArgumentType] (inferred from its default, "auto")
+        max_no_improvement=100,
+        reassignment_ratio=0.0,
+        random_state=seed,
+    )
+    return torch.from_numpy(kmeans.fit(features.float().numpy()).cluster_centers_).float()
+
+
+def assign(features: Tensor, codebook: Tensor) -> Tensor:
+    """The nearest centre of each frame (Euclidean). (N, D), (K, D) -> (N,) int64.
+
+    Raises:
+        ValueError: if the two have different widths.
+    """
+    if features.dim() != 2 or codebook.dim() != 2 or features.shape[1] != codebook.shape[1]:
+        raise ValueError(f"features {tuple(features.shape)} do not fit codebook {tuple(codebook.shape)}")
+    centres = codebook.to(features)
+    # |x - c|^2 = |x|^2 - 2 x.c + |c|^2, and |x|^2 is the same for all centres
+    offset = centres.square().sum(1)
+    nearest = [(offset - 2 * (chunk @ centres.T)).argmin(1) for chunk in features.split(CHUNK_FRAMES)]
+    return torch.cat(nearest)
+
+
+def align_labels(labels_100hz: Tensor, n_frames: int) -> Tensor:
+    """Labels at 100 Hz -> one per encoder frame: every second one, the last repeated, or cut.
+
+    Frame i of the encoder starts where frame 2 i of the MFCC does, so with `mfcc_features` of the same
+    waveform nothing is ever repeated or cut; labels made elsewhere may be a frame or two off.
+
+    Args:
+        labels_100hz: (F',), F' > 0.
+        n_frames: F, frames that the encoder gives.
+
+    Raises:
+        ValueError: if there is no label at all, or not 1-D.
+    """
+    if labels_100hz.dim() != 1 or not len(labels_100hz):
+        raise ValueError(f"labels_100hz must be (F',) with F' > 0, not {tuple(labels_100hz.shape)}")
+    index = (2 * torch.arange(n_frames)).clamp(max=len(labels_100hz) - 1)
+    return labels_100hz[index]
+
+
+@dataclass
+class Targets:
+    """Labels of a corpus and the codebook that gave them."""
+
+    codebook: Tensor
+    """(K, D) float32, cluster centres."""
+    labels: dict[str, np.ndarray]
+    """Utterance id -> (F,) int16 at 50 Hz."""
+    features: str
+    """What was clustered: "mfcc", or "layer 6"."""
+    seed: int
+    """Of the k-means."""
+
+    @property
+    def n_clusters(self) -> int:
+        """K."""
+        return len(self.codebook)
+
+    def save(self, folder: str | Path) -> None:
+        """Write codebook.npy, labels.npz and, last, targets.json: without it a folder is incomplete."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        summary = folder / "targets.json"
+        summary.unlink(missing_ok=True)
+        np.save(folder / "codebook.npy", self.codebook.numpy())
+        lengths = [len(labels) for labels in self.labels.values()]
+        # One flat array: a zip entry for each of a corpus's utterances would be slow to write and read.
+        flat = np.concatenate([np.zeros(0, np.int16), *self.labels.values()])
+        ids = np.array(list(self.labels), dtype=np.str_)
+        np.savez(folder / "labels.npz", ids=ids, lengths=np.array(lengths, np.int64), labels=flat)
+        description = {
+            "format": 1,
+            "features": self.features,
+            "n_clusters": self.n_clusters,
+            "seed": self.seed,
+            "frame_rate_hz": FRAME_RATE_HZ,
+            "utterances": len(lengths),
+            "frames": sum(lengths),
+        }
+        summary.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Targets:
+        """Read what `save` wrote; nothing in it is unpickled.
+
+        Raises:
+            DataError: if a file is missing or damaged, or they do not belong together.
+        """
+        folder = Path(folder)
+        try:
+            description = json.loads((folder / "targets.json").read_text(encoding="utf-8"))
+            codebook = np.load(folder / "codebook.npy", allow_pickle=False)
+            with np.load(folder / "labels.npz", allow_pickle=False) as arrays:
+                ids, lengths, flat = arrays["ids"], arrays["lengths"], arrays["labels"]
+            consistent = (
+                len(codebook) == description["n_clusters"]
+                and len(ids) == len(lengths) == description["utterances"]
+                and lengths.sum() == len(flat) == description["frames"]
+                and (not len(flat) or (flat.min() >= 0 and flat.max() < len(codebook)))
+            )
+            if not consistent:
+                raise ValueError("its files do not belong together")
+            parts = np.split(flat, np.cumsum(lengths)[:-1])[: len(ids)]
+            labels = dict(zip(ids.tolist(), parts, strict=True))
+            return cls(torch.from_numpy(codebook), labels, description["features"], description["seed"])
+        except FileNotFoundError as error:
+            raise DataError(
+                f"{folder}: no complete k-means targets ({Path(error.filename).name} is missing): "
+                "make them with `distill adapt targets`"
+            ) from None
+        except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+            raise DataError(
+                f"{folder}: damaged k-means targets ({error}): make them again with `distill adapt targets`"
+            ) from None
+
+
+def make_targets(
+    utterances: Iterable[tuple[str, Tensor]],
+    *,
+    n_clusters: int,
+    seed: int,
+    encoder: HubertEncoder | None = None,
+    layer: int | None = None,
+    max_fit_frames: int = 500_000,
+    progress: bool = True,
+) -> Targets:
+    """Cluster a corpus and label every utterance.
+
+    Args:
+        utterances: (id, waveform (T,) at 16 kHz). Gone through twice, in one process: first a uniform
+            sample of frames is drawn and clustered, then everything is labelled. A list or a dataset, not a
+            generator; nothing but the sample and the labels is held.
+        n_clusters: K; HuBERT used 100 for MFCC, 500 for layers.
+        seed: of the sample and the k-means.
+        encoder: the model whose features are clustered; None for MFCC.
+        layer: of the encoder, 1 is the first.
+        max_fit_frames: frames in the sample (100 a second of MFCC, 50 of layers); 1.5 GB for 768 features.
+        progress: show bars on stderr.
+
+    Raises:
+        ValueError: for a generator, a layer without an encoder or the reverse, or a K out of range.
+        DataError: for utterances that are too short, not finite or have the same id, and for corpora with
+            fewer frames than clusters.
+    """
+    if isinstance(utterances, Iterator):
+        raise ValueError("utterances are gone through twice: pass a list or a dataset, not an iterator")
+    if (encoder is None) != (layer is None):
+        raise ValueError("encoder and layer go together: give both, or neither for MFCC")
+    if max_fit_frames < n_clusters:
+        raise ValueError(f"max_fit_frames is {max_fit_frames}, fewer than the {n_clusters} clusters")
+    if encoder is None or layer is None:
+        name, config, extract = "mfcc", HubertConfig(), mfcc_features
+    else:
+        model, index = encoder, layer
+        name, config, extract = f"layer {layer}", encoder.config, lambda x: layer_features(model, x, index)
+
+    sample = _sample_frames(_bar(utterances, f"{name} features", progress), extract, max_fit_frames, seed)
+    if len(sample) < n_clusters:
+        raise DataError(
+            f"{len(sample)} frames of {name} are too few for {n_clusters} clusters: "
+            "give more utterances or ask for fewer clusters"
+        )
+    codebook = fit_kmeans(sample, n_clusters, seed)
+    labels: dict[str, np.ndarray] = {}
+    for utterance_id, waveform in _bar(utterances, "labels", progress):
+        if utterance_id in labels:
+            raise DataError(f"two utterances are called {utterance_id!r}: make the ids unique")
+        found = assign(_extract(extract, utterance_id, waveform), codebook)
+        if encoder is None:
+            found = align_labels(found, config.frames(len(waveform)))
+        labels[utterance_id] = found.to(torch.int16).numpy()
+    return Targets(codebook, labels, name, seed)
+
+
+def _extract(extract: Callable[[Tensor], Tensor], utterance_id: str, waveform: Tensor) -> Tensor:
+    """Features of one utterance, (F, D) or (F', D), or a DataError that names it."""
+    if waveform.dim() != 1 or len(waveform) < HubertConfig().receptive_field:
+        raise DataError(
+            f"utterance {utterance_id!r} has shape {tuple(waveform.shape)}: it must be one channel of at "
+            "least 400 samples at 16 kHz; leave it out"
+        )
+    if not bool(torch.isfinite(waveform).all()):
+        raise DataError(f"utterance {utterance_id!r} holds samples that are not finite: leave it out")
+    return extract(waveform)
+
+
+def _sample_frames(
+    utterances: Iterable[tuple[str, Tensor]],
+    extract: Callable[[Tensor], Tensor],
+    max_frames: int,
+    seed: int,
+) -> Tensor:
+    """A uniform sample of a corpus's frames, (at most max_frames, D), in one pass (reservoir sampling).
+
+    The first max_frames are taken; frame t after those replaces a random one with probability
+    max_frames / (t + 1), which keeps every frame seen so far equally likely to be held.
+    """
+    generator = np.random.default_rng(seed)
+    held: np.ndarray | None = None
+    seen = 0
+    for utterance_id, waveform in utterances:
+        features = _extract(extract, utterance_id, waveform).numpy()
+        if held is None:
+            held = np.empty((max_frames, features.shape[1]), np.float32)
+        position = np.arange(seen, seen + len(features))
+        slot = np.where(position < max_frames, position, generator.integers(0, position + 1))
+        kept = np.flatnonzero(slot < max_frames)
+        # A slot may come twice within an utterance; numpy then keeps the last one, torch does not promise it.
+        held[slot[kept]] = features[kept]
+        seen += len(features)
+    if held is None:
+        raise DataError("there are no utterances to make targets from: check the manifest")
+    return torch.from_numpy(held[: min(seen, max_frames)])
+
+
+def _bar(
+    utterances: Iterable[tuple[str, Tensor]], description: str, progress: bool
+) -> Iterable[tuple[str, Tensor]]:
+    from tqdm import tqdm
+
+    return tqdm(utterances, desc=description, unit="utt", disable=not progress)
