@@ -1,0 +1,18 @@
+"""What noise, rooms and channels do to speech: planned per utterance, applied to padded batches."""
+
+from distill.distortions import additive, band_reject, pitch, reverb
+from distill.distortions.distorter import Distorter
+from distill.distortions.plan import CONDITIONS, LABELS, DistortionConfig, Plan, UtterancePlan
+
+__all__ = [
+    "CONDITIONS",
+    "LABELS",
+    "DistortionConfig",
+    "Distorter",
+    "Plan",
+    "UtterancePlan",
+    "additive",
+    "band_reject",
+    "pitch",
+    "reverb",
+]

@@ -1,0 +1,191 @@
+"""Distort a batch: draw a plan, then apply it effect by effect.
+
+Legend: B utterances, T samples.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from distill.distortions import additive, band_reject, pitch, reverb
+from distill.distortions.padded import float_copy, valid_lengths
+from distill.distortions.plan import CONDITIONS, LABELS, DistortionConfig, Plan, draw
+
+
+class Distorter:
+    """Distorts padded batches on the CPU or a GPU, always in float32.
+
+        distorter = Distorter.from_config("2-dist", split="train")
+        plan = distorter.plan(["a", "b"], seed=1, epoch=0)
+        distorted, labels = distorter(waveforms, lengths, plan, noises)
+
+    Nothing is clipped at +-1: the waves go on as floats.
+    """
+
+    def __init__(self, config: DistortionConfig, split: str = "train") -> None:
+        self.config = config
+        self.split = split
+        self._skipped: int | Tensor = 0
+
+    @classmethod
+    def from_config(cls, cfg: DistortionConfig | str | None, split: str = "train") -> "Distorter":
+        """Make a distorter.
+
+        Args:
+            cfg: options, the name of one of `CONDITIONS`, or None to leave speech clean.
+            split: the data split; enters the draws, so that an utterance of dev is not distorted as in train.
+
+        Raises:
+            ValueError: if the name is unknown.
+        """
+        if cfg is None:
+            cfg = "clean"
+        if isinstance(cfg, str):
+            if cfg not in CONDITIONS:
+                raise ValueError(f"unknown condition {cfg!r}; use one of {', '.join(CONDITIONS)}")
+            cfg = CONDITIONS[cfg]
+        return cls(cfg, split)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_skipped": self.skipped_silent}
+
+    @property
+    def skipped_silent(self) -> int:
+        """Utterances so far whose noise or room was left out because it or the speech was silent."""
+        return int(self._skipped)
+
+    def plan(
+        self, utterance_ids: Sequence[str], seed: int = 0, epoch: int = 0, stream: str = "student"
+    ) -> Plan:
+        """Draw what happens to each utterance, independently of batch, rank and worker.
+
+        Args:
+            utterance_ids: B ids.
+            seed: of the run.
+            epoch: gives the same utterance another distortion each time.
+            stream: "student" or "teacher": independent draws for the two models' inputs.
+
+        Returns:
+            The plan; its `noise_corpus`, `noise_choice` and `noise_offset` say which clips to read.
+        """
+        key = (seed, epoch, stream, self.split)
+        return Plan(tuple(draw(self.config, utterance_id, key) for utterance_id in utterance_ids))
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        waveforms: Tensor,
+        lengths: Tensor | None,
+        plan: Plan,
+        noises: Sequence[Tensor | None] | None = None,
+        rirs: Sequence[Tensor | None] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Apply a plan: room impulse response, then noise, then the other effect.
+
+        Args:
+            waveforms: (B, T) at 16 kHz; not modified.
+            lengths: (B,) valid samples, best on the CPU (a GPU has to be waited for); None means full rows.
+            plan: for these B utterances, in this order.
+            noises: B entries: the 1-D clip at 16 kHz where the plan names a corpus, anything elsewhere.
+            rirs: B entries: the 1-D room impulse response where the plan wants one.
+
+        Returns:
+            (B, T) float32 with zero padding, and (B, 7) multi-hot labels (`LABELS`) on the same device. Where
+            silence made noise impossible the label is that of what was applied.
+
+        Raises:
+            ValueError: if shapes disagree, or a clip is missing (the message names the utterance).
+        """
+        counts = valid_lengths(waveforms, lengths)
+        if len(plan) != len(counts):
+            raise ValueError(f"the plan is for {len(plan)} utterances, the batch has {len(counts)}")
+        with torch.autocast(waveforms.device.type, enabled=False):
+            out = float_copy(waveforms, counts)
+            reverberated = self._reverberate(out, counts, plan, rirs)
+            noisy = self._add_noise(out, counts, plan, noises)
+            _on_rows(out, counts, _rows(plan, "reverb"), reverb.apply, [p.room_scale for p in plan])
+            _on_rows(out, counts, _rows(plan, "pitch"), pitch.apply, [p.cents for p in plan])
+            edges = [p.low_hz for p in plan], [p.high_hz for p in plan]
+            _on_rows(out, counts, _rows(plan, "band_reject"), band_reject.apply, *edges)
+        return out, _labels(plan, reverberated, noisy)
+
+    def _reverberate(
+        self, out: Tensor, counts: list[int], plan: Plan, rirs: Sequence[Tensor | None] | None
+    ) -> set[int]:
+        """Convolve with the recorded rooms, in place; return the rows for which that was possible."""
+        clips = _clips("room impulse response", "rirs", plan, [p.rir for p in plan], rirs)
+        usable = {row for row, clip in clips.items() if reverb.usable_rir(clip)}
+        self._skipped += len(clips) - len(usable)
+        _on_rows(
+            out, counts, sorted(usable), reverb.convolve_rir, [clips.get(row) for row in range(len(plan))]
+        )
+        return usable
+
+    def _add_noise(
+        self, out: Tensor, counts: list[int], plan: Plan, noises: Sequence[Tensor | None] | None
+    ) -> Tensor:
+        """Add all kinds of noise, in place; return (B,) bool, where noise was added."""
+        clips = _clips("noise clip", "noises", plan, [p.noise_corpus is not None for p in plan], noises)
+        white = [row for row, p in enumerate(plan) if p.additive == "gaussian"]
+        drawn = additive.gaussian([counts[row] for row in white], [plan[row].gaussian_seed for row in white])
+        clips.update(zip(white, drawn, strict=True))
+        noisy = torch.zeros(len(plan), dtype=torch.bool, device=out.device)
+        rows = sorted(clips)
+        if rows:
+            n_samples = max(counts[row] for row in rows)
+            out[rows, :n_samples], noisy[rows] = additive.mix(
+                out[rows, :n_samples],
+                [counts[row] for row in rows],
+                [clips[row] for row in rows],
+                [plan[row].snr_db for row in rows],
+            )
+            # Kept as a tensor: reading it here would make the host wait for the device.
+            self._skipped = self._skipped + (len(rows) - noisy.sum())
+        return noisy
+
+
+def _labels(plan: Plan, reverberated: set[int], noisy: Tensor) -> Tensor:
+    """The plan's labels, corrected for what silence made impossible, (B, 7)."""
+    labels = plan.labels().to(noisy.device)
+    for name in ("musan", "gaussian", "wham"):
+        labels[:, LABELS.index(name)] *= noisy
+    otherwise = [p.non_additive != "none" or row in reverberated for row, p in enumerate(plan)]
+    labels[:, LABELS.index("clean")] = (
+        ~noisy & ~torch.tensor(otherwise, dtype=torch.bool).to(noisy.device)
+    ).float()
+    return labels
+
+
+def _rows(plan: Plan, effect: str) -> list[int]:
+    return [row for row, p in enumerate(plan) if p.non_additive == effect]
+
+
+def _on_rows(
+    out: Tensor, counts: list[int], rows: list[int], effect: Callable[..., Tensor], *values: Sequence
+) -> None:
+    """Apply an effect to some rows as one batch no longer than they are, in place."""
+    if not rows:
+        return
+    n_samples = max(counts[row] for row in rows)
+    picked = [[column[row] for row in rows] for column in values]
+    out[rows, :n_samples] = effect(out[rows, :n_samples], [counts[row] for row in rows], *picked)
+
+
+def _clips(
+    what: str, argument: str, plan: Plan, wanted: Sequence[bool], given: Sequence[Tensor | None] | None
+) -> dict[int, Tensor]:
+    """The clips that the plan asks for, by row."""
+    if given is not None and len(given) != len(plan):
+        raise ValueError(f"{argument} must have one entry per utterance, got {len(given)} for {len(plan)}")
+    clips = {}
+    for row, (p, wants) in enumerate(zip(plan, wanted, strict=True)):
+        if not wants:
+            continue
+        clip = None if given is None else given[row]
+        if clip is None or clip.ndim != 1 or clip.numel() == 0:
+            raise ValueError(
+                f"{argument}: utterance {p.utterance_id!r} needs a {what} (1-D, 16 kHz), got {clip}"
+            )
+        clips[row] = clip
+    return clips

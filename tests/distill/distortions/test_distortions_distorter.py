@@ -1,0 +1,206 @@
+import pickle
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from distill.distortions import (
+    LABELS,
+    Distorter,
+    DistortionConfig,
+    Plan,
+    additive,
+    band_reject,
+    pitch,
+    reverb,
+)
+
+MIX = Distorter.from_config("2-dist")
+
+
+def batch(n_rows: int = 16, n_samples: int = 4000, seed: int = 0):
+    generator = torch.Generator().manual_seed(seed)
+    x = 0.1 * torch.randn(n_rows, n_samples, generator=generator)
+    lengths = torch.randint(n_samples // 2, n_samples + 1, (n_rows,), generator=generator)
+    noises = [torch.randn(2500, generator=generator) for _ in range(n_rows)]
+    return x, lengths, noises, [f"utt-{seed}-{i}" for i in range(n_rows)]
+
+
+def only(additive: str = "none", non_additive: str = "none", rir: bool = False) -> Distorter:
+    return Distorter.from_config(
+        DistortionConfig(additive=(additive,), non_additive=(non_additive,), rir=rir), split="test"
+    )
+
+
+def on(labels: torch.Tensor) -> set[str]:
+    return {name for name, value in zip(LABELS, labels, strict=True) if value}
+
+
+@settings(deadline=None, max_examples=15)
+@given(seed=st.integers(0, 1000))
+def test_invariants(seed):
+    x, lengths, noises, ids = batch(6, 3000, seed)
+    x[0, int(lengths[0]) :] = 7.0  # rubbish in the padding
+    before = x.clone(), [n.clone() for n in noises]
+    plan = MIX.plan(ids, seed)
+    y, labels = MIX(x, lengths, plan, noises)
+    assert torch.equal(x, before[0])
+    assert all(torch.equal(a, b) for a, b in zip(noises, before[1], strict=True))
+    assert y.shape == x.shape and y.dtype == torch.float32 and bool(y.isfinite().all())
+    assert torch.equal(labels, plan.labels())
+    for row, n in enumerate(lengths):
+        assert not y[row, n:].any()
+    again, _ = MIX(x, lengths, MIX.plan(ids, seed), noises)
+    assert torch.equal(y, again)
+
+
+def test_an_utterance_does_not_depend_on_its_batch():
+    x, lengths, noises, ids = batch(24)
+    plan = MIX.plan(ids)
+    assert {p.additive for p in plan} | {p.non_additive for p in plan} >= set(LABELS[:6])
+    y, labels = MIX(x, lengths, plan, noises)
+    for row, n in enumerate(lengths.tolist()):
+        alone, label = MIX(x[row : row + 1, :n], None, plan[row : row + 1], noises[row : row + 1])
+        torch.testing.assert_close(y[row : row + 1, :n], alone, atol=1e-5, rtol=0)
+        assert torch.equal(labels[row], label[0])
+
+
+def test_rows_get_exactly_the_effects_of_their_plan_in_order():
+    x, lengths, noises, ids = batch(48, 2000)
+    plan = MIX.plan(ids, seed=5)
+    y, _ = MIX(x, lengths, plan, noises)
+    for row, (p, n) in enumerate(zip(plan, lengths.tolist(), strict=True)):
+        z = x[row : row + 1, :n]
+        if p.additive != "none":
+            clip = additive.gaussian([n], [p.gaussian_seed])[0] if p.additive == "gaussian" else noises[row]
+            z = additive.apply(z, None, [clip], [p.snr_db])
+        if p.non_additive == "reverb":
+            z = reverb.apply(z, None, [p.room_scale])
+        elif p.non_additive == "pitch":
+            z = pitch.apply(z, None, [p.cents])
+        elif p.non_additive == "band_reject":
+            z = band_reject.apply(z, None, [p.low_hz], [p.high_hz])
+        torch.testing.assert_close(y[row : row + 1, :n], z, atol=1e-5, rtol=0)
+
+
+def test_dns_reverberates_first_and_sets_the_snr_against_the_reverberant_speech():
+    x, lengths, noises, ids = batch(4)
+    rirs = [torch.tensor([0.0, 1.0, 0.5, 0.0, 0.3])] * 4
+    dns = Distorter.from_config("dns", split="test")
+    plan = dns.plan(ids)
+    y, labels = dns(x, lengths, plan, noises, rirs)
+    reverberant = reverb.convolve_rir(x, lengths, rirs)
+    for row, n in enumerate(lengths.tolist()):
+        speech, noise = reverberant[row, :n], (y - reverberant)[row, :n]
+        snr = 10 * torch.log10(speech.square().sum() / noise.square().sum())
+        assert float(snr) == pytest.approx(plan[row].snr_db, abs=0.1)
+    assert not labels.any()
+
+
+def test_clean_is_untouched():
+    x, lengths, _, ids = batch(2)
+    clean = Distorter.from_config(None)
+    y, labels = clean(x, None, clean.plan(ids))
+    assert torch.equal(x, y) and y.data_ptr() != x.data_ptr()
+    assert [on(row) for row in labels] == [{"clean"}] * 2
+
+
+@pytest.mark.parametrize("effect", ["none", "band_reject"])
+def test_silence_takes_the_noise_label_back(effect):
+    distorter = only("musan", effect)
+    x, _, noises, ids = batch(3)
+    x[1] = 0
+    noises[2] = torch.zeros(100)
+    y, labels = distorter(x, None, distorter.plan(ids), noises)
+    rest = {"clean"} if effect == "none" else {effect}
+    assert [on(row) for row in labels] == [{"musan", effect} - {"none"}, rest, rest]
+    assert distorter.skipped_silent == 2
+    assert bool(y.isfinite().all())
+    distorter(x, None, distorter.plan(ids), noises)
+    assert distorter.skipped_silent == 4
+
+
+def test_silent_rir_is_left_out():
+    distorter = only(rir=True)
+    x, _, _, ids = batch(2)
+    y, labels = distorter(x, None, distorter.plan(ids), None, [torch.zeros(9), torch.tensor([1.0, 0.5])])
+    assert torch.equal(y[0], x[0]) and not torch.equal(y[1], x[1])
+    assert [on(row) for row in labels] == [{"clean"}, set()]
+    assert distorter.skipped_silent == 1
+
+
+def test_micro_batches_equal_the_batch():
+    x, lengths, noises, ids = batch(8)
+    plan = MIX.plan(ids)
+    whole, labels = MIX(x, lengths, plan, noises)
+    for part in (slice(0, 3), slice(3, 8)):
+        y, some = MIX(x[part], lengths[part], plan[part], noises[part])
+        torch.testing.assert_close(y, whole[part], atol=1e-5, rtol=0)
+        assert torch.equal(some, labels[part])
+
+
+def test_computes_in_float32_under_autocast_and_for_half_input():
+    x, lengths, noises, ids = batch(8)
+    plan = MIX.plan(ids)
+    plain, _ = MIX(x, lengths, plan, noises)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(MIX(x, lengths, plan, noises)[0], plain)
+    half, _ = MIX(x.to(torch.bfloat16), lengths, plan, noises)
+    assert half.dtype == torch.float32
+
+
+def test_no_gradient_is_recorded():
+    x, lengths, noises, ids = batch(8)
+    assert not MIX(x.requires_grad_(), lengths, MIX.plan(ids), noises)[0].requires_grad
+
+
+def test_pickles():
+    distorter = only("musan")
+    x, _, noises, ids = batch(1)
+    distorter(x, None, distorter.plan(ids), [torch.zeros(5)])
+    copy = pickle.loads(pickle.dumps(distorter))
+    assert copy.plan(ids) == distorter.plan(ids) and copy.skipped_silent == 1
+
+
+def test_empty_batch():
+    y, labels = MIX(torch.zeros(0, 100), None, Plan(()))
+    assert y.shape == (0, 100) and labels.shape == (0, 7)
+
+
+def test_missing_clips_name_the_utterance():
+    x, _, noises, ids = batch(2)
+    noisy, dns = only("wham"), Distorter.from_config("dns")
+    with pytest.raises(ValueError, match="noises: utterance 'utt-0-0' needs a noise clip"):
+        noisy(x, None, noisy.plan(ids))
+    with pytest.raises(ValueError, match="noises: utterance 'utt-0-1'"):
+        noisy(x, None, noisy.plan(ids), [noises[0], None])
+    with pytest.raises(ValueError, match="rirs: utterance 'utt-0-0' needs a room impulse response"):
+        dns(x, None, dns.plan(ids), noises)
+    with pytest.raises(ValueError, match="noises must have one entry per utterance, got 1 for 2"):
+        noisy(x, None, noisy.plan(ids), noises[:1])
+    with pytest.raises(ValueError, match="the plan is for 1 utterances, the batch has 2"):
+        noisy(x, None, noisy.plan(ids[:1]), noises)
+
+
+def test_imports_without_the_data_stack():
+    code = (
+        "import sys; sys.modules.update(lhotse=None, omegaconf=None, torchaudio=None);"
+        "import distill.distortions"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_gpu_equals_cpu():
+    x, lengths, noises, ids = batch(24, 16_000)
+    plan = MIX.plan(ids)
+    expected, labels = MIX(x, lengths, plan, noises)
+    with torch.autocast("cuda", dtype=torch.float16):
+        y, gpu_labels = MIX(x.cuda(), lengths, plan, noises)
+    assert y.is_cuda and gpu_labels.is_cuda
+    torch.testing.assert_close(y.cpu(), expected, atol=1e-5, rtol=0)
+    assert torch.equal(gpu_labels.cpu(), labels)

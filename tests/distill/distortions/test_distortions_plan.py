@@ -1,0 +1,165 @@
+import json
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import chisquare, kstest
+
+from distill.distortions import CONDITIONS, LABELS, Distorter, DistortionConfig, Plan
+
+IDS = [f"utt-{i}" for i in range(8000)]
+
+
+@pytest.fixture(scope="module")
+def plan() -> Plan:
+    return Distorter.from_config("2-dist").plan(IDS, seed=1)
+
+
+def test_types_are_uniform_and_independent(plan):
+    config = DistortionConfig()
+    counts = np.zeros((4, 4))
+    for p in plan:
+        counts[config.additive.index(p.additive), config.non_additive.index(p.non_additive)] += 1
+    assert chisquare(counts.ravel()).pvalue > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("field", "low", "high"),
+    [
+        ("snr_db", 10, 20),
+        ("noise_choice", 0, 1),
+        ("noise_offset", 0, 1),
+        ("rir_choice", 0, 1),
+        ("gaussian_seed", 0, 2**53),
+        ("cents", -300, 300),
+    ],
+)
+def test_numbers_are_uniform(plan, field, low, high):
+    values = np.array([getattr(p, field) for p in plan], dtype=float)
+    assert kstest((values - low) / (high - low), "uniform").pvalue > 1e-3
+
+
+def test_room_scales_are_uniform_integers_including_both_ends(plan):
+    counts = np.bincount([p.room_scale for p in plan], minlength=101)
+    assert len(counts) == 101
+    assert chisquare(counts).pvalue > 1e-3
+
+
+def test_bands_have_uniform_width_on_the_mel_scale(plan):
+    def mel(hz):
+        return 2595 * np.log10(1 + hz / 700)
+
+    low, high = (mel(np.array([getattr(p, edge) for p in plan])) for edge in ("low_hz", "high_hz"))
+    widths = (high - low) / (mel(8000) / 256)
+    assert widths.min() > 1 - 1e-6 and widths.max() < 27
+    assert kstest(widths[widths > 1.001], "uniform", args=(1, 26)).pvalue > 1e-3
+    assert low.min() >= 0 and max(p.high_hz for p in plan) <= 8000
+    places = low / (mel(8000) - (high - low))
+    assert kstest(places, "uniform").pvalue > 1e-3
+
+
+def test_draws_do_not_depend_on_the_batch():
+    distorter = Distorter.from_config("2-dist")
+    together = distorter.plan(["a", "b", "c"], 3, 2)
+    assert distorter.plan(["c"], seed=3, epoch=2)[0] == together[2]
+    assert distorter.plan(["a", "b"], 3, 2) == together[:2]
+
+
+def test_every_part_of_the_key_matters():
+    train, dev = (Distorter.from_config("2-dist", split=s) for s in ("train", "dev"))
+    plans = [
+        train.plan(["1"]),
+        train.plan(["1"], seed=1),
+        train.plan(["1"], epoch=1),
+        train.plan(["1"], stream="teacher"),
+        dev.plan(["1"]),
+        train.plan(["2"]),
+    ]
+    assert len({p[0].noise_offset for p in plans}) == len(plans)
+
+
+def test_draws_stay_the_same_over_releases():
+    p = Distorter.from_config("2-dist").plan(["84-121123-0000"], seed=7, epoch=3)[0]
+    assert (p.additive, p.non_additive, p.room_scale) == ("wham", "band_reject", 6)
+    assert (p.snr_db, p.cents) == pytest.approx((13.7904767, 142.431854))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"additive": ("musan",)},
+        {"non_additive": ("none",)},
+        {"snr_db": (0.0, 5.0)},
+        {"room_scale": (10, 20)},
+        {"pitch_cents": 50.0},
+        {"band_scaler": 2.0},
+        {"rir": True},
+    ],
+)
+def test_changing_one_option_leaves_the_other_draws_alone(change):
+    before = Distorter.from_config(DistortionConfig()).plan(IDS[:50])
+    after = Distorter.from_config(replace(DistortionConfig(), **change)).plan(IDS[:50])
+    allowed = {"pitch_cents": {"cents"}, "band_scaler": {"low_hz", "high_hz"}}
+    option = next(iter(change))
+    changed = {
+        f.name
+        for a, b in zip(before, after, strict=True)
+        for f in fields(a)
+        if getattr(a, f.name) != getattr(b, f.name)
+    }
+    assert changed == allowed.get(option, {option})
+
+
+def test_labels_are_multi_hot():
+    plan = Distorter.from_config("2-dist").plan(IDS[:400])
+    labels = plan.labels()
+    assert labels.shape == (400, 7) and labels.dtype == torch.float32
+    for row, p in zip(labels, plan, strict=True):
+        expected = {p.additive, p.non_additive} - {"none"} or {"clean"}
+        assert {name for name, on in zip(LABELS, row, strict=True) if on} == expected
+
+
+def test_test_conditions_have_no_column():
+    for name in ("fsd", "dns"):
+        plan = Distorter.from_config(name).plan(["a"])
+        assert plan.labels().sum() == 0
+        assert plan[0].noise_corpus == name
+        assert plan[0].rir == (name == "dns")
+    assert Distorter.from_config("clean").plan(["a"]).labels()[0, LABELS.index("clean")] == 1
+    assert Distorter.from_config(None).plan(["a"])[0].noise_corpus is None
+
+
+def test_slices_are_plans_and_to_dict_is_json():
+    plan = Distorter.from_config("2-dist").plan(["a", "b", "c"])
+    assert isinstance(plan[1:], Plan) and len(plan[1:]) == 2
+    assert json.loads(json.dumps(plan.to_dict()))["utterances"][2]["utterance_id"] == "c"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("additive", ()),
+        ("additive", ("rain",)),
+        ("additive", "musan"),
+        ("non_additive", ("musan",)),
+        ("snr_db", (20.0, 10.0)),
+        ("snr_db", (10.0,)),
+        ("room_scale", (0, 101)),
+        ("room_scale", (0.5, 10)),
+        ("pitch_cents", -1.0),
+        ("pitch_cents", 5000.0),
+        ("band_scaler", 0.0),
+        ("band_scaler", 10.0),
+    ],
+)
+def test_config_mistakes_name_the_field(field, value):
+    with pytest.raises(ValueError, match=field):
+        DistortionConfig(**{field: value})
+
+
+def test_config_accepts_lists_and_unknown_conditions_are_refused():
+    assert DistortionConfig(additive=["musan"], snr_db=[1, 2]).additive == ("musan",)  # pyright: ignore
+    with pytest.raises(ValueError, match="clean, 2-dist, fsd, dns"):
+        Distorter.from_config("3-dist")
+    assert set(CONDITIONS) == {"clean", "2-dist", "fsd", "dns"}
