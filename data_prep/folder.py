@@ -1,0 +1,154 @@
+"""Manifests for any folder of audio files: any rate, any number of channels, no transcripts needed."""
+
+from __future__ import annotations
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from lhotse import MonoCut
+from tqdm import tqdm
+
+from data_prep.manifests import audio_files, cut_from_file, write_cuts
+from distill.errors import DataError
+
+SPLITS = ("train", "dev", "test")
+"""Subfolders of these names are taken as the splits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderSummary:
+    """What `prepare` found and wrote."""
+
+    n_files: int
+    """Audio files written to the manifests."""
+    hours: float
+    """Their total duration."""
+    n_skipped: int
+    """Files left out; `skipped.tsv` names them."""
+    splits: dict[str, int]
+    """Files per split."""
+
+
+def prepare(
+    root: Path,
+    out: Path,
+    *,
+    split: str | None = None,
+    dev_fraction: float = 0.05,
+    seed: int = 0,
+    jobs: int = 8,
+) -> FolderSummary:
+    """Write `out/train.jsonl.gz` and `out/dev.jsonl.gz` for all audio below `root`.
+
+    Files go to train or dev by a hash of their path relative to `root`, so adding files moves no other. If
+    `root` has a subfolder `train`, `dev` or `test` with audio, these subfolders are the splits and audio
+    beside them is skipped. An utterance's id is its relative path without suffix. Unreadable files are
+    skipped; `out/skipped.tsv` lists them with the reason.
+
+    Args:
+        root: folder of audio files, searched recursively.
+        out: folder for the manifests, which name the audio by absolute paths.
+        split: put everything into the manifest of this name instead.
+        dev_fraction: part of the files that goes to dev, in [0, 1). Above 0, at least one of two files.
+        seed: another seed draws another dev set.
+        jobs: threads that read headers.
+
+    Raises:
+        DataError: `root` is missing, or holds no readable audio.
+        ValueError: an option is out of range.
+    """
+    if not 0 <= dev_fraction < 1:
+        raise ValueError(f"dev_fraction must be in [0, 1), not {dev_fraction}")
+    if jobs < 1:
+        raise ValueError(f"jobs must be at least 1, not {jobs}")
+    if split is not None and (not split or "/" in split):
+        raise ValueError(f"split must be a plain name such as test, not {split!r}")
+    root, out = Path(root), Path(out)
+    files = [path.relative_to(root) for path in audio_files(root)]
+    cuts, skipped = _read_headers(root, files, jobs)
+    groups, strays = _assign(cuts, split, dev_fraction, seed)
+    skipped += strays
+    out.mkdir(parents=True, exist_ok=True)
+    _write_skipped(skipped, out / "skipped.tsv")
+    n_files = sum(len(group) for group in groups.values())
+    if n_files == 0:
+        why = f"none of its {len(files)} audio files is usable, see {out / 'skipped.tsv'}"
+        if not files:
+            why = "holds no audio; name a folder with wav, flac, mp3, ogg, opus or aiff files"
+        raise DataError(f"{root}: {why}")
+    for name in SPLITS if split is None else ():
+        (out / f"{name}.jsonl.gz").unlink(missing_ok=True)  # an earlier split of this folder would overlap
+    for name, group in groups.items():
+        write_cuts(group.values(), out / f"{name}.jsonl.gz")
+    return FolderSummary(
+        n_files=n_files,
+        hours=sum(cut.duration for group in groups.values() for cut in group.values()) / 3600,
+        n_skipped=len(skipped),
+        splits={name: len(group) for name, group in groups.items()},
+    )
+
+
+Cuts = dict[Path, MonoCut]
+Skipped = list[tuple[Path, str]]
+
+
+def _read_headers(root: Path, files: list[Path], jobs: int) -> tuple[Cuts, Skipped]:
+    """Cuts by relative path, and (path, reason) of what cannot be read."""
+
+    def read(path: Path) -> MonoCut | str:
+        try:
+            path.as_posix().encode()
+            return cut_from_file(root / path, id=path.with_suffix("").as_posix())
+        except UnicodeEncodeError:
+            return "its name is not UTF-8, which manifests are written in; rename it"
+        except DataError as error:
+            return str(error)
+
+    cuts: Cuts = {}
+    skipped: Skipped = []
+    owners: dict[str, Path] = {}
+    with ThreadPoolExecutor(jobs) as pool:
+        results = tqdm(pool.map(read, files), total=len(files), desc="reading headers", unit="file")
+        for path, found in zip(files, results, strict=True):
+            if isinstance(found, str):
+                skipped.append((path, found))
+            elif found.id in owners:
+                skipped.append((path, f"its id {found.id} is that of {owners[found.id]}"))
+            else:
+                owners[found.id] = path
+                cuts[path] = found
+    return cuts, skipped
+
+
+def _assign(cuts: Cuts, split: str | None, dev_fraction: float, seed: int) -> tuple[dict[str, Cuts], Skipped]:
+    """Non-empty groups of cuts by split name, and what belongs to none."""
+    if split is not None:
+        return {split: cuts}, []
+    by_folder = {name: {path: cut for path, cut in cuts.items() if path.parts[0] == name} for name in SPLITS}
+    by_folder = {name: group for name, group in by_folder.items() if group}
+    if by_folder:
+        reason = f"outside the split folders {', '.join(by_folder)}"
+        return by_folder, [(path, reason) for path in cuts if path.parts[0] not in by_folder]
+    places = {path: _place(path, seed) for path in cuts}
+    dev = {path for path, place in places.items() if place < dev_fraction}
+    ranked = sorted(places, key=lambda path: (places[path], path))
+    if dev_fraction > 0:
+        dev = (dev | set(ranked[:1])) - set(ranked[-1:])  # neither is empty; a single file goes to train
+    groups = {
+        "train": {path: cut for path, cut in cuts.items() if path not in dev},
+        "dev": {path: cut for path, cut in cuts.items() if path in dev},
+    }
+    return {name: group for name, group in groups.items() if group}, []
+
+
+def _place(path: Path, seed: int) -> float:
+    """A number in [0, 1) that depends on the seed and the relative path alone."""
+    digest = hashlib.blake2b(f"{seed}:{path.as_posix()}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
+
+
+def _write_skipped(skipped: Skipped, path: Path) -> None:
+    lines = [f"{name.as_posix()}\t{' '.join(reason.split())}\n" for name, reason in sorted(skipped)]
+    path.write_text("path\treason\n" + "".join(lines), encoding="utf-8", errors="backslashreplace")
