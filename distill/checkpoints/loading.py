@@ -1,0 +1,230 @@
+"""Find out what a checkpoint is, by its content, and load it."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from distill.checkpoints import fairseq, huggingface, native, safe_pickle, weights
+from distill.checkpoints.native import Kind
+from distill.checkpoints.safe_pickle import listed
+from distill.errors import CheckpointError
+from distill.hubert import PRESETS, HubertEncoder
+from distill.student import Student
+
+_Wanted = Literal["teacher", "student", "any"]
+_EXPECTED: dict[_Wanted, str] = {
+    "teacher": "expected a teacher: a fairseq .pt, a Hugging Face folder or hub id (org/name), "
+    "teacher.safetensors, a run folder, or random:" + "|".join(PRESETS),
+    "student": "expected a student: student.safetensors with its .json, a Lightning .ckpt, or a run folder",
+    "any": "expected a checkpoint: a fairseq .pt, a Hugging Face folder or hub id (org/name), our "
+    ".safetensors with its .json, a Lightning .ckpt, or a run folder",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointInfo:
+    """What a checkpoint is."""
+
+    path: str
+    """The source as it was given."""
+    format: str
+    """"native", "fairseq", "huggingface" or "random"."""
+    kind: Kind
+    """"teacher" (any plain encoder with a projection norm) or "student"."""
+    layers: int
+    """Transformer layers."""
+    dim: int
+    """D, features of a frame."""
+    parameters_encoder: int
+    """Parameters of the encoder alone."""
+    parameters_total: int
+    """With the prediction heads of a student."""
+    targets: tuple[int, ...] | None
+    """Teacher layers that a student predicts; None for a plain encoder."""
+    provenance: dict[str, Any] = field(default_factory=dict)
+    """Where it comes from, plain values."""
+
+    def lines(self) -> list[str]:
+        """For the command line, one fact a line."""
+        facts = {
+            "path": self.path,
+            "format": self.format,
+            "kind": self.kind,
+            "layers": self.layers,
+            "dim": self.dim,
+            "parameters (encoder)": f"{self.parameters_encoder:,}",
+            "parameters (total)": f"{self.parameters_total:,}",
+        }
+        if self.targets is not None:
+            facts["predicts teacher layers"] = ", ".join(map(str, self.targets))
+        facts |= {f"provenance: {key}": value for key, value in self.provenance.items()}
+        width = max(map(len, facts))
+        return [f"{name:<{width}}  {value}" for name, value in facts.items()]
+
+
+@dataclass(frozen=True)
+class _Opened:
+    format: str
+    model: HubertEncoder | Student
+    provenance: dict[str, Any]
+
+
+def load_teacher(source: str | Path) -> HubertEncoder:
+    """Load a HuBERT encoder, in eval mode.
+
+    A Hugging Face folder holds a plain encoder: an exported student can be loaded too, without its heads.
+
+    Args:
+        source: a fairseq checkpoint, a Hugging Face folder or hub id, `teacher.safetensors`, a run folder, a
+            Lightning checkpoint of `distill adapt`, or "random:base", "random:large", "random:mini" for
+            random weights (from torch's global generator).
+
+    Raises:
+        CheckpointError: saying what was found and what was expected.
+    """
+    opened = _open(str(source), "teacher")
+    if not isinstance(opened.model, HubertEncoder):
+        raise CheckpointError(f"{source} holds a student, {_EXPECTED['teacher']}; load_student reads it")
+    return opened.model
+
+
+def load_student(path: str | Path) -> Student:
+    """Load a student with its prediction heads, in eval mode.
+
+    Args:
+        path: `student.safetensors` or its .json, a Lightning checkpoint, or a run folder.
+
+    Raises:
+        CheckpointError: saying what was found and what was expected.
+    """
+    opened = _open(str(path), "student")
+    if not isinstance(opened.model, Student):
+        raise CheckpointError(
+            f"{path} holds an encoder without prediction heads ({opened.format}), {_EXPECTED['student']}; "
+            "load_teacher reads it"
+        )
+    return opened.model
+
+
+def inspect(source: str | Path) -> CheckpointInfo:
+    """What a checkpoint is, of any format that can be loaded.
+
+    Raises:
+        CheckpointError: as `load_teacher`.
+    """
+    opened = _open(str(source), "any")
+    model = opened.model
+    encoder = model.encoder if isinstance(model, Student) else model
+    student = isinstance(model, Student) or not encoder.config.projection_norm
+    return CheckpointInfo(
+        path=str(source),
+        format=opened.format,
+        kind="student" if student else "teacher",
+        layers=encoder.config.layers,
+        dim=encoder.config.dim,
+        parameters_encoder=_count(encoder),
+        parameters_total=_count(model),
+        targets=model.targets if isinstance(model, Student) else None,
+        provenance=opened.provenance,
+    )
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _open(source: str, wanted: _Wanted) -> _Opened:
+    """Load whatever the source is; `wanted` decides between two models in one folder, and words errors."""
+    path = Path(source).expanduser()
+    if source.startswith("random:"):
+        name = source.removeprefix("random:")
+        if name not in PRESETS:
+            raise CheckpointError(f"{source}: there is no preset {name!r}, expected {', '.join(PRESETS)}")
+        return _Opened("random", HubertEncoder.from_preset(name).eval(), {"preset": name})
+    try:
+        return _open_path(path, source, wanted)
+    except OSError as error:
+        raise CheckpointError(f"{source} cannot be read: {error.strerror or error}") from error
+
+
+def _open_path(path: Path, source: str, wanted: _Wanted) -> _Opened:
+    if not path.exists():
+        if huggingface.is_hub_id(source):
+            return _hugging_face(source)
+        raise CheckpointError(_missing(source, wanted))
+    if path.is_file() and path.stat().st_size == 0:
+        raise CheckpointError(f"{source} is empty (0 bytes), {_EXPECTED[wanted]}")
+    prefer: Kind = "teacher" if wanted == "teacher" else "student"
+    if native.locate(path, prefer) is not None:
+        model, provenance = native.read(path, prefer=prefer)
+        return _Opened("native", model, provenance)
+    folder = path if path.is_dir() else path.parent
+    if huggingface.matches(folder) and (path.is_dir() or path.name in huggingface.FILES):
+        return _hugging_face(folder)
+    if path.is_dir():
+        names = listed(sorted(entry.name for entry in path.iterdir()))
+        raise CheckpointError(f"{source} is a folder with {names}, {_EXPECTED[wanted]}")
+    return _torch_file(path, wanted)
+
+
+def _hugging_face(source: str | Path) -> _Opened:
+    config, state, provenance = huggingface.read(source)
+    return _Opened("huggingface", weights.fill_encoder(config, state, source), provenance)
+
+
+def _torch_file(path: Path, wanted: _Wanted) -> _Opened:
+    """A file that is neither ours nor part of a Hugging Face folder: fairseq, or something else."""
+    if not safe_pickle.matches(path):
+        raise CheckpointError(f"{path} is {_describe_file(path)}, {_EXPECTED[wanted]}")
+    contents = safe_pickle.load(path)
+    if fairseq.matches(contents):
+        config, state, provenance = fairseq.parse(contents, path)
+        return _Opened("fairseq", weights.fill_encoder(config, state, path), provenance)
+    raise CheckpointError(f"{path} is {_describe_contents(contents)}, {_EXPECTED[wanted]}")
+
+
+def _describe_file(path: Path) -> str:
+    """What a file that torch did not write seems to be."""
+    with path.open("rb") as stream:
+        start = stream.read(256)
+    if path.suffix == ".safetensors" or start[8:9] == b"{":
+        return "a safetensors file without its .json or config.json beside it"
+    try:
+        start.decode("ascii")
+    except UnicodeDecodeError:
+        return "an unknown binary file"
+    return "a text file"
+
+
+def _describe_contents(contents: Any) -> str:
+    """What the contents of a torch file that we cannot load seem to be."""
+    if not isinstance(contents, dict):
+        return f"a torch file with a {type(contents).__name__}"
+    keys = list(map(str, contents))
+    if {"Distiller", "Config"} <= set(keys) or {"Args", "Config"} <= set(keys):
+        return "an s3prl checkpoint, which cannot be read yet"
+    if any(key.startswith("encoder.feature_projection.") for key in keys):
+        return "a torchaudio state dict, which cannot be read yet"
+    if any(key.removeprefix("hubert.").startswith("feature_projection.") for key in keys):
+        return "the weights of a Hugging Face model without the config.json that belongs beside them"
+    return f"a torch file with {listed(keys)}"
+
+
+def _missing(source: str, wanted: _Wanted) -> str:
+    """The message for a source that does not exist, with the nearest name that does."""
+    path = Path(source)
+    if source.upper() == source and source.startswith("HUBERT_"):
+        return f"{source} looks like a torchaudio bundle, which cannot be read yet: {_EXPECTED[wanted]}"
+    hint = ""
+    if path.parent.is_dir():
+        names = [entry.name for entry in path.parent.iterdir()]
+        close = difflib.get_close_matches(path.name, names, n=1)
+        hint = f" (did you mean {path.parent / close[0]}?)" if close else ""
+    elif path.parent != path:
+        hint = f" (there is no folder {path.parent} either)"
+    return f"{source} does not exist{hint}, {_EXPECTED[wanted]}"

@@ -1,0 +1,253 @@
+"""What the formats share: renaming weights, reading architectures off them, filling models, writing files.
+
+Our names are those of `HubertEncoder.state_dict()`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from distill.checkpoints.safe_pickle import first_line, listed
+from distill.errors import CheckpointError
+from distill.hubert import HubertConfig, HubertEncoder
+
+STRIDES = (5, 2, 2, 2, 2, 2, 2)
+"""Of the seven convolutions of every published HuBERT; weights do not tell."""
+
+_INDEX = re.compile(r"\b(conv_layers|layers|cnn)\.(\d+)\b")
+_POSITION = "position.conv.parametrizations.weight"
+_Model = TypeVar("_Model", bound=nn.Module)
+
+
+def rename(state: Mapping[str, Any], names: Mapping[str, str]) -> tuple[dict[str, Tensor], list[str]]:
+    """Weights under other names.
+
+    Args:
+        state: the weights.
+        names: old name -> new name, of modules or of whole weights; `#` stands for the index of a layer.
+
+    Returns:
+        The renamed weights, and the names that the table does not know.
+    """
+    renamed: dict[str, Tensor] = {}
+    unknown: list[str] = []
+    for key, tensor in state.items():
+        index = _INDEX.search(key)
+        pattern = _INDEX.sub(r"\1.#", key, count=1)
+        module, _, leaf = pattern.rpartition(".")
+        new = names.get(pattern) or (f"{names[module]}.{leaf}" if module in names else None)
+        if new is None or not isinstance(tensor, Tensor):
+            unknown.append(key)
+        else:
+            renamed[new.replace("#", index[2] if index else "")] = tensor
+    return renamed, unknown
+
+
+def architecture(state: Mapping[str, Tensor], strides: tuple[int, ...], source: object) -> dict[str, Any]:
+    """The fields of `HubertConfig` that the weights decide.
+
+    Args:
+        state: an encoder's weights in our names.
+        strides: of the convolutions, in samples.
+        source: the checkpoint, for the message.
+
+    Raises:
+        CheckpointError: if essential weights are missing or misshapen.
+    """
+    try:
+        convolutions = []
+        while (weight := state.get(f"cnn.{len(convolutions)}.conv.weight")) is not None:
+            convolutions.append((weight.shape[0], weight.shape[2]))
+        if len(convolutions) != len(strides):
+            raise CheckpointError(
+                f"{source} has {len(convolutions)} convolutions but {len(strides)} strides are known, "
+                "expected the seven of HuBERT"
+            )
+        dim = state["projection.weight"].shape[0]
+        position = state[f"{_POSITION}.original1"]  # (D, D / groups, kernel)
+        return {
+            "conv_layers": tuple((*conv, stride) for conv, stride in zip(convolutions, strides, strict=True)),
+            "conv_norm": "layer" if "cnn.1.norm.weight" in state else "group",
+            "conv_bias": "cnn.0.conv.bias" in state,
+            "projection_norm": "projection_norm.weight" in state,
+            "dim": dim,
+            "layers": sum(key.endswith(".query.weight") for key in state),
+            "ffn_dim": state["layers.0.ffn_in.weight"].shape[0],
+            "position_kernel": position.shape[2],
+            "position_groups": dim // position.shape[1],
+        }
+    except KeyError as error:
+        raise CheckpointError(f"{source} is no complete HuBERT: {error.args[0]} is missing") from None
+    except (IndexError, ZeroDivisionError):
+        raise CheckpointError(f"{source} is no HuBERT: its weights have other shapes") from None
+
+
+def check_types(fields: Mapping[str, Any], source: object) -> None:
+    """Check that values read from a file have the types of `HubertConfig`'s fields.
+
+    Raises:
+        CheckpointError: naming the first unknown field or wrong value.
+    """
+    defaults = {field.name: field.default for field in dataclasses.fields(HubertConfig)}
+    for name, value in fields.items():
+        default = defaults.get(name)
+        if default is None:
+            raise CheckpointError(
+                f"{source} has the unknown field {name!r}: was it written by a later version?"
+            )
+        if isinstance(default, tuple):
+            good = isinstance(value, list | tuple) and all(
+                isinstance(layer, list | tuple) and len(layer) == 3 and all(_positive(item) for item in layer)
+                for layer in value
+            )
+        elif isinstance(default, float):
+            good = isinstance(value, int | float) and not isinstance(value, bool)
+        elif isinstance(default, int) and not isinstance(default, bool):
+            good = _positive(value)
+        else:
+            good = isinstance(value, type(default))
+        if not good:
+            raise CheckpointError(
+                f"{source}: {name} is {str(value)[:40]!r}, expected a value such as {default!r}"
+            )
+
+
+def _positive(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
+def make_config(fields: Mapping[str, Any], source: object) -> HubertConfig:
+    """`HubertConfig` of values read from a file.
+
+    Raises:
+        CheckpointError: for unknown fields and for values that no model can have.
+    """
+    check_types(fields, source)
+    try:
+        return HubertConfig(**fields)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{source} describes an impossible model: {first_line(error)}") from None
+
+
+def fill(make: Callable[[], _Model], state: Mapping[str, Any], source: object) -> _Model:
+    """A model with the given weights, in float32 and in eval mode.
+
+    Args:
+        make: builds the architecture; runs without allocating or initialising anything.
+        state: every weight of it, and no other; copied.
+        source: the checkpoint, for the message.
+
+    Raises:
+        CheckpointError: if weights are missing, unexpected or of another shape.
+    """
+    try:
+        with torch.device("meta"):
+            model = make()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{source} describes an impossible model: {first_line(error)}") from None
+    expected = model.state_dict()
+    problems = [f"{key} is missing" for key in expected if key not in state]
+    problems += [f"{key} is unexpected" for key in state if key not in expected]
+    for key, tensor in state.items():
+        if not isinstance(tensor, Tensor):
+            problems.append(f"{key} is no tensor")
+        elif key in expected and tensor.shape != expected[key].shape:
+            problems.append(f"{key} is {tuple(tensor.shape)}, not {tuple(expected[key].shape)}")
+    if problems:
+        raise CheckpointError(f"{source} does not fit its architecture: {listed(problems)}")
+    copies = {key: tensor.detach().to(torch.float32, copy=True).contiguous() for key, tensor in state.items()}
+    model.load_state_dict(copies, assign=True)
+    return model.eval()
+
+
+def fill_encoder(config: HubertConfig, state: Mapping[str, Tensor], source: object) -> HubertEncoder:
+    """`fill` for a `HubertEncoder`."""
+    return fill(lambda: HubertEncoder(config), state, source)
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file.
+
+    Raises:
+        CheckpointError: if it is missing or damaged.
+    """
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is not a readable safetensors file (damaged, or a download cut short?): "
+            f"{first_line(error)}"
+        ) from None
+
+
+def write_safetensors(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Write a .safetensors file atomically.
+
+    Raises:
+        CheckpointError: as `atomic`.
+    """
+    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
+    with atomic(path) as temporary:
+        save_file(tensors, temporary, metadata={"format": "pt"})  # transformers insists on the metadata
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a JSON file atomically.
+
+    Raises:
+        CheckpointError: as `atomic`.
+        ValueError: for values that JSON does not have.
+    """
+    try:
+        text = json.dumps(values, indent=2, allow_nan=False) + "\n"
+    except TypeError as error:
+        raise ValueError(f"{path.name} can hold plain values only: {error}") from None
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A path to write to; it takes the place of `path` once whole: readers never see a part of a file.
+
+    Raises:
+        CheckpointError: if the folder cannot be made or written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise CheckpointError(f"cannot write {path}: {reason}; choose another place or make room") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object of a JSON file.
+
+    Raises:
+        CheckpointError: if it is missing, damaged or no object.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not a readable JSON file: {first_line(error)}") from None
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} holds a {type(values).__name__}, expected a JSON object")
+    return values
