@@ -14,7 +14,7 @@ and are never attended to. Values at padded frames of the output mean nothing.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -198,7 +198,7 @@ class PositionalConv(nn.Module):
         nn.init.zeros_(conv.bias)
         self.conv = weight_norm(conv, name="weight", dim=2)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
         frames = x.shape[1]  # an even kernel gives one frame too many, dropped at the end
         return F.gelu(self.conv(x.transpose(1, 2))[:, :, :frames]).transpose(1, 2)
 
@@ -357,7 +357,7 @@ class HubertEncoder(nn.Module):
             if self.training and self.config.layerdrop and torch.rand(()).item() < self.config.layerdrop:
                 pass
             elif self.training and self.config.activation_checkpointing:
-                x = checkpoint(layer, x, attend, use_reentrant=False)
+                x = cast(Tensor, checkpoint(layer, x, attend, use_reentrant=False))
             else:
                 x = layer(x, attend)
             hidden_states.append(x)

@@ -51,7 +51,7 @@ class PredictionHeads(nn.Module):
         nn.init.uniform_(self.weight, -bound, bound)
         nn.init.uniform_(self.bias, -bound, bound)
 
-    def forward(self, z: Tensor) -> Tensor:
+    def forward(self, z: Tensor) -> Tensor:  # noqa: D102
         x = F.gelu(self.expand(z))  # (B, F, N * D)
         x = x.unflatten(2, (self.n_targets, -1)).transpose(1, 2)  # (B, N, F, D)
         return x @ self.weight + self.bias
@@ -109,9 +109,8 @@ class Student(nn.Module):
             raise ValueError("targets is empty: name at least one teacher layer to predict")
         wrong = [layer for layer in targets if not 1 <= layer <= depth]
         if wrong:
-            raise ValueError(
-                f"targets {tuple(targets)}: the teacher has layers 1 to {depth}, not {', '.join(map(str, wrong))}"
-            )
+            missing = ", ".join(map(str, wrong))
+            raise ValueError(f"targets {tuple(targets)}: the teacher has layers 1 to {depth}, not {missing}")
         if not 1 <= layers <= depth:
             raise ValueError(f"layers is {layers}, but the teacher has {depth}: choose 1 to {depth}")
         config = replace(

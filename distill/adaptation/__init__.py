@@ -5,8 +5,8 @@ The two steps of HuBERT (Hsu et al. 2021): `make_targets` gives every frame of a
 predict the numbers of masked frames.
 """
 
-from distill.adaptation.masked_prediction import AdaptOptim, MaskedPrediction
+from distill.adaptation.masked_prediction import MaskedPrediction
 from distill.adaptation.masking import span_mask
 from distill.adaptation.targets import Targets, make_targets
 
-__all__ = ["AdaptOptim", "MaskedPrediction", "Targets", "make_targets", "span_mask"]
+__all__ = ["MaskedPrediction", "Targets", "make_targets", "span_mask"]

@@ -25,47 +25,14 @@ from torch import Tensor, nn
 
 from distill.adaptation.masking import span_mask
 from distill.batch import Batch
+from distill.config import OptimConfig
+from distill.distillation import adamw
 from distill.distortions import Distorter
 from distill.errors import CheckpointError
 from distill.hubert import HubertEncoder, frame_mask
 
 # fairseq numbers labels after its dictionary's <s>, <pad>, </s> and <unk>, which label no frame.
 FAIRSEQ_SPECIAL_LABELS = 4
-
-
-@dataclass(frozen=True, kw_only=True)
-class AdaptOptim:
-    """Optimiser and schedule of masked prediction; defaults from HuBERT's pre-training."""
-
-    lr: float
-    """Peak learning rate: 5e-4 from scratch, 5e-5 to continue a trained model."""
-    max_steps: int
-    """Updates in all."""
-    warmup_fraction: float = 0.08
-    """Share of the updates in which the learning rate rises linearly; then it falls linearly."""
-    weight_decay: float = 0.01
-    """Decoupled weight decay, of every parameter."""
-    clip_norm: float = 10.0
-    """Largest norm of the whole gradient; 0: no clipping."""
-
-    def __post_init__(self) -> None:
-        if self.lr <= 0:
-            raise ValueError(f"lr must be positive, not {self.lr}")
-        if self.max_steps < 1:
-            raise ValueError(f"max_steps must be at least 1, not {self.max_steps}")
-        if not 0.0 <= self.warmup_fraction < 1.0:
-            raise ValueError(f"warmup_fraction must be in [0, 1), not {self.warmup_fraction}")
-        if self.weight_decay < 0:
-            raise ValueError(f"weight_decay must not be negative, but is {self.weight_decay}")
-        if self.clip_norm < 0:
-            raise ValueError(f"clip_norm must be 0 (off) or positive, not {self.clip_norm}")
-
-    def lr_factor(self, step: int) -> float:
-        """Factor on `lr` at update `step` (0 is the first): no update has a rate of 0."""
-        warmup = round(self.warmup_fraction * self.max_steps)
-        if step < warmup:
-            return (step + 1) / (warmup + 1)
-        return max(0.0, (self.max_steps - step) / (self.max_steps - warmup))
 
 
 @dataclass
@@ -93,7 +60,7 @@ class MaskedPrediction(pl.LightningModule):
 
     Example:
         >>> encoder = HubertEncoder.from_preset("mini")
-        >>> module = MaskedPrediction(encoder, 100, optim=AdaptOptim(lr=5e-4, max_steps=1000))
+        >>> module = MaskedPrediction(encoder, 100, optim=OptimConfig(lr=5e-4, max_steps=1000))
         >>> waveforms, lengths = torch.randn(1, 16_000), torch.tensor([16_000])
         >>> batch = Batch(["a"], waveforms, lengths, targets=torch.zeros(1, 49, dtype=torch.int64))
         >>> module.training_step(batch, 0).shape
@@ -105,7 +72,7 @@ class MaskedPrediction(pl.LightningModule):
         encoder: HubertEncoder,
         n_clusters: int,
         *,
-        optim: AdaptOptim,
+        optim: OptimConfig,
         final_dim: int = 256,
         mask_probability: float = 0.8,
         mask_length: int = 10,
@@ -114,6 +81,7 @@ class MaskedPrediction(pl.LightningModule):
         feature_penalty: float = 10.0,
         distorter: Distorter | None = None,
         seed: int = 0,
+        provenance: Mapping[str, Any] | None = None,
     ):
         """Adds a random prediction head to the encoder.
 
@@ -129,6 +97,7 @@ class MaskedPrediction(pl.LightningModule):
             feature_penalty: weight of the mean square of the CNN's output.
             distorter: applied to the input with the plan of each batch's view "student".
             seed: of the masks.
+            provenance: plain values to keep in the checkpoint.
 
         Raises:
             ValueError: for a value out of range.
@@ -150,6 +119,7 @@ class MaskedPrediction(pl.LightningModule):
         self.feature_penalty = feature_penalty
         self.distorter = distorter
         self.seed = seed
+        self.provenance = dict(provenance or {})
         self._mask_step = self._micro_batch = 0
         dim = encoder.config.dim
         self.mask_embedding = nn.Parameter(torch.empty(dim).uniform_())
@@ -261,26 +231,23 @@ class MaskedPrediction(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW and its schedule, one scheduler step per update."""
-        optimizer = torch.optim.AdamW(
-            self.parameters(),
-            lr=self.optim.lr,
-            betas=(0.9, 0.98),
-            eps=1e-6,
-            weight_decay=self.optim.weight_decay,
-        )
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.optim.lr_factor)
+        optimizer = adamw(self.parameters(), self.optim)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.optim.schedule)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
         """Clip to `optim.clip_norm`; Lightning refuses another `gradient_clip_val` by itself."""
-        self.clip_gradients(optimizer, gradient_clip_val=self.optim.clip_norm, gradient_clip_algorithm="norm")
+        self.clip_gradients(
+            optimizer, gradient_clip_val=self.optim.clip_norm or None, gradient_clip_algorithm="norm"
+        )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Describe the teacher, whose weights are in the state dict under "encoder."."""
         checkpoint["distill"] = {
             "kind": "teacher",
             "architecture": self.encoder.config.to_dict(),
-            "provenance": {
+            "provenance": self.provenance
+            | {
                 "method": "masked prediction",
                 "step": self.global_step,
                 "n_clusters": self.n_clusters,

@@ -230,6 +230,7 @@ def make_targets(
     seed: int,
     encoder: HubertEncoder | None = None,
     layer: int | None = None,
+    codebook: Tensor | None = None,
     max_fit_frames: int = 500_000,
     progress: bool = True,
 ) -> Targets:
@@ -243,6 +244,7 @@ def make_targets(
         seed: of the sample and the k-means.
         encoder: the model whose features are clustered; None for MFCC.
         layer: of the encoder, 1 is the first.
+        codebook: (K, D), label with these clusters instead of fitting new ones (dev sets).
         max_fit_frames: frames in the sample (100 a second of MFCC, 50 of layers); 1.5 GB for 768 features.
         progress: show bars on stderr.
 
@@ -263,13 +265,14 @@ def make_targets(
         model, index = encoder, layer
         name, config, extract = f"layer {layer}", encoder.config, lambda x: layer_features(model, x, index)
 
-    sample = _sample_frames(_bar(utterances, f"{name} features", progress), extract, max_fit_frames, seed)
-    if len(sample) < n_clusters:
-        raise DataError(
-            f"{len(sample)} frames of {name} are too few for {n_clusters} clusters: "
-            "give more utterances or ask for fewer clusters"
-        )
-    codebook = fit_kmeans(sample, n_clusters, seed)
+    if codebook is None:
+        sample = _sample_frames(_bar(utterances, f"{name} features", progress), extract, max_fit_frames, seed)
+        if len(sample) < n_clusters:
+            raise DataError(
+                f"{len(sample)} frames of {name} are too few for {n_clusters} clusters: "
+                "give more utterances or ask for fewer clusters"
+            )
+        codebook = fit_kmeans(sample, n_clusters, seed)
     labels: dict[str, np.ndarray] = {}
     for utterance_id, waveform in _bar(utterances, "labels", progress):
         if utterance_id in labels:
@@ -327,4 +330,4 @@ def _bar(
 ) -> Iterable[tuple[str, Tensor]]:
     from tqdm import tqdm
 
-    return tqdm(utterances, desc=description, unit="utt", disable=not progress)
+    return tqdm(utterances, desc=description, unit="utt", disable=None if progress else True)  # None: terminals only

@@ -8,14 +8,14 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 
-from distill.adaptation import AdaptOptim, MaskedPrediction
+from distill.adaptation import OptimConfig, MaskedPrediction
 from distill.batch import Batch, View
 from distill.distortions import Distorter
 from distill.errors import CheckpointError
 from distill.hubert import HubertConfig, HubertEncoder
 
 GOLDEN = Path(__file__).parents[2] / "golden"
-OPTIM = AdaptOptim(lr=1e-3, max_steps=40)
+OPTIM = OptimConfig(lr=1e-3, max_steps=40)
 CLUSTERS = 5
 
 
@@ -226,7 +226,7 @@ def test_gradient_reaches_everything_and_padding_gives_none():
 
 
 def test_forty_steps_lower_the_loss_and_raise_masked_accuracy(tmp_path):
-    module = tiny_module(AdaptOptim(lr=5e-3, max_steps=40))
+    module = tiny_module(OptimConfig(lr=5e-3, max_steps=40))
     batch = tiny_batch(samples=(16_000,) * 4)
     _, logged = fit(module, batch, tmp_path)
     assert len(logged.train) == 40
@@ -243,7 +243,7 @@ def test_forty_steps_lower_the_loss_and_raise_masked_accuracy(tmp_path):
 
 
 def test_dev_accuracy_is_that_of_all_its_frames_and_its_masks_are_fixed(tmp_path):
-    module = tiny_module(AdaptOptim(lr=1e-9, max_steps=20))
+    module = tiny_module(OptimConfig(lr=1e-9, max_steps=20))
     batches = [tiny_batch(1, (16_000,) * 3), tiny_batch(2, (8_000,))]
     dev = loader_of(batches)
     _, logged = fit(module, tiny_batch(), tmp_path, val=dev)
@@ -261,7 +261,7 @@ def test_training_masks_change_and_a_resumed_run_draws_the_same(tmp_path):
     # An epoch has 10 batches: stopping after 10 makes Lightning count batch_idx differently on resume.
     def run(folder, steps, ckpt_path=None):
         torch.manual_seed(1)
-        module = tiny_module(AdaptOptim(lr=1e-3, max_steps=20))
+        module = tiny_module(OptimConfig(lr=1e-3, max_steps=20))
         masks = {}
         draw = module._draw_mask
 
@@ -310,7 +310,7 @@ def test_distorter_gets_the_plan_and_targets_stay(tmp_path):
 
 
 def test_checkpoint_is_a_teacher(tmp_path):
-    module = tiny_module(AdaptOptim(lr=1e-3, max_steps=2))
+    module = tiny_module(OptimConfig(lr=1e-3, max_steps=2))
     trainer, _ = fit(module, tiny_batch(), tmp_path)
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
@@ -328,7 +328,7 @@ def test_checkpoint_is_a_teacher(tmp_path):
 
 
 def test_clipping_and_schedule_are_applied(tmp_path):
-    optim = AdaptOptim(lr=1e-3, max_steps=10, warmup_fraction=0.3, clip_norm=0.01)
+    optim = OptimConfig(lr=1e-3, max_steps=10, warmup=0.3, clip_norm=0.01)
     rates, norms = [], []
 
     class Watch(MaskedPrediction):
@@ -350,11 +350,11 @@ def test_clipping_and_schedule_are_applied(tmp_path):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"lr": 0.0}, {"max_steps": 0}, {"warmup_fraction": 1.0}, {"weight_decay": -1.0}, {"clip_norm": -1.0}],
+    [{"lr": 0.0}, {"max_steps": 0}, {"warmup": 1.0}, {"weight_decay": -1.0}, {"clip_norm": -1.0}],
 )
 def test_wrong_optim_options_are_refused_by_name(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
-        AdaptOptim(**{"lr": 1e-3, "max_steps": 10, **wrong})
+        OptimConfig(**{"lr": 1e-3, "max_steps": 10, **wrong})
 
 
 def test_wrong_arguments_are_refused():

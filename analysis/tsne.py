@@ -1,0 +1,114 @@
+"""t-SNE of the last layer under six kinds of speech (section 6.1, Fig. 2 of the paper).
+
+Every utterance is averaged over time; the set is divided into 100 splits, each averaged again; every kind of
+speech gives each split one point. Points of one split that fall together mean a representation that the
+distortion does not move.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from lhotse import CutSet
+
+from distill.data import NoiseReader, open_cuts
+from distill.distortions import CONDITIONS, DistortionConfig
+from distill.errors import UserError
+from downstream.distorted_sets import DistortedSet, embed
+
+KINDS: dict[str, DistortionConfig] = {
+    "clean": CONDITIONS["clean"],
+    "musan": DistortionConfig(additive=("musan",), non_additive=("none",)),
+    "gaussian": DistortionConfig(additive=("gaussian",), non_additive=("none",)),
+    "reverb": DistortionConfig(additive=("none",), non_additive=("reverb",)),
+    "fsd": CONDITIONS["fsd"],
+    "dns": CONDITIONS["dns"],
+}
+COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown")  # as in Fig. 2
+
+
+def split_means(
+    encoder: torch.nn.Module, cuts: CutSet, noises: NoiseReader, *, splits: int = 100, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """By kind of speech, (splits, D). Kinds whose noise is not given are left out."""
+    encoder.eval()
+    means = {}
+    for kind, config in KINDS.items():
+        needed = {name for name in config.additive if name not in ("gaussian", "none")}
+        needed |= {"rir"} if config.rir else set()
+        if not needed <= noises.corpora.keys():
+            continue
+        vectors: dict[str, np.ndarray] = {}
+        for batch, waveforms, lengths, _ in DistortedSet(cuts, config, noises, seed=seed).batches():
+            embedded = embed(encoder, waveforms, lengths).numpy()
+            vectors.update({cut.id: vector for cut, vector in zip(batch, embedded, strict=True)})
+        ordered = np.stack([vectors[name] for name in sorted(vectors)])  # the same split whatever the kind
+        means[kind] = np.stack([part.mean(0) for part in np.array_split(ordered, min(splits, len(ordered)))])
+    return means
+
+
+def project(means: Mapping[str, np.ndarray], *, seed: int = 0) -> dict[str, np.ndarray]:
+    """t-SNE of all kinds together: by kind, (splits, 2)."""
+    from sklearn.manifold import TSNE
+
+    points = np.concatenate(list(means.values()))
+    perplexity = min(30.0, max(2.0, (len(points) - 1) / 3))
+    flat = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(points)
+    ends = np.cumsum([len(m) for m in means.values()])[:-1]
+    return dict(zip(means, np.split(flat, ends), strict=True))
+
+
+def draw(projections: Mapping[str, Mapping[str, np.ndarray]], out: Path) -> Path:
+    """One panel per model, one colour per kind of speech."""
+    from matplotlib.figure import Figure
+
+    columns = min(3, len(projections))
+    rows = -(-len(projections) // columns)
+    figure = Figure(figsize=(4.2 * columns, 4.2 * rows + 0.6), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat[len(projections) :]:
+        axis.axis("off")
+    for axis, (model, kinds) in zip(axes.flat, projections.items(), strict=False):
+        for kind, points in kinds.items():
+            colour = COLOURS[list(KINDS).index(kind)]
+            axis.scatter(*points.T, s=14, color=colour, alpha=0.75, linewidths=0, label=kind)
+        axis.set(title=model, xticks=[], yticks=[])
+    handles, labels = axes.flat[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=150)
+    return out
+
+
+def plot(
+    checkpoints: Sequence[str],
+    speech: str,
+    noises: Mapping[str, Sequence[str]],
+    out: Path,
+    *,
+    seed: int = 0,
+) -> Path:
+    """Fig. 2 for one's own models.
+
+    Args:
+        checkpoints: students or teachers.
+        speech: manifest, TSV or folder of audio.
+        noises: by corpus, sources of noise (musan, fsd, dns, rir); kinds without noise are left out.
+        out: picture to write (.png, .pdf, .svg).
+        seed: of distortions and t-SNE.
+    """
+    from distill.checkpoints import inspect, load_student, load_teacher
+
+    if out.suffix not in (".png", ".pdf", ".svg"):
+        raise UserError(f"{out}: the picture must end in .png, .pdf or .svg")
+    cuts, reader = open_cuts(speech), NoiseReader(noises)
+    projections = {}
+    for checkpoint in checkpoints:
+        student = inspect(checkpoint).kind == "student"
+        encoder = load_student(checkpoint).encoder if student else load_teacher(checkpoint)
+        name = Path(checkpoint).name
+        projections[name] = project(split_means(encoder, cuts, reader, seed=seed), seed=seed)
+    return draw(projections, out)

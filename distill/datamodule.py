@@ -1,0 +1,94 @@
+"""The loaders of a recipe, on every process, with the position in the data as part of the checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+
+from distill.config import Recipe
+from distill.data import NoiseReader, SpeechDataset, dev_loader, open_cuts, train_loader
+from distill.distortions import Distorter
+from distill.errors import ConfigError
+
+
+class SpeechData(pl.LightningDataModule):
+    """The loaders of a recipe, and the position in the data as part of the checkpoint.
+
+    Args:
+        recipe: its data, distortion and seed.
+        streams: the views that a batch shall have.
+        targets: cluster labels by utterance id (masked prediction).
+    """
+
+    def __init__(
+        self, recipe: Recipe, *, streams: Sequence[str], targets: Mapping[str, np.ndarray] | None = None
+    ):
+        super().__init__()
+        self.recipe = recipe
+        self.streams = streams
+        self.targets = targets
+        self.resume_at = {"epoch": 0, "batches": 0}
+        # Opened here, so that whatever is missing is said before anything else happens.
+        self.train_cuts, self.dev_cuts = open_cuts(recipe.data.train), open_cuts(recipe.data.dev)
+        self.noises = {
+            "train": NoiseReader(recipe.data.noises if streams else {}),
+            "dev": NoiseReader((recipe.data.dev_noises or recipe.data.noises) if streams else {}),
+        }
+        for additive in recipe.distortion.additive if streams else ():
+            if additive not in ("gaussian", "none") and additive not in self.noises["train"].corpora:
+                raise ConfigError(
+                    f"recipe {recipe.name} draws {additive} noise, but data.noises.{additive} is not set: "
+                    f"name its source, or leave it out of distortion.additive"
+                )
+
+    def train_dataloader(self) -> Any:  # noqa: D102
+        data = self.recipe.data
+        loader = train_loader(
+            self.train_cuts,
+            self._dataset("train"),
+            batch_size=data.batch_size,
+            buckets=data.buckets,
+            workers=data.workers,
+            seed=self.recipe.seed,
+            **self._process(),
+        )
+        loader.sampler.skip_next = self.resume_at["batches"]  # pyright: ignore
+        return loader
+
+    def val_dataloader(self) -> Any:  # noqa: D102
+        data = self.recipe.data
+        return dev_loader(
+            self.dev_cuts,
+            self._dataset("dev"),
+            batch_size=data.batch_size,
+            workers=min(data.workers, 2),
+            **self._process(),
+        )
+
+    def _process(self) -> dict[str, int]:
+        assert self.trainer is not None
+        return {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
+
+    def _dataset(self, split: str) -> SpeechDataset:
+        return SpeechDataset(
+            distorter=Distorter.from_config(self.recipe.distortion, split=split),
+            noises=self.noises[split],
+            streams=self.streams,
+            max_samples=self.recipe.data.max_samples,
+            seed=self.recipe.seed,
+            targets=self.targets,
+            fixed_epoch=split == "dev",
+        )
+
+    def state_dict(self) -> dict[str, int]:
+        """Batches consumed in this epoch: what was fetched ahead does not count."""
+        assert self.trainer is not None
+        progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
+        return {"epoch": self.trainer.current_epoch, "batches": progress.ready}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Start behind those batches."""
+        self.resume_at = state_dict

@@ -1,0 +1,286 @@
+"""Distillation of a robust student: cross-distortion mapping and domain-adversarial training (Fig. 1).
+
+Shapes: B utterances, T samples at 16 kHz, F frames, N prediction heads, D features, K distortion labels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.distributed as dist
+from pytorch_lightning.core.optimizer import LightningOptimizer
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+
+from distill.batch import Batch
+from distill.config import CDM, DatConfig, OptimConfig
+from distill.distortions import LABELS, Distorter
+from distill.hubert import HubertEncoder
+from distill.objective import DistillationLoss, DistortionClassifier, classification_loss, distillation_loss
+from distill.student import Student, StudentOutput
+
+
+class Distillation(pl.LightningModule):
+    """Teacher, student, distorter and distortion classifier, and how a batch trains them.
+
+    One batch is one student update, with DAT on or off alike. Optimisation is manual; only the student's
+    optimiser is known to Lightning, so that its `global_step` counts student updates. The classifier has an
+    optimiser of its own, kept in the checkpoint, and stays outside DistributedDataParallel: its few thousand
+    gradients are summed over the processes by hand.
+
+    Args:
+        teacher: frozen, always in eval mode, not saved in checkpoints.
+        student: the model to train.
+        distorter: applies the views of a batch.
+        cdm: "none", "setup1", "setup2" or "setup2_same".
+        cosine_weight: gamma of Eq. 2.
+        dat: domain-adversarial training.
+        optim: optimiser, schedule, clipping, accumulation.
+        provenance: plain values to keep in the checkpoint (recipe, teacher, versions).
+    """
+
+    def __init__(
+        self,
+        teacher: HubertEncoder,
+        student: Student,
+        distorter: Distorter | None = None,
+        *,
+        cdm: str = "none",
+        cosine_weight: float = 1.0,
+        dat: DatConfig | None = None,
+        optim: OptimConfig | None = None,
+        provenance: dict[str, Any] | None = None,
+    ):
+        super().__init__()
+        if cdm not in CDM:
+            raise ValueError(f"cdm must be one of {', '.join(CDM)}, not {cdm!r}")
+        self.automatic_optimization = False
+        self.optim = optim or OptimConfig()
+        self.dat = dat or DatConfig()
+        if self.dat.enabled and cdm == "none":
+            raise ValueError("dat needs distorted speech: choose cdm setup1, setup2 or setup2_same")
+        self.cosine_weight = cosine_weight
+        self.teacher = teacher.requires_grad_(False).eval()
+        self.student = student
+        self.distorter = distorter
+        self.teacher_hears, self.student_hears = CDM[cdm]
+        self.provenance = provenance or {}
+        if self.dat.enabled:
+            self.classifier = DistortionClassifier(student.encoder.config.dim, len(LABELS))
+            self.classifier_optimizer = adamw(self.classifier.parameters(), self.optim, self.dat.lr)
+            names = [f"classifier.{name}" for name, _ in self.classifier.named_parameters()]
+            self._ddp_params_and_buffers_to_ignore = names  # read by DistributedDataParallel
+        self._noted: dict[str, Tensor] = {}  # summed over the micro-batches of a step
+        self._validation: dict[str, Tensor] = {}  # summed over the dev set
+
+    # ------------------------------------------------------------------------------------ the training step
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """One update of the classifier (Eq. 3) and of the student (Eq. 4)."""
+        n_frames, n_utterances = self._global_means(batch)
+        parts = batch.split(self.optim.accumulate)
+        for part in parts:
+            with self._gradient_sync(last=part is parts[-1]):
+                teacher_waves, _ = self.hear(part, self.teacher_hears)  # (B, T)
+                student_waves, labels = self.hear(part, self.student_hears)  # (B, T), (B, K)
+                targets = self.teacher_targets(teacher_waves, part.lengths)  # (B, N, F, D)
+                student = self.student(student_waves, part.lengths)
+                loss = distillation_loss(
+                    student.predictions,
+                    targets,
+                    student.lengths,
+                    cosine_weight=self.cosine_weight,
+                    n_frames=n_frames,
+                )
+                self._note(loss_parts(loss, self.student.targets))
+                total = loss.total
+                if self.dat.enabled:
+                    self._teach_classifier(student, labels, n_utterances)
+                    if self.optim.accumulate == 1:  # in turn: the student meets the updated classifier
+                        self._step_classifier()
+                    total = total - self.dat.weight * self._adversarial_loss(student, labels, n_utterances)
+                self.manual_backward(total)
+        if self.dat.enabled and self.optim.accumulate > 1:  # all parts met the one of the previous update
+            self._step_classifier()
+        self._step_student()
+
+    def hear(self, batch: Batch, stream: str | None) -> tuple[Tensor, Tensor]:
+        """The waveforms (B, T) of a view of the batch, and their distortion labels (B, K)."""
+        if stream is None:
+            labels = batch.waveforms.new_zeros(len(batch), len(LABELS))
+            labels[:, LABELS.index("clean")] = 1.0
+            return batch.waveforms, labels
+        assert self.distorter is not None, "cdm needs a distorter"
+        view = batch.views[stream]
+        return self.distorter(batch.waveforms, batch.lengths, view.plan, view.noises, view.rirs)
+
+    @torch.no_grad()
+    def teacher_targets(self, waveforms: Tensor, lengths: Tensor) -> Tensor:
+        """The hidden states to predict, (B, N, F, D)."""
+        hidden_states = self.teacher(waveforms, lengths).hidden_states
+        return torch.stack([hidden_states[layer] for layer in self.student.targets], dim=1)
+
+    def _teach_classifier(self, student: StudentOutput, labels: Tensor, n_utterances: Tensor) -> None:
+        """Gradients of L_D for the classifier, which the student does not feel (Eq. 3)."""
+        logits = self.classifier(student.z.detach(), student.lengths)
+        loss = classification_loss(logits, labels, n_utterances=n_utterances)
+        loss.backward()
+        right = ((logits.detach() > 0) == labels.bool()).float().mean(1).sum() / n_utterances
+        self._note({"dat/loss": loss, "dat/accuracy": right})
+
+    def _adversarial_loss(self, student: StudentOutput, labels: Tensor, n_utterances: Tensor) -> Tensor:
+        """L_D for the student, which the classifier does not feel (Eq. 4)."""
+        logits = self.classifier(student.z, student.lengths, frozen=True)
+        return classification_loss(logits, labels, n_utterances=n_utterances)
+
+    def _step_classifier(self) -> None:
+        """theta_d <- theta_d - alpha dL_D / dtheta_d (Eq. 3), the same on every process."""
+        for parameter in self.classifier.parameters():
+            if dist.is_initialized() and parameter.grad is not None:
+                dist.all_reduce(parameter.grad)
+                parameter.grad /= self.trainer.world_size
+        for group in self.classifier_optimizer.param_groups:
+            group["lr"] = (self.dat.lr or self.optim.lr) * self.optim.schedule(self.global_step)
+        self.classifier_optimizer.step()
+        self.classifier_optimizer.zero_grad()
+
+    def _step_student(self) -> None:
+        """theta_s <- theta_s - beta d(L_distil - lambda L_D) / dtheta_s (Eq. 4), and the log."""
+        optimizer, scheduler = self.optimizers(), self.lr_schedulers()
+        assert isinstance(optimizer, LightningOptimizer) and isinstance(scheduler, LambdaLR)
+        optimizer.step()
+        optimizer.zero_grad()
+        every: int = self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
+        if self.global_step % every == 0:
+            # Each process holds its share of the global mean: their mean is the loss of the global batch.
+            values = self._all_sum(torch.stack(list(self._noted.values()))) / self.trainer.world_size
+            self.log_dict(dict(zip(self._noted, values, strict=True)))
+            self.log_dict({"gradient_norm": self._gradient_norm, "lr": scheduler.get_last_lr()[0]})
+        self._noted = {}
+        scheduler.step()
+
+    def _note(self, parts: dict[str, Tensor]) -> None:
+        """Add the parts of a micro-batch to what this step will log."""
+        add(self._noted, {name: value.detach() for name, value in parts.items()})
+
+    # -------------------------------------------------------------------------------------------- validation
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """The distillation loss under the recipe's own CDM and on clean speech, summed over frames."""
+        heard = {"val/loss": (self.teacher_hears, self.student_hears), "val/loss_clean": (None, None)}
+        for name, (teacher_hears, student_hears) in heard.items():
+            targets = self.teacher_targets(self.hear(batch, teacher_hears)[0], batch.lengths)
+            student = self.student(self.hear(batch, student_hears)[0], batch.lengths)
+            loss = distillation_loss(
+                student.predictions, targets, student.lengths, cosine_weight=self.cosine_weight, n_frames=1.0
+            )
+            add(self._validation, {name: loss.total})
+        add(self._validation, {"frames": student.lengths.sum().float()})
+
+    def on_validation_epoch_end(self) -> None:
+        """Means over the frames of the whole set, on all processes."""
+        frames = self._all_sum(self._validation.pop("frames"))
+        means = {name: self._all_sum(total) / frames for name, total in self._validation.items()}
+        self._validation = {}
+        self.log_dict(means, prog_bar=True)
+
+    # ------------------------------------------------------------------------------------------ optimisation
+
+    def configure_optimizers(self) -> Any:
+        """AdamW and its schedule, for the student."""
+        optimizer = adamw(self.student.parameters(), self.optim)
+        return [optimizer], [LambdaLR(optimizer, self.optim.schedule)]
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Clip here: mixed precision has unscaled the gradients by now."""
+        limit = self.optim.clip_norm or float("inf")
+        self._gradient_norm = torch.nn.utils.clip_grad_norm_(self.student.parameters(), limit)
+
+    def _global_means(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Valid frames and utterances of the global batch, each over the number of processes.
+
+        DistributedDataParallel averages gradients over processes; with these as divisors the average is the
+        gradient of the mean over the global batch, however unevenly it is spread.
+        """
+        frames = self.student.encoder.config.frames(batch.lengths).sum()
+        counts = torch.stack([frames, torch.tensor(len(batch))]).to(self.device, torch.float32)
+        counts = self._all_sum(counts) / self.trainer.world_size
+        return counts[0], counts[1]
+
+    def _all_sum(self, value: Tensor) -> Tensor:
+        if dist.is_initialized():
+            dist.all_reduce(value)
+        return value
+
+    def _gradient_sync(self, last: bool) -> contextlib.AbstractContextManager[None]:
+        """Gradients are exchanged between processes with the last micro-batch only."""
+        model = self.trainer.model
+        if last or not isinstance(model, torch.nn.parallel.DistributedDataParallel):
+            return contextlib.nullcontext()
+        return model.no_sync()
+
+    # ------------------------------------------------------------------------------------- modes, checkpoints
+
+    def train(self, mode: bool = True) -> Distillation:
+        """The teacher stays in eval mode: no dropout in what the student shall predict."""
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    def on_fit_start(self) -> None:
+        """The classifier starts the same on every process, and its optimiser's state where it is."""
+        if not self.dat.enabled:
+            return
+        for parameter in self.classifier.parameters():
+            if dist.is_initialized():
+                dist.broadcast(parameter.data, src=0)
+        state = self.classifier_optimizer.state_dict()
+        self.classifier_optimizer = adamw(self.classifier.parameters(), self.optim, self.dat.lr)
+        self.classifier_optimizer.load_state_dict(state)  # moves it to the parameters' device
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Everything but the teacher, and what is needed to rebuild the student."""
+        weights = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {
+            name: value for name, value in weights.items() if not name.startswith("teacher.")
+        }
+        checkpoint["distill"] = {
+            "kind": "student",
+            "architecture": self.student.to_dict(),
+            "provenance": self.provenance | {"step": self.global_step},
+        }
+        if self.dat.enabled:
+            checkpoint["classifier_optimizer"] = self.classifier_optimizer.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The teacher comes from its own checkpoint."""
+        for name, value in self.teacher.state_dict().items():
+            checkpoint["state_dict"][f"teacher.{name}"] = value
+        if self.dat.enabled and "classifier_optimizer" in checkpoint:
+            self.classifier_optimizer.load_state_dict(checkpoint["classifier_optimizer"])
+
+
+def adamw(parameters: Iterable[Tensor], optim: OptimConfig, lr: float | None = None) -> torch.optim.AdamW:
+    """AdamW with a recipe's settings."""
+    return torch.optim.AdamW(
+        parameters, lr=lr or optim.lr, betas=optim.betas, eps=optim.eps, weight_decay=optim.weight_decay
+    )
+
+
+def loss_parts(loss: DistillationLoss, targets: Sequence[int]) -> dict[str, Tensor]:
+    """The parts of the loss under the names they are logged by; `targets` are the predicted layers."""
+    parts = {"train/loss": loss.total, "train/l1": loss.l1, "train/cosine": loss.cosine}
+    for head, layer in enumerate(targets):
+        parts[f"train/l1_layer{layer}"] = loss.l1_per_layer[head]
+        parts[f"train/cosine_layer{layer}"] = loss.cosine_per_layer[head]
+    return parts
+
+
+def add(total: dict[str, Tensor], parts: dict[str, Tensor]) -> None:
+    """Add `parts` to the running sums in `total`."""
+    for name, value in parts.items():
+        total[name] = total[name] + value if name in total else value

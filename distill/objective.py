@@ -1,0 +1,126 @@
+"""What the student learns from: the distillation loss (Eq. 2) and the distortion classifier (Eq. 3 and 4).
+
+Shapes: B utterances, F frames, N prediction heads, D features, K = 7 distortion labels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distill.hubert import frame_mask
+
+
+@dataclass
+class DistillationLoss:
+    """The parts of Eq. 2, each a mean over valid frames."""
+
+    total: Tensor
+    """l1 + cosine_weight * cosine."""
+    l1: Tensor
+    """Mean of `l1_per_layer`."""
+    cosine: Tensor
+    """Mean of `cosine_per_layer`."""
+    l1_per_layer: Tensor
+    """(N,), mean absolute error of each predicted layer."""
+    cosine_per_layer: Tensor
+    """(N,), mean of -log sigmoid(cosine similarity) of each predicted layer."""
+
+
+def distillation_loss(
+    predictions: Tensor,
+    targets: Tensor,
+    lengths: Tensor,
+    *,
+    cosine_weight: float = 1.0,
+    n_frames: Tensor | float | None = None,
+) -> DistillationLoss:
+    """Eq. 2 of the paper, as a mean instead of a sum.
+
+    For predicted layer i and frame t, with h the teacher's and p the student's features,
+
+        1/D ||h - p||_1  -  gamma * log sigmoid(cos(h, p))
+
+    averaged over the N layers and the valid frames: a constant times the paper's sum, and on batches without
+    padding the loss of DistilHuBERT in s3prl.
+
+    Args:
+        predictions: (B, N, F, D) of the student.
+        targets: (B, N, F, D) of the teacher.
+        lengths: (B,) valid frames.
+        cosine_weight: gamma.
+        n_frames: what to divide the sums over frames by; default: this batch's valid frames. In distributed
+            training, the valid frames of the global batch over the number of processes: then the average of
+            the gradients over processes is the gradient of the global mean.
+
+    Raises:
+        ValueError: if shapes differ.
+    """
+    if predictions.shape != targets.shape or predictions.dim() != 4:
+        raise ValueError(
+            f"predictions {tuple(predictions.shape)} and targets {tuple(targets.shape)} must both be "
+            "(B, N, F, D)"
+        )
+    valid = frame_mask(lengths, predictions.shape[2])[:, None]  # (B, 1, F)
+    if n_frames is None:
+        n_frames = lengths.sum()
+    with torch.autocast(predictions.device.type, enabled=False):
+        predictions, targets = predictions.float(), targets.float()
+        l1 = (predictions - targets).abs().mean(3).masked_fill(~valid, 0.0)  # (B, N, F)
+        similarity = F.cosine_similarity(predictions, targets, dim=3)
+        cosine = -F.logsigmoid(similarity).masked_fill(~valid, 0.0)
+        l1_per_layer = l1.sum((0, 2)) / n_frames
+        cosine_per_layer = cosine.sum((0, 2)) / n_frames
+    return DistillationLoss(
+        total=l1_per_layer.mean() + cosine_weight * cosine_per_layer.mean(),
+        l1=l1_per_layer.mean(),
+        cosine=cosine_per_layer.mean(),
+        l1_per_layer=l1_per_layer,
+        cosine_per_layer=cosine_per_layer,
+    )
+
+
+class DistortionClassifier(nn.Module):
+    """Guesses which distortions the student heard: mean pool over valid frames, then one linear layer.
+
+    (B, F, D) -> logits (B, K).
+    """
+
+    def __init__(self, dim: int, n_labels: int):
+        super().__init__()
+        self.linear = nn.Linear(dim, n_labels)
+
+    def forward(self, z: Tensor, lengths: Tensor, *, frozen: bool = False) -> Tensor:
+        """Classify.
+
+        Args:
+            z: (B, F, D), the last layer of the student.
+            lengths: (B,) valid frames.
+            frozen: let gradients through to z, but leave the classifier's own parameters alone (Eq. 4).
+        """
+        weight, bias = self.linear.weight, self.linear.bias
+        if frozen:
+            weight, bias = weight.detach(), bias.detach()
+        with torch.autocast(z.device.type, enabled=False):
+            valid = frame_mask(lengths, z.shape[1])[:, :, None]
+            pooled = z.float().masked_fill(~valid, 0.0).sum(1) / lengths[:, None]  # (B, D)
+            return F.linear(pooled, weight, bias)
+
+
+def classification_loss(
+    logits: Tensor, labels: Tensor, *, n_utterances: Tensor | float | None = None
+) -> Tensor:
+    """L_D: multi-label cross-entropy, a mean over utterances and labels.
+
+    Args:
+        logits: (B, K).
+        labels: (B, K) multi-hot; an utterance can carry several distortions.
+        n_utterances: what to divide the sum over utterances by; default B (see `distillation_loss`).
+    """
+    if n_utterances is None:
+        n_utterances = logits.shape[0]
+    per_utterance = F.binary_cross_entropy_with_logits(logits.float(), labels, reduction="none").mean(1)
+    return per_utterance.sum() / n_utterances

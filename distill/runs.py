@@ -1,0 +1,155 @@
+"""Run folders: what a training run writes, and the Lightning Trainer that writes it."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import json
+import os
+import platform
+import subprocess
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from torch import Tensor
+
+from distill.callbacks import GracefulStop, StepProgress
+from distill.config import Recipe, to_yaml
+from distill.errors import ConfigError, UserError
+
+
+def start_run_folder(recipe: Recipe, out: Path, *, resume: bool) -> None:
+    """Make the folder; refuse to write over another run."""
+    if not resume and (out / "checkpoints" / "last.ckpt").exists():
+        raise UserError(f"{out} holds a run already: go on with --resume {out}, or choose another --out")
+    if resume and not (out / "checkpoints" / "last.ckpt").exists():
+        raise UserError(f"{out} has no checkpoints/last.ckpt to resume from")
+    if is_follower():
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "recipe.yaml").write_text(to_yaml(recipe), encoding="utf-8")
+    (out / "versions.json").write_text(json.dumps(versions(), indent=2) + "\n", encoding="utf-8")
+
+
+def is_follower() -> bool:
+    """Whether this is one of several processes and not the first; known before any is connected."""
+    return any(int(os.environ.get(name, 0)) for name in ("LOCAL_RANK", "RANK", "SLURM_PROCID"))
+
+
+def versions() -> dict[str, str]:
+    """What this run was made with."""
+    found = {"python": platform.python_version()}
+    for name in ("robust-distilhubert", "torch", "torchaudio", "pytorch-lightning", "lhotse"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    git = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    found["git"] = git.stdout.strip() or "none"
+    return found
+
+
+def make_trainer(recipe: Recipe, out: Path, *, monitor: str = "val/loss", accumulate: int = 1) -> pl.Trainer:
+    """A Lightning Trainer with our callbacks and loggers; `recipe.trainer` is passed through.
+
+    Args:
+        recipe: its steps, validation, logging and trainer sections.
+        out: the run folder.
+        monitor: the checkpoint with the lowest value of this is kept as the best.
+        accumulate: for modules that leave accumulation to Lightning.
+    """
+    known = inspect.signature(pl.Trainer.__init__).parameters
+    for key in recipe.trainer:
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f": did you mean trainer.{close[0]}?" if close else ""
+            raise ConfigError(f"unknown key 'trainer.{key}'{hint}")
+    checkpoints = ModelCheckpoint(
+        dirpath=out / "checkpoints",
+        filename="best",
+        monitor=monitor,
+        mode="min",
+        save_last=True,
+        enable_version_counter=False,
+    )
+    options = recipe.optim
+    try:
+        return pl.Trainer(
+            max_steps=options.max_steps,
+            max_epochs=-1,
+            val_check_interval=min(recipe.validation.every_n_steps, options.max_steps),
+            check_val_every_n_epoch=None,
+            limit_val_batches=recipe.validation.max_batches or 1.0,
+            num_sanity_val_steps=0,
+            log_every_n_steps=recipe.logging.every_n_steps,
+            accumulate_grad_batches=accumulate,
+            logger=make_loggers(recipe, out),
+            callbacks=[checkpoints, StepProgress(recipe.name), GracefulStop()],
+            use_distributed_sampler=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=out,
+            **recipe.trainer,
+        )
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        raise ConfigError(f"trainer: {str(error).splitlines()[0]}") from None
+
+
+def make_loggers(recipe: Recipe, out: Path) -> list[Logger]:
+    """CSV and TensorBoard always; Weights & Biases online with an API key, otherwise offline."""
+    loggers: list[Logger] = [
+        CSVLogger(out, name="", version="csv"),
+        TensorBoardLogger(out, name="", version="tensorboard"),
+    ]
+    mode = recipe.logging.wandb
+    if mode == "auto":
+        mode = "online" if os.environ.get("WANDB_API_KEY") else "offline"
+    if mode != "off":
+        os.environ.setdefault("WANDB_SILENT", "true")
+        loggers.append(
+            WandbLogger(
+                name=recipe.name, project=recipe.logging.project, save_dir=out, offline=mode == "offline"
+            )
+        )
+    return loggers
+
+
+def fit(
+    trainer: pl.Trainer, module: pl.LightningModule, data: pl.LightningDataModule, out: Path, *, resume: bool
+) -> None:
+    """Train; leave `checkpoints/last.ckpt` behind whatever happens."""
+    last = out / "checkpoints" / "last.ckpt"
+    started = time.monotonic()
+    trainer.fit(module, datamodule=data, ckpt_path=str(last) if resume else None, weights_only=True)
+    if trainer.is_global_zero:
+        (out / "finished.json").write_text(
+            json.dumps({"steps": trainer.global_step, "seconds": round(time.monotonic() - started, 1)})
+            + "\n",
+            encoding="utf-8",
+        )
+
+
+def best_weights(out: Path, prefix: str) -> tuple[dict[str, Tensor], int] | None:
+    """Weights under `prefix` in the best checkpoint and its step; None if nothing was validated."""
+    best = out / "checkpoints" / "best.ckpt"
+    if not best.exists():
+        return None
+    checkpoint = torch.load(best, map_location="cpu", weights_only=True)
+    weights = {
+        name.removeprefix(prefix): value
+        for name, value in checkpoint["state_dict"].items()
+        if name.startswith(prefix)
+    }
+    return weights, checkpoint["global_step"]

@@ -1,0 +1,111 @@
+"""From a recipe to a trained model in a run folder.
+
+A run folder holds the resolved recipe, versions, logs (CSV, TensorBoard, Weights & Biases), checkpoints
+(`checkpoints/last.ckpt`, `checkpoints/best.ckpt`) and, in the end, `student.safetensors` + `student.json` (or
+`teacher.*`).
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytorch_lightning as pl
+
+from distill.checkpoints import load_teacher
+from distill.checkpoints.native import write as write_release
+from distill.config import CDM, AdaptRecipe, DistillRecipe, Recipe
+from distill.datamodule import SpeechData
+from distill.distillation import Distillation
+from distill.distortions import Distorter
+from distill.errors import ConfigError
+from distill.runs import best_weights, fit, make_trainer, start_run_folder, versions
+from distill.student import Student
+
+
+def run(recipe: Recipe, out: Path, *, resume: bool = False) -> Path:
+    """Do what a recipe of any kind says; returns the model it makes (see `train` and `adapt`)."""
+    if isinstance(recipe, DistillRecipe):
+        return train(recipe, out, resume=resume)
+    if isinstance(recipe, AdaptRecipe):
+        from distill.adaptation.run import adapt
+
+        return adapt(recipe, out, resume=resume)
+    start_run_folder(recipe, out, resume=resume)
+    provenance = {"recipe": recipe.name, "teacher": recipe.teacher, "versions": versions()}
+    return write_release(load_teacher(recipe.teacher), out, provenance)
+
+
+def train(recipe: DistillRecipe, out: Path, *, resume: bool = False) -> Path:
+    """Distil a student.
+
+    Args:
+        recipe: everything that matters.
+        out: the run folder; made if missing.
+        resume: go on from `out/checkpoints/last.ckpt`.
+
+    Returns:
+        Path of the released student, `out/student.safetensors`: the checkpoint with the lowest dev loss.
+
+    Raises:
+        UserError: for anything the user can mend: missing data or teacher, impossible options.
+    """
+    pl.seed_everything(recipe.seed, verbose=False)
+    start_run_folder(recipe, out, resume=resume)
+    teacher = load_teacher(recipe.teacher)
+    options = recipe.student
+    try:
+        student = Student.from_teacher(
+            teacher,
+            layers=options.layers,
+            targets=options.targets,
+            dropout=options.dropout,
+            attention_dropout=options.attention_dropout,
+            activation_dropout=options.activation_dropout,
+            cnn_grad_scale=options.cnn_grad_scale,
+            activation_checkpointing=options.activation_checkpointing,
+        )
+        module = Distillation(
+            teacher,
+            student,
+            Distorter.from_config(recipe.distortion, split="train"),
+            cdm=recipe.cdm,
+            cosine_weight=recipe.cosine_weight,
+            dat=recipe.dat,
+            optim=recipe.optim,
+            provenance={"recipe": recipe.name, "teacher": recipe.teacher, "versions": versions()},
+        )
+    except ValueError as error:
+        raise ConfigError(f"recipe {recipe.name}: {error}") from None
+    data = SpeechData(recipe, streams=sorted({s for s in CDM[recipe.cdm] if s}))
+    trainer = make_trainer(recipe, out)
+    say_start(trainer, module, recipe, out)
+    fit(trainer, module, data, out, resume=resume)
+    return release(trainer, module, out)
+
+
+def say_start(trainer: pl.Trainer, module: Distillation, recipe: Recipe, out: Path) -> None:
+    """One line that says what is about to happen."""
+    if trainer.is_global_zero:
+        encoder = sum(p.numel() for p in module.student.encoder.parameters()) / 1e6
+        teacher = sum(p.numel() for p in module.teacher.parameters()) / 1e6
+        print(
+            f"{recipe.name}: student {encoder:.1f} M, teacher {teacher:.1f} M parameters; "
+            f"{recipe.optim.max_steps} steps of {recipe.data.batch_size} utterances on "
+            f"{trainer.world_size} x {trainer.strategy.root_device.type}, {trainer.precision}; into {out}",
+            file=sys.stderr,
+        )
+
+
+def release(trainer: pl.Trainer, module: Distillation, out: Path) -> Path:
+    """Write the student of the best checkpoint as `student.safetensors` + `student.json`."""
+    path = out / "student.safetensors"
+    if trainer.is_global_zero:
+        best = best_weights(out, "student.")
+        step = trainer.global_step
+        if best is not None:
+            weights, step = best
+            module.student.load_state_dict(weights)
+        path = write_release(module.student, out, module.provenance | {"step": step})
+    trainer.strategy.barrier()
+    return path

@@ -1,0 +1,237 @@
+"""The training step: who hears what, who is updated, and that processes and micro-batches add up."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader
+
+sys.path.insert(0, str(Path(__file__).parent))
+from ddp_worker import STEPS, make_batches, make_module, make_trainer
+
+from distill.config import OptimConfig
+from distill.distillation import Distillation
+from distill.distortions import LABELS
+from distill.objective import classification_loss, distillation_loss
+
+
+def fit(module: Distillation, batches, **options) -> pl.Trainer:
+    trainer = make_trainer(**options)
+    trainer.fit(module, DataLoader(batches, batch_size=None))
+    return trainer
+
+
+def trained(module: Distillation) -> dict[str, torch.Tensor]:
+    return {name: p for name, p in module.state_dict().items() if not name.startswith("teacher.")}
+
+
+def largest_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    assert a.keys() == b.keys()
+    return max((a[name] - b[name]).abs().max().item() for name in a)
+
+
+@pytest.mark.parametrize("cdm", ["none", "setup1", "setup2", "setup2_same"])
+def test_each_setup_gives_teacher_and_student_what_the_paper_says(cdm):
+    module = make_module(dat=False, cdm=cdm)
+    batch = make_batches(1)[0]
+    teacher_waves, _ = module.hear(batch, module.teacher_hears)
+    student_waves, labels = module.hear(batch, module.student_hears)
+    clean = batch.waveforms
+    assert torch.equal(teacher_waves, clean) == (cdm in ("none", "setup1"))
+    assert torch.equal(student_waves, clean) == (cdm == "none")
+    assert torch.equal(teacher_waves, student_waves) == (cdm in ("none", "setup2_same"))
+    assert labels.shape == (len(batch), len(LABELS))
+    if cdm == "none":
+        assert labels[:, LABELS.index("clean")].all()
+
+
+@pytest.mark.parametrize("dat", [False, True])
+def test_one_step_matches_the_equations_written_out(dat):
+    """Loss, classifier-then-student order and both AdamW updates against a plain PyTorch transcription."""
+    batch = make_batches(1)[0]
+    # A constant rate: one step at full rate.
+    optim = OptimConfig(max_steps=STEPS, lr=1e-3, warmup=0.0, clip_norm=0.0)
+    module = make_module(dat, optim=optim)
+    reference = make_module(dat, optim=optim)
+
+    adam = {"lr": 1e-3, "betas": (0.9, 0.98), "eps": 1e-6, "weight_decay": 1e-6}
+    teacher_waves, _ = reference.hear(batch, "teacher")
+    student_waves, labels = reference.hear(batch, "student")
+    out = reference.student(student_waves, batch.lengths)
+    with torch.no_grad():
+        states = reference.teacher(teacher_waves, batch.lengths).hidden_states
+    targets = torch.stack([states[layer] for layer in (1, 2, 3)], 1)
+    total = distillation_loss(out.predictions, targets, out.lengths).total
+    if dat:
+        classifier = reference.classifier
+        classifier_adam = torch.optim.AdamW(classifier.parameters(), **adam)
+        classification_loss(classifier(out.z.detach(), out.lengths), labels).backward()
+        classifier_adam.step()
+        classifier.requires_grad_(False)
+        total = total - 0.1 * classification_loss(classifier(out.z, out.lengths), labels)
+    student_adam = torch.optim.AdamW(reference.student.parameters(), **adam)
+    total.backward()
+    student_adam.step()
+
+    fit(module, [batch], max_steps=1)
+    assert largest_difference(trained(module), trained(reference)) < 1e-6
+
+
+def test_the_teacher_stays_in_eval_mode_and_untouched():
+    module = make_module(dat=True, dropout=0.1)
+    before = {name: value.clone() for name, value in module.teacher.state_dict().items()}
+    modes = []
+    module.teacher.register_forward_hook(lambda *_: modes.append(module.teacher.training))
+    module.student.register_forward_hook(lambda *_: modes.append(not module.student.training))
+    fit(module, make_batches(3), max_steps=3)
+    assert modes and not any(modes)
+    assert all(torch.equal(value, before[name]) for name, value in module.teacher.state_dict().items())
+
+
+def test_the_student_learns():
+    module = make_module(dat=True, dropout=0.1, optim=OptimConfig(max_steps=60, lr=3e-3))
+    batches = make_batches(2)
+    losses = []
+
+    class Watch(pl.Callback):
+        def on_train_batch_end(self, trainer, *_):
+            losses.append(float(trainer.callback_metrics["train/loss"]))
+
+    fit(module, batches, max_steps=60, callbacks=[Watch()])
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+
+
+def test_steps_are_student_updates_with_dat_on_and_off():
+    seen = {}
+    for dat in (False, True):
+        module = make_module(dat)
+        count = 0
+
+        def counted(batch, index, step=module.training_step):
+            nonlocal count
+            count += 1
+            return step(batch, index)
+
+        module.training_step = counted
+        trainer = fit(module, make_batches(3), max_steps=7)
+        seen[dat] = (count, trainer.global_step)
+    assert seen[False] == seen[True] == (7, 7)
+
+
+@pytest.mark.parametrize("dat", [False, True])
+def test_micro_batches_add_up_to_the_whole_batch(dat):
+    """With lambda 0: in parts, the student meets the classifier of the previous update."""
+    states = []
+    for accumulate in (1, 3):
+        module = make_module(dat, accumulate, weight=0.0)
+        fit(module, make_batches())
+        states.append(trained(module))
+    assert largest_difference(*states) < 1e-5
+
+
+def test_the_gradient_of_the_distortion_loss_is_reversed_for_the_student():
+    module = make_module(dat=True)
+    batch = make_batches(1)[0]
+    waves, labels = module.hear(batch, "student")
+    out = module.student(waves, batch.lengths)
+    loss = module._adversarial_loss(out, labels, torch.tensor(float(len(batch))))
+    loss.backward()
+    assert all(p.grad is None for p in module.classifier.parameters())
+    assert module.student.encoder.projection.weight.grad.abs().sum() > 0
+
+
+def test_the_gradient_is_clipped():
+    module = make_module(dat=False, optim=OptimConfig(max_steps=STEPS, clip_norm=0.01))
+    norms = []
+
+    class Watch(pl.Callback):
+        def on_before_zero_grad(self, trainer, pl_module, optimizer):
+            grads = [p.grad for p in pl_module.student.parameters()]
+            norms.append(torch.stack([g.norm() for g in grads]).norm().item())
+
+    trainer = fit(module, make_batches(2), max_steps=2, callbacks=[Watch()])
+    assert max(norms) <= 0.0101
+    assert float(trainer.callback_metrics["gradient_norm"]) > 0.01  # the logged one is before clipping
+
+
+def test_bfloat16_stays_near_single_precision():
+    full, low = make_module(dat=True), make_module(dat=True)
+    fit(full, make_batches(2), max_steps=2)
+    fit(low, make_batches(2), max_steps=2, precision="bf16-mixed")
+    assert 0 < largest_difference(trained(full), trained(low)) < 5e-3
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
+def test_precisions_on_a_gpu(precision):
+    module = make_module(dat=True)
+    trainer = fit(module, make_batches(2), max_steps=2, accelerator="gpu", devices=1, precision=precision)
+    assert torch.isfinite(trainer.callback_metrics["train/loss"])
+
+
+def test_schedule_is_linear_warm_up_and_decay():
+    from transformers import get_linear_schedule_with_warmup
+
+    optim = OptimConfig(max_steps=100, warmup=0.07)
+    adam = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    reference = get_linear_schedule_with_warmup(adam, num_warmup_steps=7, num_training_steps=100)
+    for step in range(101):
+        assert optim.schedule(step) == pytest.approx(reference.get_last_lr()[0])
+        adam.step()
+        reference.step()
+
+
+def test_resuming_gives_the_same_weights_as_never_stopping(tmp_path):
+    batches = make_batches()
+    whole = make_module(dat=True)
+    fit(whole, batches)
+
+    first = make_module(dat=True)
+    trainer = make_trainer(max_steps=4)
+    trainer.fit(first, DataLoader(batches, batch_size=None))
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    second = make_module(dat=True)
+    trainer = make_trainer()
+    loader = DataLoader(batches[4:], batch_size=None)
+    trainer.fit(second, loader, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+    assert trainer.global_step == STEPS
+    assert largest_difference(trained(whole), trained(second)) < 1e-6
+
+
+def test_a_checkpoint_holds_no_teacher_and_says_what_it_is(tmp_path):
+    module = make_module(dat=True)
+    trainer = fit(module, make_batches(1), max_steps=1)
+    trainer.save_checkpoint(tmp_path / "x.ckpt")
+    checkpoint = torch.load(tmp_path / "x.ckpt", weights_only=True)
+    assert not any(name.startswith("teacher.") for name in checkpoint["state_dict"])
+    assert checkpoint["distill"]["kind"] == "student"
+    assert checkpoint["distill"]["architecture"]["targets"] == [1, 2, 3]
+
+
+def test_dat_without_distortions_is_refused():
+    with pytest.raises(ValueError, match="dat needs distorted speech"):
+        make_module(dat=True, cdm="none")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dat,accumulate", [(False, 1), (True, 1), (True, 2)])
+def test_two_processes_equal_one(tmp_path, dat, accumulate):
+    """Ten steps on the same global batches, split unevenly: same weights, identical on both processes."""
+    single = make_module(dat, accumulate)
+    fit(single, make_batches())
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0"]
+    worker = Path(__file__).with_name("ddp_worker.py")
+    done = subprocess.run(
+        [*command, str(worker), str(tmp_path), str(dat), str(accumulate)],
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
+    assert largest_difference(*ranks) == 0.0
+    assert largest_difference(ranks[0], trained(single)) < 1e-5
