@@ -178,13 +178,14 @@ def masked_instance_norm(x: Tensor, lengths: Tensor | None, norm: nn.GroupNorm) 
         full = x.float()
         if lengths is None:
             return F.group_norm(full, norm.num_groups, norm.weight, norm.bias, norm.eps).to(x.dtype)
-        valid = frame_mask(lengths, x.shape[2])[:, None]  # (B, 1, F)
+        # Few passes over memory: this is the largest tensor of the model.
+        valid = frame_mask(lengths, x.shape[2]).float()  # (B, F)
         count = lengths[:, None, None]
-        mean = full.masked_fill(~valid, 0.0).sum(2, keepdim=True) / count
-        centred = (full - mean).masked_fill(~valid, 0.0)
-        variance = centred.square().sum(2, keepdim=True) / count  # (B, C, 1)
+        mean = full @ valid[:, :, None] / count  # (B, C, 1)
+        centred = (full - mean) * valid[:, None]
+        variance = torch.linalg.vector_norm(centred, dim=2, keepdim=True).square() / count
         scale = norm.weight[:, None] * torch.rsqrt(variance + norm.eps)
-        return (centred * scale + norm.bias[:, None]).to(x.dtype)
+        return torch.addcmul(norm.bias[:, None], centred, scale).to(x.dtype)
 
 
 class PositionalConv(nn.Module):

@@ -35,7 +35,7 @@ CONFIGS: dict[str, HubertConfig] = {
     "large": replace(SMALL, conv_norm="layer", conv_bias=True, normalize_input=True, pre_norm=True),
     "student": replace(SMALL, projection_norm=False, layers=1),
 }
-TOLERANCE = 1e-5
+TOLERANCE = 2e-5  # 1e-4 is promised
 
 
 def encoder(config: HubertConfig, **changes) -> HubertEncoder:
