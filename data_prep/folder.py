@@ -110,7 +110,9 @@ def _read_headers(root: Path, files: list[Path], jobs: int) -> tuple[Cuts, Skipp
     skipped: Skipped = []
     owners: dict[str, Path] = {}
     with ThreadPoolExecutor(jobs) as pool:
-        results = tqdm(pool.map(read, files), total=len(files), desc="reading headers", unit="file")
+        results = tqdm(
+            pool.map(read, files), total=len(files), desc="reading headers", unit="file", disable=None
+        )
         for path, found in zip(files, results, strict=True):
             if isinstance(found, str):
                 skipped.append((path, found))

@@ -147,7 +147,8 @@ def prepare(out: Path, *, seed: int = 0, hours: float | None = None, size: str =
     stamp.unlink(missing_ok=True)
     sets = {}
     for name, n_clips, make in _sets(out, seed, hours, _SIZES[size]):
-        cuts = [make(f"{name}-{i:05d}", i) for i in tqdm(range(n_clips), desc=name, unit="clip")]
+        numbers = tqdm(range(n_clips), desc=name, unit="clip", disable=None)
+        cuts = [make(f"{name}-{i:05d}", i) for i in numbers]
         write_cuts(cuts, out / f"{name}.jsonl.gz")
         sets[name] = {"cuts": n_clips, "hours": round(sum(cut.duration for cut in cuts) / 3600, 5)}
     stamp.write_text(json.dumps(settings | {"sets": sets}, indent=2) + "\n", encoding="utf-8")

@@ -95,7 +95,9 @@ def build_parser() -> argparse.ArgumentParser:
 
     export = add_verb(verbs, "export", "write a model in another library's format", run_export)
     export.add_argument("checkpoint", help="file or run folder of a student or teacher")
-    export.add_argument("--to", required=True, metavar="FORMAT", help="native or huggingface")
+    export.add_argument(
+        "--to", required=True, choices=("native", "huggingface"), help="native or huggingface"
+    )
     export.add_argument("--out", type=Path, required=True, help="folder to write")
 
     data = verbs.add_parser("data", help="prepare corpora, materialise distorted test sets")
@@ -154,9 +156,9 @@ def add_run_options(parser: argparse.ArgumentParser, what: str) -> None:
 
 def run_demo(options: argparse.Namespace) -> None:
     """`distill demo`."""
-    from distill.demo import run
+    from distill.demo import run_demo as tell
 
-    run(options.out)
+    print(tell(options.out))
 
 
 def run_train(options: argparse.Namespace) -> None:
@@ -196,10 +198,9 @@ def run_export(options: argparse.Namespace) -> None:
     """`distill export`."""
     from distill.checkpoints import export, inspect, load_student, load_teacher
 
-    kind = inspect(options.checkpoint).kind
-    model = load_student(options.checkpoint) if kind == "student" else load_teacher(options.checkpoint)
-    export(model, options.to, options.out)
-    print(options.out)
+    info = inspect(options.checkpoint)
+    model = load_student(options.checkpoint) if info.kind == "student" else load_teacher(options.checkpoint)
+    print(export(model, options.to, options.out, provenance=info.provenance))
 
 
 def run_prepare(options: argparse.Namespace) -> None:

@@ -339,7 +339,7 @@ def _read(recipe: str, seen: tuple[str, ...]) -> Any:
     if str(path) in seen:
         raise ConfigError(f"{path}: extends itself, by way of {' -> '.join([*seen, str(path)])}")
     try:
-        values = OmegaConf.create(path.read_text(encoding="utf-8"))
+        values: Any = OmegaConf.create(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         line = getattr(getattr(error, "problem_mark", None), "line", None)
         where = f", line {line + 1}" if line is not None else ""

@@ -90,9 +90,14 @@ def materialise(
     distorted = DistortedSet(cuts, condition, NoiseReader(noises), seed=seed)
     out.mkdir(parents=True, exist_ok=True)
     rows = []
-    for batch, waveforms, lengths, plan in tqdm(
-        distorted.batches(), total=-(-len(distorted.cuts) // 16), desc=f"distort: {condition}", unit="batch"
-    ):
+    progress = tqdm(
+        distorted.batches(),
+        total=-(-len(distorted.cuts) // 16),
+        desc=f"distort: {condition}",
+        unit="batch",
+        disable=None,
+    )
+    for batch, waveforms, lengths, plan in progress:
         for cut, wave, length, done in zip(batch, waveforms, lengths, plan.utterances, strict=True):
             file = out / f"{re.sub(r'[^A-Za-z0-9._-]+', '_', cut.id)}.flac"
             samples = wave[: int(length)]

@@ -40,14 +40,16 @@ class ProbeTask:
 
 def label_of(cut: Cut) -> str:
     """The class of a cut of our manifests: custom field `label` of the cut or of its supervision."""
-    places = [cut.custom or {}, *(s.custom or {} for s in cut.supervisions)]
+    places = [getattr(cut, "custom", None) or {}, *(s.custom or {} for s in cut.supervisions)]
     for place in places:
         if "label" in place:
             return str(place["label"])
     raise DataError(f"{cut.id} has no label")
 
 
-def features(encoder: torch.nn.Module, dataset: DistortedSet, label: Callable[[Cut], str]) -> tuple:
+def features(
+    encoder: torch.nn.Module, dataset: DistortedSet, label: Callable[[Cut], str]
+) -> tuple[np.ndarray, np.ndarray]:
     """(N, D) features and N labels of a set."""
     encoder.eval()
     vectors, labels = [], []
@@ -79,12 +81,12 @@ def probe(
     """
     train = features(encoder, DistortedSet(task.train, "clean"), task.label)
     dev = features(encoder, DistortedSet(task.dev, "clean"), task.label)
-    classifiers = [fit_linear(*train, strength) for strength in STRENGTHS]
-    best = max(classifiers, key=lambda classifier: classifier.score(*dev))
+    classifiers = [fit_linear(train[0], train[1], strength) for strength in STRENGTHS]
+    best = max(classifiers, key=lambda classifier: classifier.score(dev[0], dev[1]))
     accuracies = {}
     for name, condition in conditions.items():
         test = features(encoder, DistortedSet(task.test, condition, noises, seed=seed), task.label)
-        accuracies[name] = 100.0 * float(best.score(*test))
+        accuracies[name] = 100.0 * float(best.score(test[0], test[1]))
     return accuracies
 
 

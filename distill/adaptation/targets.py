@@ -330,4 +330,6 @@ def _bar(
 ) -> Iterable[tuple[str, Tensor]]:
     from tqdm import tqdm
 
-    return tqdm(utterances, desc=description, unit="utt", disable=None if progress else True)  # None: terminals only
+    return tqdm(
+        utterances, desc=description, unit="utt", disable=None if progress else True
+    )  # None: terminals only

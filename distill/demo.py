@@ -1,0 +1,250 @@
+"""The whole story on synthetic speech, offline: a teacher is born, students are distilled, noise is heard.
+
+mini corpora -> mini HuBERT (masked prediction) -> s1 (plain DistilHuBERT) and s4 (setup2) -> a linear keyword
+probe trained on clean speech -> accuracy on clean and distorted speech. The numbers are what came out.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from lhotse import CutSet
+from torch import nn
+
+from distill.checkpoints import load_student, load_teacher
+from distill.config import load
+from distill.data import NoiseReader, open_cuts
+from distill.errors import UserError
+from distill.training import run
+
+CONDITIONS = ("clean", "2-dist", "fsd", "dns")
+STUDENTS = {"s1": "none", "s4": "setup2"}  # name: cdm
+SEEDS = (0, 1, 2)
+N_KEYWORDS = 10
+TEACHER_STEPS = 300
+STUDENT_STEPS = 80
+
+
+@dataclass
+class Result:
+    """Accuracies of one model: by condition, one per seed, in per cent."""
+
+    name: str
+    accuracies: dict[str, list[float]]
+
+    def mean(self, condition: str) -> float:
+        """Over seeds."""
+        return float(np.mean(self.accuracies[condition]))
+
+    def spread(self, condition: str) -> float:
+        """Largest minus smallest over seeds."""
+        return float(np.ptp(self.accuracies[condition]))
+
+
+def run_demo(out: Path) -> str:
+    """Make everything in `out`; what is there already is not made again.
+
+    Returns:
+        The table and what it says, as Markdown.
+
+    Raises:
+        UserError: if the teacher is below three times chance on clean speech.
+    """
+    from downstream.probe import ProbeTask, label_of, probe
+
+    started = time.monotonic()
+    say(f"everything goes to {out}/", started)
+    data = out / "data"
+    prepare_corpora(data)
+    say(f"speech and noise made ({data}); next: pre-training a mini HuBERT", started)
+    teacher_run = train_once("mini_teacher", out / "runs" / "teacher", data, TEACHER_STEPS, seed=0)
+    teacher = load_teacher(str(teacher_run))
+    models: dict[str, list[nn.Module]] = {"teacher": [teacher]}
+    for name, cdm in STUDENTS.items():
+        models[name] = []
+        for seed in SEEDS:
+            say(f"distilling {name} (cdm: {cdm}), seed {seed}", started)
+            folder = out / "runs" / f"{name}-seed{seed}"
+            options = [f"cdm={cdm}", f"teacher={teacher_run}"]
+            student_run = train_once("mini", folder, data, STUDENT_STEPS, seed=seed, options=options)
+            models[name].append(load_student(str(student_run)).encoder)
+    say("probing for keywords: a linear classifier trained on clean speech", started)
+    noises = NoiseReader(test_noises(data))
+    task = ProbeTask(*(keyword_set(data, split) for split in ("train", "dev", "test")), label=label_of)
+    results = []
+    for name, encoders in models.items():
+        runs = [probe(encoder, task, {c: c for c in CONDITIONS}, noises) for encoder in encoders]
+        results.append(Result(name, {c: [accuracies[c] for accuracies in runs] for c in CONDITIONS}))
+    report = write_report(results, out)
+    say("drawing curves and t-SNE, writing audio", started)
+    draw_curves(out)
+    draw_tsne({name: encoders[0] for name, encoders in models.items()}, data, noises, out / "tsne.png")
+    write_audio(keyword_set(data, "test"), noises, out / "audio")
+    say(f"done: {out}/table.md, curves.png, tsne.png, audio/, runs/ (with offline wandb runs)", started)
+    chance = 100.0 / N_KEYWORDS
+    if results[0].mean("clean") < 3 * chance:
+        raise UserError(
+            f"the demo's teacher is at {results[0].mean('clean'):.1f} % on clean keywords, below three times "
+            f"chance ({3 * chance:.0f} %): its students mean nothing; please report this with {out}/table.md"
+        )
+    return report
+
+
+def say(what: str, started: float) -> None:
+    """One line of progress."""
+    minutes, seconds = divmod(int(time.monotonic() - started), 60)
+    print(f"[{minutes}:{seconds:02d}] {what}", file=sys.stderr, flush=True)
+
+
+def prepare_corpora(data: Path) -> None:
+    """Speech, keywords, noises and room responses."""
+    from data_prep import CORPORA
+
+    CORPORA["mini"](None, data)
+
+
+def train_once(
+    recipe: str, folder: Path, data: Path, steps: int, *, seed: int, options: Sequence[str] = ()
+) -> Path:
+    """Run a recipe in `folder`, or go on with it, or leave it when it is done."""
+    done = folder / ("teacher.safetensors" if recipe == "mini_teacher" else "student.safetensors")
+    if not done.exists():
+        resolved = load(
+            recipe,
+            [
+                f"name={folder.name}",
+                f"data.root={data}",
+                f"seed={seed}",
+                f"optim.max_steps={steps}",
+                f"validation.every_n_steps={steps // 2}",
+                "validation.max_batches=6",
+                "data.max_samples=32000",
+                "logging.wandb=offline",
+                *options,
+            ],
+        )
+        run(resolved, folder, resume=(folder / "checkpoints" / "last.ckpt").exists())
+    return folder
+
+
+def keyword_set(data: Path, split: str) -> CutSet:
+    """Single spoken keywords; the speakers of test are in no other split."""
+    return open_cuts(str(data / f"keywords_{split}.jsonl.gz"))
+
+
+def test_noises(data: Path) -> dict[str, list[str]]:
+    """Noises of the test conditions; fsd, dns and rooms are never heard in training."""
+    return {name: [str(data / f"{name}_test.jsonl.gz")] for name in ("musan", "wham", "fsd", "dns", "rir")}
+
+
+def write_report(results: Sequence[Result], out: Path) -> str:
+    """The table and its reading, as `table.md` and `results.json`."""
+    header = ["accuracy (%)", *CONDITIONS]
+    rows = [[r.name, *(cell(r, c) for c in CONDITIONS)] for r in results]
+    by_name = {r.name: r for r in results}
+    plain, robust = by_name["s1"], by_name["s4"]
+    change = [relative_error_change(plain.mean(c), robust.mean(c)) for c in CONDITIONS]
+    rows.append(["s4: change of errors against s1", *change])
+    lines = ["| " + " | ".join(row) + " |" for row in [header, *rows]]
+    lines.insert(1, "|---" * len(header) + "|")
+    reading = [verdict(plain, robust, condition) for condition in CONDITIONS]
+    text = "\n".join(
+        [
+            *lines,
+            "",
+            f"Linear keyword probe, {N_KEYWORDS} words (chance {100 / N_KEYWORDS:.0f} %), test "
+            f"speakers unseen in training; students: mean over {len(SEEDS)} seeds, "
+            "in brackets largest minus smallest.",
+            "",
+            *(f"- {line}" for line in reading),
+        ]
+    )
+    (out / "table.md").write_text(text + "\n", encoding="utf-8")
+    values = {r.name: r.accuracies for r in results}
+    (out / "results.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    return text
+
+
+def cell(result: Result, condition: str) -> str:
+    """Mean and, in brackets, spread."""
+    mean = f"{result.mean(condition):.1f}"
+    return mean if len(result.accuracies[condition]) == 1 else f"{mean} ({result.spread(condition):.1f})"
+
+
+def relative_error_change(before: float, after: float) -> str:
+    """Change of the error rate from accuracy `before` to `after`, in per cent of the former."""
+    if before >= 100.0:
+        return "-" if after >= 100.0 else "from no errors"
+    return f"{100.0 * (before - after) / (100.0 - before):+.0f} %"
+
+
+def verdict(plain: Result, robust: Result, condition: str) -> str:
+    """What the difference between s1 and s4 is worth: nothing, if the seeds spread as far."""
+    difference = robust.mean(condition) - plain.mean(condition)
+    spread = max(plain.spread(condition), robust.spread(condition))
+    if abs(difference) <= spread:
+        return f"{condition}: no difference (s4 {difference:+.1f} points, spread over seeds {spread:.1f})"
+    better, worse = ("s4", "s1") if difference > 0 else ("s1", "s4")
+    return (
+        f"{condition}: {better} is better than {worse} by {abs(difference):.1f} points (spread {spread:.1f})"
+    )
+
+
+def draw_curves(out: Path) -> Path:
+    """Training and dev losses of every run, from their CSV logs."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for run_folder in sorted((out / "runs").iterdir()):
+        axis = left if run_folder.name == "teacher" else right
+        log = read_log(run_folder / "csv" / "metrics.csv")
+        (line,) = axis.plot(*log["train/loss"], alpha=0.6, label=run_folder.name)
+        axis.plot(*log["val/loss"], "o--", color=line.get_color())
+    left.set(title="mini HuBERT: masked prediction", xlabel="step", ylabel="loss (dots: dev)")
+    right.set(title="students: distillation", xlabel="step", ylabel="loss (dots: dev)")
+    right.legend(fontsize=8)
+    path = out / "curves.png"
+    figure.savefig(path, dpi=150)
+    return path
+
+
+def read_log(path: Path) -> dict[str, tuple[list[float], list[float]]]:
+    """By metric, steps and values."""
+    log: dict[str, tuple[list[float], list[float]]] = {}
+    with path.open(encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            for name, value in row.items():
+                if value:
+                    steps, values = log.setdefault(name, ([], []))
+                    steps.append(float(row["step"]))
+                    values.append(float(value))
+    return log
+
+
+def draw_tsne(models: Mapping[str, nn.Module], data: Path, noises: NoiseReader, path: Path) -> Path:
+    """Fig. 2 for the demo's models."""
+    from analysis.tsne import draw, project, split_means
+
+    speech = open_cuts(str(data / "speech_test.jsonl.gz")).subset(first=60)
+    return draw({name: project(split_means(m, speech, noises)) for name, m in models.items()}, path)
+
+
+def write_audio(cuts: CutSet, noises: NoiseReader, folder: Path) -> None:
+    """Four utterances under every condition, to listen to."""
+    from downstream.distorted_sets import DistortedSet
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for condition in CONDITIONS:
+        for batch, waves, lengths, _ in DistortedSet(cuts.subset(first=4), condition, noises).batches():
+            for cut, wave, length in zip(batch, waves, lengths, strict=True):
+                samples = wave[: int(length)].clamp(-1, 1).numpy()
+                soundfile.write(folder / f"{cut.id}_{condition}.flac", samples, 16_000)
