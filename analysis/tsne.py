@@ -15,18 +15,10 @@ import torch
 from lhotse import CutSet
 
 from distill.data import NoiseReader, open_cuts
-from distill.distortions import CONDITIONS, DistortionConfig
 from distill.errors import UserError
-from downstream.distorted_sets import DistortedSet, embed
+from downstream.distorted_sets import DistortedSet, embed, find_condition, load_encoder
 
-KINDS: dict[str, DistortionConfig] = {
-    "clean": CONDITIONS["clean"],
-    "musan": DistortionConfig(additive=("musan",), non_additive=("none",)),
-    "gaussian": DistortionConfig(additive=("gaussian",), non_additive=("none",)),
-    "reverb": DistortionConfig(additive=("none",), non_additive=("reverb",)),
-    "fsd": CONDITIONS["fsd"],
-    "dns": CONDITIONS["dns"],
-}
+KINDS = ("clean", "musan", "gaussian", "reverb", "fsd", "dns")
 COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown")  # as in Fig. 2
 
 
@@ -36,7 +28,8 @@ def split_means(
     """By kind of speech, (splits, D). Kinds whose noise is not given are left out."""
     encoder.eval()
     means = {}
-    for kind, config in KINDS.items():
+    for kind in KINDS:
+        config = find_condition(kind)
         needed = {name for name in config.additive if name not in ("gaussian", "none")}
         needed |= {"rir"} if config.rir else set()
         if not needed <= noises.corpora.keys():
@@ -73,7 +66,7 @@ def draw(projections: Mapping[str, Mapping[str, np.ndarray]], out: Path) -> Path
         axis.axis("off")
     for axis, (model, kinds) in zip(axes.flat, projections.items(), strict=False):
         for kind, points in kinds.items():
-            colour = COLOURS[list(KINDS).index(kind)]
+            colour = COLOURS[KINDS.index(kind)]
             axis.scatter(*points.T, s=14, color=colour, alpha=0.75, linewidths=0, label=kind)
         axis.set(title=model, xticks=[], yticks=[])
     handles, labels = axes.flat[0].get_legend_handles_labels()
@@ -100,15 +93,11 @@ def plot(
         out: picture to write (.png, .pdf, .svg).
         seed: of distortions and t-SNE.
     """
-    from distill.checkpoints import inspect, load_student, load_teacher
-
     if out.suffix not in (".png", ".pdf", ".svg"):
         raise UserError(f"{out}: the picture must end in .png, .pdf or .svg")
     cuts, reader = open_cuts(speech), NoiseReader(noises)
     projections = {}
     for checkpoint in checkpoints:
-        student = inspect(checkpoint).kind == "student"
-        encoder = load_student(checkpoint).encoder if student else load_teacher(checkpoint)
-        name = Path(checkpoint).name
-        projections[name] = project(split_means(encoder, cuts, reader, seed=seed), seed=seed)
+        means = split_means(load_encoder(checkpoint), cuts, reader, seed=seed)
+        projections[Path(checkpoint).name] = project(means, seed=seed)
     return draw(projections, out)

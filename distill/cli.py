@@ -21,6 +21,8 @@ EXAMPLES = {
     "export": "distill export runs/s4 --to huggingface --out s4-hf",
     "data prepare": "distill data prepare folder --root my_speech --out data/mine",
     "data distort": "distill data distort my_speech distorted --condition 2-dist --noise musan=noises/",
+    "probe linear": "distill probe linear runs/s1 runs/s4 --train 'kws.tsv?split=train' \\\n"
+    "    --dev 'kws.tsv?split=dev' --test 'kws.tsv?split=test' --condition fsd --noise fsd=noises/",
     "tsne": "distill tsne runs/s1 runs/s4 --speech data/mini/speech_test.jsonl.gz --out tsne.png",
 }
 
@@ -112,23 +114,34 @@ def build_parser() -> argparse.ArgumentParser:
     distort.add_argument("speech", help="manifest, TSV or folder of audio")
     distort.add_argument("out", type=Path, help="folder for FLAC files and distortions.tsv")
     distort.add_argument("--condition", default="2-dist", help="clean, 2-dist, fsd or dns (2-dist)")
-    distort.add_argument(
-        "--noise",
-        action="append",
-        default=[],
-        metavar="CORPUS=SOURCE",
-        help="where musan, wham, fsd, dns or rir recordings are; repeat for several",
-    )
+    add_noise_option(distort)
     distort.add_argument("--seed", type=int, default=0, help="another seed, other distortions (0)")
+
+    probe = verbs.add_parser("probe", help="what can be read off a model's representations")
+    probe.set_defaults(run=lambda _: probe.print_help())
+    probe_verbs = probe.add_subparsers(title="verbs", metavar="VERB")
+    linear = add_verb(
+        probe_verbs,
+        "probe linear",
+        "a linear classifier on the last layer, trained on clean speech",
+        run_linear,
+    )
+    linear.add_argument("checkpoints", nargs="+", help="students or teachers")
+    for split in ("train", "dev", "test"):
+        linear.add_argument(f"--{split}", required=True, help="manifest, TSV or folder with classes")
+    linear.add_argument("--label", default="label", help="column or custom field with the class (label)")
+    linear.add_argument(
+        "--condition", action="append", help="to test under; repeat for several (clean, 2-dist)"
+    )
+    add_noise_option(linear)
+    linear.add_argument("--seed", type=int, default=0, help="another seed, other distortions (0)")
 
     tsne = add_verb(verbs, "tsne", "t-SNE of the last layer, clean and distorted (Fig. 2)", run_tsne)
     tsne.add_argument("checkpoints", nargs="+", help="students or teachers")
     tsne.add_argument("--speech", required=True, help="manifest, TSV or folder of audio")
-    tsne.add_argument(
-        "--noise", action="append", default=[], metavar="CORPUS=SOURCE", help="as for data distort"
-    )
+    add_noise_option(tsne)
     tsne.add_argument("--out", type=Path, default=Path("tsne.png"), help="picture to write (tsne.png)")
-    tsne.add_argument("--seed", type=int, default=0)
+    tsne.add_argument("--seed", type=int, default=0, help="of distortions and t-SNE (0)")
     return parser
 
 
@@ -152,6 +165,17 @@ def add_run_options(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--out", type=Path, help="run folder (runs/NAME)")
     parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with an interrupted run")
     parser.add_argument("--print", action="store_true", help="print the resolved recipe and stop")
+
+
+def add_noise_option(parser: argparse.ArgumentParser) -> None:
+    """Where noise is, for verbs that distort."""
+    parser.add_argument(
+        "--noise",
+        action="append",
+        default=[],
+        metavar="CORPUS=SOURCE",
+        help="where musan, wham, fsd, dns or rir recordings are; repeat for several",
+    )
 
 
 def run_demo(options: argparse.Namespace) -> None:
@@ -218,6 +242,18 @@ def run_distort(options: argparse.Namespace) -> None:
 
     sources = noise_sources(options.noise)
     print(materialise(options.speech, options.out, options.condition, sources, seed=options.seed))
+
+
+def run_linear(options: argparse.Namespace) -> None:
+    """`distill probe linear`."""
+    from distill.data import NoiseReader, open_cuts
+    from downstream.probe import ProbeTask, probe_all
+
+    splits = (open_cuts(source) for source in (options.train, options.dev, options.test))
+    task = ProbeTask(*splits, column=options.label)
+    noises = NoiseReader(noise_sources(options.noise))
+    conditions = options.condition or ["clean", "2-dist"]
+    print(probe_all(options.checkpoints, task, conditions, noises, seed=options.seed))
 
 
 def run_tsne(options: argparse.Namespace) -> None:

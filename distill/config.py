@@ -145,7 +145,7 @@ class DataConfig:
     workers: int = 4
     """Data loading processes per training process."""
     buckets: int = 30
-    """Batches hold utterances of similar duration, drawn from this many duration buckets."""
+    """Batches hold utterances of similar duration, drawn from this many duration buckets; 1: of any."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -182,8 +182,12 @@ class LoggingConfig:
     """Steps between two log lines."""
 
     def __post_init__(self) -> None:
+        if self.wandb == "False":  # YAML reads a bare `off` as a boolean
+            self.wandb = "off"
         if self.wandb not in ("auto", "online", "offline", "off"):
             raise ValueError(f"wandb must be auto, online, offline or off, not {self.wandb!r}")
+        if self.every_n_steps < 1:
+            raise ValueError(f"every_n_steps must be at least 1, not {self.every_n_steps}")
 
 
 @dataclass(kw_only=True)
@@ -214,6 +218,8 @@ class Recipe:
     """Of initialisation, order of the data and distortions."""
 
     def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ValueError(f"seed must not be negative, not {self.seed}")
         for key, instead in REFUSED_TRAINER_KEYS.items():
             if key in self.trainer:
                 raise ValueError(f"trainer.{key} is not passed on: use {instead}")
@@ -236,6 +242,8 @@ class DistillRecipe(Recipe):
         super().__post_init__()
         if self.cdm not in CDM:
             raise ValueError(f"cdm must be one of {', '.join(CDM)}, not {self.cdm!r}")
+        if self.cosine_weight < 0:
+            raise ValueError(f"cosine_weight must not be negative, not {self.cosine_weight}")
         if self.dat.enabled and self.cdm == "none":
             raise ValueError("dat needs distorted speech: set cdm to setup1, setup2 or setup2_same")
 
@@ -259,11 +267,33 @@ class TargetsConfig:
 
 
 @dataclass(kw_only=True)
+class MaskingConfig:
+    """What is hidden, and what the loss is made of. Defaults: HuBERT."""
+
+    probability: float = 0.8
+    """Masked share of the frames, if spans did not overlap."""
+    length: int = 10
+    """Frames of a span."""
+    unmasked_weight: float = 0.0
+    """Weight of the cross-entropy over frames that are not masked."""
+    feature_penalty: float = 10.0
+    """Weight of the mean square of the CNN's output."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.probability <= 1.0 or self.length < 1:
+            raise ValueError("probability must be in (0, 1] and length at least 1")
+        if self.unmasked_weight < 0 or self.feature_penalty < 0:
+            raise ValueError("unmasked_weight and feature_penalty must not be negative")
+
+
+@dataclass(kw_only=True)
 class AdaptRecipe(Recipe):
     """Masked prediction: a teacher from nothing, or an existing one adapted to distorted speech."""
 
     targets: TargetsConfig = field(default_factory=TargetsConfig)
     """What to predict."""
+    masking: MaskingConfig = field(default_factory=MaskingConfig)
+    """Which frames, and the loss."""
     distort: bool = True
     """Distort the input (the targets stay clean)."""
 
@@ -302,9 +332,11 @@ def load(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
         options = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(KINDS[kind]), values))
     except OmegaConfBaseException as error:
         schema = KINDS.get(str(OmegaConf.select(values, "kind")), DistillRecipe)
-        raise ConfigError(f"{recipe}: {_explain(error, schema)}") from None
+        raise ConfigError(f"{recipe}: {_explain(error, values, schema)}") from None
     except ValueError as error:
-        raise ConfigError(f"{recipe}: {error}") from None
+        section = _culprit(OmegaConf.to_container(values), KINDS[kind]).rpartition(".")[0]
+        where = recipe if str(error).startswith(section) else f"{recipe}: {section}"
+        raise ConfigError(f"{where}: {error}") from None
     assert isinstance(options, Recipe)
     return options
 
@@ -347,6 +379,8 @@ def _read(recipe: str, seen: tuple[str, ...]) -> Any:
     if not OmegaConf.is_dict(values):
         raise ConfigError(f"{path}: a recipe is a mapping of keys to values")
     base = values.pop("extends", None)
+    if base is not None and not isinstance(base, str):
+        raise ConfigError(f"{path}: extends names one recipe or file, not {base}")
     return values if base is None else OmegaConf.merge(_read(base, (*seen, str(path))), values)
 
 
@@ -369,20 +403,39 @@ def _nearest(name: str, names: Sequence[str], prefix: str = "") -> str:
     return f": did you mean {prefix + close[0]!r}?" if close else f"; there are {', '.join(sorted(names))}"
 
 
-def _explain(error: Any, kind: type[Recipe]) -> str:
+def _explain(error: Any, values: Any, kind: type[Recipe]) -> str:
     """One line of an OmegaConf error: the full key, what is wrong, the nearest valid key."""
     from omegaconf import OmegaConf
     from omegaconf.errors import ConfigKeyError
 
     reason = str(error).splitlines()[0]
-    key = getattr(error, "full_key", None)
+    key = getattr(error, "full_key", None) or _culprit(OmegaConf.to_container(values), kind)
     if isinstance(error, ConfigKeyError) and key:
         parent, dot, last = key.rpartition(".")
         schema: Any = OmegaConf.structured(kind)
         section: Any = OmegaConf.select(schema, parent) if parent else schema
         return f"unknown key {key!r}{_nearest(last, [str(name) for name in section], parent + dot)}"
-    if "TupleConfig" in reason:
-        reason = "expected a list, as in [4, 8, 12]"
+    default = OmegaConf.select(OmegaConf.structured(kind), key) if key else None
+    if isinstance(default, Sequence) and not isinstance(default, str):
+        example = list(default) or ["a.tsv", "b.tsv"]
+        reason = f"expected a list, as in [{', '.join(map(str, example))}]"
     if "is not a subclass of" in reason:
         reason = f"a section of keys was expected, not one value ({reason.rpartition('value: ')[2]})"
     return f"{key}: {reason}" if key else reason
+
+
+def _culprit(values: Any, kind: type[Recipe], path: tuple[str, ...] = ()) -> str:
+    """The first key whose value is refused by itself, for errors that do not name it; "" if there is none."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    for key, value in values.items():
+        nested = value
+        for name in reversed((*path, str(key))):
+            nested = {name: nested}
+        try:
+            OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), nested))
+        except (OmegaConfBaseException, ValueError):
+            inner = (*path, str(key))
+            return _culprit(value, kind, inner) if isinstance(value, dict) else ".".join(inner)
+    return ".".join(path)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import logging
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -64,6 +65,8 @@ def _open_source(source: str) -> CutSet:
     path = Path(location)
     if not path.exists():
         raise DataError(f"{location} does not exist{_how_to_make(path)}")
+    if query and path.suffix != ".tsv":
+        raise DataError(f"{source}: only the rows of a .tsv can be chosen with ?column=value")
     if path.is_dir():
         files = sorted(p for p in path.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES)
         cuts = _cuts_from_files([(str(p.relative_to(path).with_suffix("")), p, {}) for p in files])
@@ -117,7 +120,7 @@ def _cuts_from_files(entries: list[tuple[str, Path, dict[str, str]]]) -> CutSet:
         try:
             recording = Recording.from_file(file, recording_id=name)
         except Exception as error:  # noqa: BLE001 any broken file
-            logger.warning("skipped %s: %s", file, str(error).splitlines()[0])
+            logger.warning("skipped %s: %s", file, _reason(error))
             return None
         made = recording.to_cut()
         made.id = name
@@ -149,7 +152,7 @@ def read_audio(cut: Cut, start: int = 0, count: int | None = None) -> Tensor:
     try:
         audio = cut.load_audio()
     except Exception as error:  # noqa: BLE001 every decoder has its own exceptions
-        raise DataError(f"{cut.id}: cannot be read ({str(error).splitlines()[0]})") from None
+        raise DataError(f"{cut.id}: cannot be read ({_reason(error)})") from None
     assert audio is not None
     samples = torch.from_numpy(np.atleast_2d(audio).mean(0, dtype=np.float32))
     if rate != SAMPLE_RATE:
@@ -159,6 +162,14 @@ def read_audio(cut: Cut, start: int = 0, count: int | None = None) -> Tensor:
     if not torch.isfinite(samples).all():
         raise DataError(f"{cut.id}: samples are not finite")
     return samples if count is None else samples[:count]
+
+
+def _reason(error: Exception) -> str:
+    """One line of lhotse's errors, which list what every decoder said."""
+    first, *details = str(error).splitlines() or [type(error).__name__]
+    if first.startswith("The number of declared samples"):
+        return "its file is not as long as its manifest says"
+    return details[0].rpartition("'>: ")[2] if details and first.endswith("Details:") else first
 
 
 def samples_at_16k(cut: Cut) -> int:
@@ -335,7 +346,7 @@ def train_loader(
         cuts: the training speech.
         dataset: makes a batch of them.
         batch_size: utterances of the global batch.
-        buckets: duration buckets.
+        buckets: duration buckets, at most; fewer where the corpus cannot fill them.
         workers: processes.
         seed: of the order.
         rank: of this process.
@@ -349,10 +360,13 @@ def train_loader(
             f"data.batch_size {batch_size} (global) is not a multiple of the {world_size} processes: "
             f"try data.batch_size={world_size * max(1, round(batch_size / world_size))}"
         )
+    # A bucket that cannot fill a batch would only make small ones of a small corpus.
+    filled = sum(1 for _ in itertools.islice(iter(cuts), buckets * batch_size)) // batch_size
     sampler = DynamicBucketingSampler(
         cuts,
         max_cuts=batch_size // world_size,
-        num_buckets=max(2, buckets),
+        num_buckets=filled,
+        duration_bins=[] if filled < 2 else None,
         shuffle=True,
         drop_last=False,
         seed=seed,

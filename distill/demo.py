@@ -58,7 +58,7 @@ def run_demo(out: Path) -> str:
     Raises:
         UserError: if the teacher is below three times chance on clean speech.
     """
-    from downstream.probe import ProbeTask, label_of, probe
+    from downstream.probe import ProbeTask, probe
 
     started = time.monotonic()
     say(f"everything goes to {out}/", started)
@@ -78,10 +78,12 @@ def run_demo(out: Path) -> str:
             models[name].append(load_student(str(student_run)).encoder)
     say("probing for keywords: a linear classifier trained on clean speech", started)
     noises = NoiseReader(test_noises(data))
-    task = ProbeTask(*(keyword_set(data, split) for split in ("train", "dev", "test")), label=label_of)
+    task = ProbeTask(
+        train=keyword_set(data, "train"), dev=keyword_set(data, "dev"), test=keyword_set(data, "test")
+    )
     results = []
     for name, encoders in models.items():
-        runs = [probe(encoder, task, {c: c for c in CONDITIONS}, noises) for encoder in encoders]
+        runs = [probe(encoder, task, CONDITIONS, noises) for encoder in encoders]
         results.append(Result(name, {c: [accuracies[c] for accuracies in runs] for c in CONDITIONS}))
     report = write_report(results, out)
     say("drawing curves and t-SNE, writing audio", started)

@@ -115,7 +115,7 @@ PRESETS: dict[str, HubertConfig] = {
     ),
     # Small enough to be pre-trained on two CPU cores in minutes, and then never overfitted: no dropout.
     "mini": HubertConfig(
-        conv_layers=_conv_stack(64),
+        conv_layers=_conv_stack(32),
         dim=128,
         layers=6,
         heads=4,

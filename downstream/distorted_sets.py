@@ -18,10 +18,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from distill.batch import pad
+from distill.checkpoints import inspect, load_student, load_teacher
 from distill.data import NoiseReader, open_cuts, read_audio
-from distill.distortions import CONDITIONS, Distorter, DistortionConfig, Plan
+from distill.distortions import CONDITIONS, LABELS, Distorter, DistortionConfig, Plan, UtterancePlan
 from distill.errors import UsageError, UserError
-from distill.hubert import SAMPLE_RATE
+from distill.hubert import SAMPLE_RATE, HubertEncoder, frame_mask
 
 
 class DistortedSet:
@@ -59,12 +60,24 @@ class DistortedSet:
 
 
 def find_condition(condition: str | DistortionConfig) -> DistortionConfig:
-    """A condition by name."""
+    """A condition by name, or one distortion alone: musan, wham, gaussian, reverb, pitch, band_reject."""
     if isinstance(condition, DistortionConfig):
         return condition
-    if condition not in CONDITIONS:
-        raise UsageError(f"unknown condition {condition!r}; there are {', '.join(CONDITIONS)}")
-    return CONDITIONS[condition]
+    if condition in CONDITIONS:
+        return CONDITIONS[condition]
+    if condition in ("musan", "wham", "gaussian"):
+        return DistortionConfig(additive=(condition,), non_additive=("none",))
+    if condition in ("reverb", "pitch", "band_reject"):
+        return DistortionConfig(additive=("none",), non_additive=(condition,))
+    single = [label for label in LABELS if label != "clean"]
+    raise UsageError(f"unknown condition {condition!r}; there are {', '.join([*CONDITIONS, *single])}")
+
+
+def load_encoder(checkpoint: str) -> HubertEncoder:
+    """A teacher, or a student without its heads."""
+    if inspect(checkpoint).kind == "student":
+        return load_student(checkpoint).encoder
+    return load_teacher(checkpoint)
 
 
 def materialise(
@@ -111,11 +124,8 @@ def materialise(
     return listing
 
 
-def describe(plan: object) -> list[str]:
+def describe(plan: UtterancePlan) -> list[str]:
     """One utterance's plan as the columns of `distortions.tsv`."""
-    from distill.distortions import UtterancePlan
-
-    assert isinstance(plan, UtterancePlan)
     parameters = {
         "none": "",
         "reverb": f"room_scale={plan.room_scale}",
@@ -129,8 +139,6 @@ def describe(plan: object) -> list[str]:
 @torch.no_grad()
 def embed(encoder: torch.nn.Module, waveforms: Tensor, lengths: Tensor) -> Tensor:
     """The last layer, averaged over each utterance's valid frames. (B, T) -> (B, D)."""
-    from distill.hubert import frame_mask
-
     out = encoder(waveforms, lengths)
     hidden = out.hidden_states[-1]
     valid = frame_mask(out.lengths, hidden.shape[1])[:, :, None]

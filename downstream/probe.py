@@ -7,8 +7,9 @@ representation has lost.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,11 +19,11 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
+from tqdm import tqdm
 
 from distill.data import NoiseReader
-from distill.distortions import DistortionConfig
 from distill.errors import DataError
-from downstream.distorted_sets import DistortedSet, embed
+from downstream.distorted_sets import DistortedSet, embed, load_encoder
 
 STRENGTHS = (0.001, 0.01, 0.1, 1.0)  # inverse regularisation, chosen on clean dev speech
 
@@ -34,35 +35,38 @@ class ProbeTask:
     train: CutSet
     dev: CutSet
     test: CutSet
-    label: Callable[[Cut], str]
-    """The class of an utterance."""
+    column: str = "label"
+    """Where the class is: a custom field of the cut (a column of its TSV) or of its supervision."""
 
+    def label(self, cut: Cut) -> str:
+        """The class of an utterance.
 
-def label_of(cut: Cut) -> str:
-    """The class of a cut of our manifests: custom field `label` of the cut or of its supervision."""
-    places = [getattr(cut, "custom", None) or {}, *(s.custom or {} for s in cut.supervisions)]
-    for place in places:
-        if "label" in place:
-            return str(place["label"])
-    raise DataError(f"{cut.id} has no label")
+        Raises:
+            DataError: if it has none.
+        """
+        places = [getattr(cut, "custom", None) or {}, *(s.custom or {} for s in cut.supervisions)]
+        for place in places:
+            if self.column in place:
+                return str(place[self.column])
+        raise DataError(f"{cut.id} has no {self.column!r}: name the column with the classes")
 
 
 def features(
-    encoder: torch.nn.Module, dataset: DistortedSet, label: Callable[[Cut], str]
+    encoder: torch.nn.Module, task: ProbeTask, dataset: DistortedSet
 ) -> tuple[np.ndarray, np.ndarray]:
     """(N, D) features and N labels of a set."""
     encoder.eval()
     vectors, labels = [], []
     for cuts, waveforms, lengths, _ in dataset.batches():
         vectors.append(embed(encoder, waveforms, lengths).numpy())
-        labels += [label(cut) for cut in cuts]
+        labels += [task.label(cut) for cut in cuts]
     return np.concatenate(vectors), np.array(labels)
 
 
 def probe(
     encoder: torch.nn.Module,
     task: ProbeTask,
-    conditions: Mapping[str, str | DistortionConfig],
+    conditions: Sequence[str],
     noises: NoiseReader,
     *,
     seed: int = 0,
@@ -72,21 +76,21 @@ def probe(
     Args:
         encoder: a `HubertEncoder` (a teacher, or `Student.encoder`).
         task: labelled speech.
-        conditions: by the name to report, a condition.
+        conditions: names of conditions or of single distortions (see `find_condition`).
         noises: what the conditions need.
         seed: of the distortions.
 
     Returns:
         Accuracy in per cent by condition.
     """
-    train = features(encoder, DistortedSet(task.train, "clean"), task.label)
-    dev = features(encoder, DistortedSet(task.dev, "clean"), task.label)
-    classifiers = [fit_linear(train[0], train[1], strength) for strength in STRENGTHS]
+    train = features(encoder, task, DistortedSet(task.train, "clean"))
+    dev = features(encoder, task, DistortedSet(task.dev, "clean"))
+    classifiers = [fit_linear(*train, strength) for strength in STRENGTHS]
     best = max(classifiers, key=lambda classifier: classifier.score(dev[0], dev[1]))
     accuracies = {}
-    for name, condition in conditions.items():
-        test = features(encoder, DistortedSet(task.test, condition, noises, seed=seed), task.label)
-        accuracies[name] = 100.0 * float(best.score(test[0], test[1]))
+    for condition in conditions:
+        vectors, labels = features(encoder, task, DistortedSet(task.test, condition, noises, seed=seed))
+        accuracies[condition] = 100.0 * float(best.score(vectors, labels))
     return accuracies
 
 
@@ -96,3 +100,21 @@ def fit_linear(vectors: np.ndarray, labels: np.ndarray, strength: float) -> Pipe
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the ranking on dev decides, not the last digit
         return classifier.fit(vectors, labels)
+
+
+def probe_all(
+    checkpoints: Sequence[str],
+    task: ProbeTask,
+    conditions: Sequence[str],
+    noises: NoiseReader,
+    *,
+    seed: int = 0,
+) -> str:
+    """Probe several models; a Markdown table of accuracies in per cent, a row each."""
+    rows = [["accuracy (%)", *conditions]]
+    for checkpoint in tqdm(checkpoints, desc="probe", unit="model", disable=None):
+        accuracies = probe(load_encoder(checkpoint), task, conditions, noises, seed=seed)
+        rows.append([Path(checkpoint).name, *(f"{accuracies[condition]:.1f}" for condition in conditions)])
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    lines.insert(1, "|---" * len(rows[0]) + "|")
+    return "\n".join(lines)

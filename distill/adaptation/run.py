@@ -57,6 +57,10 @@ def adapt(recipe: AdaptRecipe, out: Path, *, resume: bool = False) -> Path:
         encoder.train(),
         recipe.targets.clusters,
         optim=recipe.optim,
+        mask_probability=recipe.masking.probability,
+        mask_length=recipe.masking.length,
+        unmasked_weight=recipe.masking.unmasked_weight,
+        feature_penalty=recipe.masking.feature_penalty,
         distorter=Distorter.from_config(recipe.distortion, split="train") if recipe.distort else None,
         seed=recipe.seed,
         provenance={

@@ -8,8 +8,9 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 
-from distill.adaptation import OptimConfig, MaskedPrediction
+from distill.adaptation import MaskedPrediction
 from distill.batch import Batch, View
+from distill.config import OptimConfig
 from distill.distortions import Distorter
 from distill.errors import CheckpointError
 from distill.hubert import HubertConfig, HubertEncoder
