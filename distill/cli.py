@@ -276,7 +276,3 @@ def noise_sources(pairs: Sequence[str]) -> dict[str, list[str]]:
             raise UsageError(f"--noise {pair}: write CORPUS=SOURCE with musan, wham, fsd, dns or rir")
         sources.setdefault(corpus, []).append(source)
     return sources
-
-
-if __name__ == "__main__":
-    sys.exit(main())

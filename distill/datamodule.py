@@ -33,16 +33,23 @@ class SpeechData(pl.LightningDataModule):
         self.resume_at = {"epoch": 0, "batches": 0}
         # Opened here, so that whatever is missing is said before anything else happens.
         self.train_cuts, self.dev_cuts = open_cuts(recipe.data.train), open_cuts(recipe.data.dev)
+        wanted = [name for name in recipe.distortion.additive if name not in ("gaussian", "none")]
         self.noises = {
-            "train": NoiseReader(recipe.data.noises if streams else {}),
-            "dev": NoiseReader((recipe.data.dev_noises or recipe.data.noises) if streams else {}),
+            "train": self._open_noises("noises", recipe.data.noises, wanted if streams else []),
+            "dev": self._open_noises(
+                "dev_noises", recipe.data.dev_noises or recipe.data.noises, wanted if streams else []
+            ),
         }
-        for additive in recipe.distortion.additive if streams else ():
-            if additive not in ("gaussian", "none") and additive not in self.noises["train"].corpora:
+
+    def _open_noises(self, key: str, sources: Mapping[str, list[str]], wanted: Sequence[str]) -> NoiseReader:
+        """The corpora that will be drawn from; what else is given stays unopened."""
+        for corpus in wanted:
+            if corpus not in sources:
                 raise ConfigError(
-                    f"recipe {recipe.name} draws {additive} noise, but data.noises.{additive} is not set: "
-                    f"name its source, or leave it out of distortion.additive"
+                    f"recipe {self.recipe.name} draws {corpus} noise, but data.{key}.{corpus} is not set: "
+                    "name its source, or leave it out of distortion.additive"
                 )
+        return NoiseReader({corpus: sources[corpus] for corpus in wanted})
 
     def train_dataloader(self) -> Any:  # noqa: D102
         data = self.recipe.data
