@@ -16,30 +16,33 @@ from lhotse import CutSet
 
 from distill.data import NoiseReader, open_cuts
 from distill.errors import UserError
-from downstream.distorted_sets import DistortedSet, embed, find_condition, load_encoder
+from downstream.distorted_sets import DistortedSet, embed_set, find_condition, load_encoders
 
 KINDS = ("clean", "musan", "gaussian", "reverb", "fsd", "dns")
 COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown")  # as in Fig. 2
 
 
 def split_means(
-    encoder: torch.nn.Module, cuts: CutSet, noises: NoiseReader, *, splits: int = 100, seed: int = 0
-) -> dict[str, np.ndarray]:
-    """By kind of speech, (splits, D). Kinds whose noise is not given are left out."""
-    encoder.eval()
-    means = {}
+    encoders: Mapping[str, torch.nn.Module],
+    cuts: CutSet,
+    noises: NoiseReader,
+    *,
+    splits: int = 100,
+    seed: int = 0,
+) -> dict[str, dict[str, np.ndarray]]:
+    """By encoder and kind of speech, (splits, D). Kinds whose noise is not given are left out."""
+    means: dict[str, dict[str, np.ndarray]] = {name: {} for name in encoders}
     for kind in KINDS:
         config = find_condition(kind)
         needed = {name for name in config.additive if name not in ("gaussian", "none")}
         needed |= {"rir"} if config.rir else set()
         if not needed <= noises.corpora.keys():
             continue
-        vectors: dict[str, np.ndarray] = {}
-        for batch, waveforms, lengths, _ in DistortedSet(cuts, config, noises, seed=seed).batches():
-            embedded = embed(encoder, waveforms, lengths).numpy()
-            vectors.update({cut.id: vector for cut, vector in zip(batch, embedded, strict=True)})
-        ordered = np.stack([vectors[name] for name in sorted(vectors)])  # the same split whatever the kind
-        means[kind] = np.stack([part.mean(0) for part in np.array_split(ordered, min(splits, len(ordered)))])
+        found, vectors = embed_set(encoders, DistortedSet(cuts, config, noises, seed=seed))
+        order = np.argsort([cut.id for cut in found])  # the same splits whatever the kind
+        for name, embedded in vectors.items():
+            parts = np.array_split(embedded[order], min(splits, len(order)))
+            means[name][kind] = np.stack([part.mean(0) for part in parts])
     return means
 
 
@@ -96,8 +99,6 @@ def plot(
     if out.suffix not in (".png", ".pdf", ".svg"):
         raise UserError(f"{out}: the picture must end in .png, .pdf or .svg")
     cuts, reader = open_cuts(speech), NoiseReader(noises)
-    projections = {}
-    for checkpoint in checkpoints:
-        means = split_means(load_encoder(checkpoint), cuts, reader, seed=seed)
-        projections[Path(checkpoint).name] = project(means, seed=seed)
-    return draw(projections, out)
+    encoders = load_encoders(checkpoints)
+    means = split_means(encoders, cuts, reader, seed=seed)
+    return draw({name: project(kinds, seed=seed) for name, kinds in means.items()}, out)

@@ -49,6 +49,8 @@ class Batch:
     """By stream: "student" and "teacher", as far as the setup needs them."""
     targets: Tensor | None = None
     """(B, F) int64 cluster labels, -1 in the padding (masked prediction only)."""
+    position: tuple[int, int] = (0, 0)
+    """Epoch, and which of its batches this is: where a resumed run has to go on behind."""
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.errors import UsageError, UserError
+from distill.processes import is_follower
 
 EXAMPLES = {
     "demo": "distill demo --out demo",
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         options.run(options)
     except UserError as error:
-        if int(os.environ.get("LOCAL_RANK", 0)) == 0:
+        if not is_follower():
             print(f"distill: {one_line(error)}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
@@ -208,7 +208,9 @@ def run_train(options: argparse.Namespace) -> None:
     out = options.resume or options.out or Path("runs") / recipe.name
     from distill.training import run
 
-    print(run(recipe, out, resume=options.resume is not None))
+    model = run(recipe, out, resume=options.resume is not None)
+    if not is_follower():
+        print(model)
 
 
 def run_inspect(options: argparse.Namespace) -> None:

@@ -87,10 +87,14 @@ def _open_source(source: str) -> CutSet:
 
 def _how_to_make(path: Path) -> str:
     """A hint, for manifests in the place where `distill data prepare` would put them."""
+    from data_prep import CORPORA
+
     corpus = path.parent.name
-    if path.name.endswith(".jsonl.gz") and corpus:
+    if not path.name.endswith(".jsonl.gz"):
+        return ""
+    if corpus in CORPORA:
         return f": make it with `distill data prepare {corpus} --out {path.parent}`"
-    return ""
+    return ": set data.root to the folder of your manifests, or name other sources in data.train and so on"
 
 
 def _cuts_from_tsv(path: Path, query: str) -> CutSet:
@@ -210,8 +214,8 @@ class NoiseReader:
     def _choose(self, corpus: str, choice: float) -> Cut:
         if corpus not in self.corpora:
             raise DataError(
-                f"the plan asks for {corpus} noise, but no source is given: set data.noises.{corpus} "
-                "(and data.dev_noises), or leave it out of distortion.additive"
+                f"{corpus} recordings are asked for, but no source is given: recipes name it in "
+                f"data.noises.{corpus}, commands with --noise {corpus}=SOURCE"
             )
         clips = self.corpora[corpus]
         return clips[int(choice * len(clips))]
@@ -221,7 +225,7 @@ class NoiseReader:
 
 
 class SpeechDataset(Dataset):
-    """(epoch, cuts) -> `Batch`, in the data workers.
+    """(epoch, number of the batch, cuts) -> `Batch`, in the data workers.
 
     Args:
         distorter: draws the plans; None for clean speech only.
@@ -252,9 +256,10 @@ class SpeechDataset(Dataset):
         self.targets = targets
         self.fixed_epoch = fixed_epoch
 
-    def __getitem__(self, item: tuple[int, CutSet]) -> Batch:
+    def __getitem__(self, item: tuple[int, int, CutSet]) -> Batch:
         """Read and crop the speech, draw the plans, read their noise. Unreadable utterances are left out."""
-        epoch, cuts = item
+        epoch, index, cuts = item
+        position = (epoch, index)
         if self.fixed_epoch:
             epoch = 0
         utterances: list[tuple[str, Tensor, Tensor | None]] = []
@@ -269,7 +274,7 @@ class SpeechDataset(Dataset):
             raise DataError(f"not one utterance of a batch could be used; the last: {problem}")
         ids = [name for name, _, _ in utterances]
         waveforms, lengths = pad([samples for _, samples, _ in utterances])
-        batch = Batch(ids, waveforms, lengths)
+        batch = Batch(ids, waveforms, lengths, position=position)
         if self.targets is not None:
             labels = [label for _, _, label in utterances if label is not None]
             batch.targets = torch.nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=-1)
@@ -307,26 +312,29 @@ def hash_number(*parts: Any) -> int:
 
 
 class EpochSampler:
-    """Tags the batches of a lhotse sampler with their epoch, and starts in mid-epoch after a resume.
+    """Tags the batches of a lhotse sampler with their epoch and number; every iteration is the next epoch.
 
-    Lightning calls `set_epoch`. `skip_next` batches are passed over once: those that the run had consumed.
+    Lightning's own count of epochs is not used: it makes the first iterator of a resumed run before it says
+    which epoch that is, and counts an epoch twice that was stopped at its last batch. A run resumed there
+    starts with an empty iteration, as Lightning expects.
     """
 
     def __init__(self, sampler: Any):
         self.sampler = sampler
         self.epoch = 0
-        self.skip_next = 0
+        self.skip = 0
 
-    def set_epoch(self, epoch: int) -> None:
-        """Shuffle differently in every epoch."""
-        self.epoch = epoch
-        self.sampler.set_epoch(epoch)
+    def start_behind(self, epoch: int, batches: int) -> None:
+        """Let the next iteration be that epoch, without its first batches: those that the run consumed."""
+        self.epoch, self.skip = epoch, batches
 
-    def __iter__(self) -> Iterator[tuple[int, CutSet]]:
-        skip, self.skip_next = self.skip_next, 0
+    def __iter__(self) -> Iterator[tuple[int, int, CutSet]]:
+        epoch, skip = self.epoch, self.skip
+        self.epoch, self.skip = epoch + 1, 0
+        self.sampler.set_epoch(epoch)  # shuffles differently
         for index, cuts in enumerate(self.sampler):
             if index >= skip:
-                yield self.epoch, cuts
+                yield epoch, index, cuts
 
 
 def train_loader(

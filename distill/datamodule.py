@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 
+from distill.batch import Batch
 from distill.config import Recipe
 from distill.data import NoiseReader, SpeechDataset, dev_loader, open_cuts, train_loader
 from distill.distortions import Distorter
@@ -30,7 +31,7 @@ class SpeechData(pl.LightningDataModule):
         self.recipe = recipe
         self.streams = streams
         self.targets = targets
-        self.resume_at = {"epoch": 0, "batches": 0}
+        self.consumed = {"epoch": 0, "batches": 0}
         # Opened here, so that whatever is missing is said before anything else happens.
         self.train_cuts, self.dev_cuts = open_cuts(recipe.data.train), open_cuts(recipe.data.dev)
         wanted = [name for name in recipe.distortion.additive if name not in ("gaussian", "none")]
@@ -62,7 +63,7 @@ class SpeechData(pl.LightningDataModule):
             seed=self.recipe.seed,
             **self._process(),
         )
-        loader.sampler.skip_next = self.resume_at["batches"]  # pyright: ignore
+        loader.sampler.start_behind(**self.consumed)  # pyright: ignore
         return loader
 
     def val_dataloader(self) -> Any:  # noqa: D102
@@ -90,12 +91,18 @@ class SpeechData(pl.LightningDataModule):
             fixed_epoch=split == "dev",
         )
 
-    def state_dict(self) -> dict[str, int]:
-        """Batches consumed in this epoch: what was fetched ahead does not count."""
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Note where a batch is that the model is about to see: what was fetched ahead does not count."""
         assert self.trainer is not None
-        progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
-        return {"epoch": self.trainer.current_epoch, "batches": progress.ready}
+        if self.trainer.training:
+            epoch, index = batch.position
+            self.consumed = {"epoch": epoch, "batches": index + 1}
+        return batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Batches consumed in this epoch."""
+        return dict(self.consumed)
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Start behind those batches."""
-        self.resume_at = state_dict
+        self.consumed = state_dict

@@ -67,28 +67,29 @@ def run_demo(out: Path) -> str:
     say(f"speech and noise made ({data}); next: pre-training a mini HuBERT", started)
     teacher_run = train_once("mini_teacher", out / "runs" / "teacher", data, TEACHER_STEPS, seed=0)
     teacher = load_teacher(str(teacher_run))
-    models: dict[str, list[nn.Module]] = {"teacher": [teacher]}
+    models: dict[str, nn.Module] = {"teacher": teacher}  # students as "s1-seed0"
     for name, cdm in STUDENTS.items():
-        models[name] = []
         for seed in SEEDS:
             say(f"distilling {name} (cdm: {cdm}), seed {seed}", started)
             folder = out / "runs" / f"{name}-seed{seed}"
             options = [f"cdm={cdm}", f"teacher={teacher_run}"]
-            student_run = train_once("mini", folder, data, STUDENT_STEPS, seed=seed, options=options)
-            models[name].append(load_student(str(student_run)).encoder)
+            train_once("mini", folder, data, STUDENT_STEPS, seed=seed, options=options)
+            models[folder.name] = load_student(str(folder)).encoder
     say("probing for keywords: a linear classifier trained on clean speech", started)
     noises = NoiseReader(test_noises(data))
     task = ProbeTask(
         train=keyword_set(data, "train"), dev=keyword_set(data, "dev"), test=keyword_set(data, "test")
     )
+    accuracies = probe(models, task, CONDITIONS, noises)
     results = []
-    for name, encoders in models.items():
-        runs = [probe(encoder, task, CONDITIONS, noises) for encoder in encoders]
-        results.append(Result(name, {c: [accuracies[c] for accuracies in runs] for c in CONDITIONS}))
+    for name in ("teacher", *STUDENTS):
+        runs = [values for model, values in accuracies.items() if model.partition("-")[0] == name]
+        results.append(Result(name, {c: [values[c] for values in runs] for c in CONDITIONS}))
     report = write_report(results, out)
     say("drawing curves and t-SNE, writing audio", started)
     draw_curves(out)
-    draw_tsne({name: encoders[0] for name, encoders in models.items()}, data, noises, out / "tsne.png")
+    shown = {name: models[name] for name in ("teacher", *(f"{student}-seed0" for student in STUDENTS))}
+    draw_tsne(shown, keyword_set(data, "test").subset(first=100), noises, out / "tsne.png")
     write_audio(keyword_set(data, "test"), noises, out / "audio")
     say(f"done: {out}/table.md, curves.png, tsne.png, audio/, runs/ (with offline wandb runs)", started)
     chance = 100.0 / N_KEYWORDS
@@ -209,8 +210,9 @@ def draw_curves(out: Path) -> Path:
     for run_folder in sorted((out / "runs").iterdir()):
         axis = left if run_folder.name == "teacher" else right
         log = read_log(run_folder / "csv" / "metrics.csv")
-        (line,) = axis.plot(*log["train/loss"], alpha=0.6, label=run_folder.name)
-        axis.plot(*log["val/loss"], "o--", color=line.get_color())
+        nothing = ([], [])  # a metric that was never logged
+        (line,) = axis.plot(*log.get("train/loss", nothing), alpha=0.6, label=run_folder.name)
+        axis.plot(*log.get("val/loss", nothing), "o--", color=line.get_color())
     left.set(title="mini HuBERT: masked prediction", xlabel="step", ylabel="loss (dots: dev)")
     right.set(title="students: distillation", xlabel="step", ylabel="loss (dots: dev)")
     right.legend(fontsize=8)
@@ -232,12 +234,11 @@ def read_log(path: Path) -> dict[str, tuple[list[float], list[float]]]:
     return log
 
 
-def draw_tsne(models: Mapping[str, nn.Module], data: Path, noises: NoiseReader, path: Path) -> Path:
+def draw_tsne(models: Mapping[str, nn.Module], cuts: CutSet, noises: NoiseReader, path: Path) -> Path:
     """Fig. 2 for the demo's models."""
     from analysis.tsne import draw, project, split_means
 
-    speech = open_cuts(str(data / "speech_test.jsonl.gz")).subset(first=60)
-    return draw({name: project(split_means(m, speech, noises)) for name, m in models.items()}, path)
+    return draw({name: project(kinds) for name, kinds in split_means(models, cuts, noises).items()}, path)
 
 
 def write_audio(cuts: CutSet, noises: NoiseReader, folder: Path) -> None:

@@ -22,24 +22,25 @@ from torch import Tensor
 from distill.callbacks import GracefulStop, StepProgress
 from distill.config import Recipe, to_yaml
 from distill.errors import ConfigError, UserError
+from distill.processes import is_follower
 
 
-def start_run_folder(recipe: Recipe, out: Path, *, resume: bool) -> None:
-    """Make the folder; refuse to write over another run."""
-    if not resume and (out / "checkpoints" / "last.ckpt").exists():
+def check_run_folder(out: Path, *, resume: bool) -> None:
+    """Refuse to write over another run, or to resume what is none; nothing is written yet."""
+    last = out / "checkpoints" / "last.ckpt"
+    if not resume and last.exists():
         raise UserError(f"{out} holds a run already: go on with --resume {out}, or choose another --out")
-    if resume and not (out / "checkpoints" / "last.ckpt").exists():
+    if resume and not last.exists():
         raise UserError(f"{out} has no checkpoints/last.ckpt to resume from")
+
+
+def start_run_folder(recipe: Recipe, out: Path) -> None:
+    """Make the folder and keep the resolved recipe and the versions in it."""
     if is_follower():
         return
     out.mkdir(parents=True, exist_ok=True)
     (out / "recipe.yaml").write_text(to_yaml(recipe), encoding="utf-8")
     (out / "versions.json").write_text(json.dumps(versions(), indent=2) + "\n", encoding="utf-8")
-
-
-def is_follower() -> bool:
-    """Whether this is one of several processes and not the first; known before any is connected."""
-    return any(int(os.environ.get(name, 0)) for name in ("LOCAL_RANK", "RANK", "SLURM_PROCID"))
 
 
 def versions() -> dict[str, str]:
@@ -118,11 +119,11 @@ def make_loggers(recipe: Recipe, out: Path) -> list[Logger]:
         mode = "online" if os.environ.get("WANDB_API_KEY") else "offline"
     if mode != "off":
         os.environ.setdefault("WANDB_SILENT", "true")
-        loggers.append(
-            WandbLogger(
-                name=recipe.name, project=recipe.logging.project, save_dir=out, offline=mode == "offline"
-            )
+        wandb = WandbLogger(
+            name=recipe.name, project=recipe.logging.project, save_dir=out, offline=mode == "offline"
         )
+        wandb._wandb_init.pop("anonymous", None)  # Lightning always passes it, wandb warns about it
+        loggers.append(wandb)
     return loggers
 
 

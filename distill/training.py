@@ -19,7 +19,7 @@ from distill.datamodule import SpeechData
 from distill.distillation import Distillation
 from distill.distortions import Distorter
 from distill.errors import ConfigError
-from distill.runs import best_weights, fit, make_trainer, start_run_folder, versions
+from distill.runs import best_weights, check_run_folder, fit, make_trainer, start_run_folder, versions
 from distill.student import Student
 
 
@@ -31,9 +31,10 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False) -> Path:
         from distill.adaptation.run import adapt
 
         return adapt(recipe, out, resume=resume)
-    start_run_folder(recipe, out, resume=resume)
+    teacher = load_teacher(recipe.teacher)
+    start_run_folder(recipe, out)
     provenance = {"recipe": recipe.name, "teacher": recipe.teacher, "versions": versions()}
-    return write_release(load_teacher(recipe.teacher), out, provenance)
+    return write_release(teacher, out, provenance)
 
 
 def train(recipe: DistillRecipe, out: Path, *, resume: bool = False) -> Path:
@@ -51,7 +52,8 @@ def train(recipe: DistillRecipe, out: Path, *, resume: bool = False) -> Path:
         UserError: for anything the user can mend: missing data or teacher, impossible options.
     """
     pl.seed_everything(recipe.seed, verbose=False)
-    start_run_folder(recipe, out, resume=resume)
+    check_run_folder(out, resume=resume)
+    data = SpeechData(recipe, streams=sorted({s for s in CDM[recipe.cdm] if s}))
     teacher = load_teacher(recipe.teacher)
     options = recipe.student
     try:
@@ -77,8 +79,8 @@ def train(recipe: DistillRecipe, out: Path, *, resume: bool = False) -> Path:
         )
     except ValueError as error:
         raise ConfigError(f"recipe {recipe.name}: {error}") from None
-    data = SpeechData(recipe, streams=sorted({s for s in CDM[recipe.cdm] if s}))
     trainer = make_trainer(recipe, out)
+    start_run_folder(recipe, out)
     say_start(trainer, module, recipe, out)
     fit(trainer, module, data, out, resume=resume)
     return release(trainer, module, out)

@@ -7,9 +7,11 @@ number of workers. fsd and dns are never heard in training.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import soundfile
 import torch
 from lhotse import CutSet
@@ -19,9 +21,9 @@ from tqdm import tqdm
 
 from distill.batch import pad
 from distill.checkpoints import inspect, load_student, load_teacher
-from distill.data import NoiseReader, open_cuts, read_audio
+from distill.data import MIN_SAMPLES, NoiseReader, open_cuts, read_audio, samples_at_16k
 from distill.distortions import CONDITIONS, LABELS, Distorter, DistortionConfig, Plan, UtterancePlan
-from distill.errors import UsageError, UserError
+from distill.errors import DataError, UsageError, UserError
 from distill.hubert import SAMPLE_RATE, HubertEncoder, frame_mask
 
 
@@ -43,7 +45,10 @@ class DistortedSet:
         *,
         seed: int = 0,
     ):
-        self.cuts = sorted(cuts, key=lambda cut: cut.duration)  # pyright: ignore
+        self.cuts: list[Cut] = sorted(cuts, key=lambda cut: cut.duration)  # pyright: ignore
+        if self.cuts and (shortest := samples_at_16k(self.cuts[0])) < MIN_SAMPLES:
+            name = self.cuts[0].id
+            raise DataError(f"{name} has {shortest} samples, a frame needs {MIN_SAMPLES}: remove it")
         self.distorter = Distorter.from_config(find_condition(condition), split="test")
         self.noises = noises or NoiseReader({})
         self.seed = seed
@@ -73,11 +78,15 @@ def find_condition(condition: str | DistortionConfig) -> DistortionConfig:
     raise UsageError(f"unknown condition {condition!r}; there are {', '.join([*CONDITIONS, *single])}")
 
 
-def load_encoder(checkpoint: str) -> HubertEncoder:
-    """A teacher, or a student without its heads."""
-    if inspect(checkpoint).kind == "student":
-        return load_student(checkpoint).encoder
-    return load_teacher(checkpoint)
+def load_encoders(checkpoints: Sequence[str]) -> dict[str, HubertEncoder]:
+    """Teachers, and students without their heads, by the last part of their path, or all of it if shared."""
+    names = [Path(checkpoint).name for checkpoint in checkpoints]
+    encoders: dict[str, HubertEncoder] = {}
+    for checkpoint, name in zip(checkpoints, names, strict=True):
+        student = inspect(checkpoint).kind == "student"
+        encoder = load_student(checkpoint).encoder if student else load_teacher(checkpoint)
+        encoders[checkpoint if names.count(name) > 1 else name] = encoder
+    return encoders
 
 
 def materialise(
@@ -102,7 +111,7 @@ def materialise(
     cuts = open_cuts(speech)
     distorted = DistortedSet(cuts, condition, NoiseReader(noises), seed=seed)
     out.mkdir(parents=True, exist_ok=True)
-    rows = []
+    rows, used = [], Counter()
     progress = tqdm(
         distorted.batches(),
         total=-(-len(distorted.cuts) // 16),
@@ -112,7 +121,9 @@ def materialise(
     )
     for batch, waveforms, lengths, plan in progress:
         for cut, wave, length, done in zip(batch, waveforms, lengths, plan.utterances, strict=True):
-            file = out / f"{re.sub(r'[^A-Za-z0-9._-]+', '_', cut.id)}.flac"
+            stem = re.sub(r"[^A-Za-z0-9._-]+", "_", cut.id)
+            used[stem] += 1
+            file = out / (f"{stem}.flac" if used[stem] == 1 else f"{stem}~{used[stem]}.flac")
             samples = wave[: int(length)]
             peak = float(samples.abs().max())
             gain = 1.0 if peak <= 0.99 else 0.99 / peak  # 16-bit files end at 1: scale instead of clipping
@@ -143,3 +154,18 @@ def embed(encoder: torch.nn.Module, waveforms: Tensor, lengths: Tensor) -> Tenso
     hidden = out.hidden_states[-1]
     valid = frame_mask(out.lengths, hidden.shape[1])[:, :, None]
     return hidden.masked_fill(~valid, 0.0).sum(1) / out.lengths[:, None]
+
+
+def embed_set(encoders: Mapping[str, torch.nn.Module], dataset: DistortedSet) -> tuple[list[Cut], dict]:
+    """A whole set through several encoders; distorted once.
+
+    Returns:
+        Its cuts (N), and by encoder the averages over time of the last layer, (N, D) arrays.
+    """
+    cuts: list[Cut] = []
+    vectors: dict[str, list[np.ndarray]] = {name: [] for name in encoders}
+    for batch, waveforms, lengths, _ in dataset.batches():
+        cuts += batch
+        for name, encoder in encoders.items():
+            vectors[name].append(embed(encoder.eval(), waveforms, lengths).numpy())
+    return cuts, {name: np.concatenate(parts) for name, parts in vectors.items()}

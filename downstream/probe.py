@@ -7,9 +7,8 @@ representation has lost.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,7 +22,7 @@ from tqdm import tqdm
 
 from distill.data import NoiseReader
 from distill.errors import DataError
-from downstream.distorted_sets import DistortedSet, embed, load_encoder
+from downstream.distorted_sets import DistortedSet, embed_set, load_encoders
 
 STRENGTHS = (0.001, 0.01, 0.1, 1.0)  # inverse regularisation, chosen on clean dev speech
 
@@ -51,47 +50,46 @@ class ProbeTask:
         raise DataError(f"{cut.id} has no {self.column!r}: name the column with the classes")
 
 
-def features(
-    encoder: torch.nn.Module, task: ProbeTask, dataset: DistortedSet
-) -> tuple[np.ndarray, np.ndarray]:
-    """(N, D) features and N labels of a set."""
-    encoder.eval()
-    vectors, labels = [], []
-    for cuts, waveforms, lengths, _ in dataset.batches():
-        vectors.append(embed(encoder, waveforms, lengths).numpy())
-        labels += [task.label(cut) for cut in cuts]
-    return np.concatenate(vectors), np.array(labels)
-
-
 def probe(
-    encoder: torch.nn.Module,
+    encoders: Mapping[str, torch.nn.Module],
     task: ProbeTask,
     conditions: Sequence[str],
     noises: NoiseReader,
     *,
     seed: int = 0,
-) -> dict[str, float]:
+) -> dict[str, dict[str, float]]:
     """Train on clean speech, test under each condition.
 
     Args:
-        encoder: a `HubertEncoder` (a teacher, or `Student.encoder`).
+        encoders: by name, a `HubertEncoder` (a teacher, or `Student.encoder`).
         task: labelled speech.
         conditions: names of conditions or of single distortions (see `find_condition`).
         noises: what the conditions need.
         seed: of the distortions.
 
     Returns:
-        Accuracy in per cent by condition.
+        By encoder and condition, the accuracy in per cent.
     """
-    train = features(encoder, task, DistortedSet(task.train, "clean"))
-    dev = features(encoder, task, DistortedSet(task.dev, "clean"))
-    classifiers = [fit_linear(*train, strength) for strength in STRENGTHS]
-    best = max(classifiers, key=lambda classifier: classifier.score(dev[0], dev[1]))
-    accuracies = {}
-    for condition in conditions:
-        vectors, labels = features(encoder, task, DistortedSet(task.test, condition, noises, seed=seed))
-        accuracies[condition] = 100.0 * float(best.score(vectors, labels))
+    train, train_labels = features(encoders, task, DistortedSet(task.train, "clean"))
+    dev, dev_labels = features(encoders, task, DistortedSet(task.dev, "clean"))
+    classifiers = {}
+    for name in encoders:
+        tried = [fit_linear(train[name], train_labels, strength) for strength in STRENGTHS]
+        classifiers[name] = max(tried, key=lambda c, name=name: c.score(dev[name], dev_labels))
+    accuracies: dict[str, dict[str, float]] = {name: {} for name in encoders}
+    for condition in tqdm(conditions, desc="probe", unit="condition", disable=None):
+        test, labels = features(encoders, task, DistortedSet(task.test, condition, noises, seed=seed))
+        for name, classifier in classifiers.items():
+            accuracies[name][condition] = 100.0 * float(classifier.score(test[name], labels))
     return accuracies
+
+
+def features(
+    encoders: Mapping[str, torch.nn.Module], task: ProbeTask, dataset: DistortedSet
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """By encoder (N, D) features, and the N labels of a set."""
+    cuts, vectors = embed_set(encoders, dataset)
+    return vectors, np.array([task.label(cut) for cut in cuts])
 
 
 def fit_linear(vectors: np.ndarray, labels: np.ndarray, strength: float) -> Pipeline:
@@ -111,10 +109,10 @@ def probe_all(
     seed: int = 0,
 ) -> str:
     """Probe several models; a Markdown table of accuracies in per cent, a row each."""
+    encoders = load_encoders(checkpoints)
     rows = [["accuracy (%)", *conditions]]
-    for checkpoint in tqdm(checkpoints, desc="probe", unit="model", disable=None):
-        accuracies = probe(load_encoder(checkpoint), task, conditions, noises, seed=seed)
-        rows.append([Path(checkpoint).name, *(f"{accuracies[condition]:.1f}" for condition in conditions)])
+    for name, accuracies in probe(encoders, task, conditions, noises, seed=seed).items():
+        rows.append([name, *(f"{accuracies[condition]:.1f}" for condition in conditions)])
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     lines.insert(1, "|---" * len(rows[0]) + "|")
     return "\n".join(lines)

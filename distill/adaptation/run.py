@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytorch_lightning as pl
+import torch
 from lhotse import CutSet
 from torch import Tensor
 
@@ -23,7 +24,15 @@ from distill.datamodule import SpeechData
 from distill.distortions import Distorter
 from distill.errors import ConfigError
 from distill.hubert import HubertEncoder
-from distill.runs import best_weights, fit, is_follower, make_trainer, start_run_folder, versions
+from distill.runs import (
+    best_weights,
+    check_run_folder,
+    fit,
+    is_follower,
+    make_trainer,
+    start_run_folder,
+    versions,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -43,9 +52,11 @@ def adapt(recipe: AdaptRecipe, out: Path, *, resume: bool = False) -> Path:
         UserError: for anything the user can mend.
     """
     pl.seed_everything(recipe.seed, verbose=False)
-    start_run_folder(recipe, out, resume=resume)
-    encoder = load_teacher(recipe.teacher)
+    check_run_folder(out, resume=resume)
     data = SpeechData(recipe, streams=["student"] if recipe.distort else [])
+    encoder = load_teacher(recipe.teacher)
+    trainer = make_trainer(recipe, out, accumulate=recipe.optim.accumulate)
+    start_run_folder(recipe, out)
     try:
         train = targets_for(data.train_cuts, out / "targets" / "train", recipe, encoder)
         dev = targets_for(data.dev_cuts, out / "targets" / "dev", recipe, encoder, codebook=train.codebook)
@@ -70,7 +81,6 @@ def adapt(recipe: AdaptRecipe, out: Path, *, resume: bool = False) -> Path:
             "dev_majority_share": round(majority, 4),
         },
     )
-    trainer = make_trainer(recipe, out, accumulate=recipe.optim.accumulate)
     if trainer.is_global_zero:
         size = sum(p.numel() for p in encoder.parameters()) / 1e6
         print(
@@ -116,14 +126,20 @@ def targets_for(
         if (found.features, found.n_clusters) == (name, options.clusters):
             return found
     of_layer = options.features == "layer"
-    targets = make_targets(
-        Utterances(cuts),
-        n_clusters=options.clusters,
-        seed=recipe.seed,
-        encoder=encoder if of_layer else None,
-        layer=options.layer if of_layer else None,
-        codebook=codebook,
-    )
+    threads = torch.get_num_threads()
+    if not of_layer:
+        torch.set_num_threads(1)  # MFCC of one utterance are too little work to share: sharing costs more
+    try:
+        targets = make_targets(
+            Utterances(cuts),
+            n_clusters=options.clusters,
+            seed=recipe.seed,
+            encoder=encoder if of_layer else None,
+            layer=options.layer if of_layer else None,
+            codebook=codebook,
+        )
+    finally:
+        torch.set_num_threads(threads)
     targets.save(folder)
     return targets
 
