@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins.precision import MixedPrecision
 from torch.utils.data import DataLoader
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -162,6 +163,19 @@ def test_bfloat16_stays_near_single_precision():
     fit(full, make_batches(2), max_steps=2)
     fit(low, make_batches(2), max_steps=2, precision="bf16-mixed")
     assert 0 < largest_difference(trained(full), trained(low)) < 5e-3
+
+
+@pytest.mark.parametrize("dat,accumulate", [(False, 1), (True, 2)])
+def test_half_precision_unscales_before_clipping(dat, accumulate):
+    """float16 with a loss scale of 1024, on the CPU: the logged norm and the loss are the unscaled ones."""
+    seen = []
+    for half in (False, True):
+        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+        plugins = [MixedPrecision("16-mixed", "cpu", scaler)] if half else []
+        trainer = fit(make_module(dat, accumulate), make_batches(3), max_steps=3, plugins=plugins)
+        seen.append(trainer.callback_metrics)
+    for name in ("train/loss", "gradient_norm"):
+        assert float(seen[1][name]) == pytest.approx(float(seen[0][name]), rel=0.01)
 
 
 @pytest.mark.gpu
