@@ -190,14 +190,14 @@ def run_train(options: argparse.Namespace) -> None:
     from distill import config
 
     if options.resume:
-        if options.recipe:
-            raise UsageError(
-                "--resume takes its recipe from the run folder: leave the recipe and overrides out"
-            )
         resolved = options.resume / "recipe.yaml"
         if not resolved.is_file():
             raise UserError(f"{options.resume} is not a run folder: it has no recipe.yaml")
         recipe = config.load(str(resolved))
+        if options.recipe:
+            changes = config.differences(recipe, config.load(options.recipe, options.overrides))
+            if changes:
+                raise UsageError(f"{options.resume} was started with another recipe: {'; '.join(changes)}")
     elif not options.recipe:
         raise UsageError(f"name a recipe: {', '.join(config.recipe_names())}, or a YAML file")
     else:

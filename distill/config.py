@@ -1,4 +1,4 @@
-"""Every option, and how a recipe becomes options.
+"""How a recipe becomes options (`distill.options`).
 
 A recipe is a YAML file. `extends:` names another one to start from; a key states only what differs. On the
 command line `key=value` overrides win over both. Unknown keys and wrong types are refused by name.
@@ -8,295 +8,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from distill.distortions.plan import DistortionConfig
 from distill.errors import ConfigError
-
-# What the teacher and the student hear: the name of a view of the batch, or None for clean speech.
-CDM: dict[str, tuple[str | None, str | None]] = {
-    "none": (None, None),  # plain DistilHuBERT
-    "setup1": (None, "student"),
-    "setup2": ("teacher", "student"),  # two independent draws
-    "setup2_same": ("student", "student"),
-}
-
-# Trainer options that are decided here; what to use instead.
-REFUSED_TRAINER_KEYS = {
-    "gradient_clip_val": "optim.clip_norm",
-    "gradient_clip_algorithm": "optim.clip_norm",
-    "accumulate_grad_batches": "optim.accumulate",
-    "max_steps": "optim.max_steps",
-    "max_epochs": "optim.max_steps",
-    "logger": "logging",
-    "log_every_n_steps": "logging.every_n_steps",
-    "val_check_interval": "validation.every_n_steps",
-    "check_val_every_n_epoch": "validation.every_n_steps",
-    "limit_val_batches": "validation.max_batches",
-    "default_root_dir": "--out",
-    "use_distributed_sampler": "nothing: batches are spread over processes by the data loader",
-}
-
-
-@dataclass(kw_only=True)
-class StudentConfig:
-    """The student's shape and regularisation."""
-
-    layers: int = 2
-    """Transformer layers (Tr1, Tr2, Tr3 in the paper)."""
-    targets: tuple[int, ...] = (4, 8, 12)
-    """Teacher layers that the prediction heads regress; 1 is the first."""
-    dropout: float = 0.1
-    """Dropout probability of transformer input and residual branches."""
-    attention_dropout: float = 0.1
-    """Dropout probability of attention weights."""
-    activation_dropout: float = 0.1
-    """Dropout probability inside the feed-forward blocks."""
-    cnn_grad_scale: float = 0.1
-    """Factor on the gradient that reaches the CNN."""
-    activation_checkpointing: bool = False
-    """Recompute layers in the backward pass: less memory, more time."""
-
-
-@dataclass(kw_only=True)
-class OptimConfig:
-    """How the student is optimised. Defaults: the paper and DistilHuBERT's configuration."""
-
-    lr: float = 2e-4
-    """Peak learning rate of the student."""
-    betas: tuple[float, float] = (0.9, 0.98)
-    """Of AdamW."""
-    eps: float = 1e-6
-    """Of AdamW."""
-    weight_decay: float = 1e-6
-    """Of AdamW."""
-    warmup: float = 0.07
-    """Share of the steps over which the learning rate rises; it then falls linearly to 0."""
-    max_steps: int = 20_000
-    """Student updates."""
-    clip_norm: float = 5.0
-    """Largest norm of the student's gradient; 0: no clipping."""
-    accumulate: int = 1
-    """Micro-batches into which a batch is split to save memory."""
-
-    def __post_init__(self) -> None:
-        if self.max_steps < 1:
-            raise ValueError(f"max_steps must be at least 1, not {self.max_steps}")
-        if self.accumulate < 1:
-            raise ValueError(f"accumulate must be at least 1, not {self.accumulate}")
-        if not 0.0 <= self.warmup < 1.0:
-            raise ValueError(f"warmup must be in [0, 1), a share of max_steps, not {self.warmup}")
-        if self.lr <= 0:
-            raise ValueError(f"lr must be positive, not {self.lr}")
-        if self.clip_norm < 0:
-            raise ValueError(f"clip_norm must be 0 (off) or positive, not {self.clip_norm}")
-
-    def schedule(self, step: int) -> float:
-        """Factor on the peak learning rate at `step`: linear warm-up, then linear decay to 0."""
-        warmup_steps = round(self.warmup * self.max_steps)
-        if step < warmup_steps:
-            return step / warmup_steps
-        return max(0.0, (self.max_steps - step) / max(1, self.max_steps - warmup_steps))
-
-
-@dataclass(kw_only=True)
-class DatConfig:
-    """Domain-adversarial training."""
-
-    enabled: bool = False
-    """Train a distortion classifier, and the student against it."""
-    weight: float = 0.01
-    """lambda of Eq. 4."""
-    lr: float | None = None
-    """Learning rate alpha of the classifier (Eq. 3); default: the student's. Follows the same schedule."""
-
-    def __post_init__(self) -> None:
-        if self.weight < 0:
-            raise ValueError(f"weight must not be negative, not {self.weight}")
-        if self.lr is not None and self.lr <= 0:
-            raise ValueError(f"lr must be positive, not {self.lr}")
-
-
-@dataclass(kw_only=True)
-class DataConfig:
-    """Where speech and noise are, and how batches are made of them.
-
-    A source is a lhotse manifest (.jsonl, .jsonl.gz), a TSV with a column `path`, or a folder of audio.
-    `FILE.tsv?column=value&column=value` keeps the rows that match.
-    """
-
-    root: str = "data"
-    """Folder that the recipes' sources start from."""
-    train: list[str] = field(default_factory=list)
-    """Sources of training speech."""
-    dev: list[str] = field(default_factory=list)
-    """Sources of speech to choose the best checkpoint on."""
-    noises: dict[str, list[str]] = field(default_factory=dict)
-    """By corpus (musan, wham, ...): sources of noise for training."""
-    dev_noises: dict[str, list[str]] = field(default_factory=dict)
-    """The same for the dev set."""
-    batch_size: int = 24
-    """Utterances of a global batch, over all processes."""
-    max_samples: int = 250_000
-    """Longer utterances are cropped at a random place, samples at 16 kHz."""
-    workers: int = 4
-    """Data loading processes per training process."""
-    buckets: int = 30
-    """Batches hold utterances of similar duration, drawn from this many duration buckets; 1: of any."""
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, not {self.batch_size}")
-        if self.max_samples < 400:
-            raise ValueError(f"max_samples must be at least 400 (one frame), not {self.max_samples}")
-        if self.workers < 0 or self.buckets < 1:
-            raise ValueError("workers must be at least 0 and buckets at least 1")
-
-
-@dataclass(kw_only=True)
-class ValidationConfig:
-    """When and on how much to validate; the checkpoint with the lowest dev loss is kept as the best."""
-
-    every_n_steps: int = 1_000
-    """Student updates between two validations; also how often `last.ckpt` is written."""
-    max_batches: int | None = None
-    """Batches per validation and process; default: the whole dev set."""
-
-    def __post_init__(self) -> None:
-        if self.every_n_steps < 1:
-            raise ValueError(f"every_n_steps must be at least 1, not {self.every_n_steps}")
-
-
-@dataclass(kw_only=True)
-class LoggingConfig:
-    """Where numbers go. CSV and TensorBoard files are always written."""
-
-    wandb: str = "auto"
-    """"online", "offline", "off", or "auto": online with an API key, otherwise offline."""
-    project: str = "robust-distilhubert"
-    """Weights & Biases project."""
-    every_n_steps: int = 50
-    """Steps between two log lines."""
-
-    def __post_init__(self) -> None:
-        if self.wandb == "False":  # YAML reads a bare `off` as a boolean
-            self.wandb = "off"
-        if self.wandb not in ("auto", "online", "offline", "off"):
-            raise ValueError(f"wandb must be auto, online, offline or off, not {self.wandb!r}")
-        if self.every_n_steps < 1:
-            raise ValueError(f"every_n_steps must be at least 1, not {self.every_n_steps}")
-
-
-@dataclass(kw_only=True)
-class Recipe:
-    """What every recipe has."""
-
-    kind: str = "distil"
-    """"distil" a student, "adapt" (or pre-train) a teacher, or a published "teacher" as it is."""
-    name: str = "unnamed"
-    """Name of the run."""
-    description: str = ""
-    """One line for people."""
-    teacher: str = "facebook/hubert-base-ls960"
-    """Checkpoint, run folder or hub id; for "adapt" also "random:PRESET" to start from nothing."""
-    distortion: DistortionConfig = field(default_factory=DistortionConfig)
-    """Which distortions are drawn in training."""
-    data: DataConfig = field(default_factory=DataConfig)
-    """Speech and noise."""
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    """Optimiser and schedule."""
-    validation: ValidationConfig = field(default_factory=ValidationConfig)
-    """When to validate."""
-    logging: LoggingConfig = field(default_factory=LoggingConfig)
-    """Loggers."""
-    trainer: dict[str, Any] = field(default_factory=dict)
-    """Passed on to Lightning's Trainer: devices, num_nodes, precision, strategy, ..."""
-    seed: int = 0
-    """Of initialisation, order of the data and distortions."""
-
-    def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise ValueError(f"seed must not be negative, not {self.seed}")
-        for key, instead in REFUSED_TRAINER_KEYS.items():
-            if key in self.trainer:
-                raise ValueError(f"trainer.{key} is not passed on: use {instead}")
-
-
-@dataclass(kw_only=True)
-class DistillRecipe(Recipe):
-    """A row of the paper's tables that has a student."""
-
-    student: StudentConfig = field(default_factory=StudentConfig)
-    """Its shape."""
-    cdm: str = "none"
-    """Cross-distortion mapping: none, setup1, setup2 or setup2_same."""
-    cosine_weight: float = 1.0
-    """gamma of Eq. 2."""
-    dat: DatConfig = field(default_factory=DatConfig)
-    """Domain-adversarial training."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.cdm not in CDM:
-            raise ValueError(f"cdm must be one of {', '.join(CDM)}, not {self.cdm!r}")
-        if self.cosine_weight < 0:
-            raise ValueError(f"cosine_weight must not be negative, not {self.cosine_weight}")
-        if self.dat.enabled and self.cdm == "none":
-            raise ValueError("dat needs distorted speech: set cdm to setup1, setup2 or setup2_same")
-
-
-@dataclass(kw_only=True)
-class TargetsConfig:
-    """The hidden units that masked prediction predicts."""
-
-    features: str = "mfcc"
-    """"mfcc", or "layer": hidden states of the teacher."""
-    layer: int = 6
-    """Which layer, if features is "layer"."""
-    clusters: int = 100
-    """k of k-means."""
-
-    def __post_init__(self) -> None:
-        if self.features not in ("mfcc", "layer"):
-            raise ValueError(f"features must be mfcc or layer, not {self.features!r}")
-        if self.clusters < 2:
-            raise ValueError(f"clusters must be at least 2, not {self.clusters}")
-
-
-@dataclass(kw_only=True)
-class MaskingConfig:
-    """What is hidden, and what the loss is made of. Defaults: HuBERT."""
-
-    probability: float = 0.8
-    """Masked share of the frames, if spans did not overlap."""
-    length: int = 10
-    """Frames of a span."""
-    unmasked_weight: float = 0.0
-    """Weight of the cross-entropy over frames that are not masked."""
-    feature_penalty: float = 10.0
-    """Weight of the mean square of the CNN's output."""
-
-    def __post_init__(self) -> None:
-        if not 0.0 < self.probability <= 1.0 or self.length < 1:
-            raise ValueError("probability must be in (0, 1] and length at least 1")
-        if self.unmasked_weight < 0 or self.feature_penalty < 0:
-            raise ValueError("unmasked_weight and feature_penalty must not be negative")
-
-
-@dataclass(kw_only=True)
-class AdaptRecipe(Recipe):
-    """Masked prediction: a teacher from nothing, or an existing one adapted to distorted speech."""
-
-    targets: TargetsConfig = field(default_factory=TargetsConfig)
-    """What to predict."""
-    masking: MaskingConfig = field(default_factory=MaskingConfig)
-    """Which frames, and the loss."""
-    distort: bool = True
-    """Distort the input (the targets stay clean)."""
-
+from distill.options import AdaptRecipe, DistillRecipe, Recipe
 
 KINDS: dict[str, type[Recipe]] = {"distil": DistillRecipe, "adapt": AdaptRecipe, "teacher": Recipe}
 
@@ -360,6 +78,27 @@ def to_yaml(recipe: Recipe) -> str:
     from omegaconf import OmegaConf
 
     return OmegaConf.to_yaml(OmegaConf.structured(recipe))
+
+
+def differences(old: Recipe, new: Recipe) -> list[str]:
+    """What differs, as `key: old -> new`."""
+    flat_old, flat_new = (_flat(asdict(recipe)) for recipe in (old, new))
+    keys = sorted(flat_old.keys() | flat_new.keys())
+    return [
+        f"{key}: {flat_old.get(key)} -> {flat_new.get(key)}"
+        for key in keys
+        if flat_old.get(key) != flat_new.get(key)
+    ]
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return flat
 
 
 def _read(recipe: str, seen: tuple[str, ...]) -> Any:

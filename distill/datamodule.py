@@ -9,10 +9,10 @@ import numpy as np
 import pytorch_lightning as pl
 
 from distill.batch import Batch
-from distill.config import Recipe
 from distill.data import NoiseReader, SpeechDataset, dev_loader, open_cuts, train_loader
 from distill.distortions import Distorter
 from distill.errors import ConfigError
+from distill.options import Recipe
 
 
 class SpeechData(pl.LightningDataModule):

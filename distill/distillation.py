@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from distill.batch import Batch
-from distill.config import CDM, DatConfig, OptimConfig
 from distill.distortions import LABELS, Distorter
 from distill.hubert import HubertEncoder
 from distill.objective import DistillationLoss, DistortionClassifier, classification_loss, distillation_loss
+from distill.options import CDM, DatConfig, OptimConfig
 from distill.student import Student, StudentOutput
 
 

@@ -20,8 +20,9 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from distill.callbacks import GracefulStop, StepProgress
-from distill.config import Recipe, to_yaml
+from distill.config import to_yaml
 from distill.errors import ConfigError, UserError
+from distill.options import Recipe
 from distill.processes import is_follower
 
 

@@ -14,11 +14,11 @@ import pytorch_lightning as pl
 
 from distill.checkpoints import load_teacher
 from distill.checkpoints.native import write as write_release
-from distill.config import CDM, AdaptRecipe, DistillRecipe, Recipe
 from distill.datamodule import SpeechData
 from distill.distillation import Distillation
 from distill.distortions import Distorter
 from distill.errors import ConfigError
+from distill.options import CDM, AdaptRecipe, DistillRecipe, Recipe
 from distill.runs import best_weights, check_run_folder, fit, make_trainer, start_run_folder, versions
 from distill.student import Student
 

@@ -25,11 +25,11 @@ from torch import Tensor, nn
 
 from distill.adaptation.masking import span_mask
 from distill.batch import Batch
-from distill.config import OptimConfig
 from distill.distillation import adamw
 from distill.distortions import Distorter
 from distill.errors import CheckpointError
 from distill.hubert import HubertEncoder, frame_mask
+from distill.options import OptimConfig
 
 # fairseq numbers labels after its dictionary's <s>, <pad>, </s> and <unk>, which label no frame.
 FAIRSEQ_SPECIAL_LABELS = 4

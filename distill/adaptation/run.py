@@ -18,12 +18,12 @@ from distill.adaptation.masked_prediction import MaskedPrediction
 from distill.adaptation.targets import Targets, make_targets
 from distill.checkpoints import load_teacher
 from distill.checkpoints.native import write as write_release
-from distill.config import AdaptRecipe, TargetsConfig
 from distill.data import MIN_SAMPLES, read_audio, samples_at_16k
 from distill.datamodule import SpeechData
 from distill.distortions import Distorter
 from distill.errors import ConfigError
 from distill.hubert import HubertEncoder
+from distill.options import AdaptRecipe, TargetsConfig
 from distill.runs import (
     best_weights,
     check_run_folder,

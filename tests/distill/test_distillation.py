@@ -13,10 +13,10 @@ from torch.utils.data import DataLoader
 sys.path.insert(0, str(Path(__file__).parent))
 from ddp_worker import STEPS, make_batches, make_module, make_trainer
 
-from distill.config import OptimConfig
 from distill.distillation import Distillation
 from distill.distortions import LABELS
 from distill.objective import classification_loss, distillation_loss
+from distill.options import OptimConfig
 
 
 def fit(module: Distillation, batches, **options) -> pl.Trainer:

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 
 from distill.adaptation import MaskedPrediction
 from distill.batch import Batch, View
-from distill.config import OptimConfig
 from distill.distortions import Distorter
 from distill.errors import CheckpointError
 from distill.hubert import HubertConfig, HubertEncoder
+from distill.options import OptimConfig
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 OPTIM = OptimConfig(lr=1e-3, max_steps=40)
