@@ -11,19 +11,22 @@ import subprocess
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
-from torch import Tensor
 
 from distill.callbacks import GracefulStop, StepProgress
+from distill.checkpoints import native
 from distill.config import to_yaml
 from distill.errors import ConfigError, UserError
+from distill.hubert import HubertEncoder
 from distill.options import Recipe
 from distill.processes import is_follower
+from distill.student import Student
 
 
 def check_run_folder(out: Path, *, resume: bool) -> None:
@@ -143,15 +146,30 @@ def fit(
         )
 
 
-def best_weights(out: Path, prefix: str) -> tuple[dict[str, Tensor], int] | None:
-    """Weights under `prefix` in the best checkpoint and its step; None if nothing was validated."""
+def release(
+    trainer: pl.Trainer,
+    model: HubertEncoder | Student,
+    prefix: str,
+    out: Path,
+    provenance: dict[str, Any],
+) -> Path:
+    """Write the model of the best checkpoint (of the end, if nothing was validated) as safetensors and JSON.
+
+    Args:
+        trainer: after training.
+        model: gets the weights that `checkpoints/best.ckpt` has under `prefix`.
+        prefix: "student." or "encoder.".
+        out: the run folder.
+        provenance: kept in the JSON, with the step.
+    """
     best = out / "checkpoints" / "best.ckpt"
-    if not best.exists():
-        return None
-    checkpoint = torch.load(best, map_location="cpu", weights_only=True)
-    weights = {
-        name.removeprefix(prefix): value
-        for name, value in checkpoint["state_dict"].items()
-        if name.startswith(prefix)
-    }
-    return weights, checkpoint["global_step"]
+    if trainer.is_global_zero:
+        step = trainer.global_step
+        if best.exists():
+            checkpoint = torch.load(best, map_location="cpu", weights_only=True)
+            weights = checkpoint["state_dict"].items()
+            model.load_state_dict({k.removeprefix(prefix): v for k, v in weights if k.startswith(prefix)})
+            step = checkpoint["global_step"]
+        native.write(model, out, provenance | {"step": step})
+    trainer.strategy.barrier()
+    return out / ("student.safetensors" if isinstance(model, Student) else "teacher.safetensors")

@@ -12,14 +12,13 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 
-from distill.checkpoints import load_teacher
-from distill.checkpoints.native import write as write_release
+from distill.checkpoints import load_teacher, native
 from distill.datamodule import SpeechData
 from distill.distillation import Distillation
 from distill.distortions import Distorter
 from distill.errors import ConfigError
 from distill.options import CDM, AdaptRecipe, DistillRecipe, Recipe
-from distill.runs import best_weights, check_run_folder, fit, make_trainer, start_run_folder, versions
+from distill.runs import check_run_folder, fit, make_trainer, release, start_run_folder, versions
 from distill.student import Student
 
 
@@ -34,7 +33,7 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False) -> Path:
     teacher = load_teacher(recipe.teacher)
     start_run_folder(recipe, out)
     provenance = {"recipe": recipe.name, "teacher": recipe.teacher, "versions": versions()}
-    return write_release(teacher, out, provenance)
+    return native.write(teacher, out, provenance)
 
 
 def train(recipe: DistillRecipe, out: Path, *, resume: bool = False) -> Path:
@@ -83,7 +82,7 @@ def train(recipe: DistillRecipe, out: Path, *, resume: bool = False) -> Path:
     start_run_folder(recipe, out)
     say_start(trainer, module, recipe, out)
     fit(trainer, module, data, out, resume=resume)
-    return release(trainer, module, out)
+    return release(trainer, module.student, "student.", out, module.provenance)
 
 
 def say_start(trainer: pl.Trainer, module: Distillation, recipe: Recipe, out: Path) -> None:
@@ -97,17 +96,3 @@ def say_start(trainer: pl.Trainer, module: Distillation, recipe: Recipe, out: Pa
             f"{trainer.world_size} x {trainer.strategy.root_device.type}, {trainer.precision}; into {out}",
             file=sys.stderr,
         )
-
-
-def release(trainer: pl.Trainer, module: Distillation, out: Path) -> Path:
-    """Write the student of the best checkpoint as `student.safetensors` + `student.json`."""
-    path = out / "student.safetensors"
-    if trainer.is_global_zero:
-        best = best_weights(out, "student.")
-        step = trainer.global_step
-        if best is not None:
-            weights, step = best
-            module.student.load_state_dict(weights)
-        path = write_release(module.student, out, module.provenance | {"step": step})
-    trainer.strategy.barrier()
-    return path

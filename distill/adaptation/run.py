@@ -17,15 +17,13 @@ from torch import Tensor
 from distill.adaptation.masked_prediction import MaskedPrediction
 from distill.adaptation.targets import Targets, make_targets
 from distill.checkpoints import load_teacher
-from distill.checkpoints.native import write as write_release
 from distill.data import MIN_SAMPLES, read_audio, samples_at_16k
 from distill.datamodule import SpeechData
 from distill.distortions import Distorter
 from distill.errors import ConfigError
 from distill.hubert import HubertEncoder
 from distill.options import AdaptRecipe, TargetsConfig
-from distill.runs import (
-    best_weights,
+from distill.runs import check_run_folder, fit, make_trainer, release, start_run_folder, versions
     check_run_folder,
     fit,
     is_follower,
@@ -91,7 +89,7 @@ def adapt(recipe: AdaptRecipe, out: Path, *, resume: bool = False) -> Path:
             file=sys.stderr,
         )
     fit(trainer, module, data, out, resume=resume)
-    return release(trainer, module, out)
+    return release(trainer, module.encoder, "encoder.", out, module.provenance)
 
 
 class Utterances:
@@ -148,17 +146,3 @@ def majority_share(targets: Targets) -> float:
     """Share of the frames that carry the most frequent label: what guessing it would get right."""
     counts = np.bincount(np.concatenate(list(targets.labels.values())), minlength=targets.n_clusters)
     return float(counts.max() / counts.sum())
-
-
-def release(trainer: pl.Trainer, module: MaskedPrediction, out: Path) -> Path:
-    """Write the encoder of the best checkpoint as `teacher.safetensors` + `teacher.json`."""
-    path = out / "teacher.safetensors"
-    if trainer.is_global_zero:
-        best = best_weights(out, "encoder.")
-        step = trainer.global_step
-        if best is not None:
-            weights, step = best
-            module.encoder.load_state_dict(weights)
-        path = write_release(module.encoder, out, module.provenance | {"step": step})
-    trainer.strategy.barrier()
-    return path
