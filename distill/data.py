@@ -374,7 +374,7 @@ def train_loader(
         cuts,
         max_cuts=batch_size // world_size,
         num_buckets=filled,
-        duration_bins=[] if filled < 2 else None,
+        duration_bins=[] if filled < 2 else None,  # pyright: ignore[reportArgumentType]
         shuffle=True,
         drop_last=False,
         seed=seed,

@@ -23,14 +23,8 @@ from distill.distortions import Distorter
 from distill.errors import ConfigError
 from distill.hubert import HubertEncoder
 from distill.options import AdaptRecipe, TargetsConfig
+from distill.processes import is_follower
 from distill.runs import check_run_folder, fit, make_trainer, release, start_run_folder, versions
-    check_run_folder,
-    fit,
-    is_follower,
-    make_trainer,
-    start_run_folder,
-    versions,
-)
 
 logger = logging.getLogger(__name__)
 
