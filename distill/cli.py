@@ -189,6 +189,8 @@ def run_train(options: argparse.Namespace) -> None:
     """`distill train` and `distill adapt`."""
     from distill import config
 
+    if options.recipe and "=" in options.recipe:
+        raise UsageError(f"name a recipe before {options.recipe}: changes are changes to one")
     if options.resume:
         resolved = options.resume / "recipe.yaml"
         if not resolved.is_file():

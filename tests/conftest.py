@@ -1,0 +1,50 @@
+"""What all tests share: one thread, nothing goes online, small corpora."""
+
+import os
+from pathlib import Path
+
+# Before anything imports wandb or starts OpenMP. Two cores and many small tensors: more threads are slower.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["WANDB_MODE"] = "offline"
+os.environ["WANDB_SILENT"] = "true"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.pop("WANDB_API_KEY", None)
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def mini_data(tmp_path_factory) -> Path:
+    """The tiny synthetic corpora: half a minute of training speech, keywords, noises, rooms."""
+    pytest.importorskip("espeakng_loader")
+    from data_prep import mini
+
+    out = tmp_path_factory.mktemp("mini_data")
+    mini.prepare(out, size="tiny")
+    return out
+
+
+# name: (sampling rate, channels, samples)
+NOISE_FILES = {
+    "a.wav": (16_000, 1, 12_000),
+    "b.flac": (8_000, 1, 5_000),
+    "deep/c.wav": (44_100, 2, 30_000),
+    "deep/d.flac": (16_000, 2, 9_000),
+}
+
+
+@pytest.fixture(scope="session")
+def noise_folder(tmp_path_factory) -> Path:
+    """Random noise as WAV and FLAC files of other rates and channel counts."""
+    root = tmp_path_factory.mktemp("noise_folder")
+    generator = np.random.default_rng(0)
+    for name, (rate, channels, n_samples) in NOISE_FILES.items():
+        (root / name).parent.mkdir(exist_ok=True)
+        samples = 0.1 * generator.standard_normal((n_samples, channels))
+        soundfile.write(root / name, samples, rate, subtype="PCM_16")
+    return root

@@ -1,0 +1,520 @@
+"""From sources to batches: what is opened, read, cropped, skipped, and how processes share it."""
+
+import gzip
+import logging
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import torchaudio.functional
+from lhotse import CutSet
+
+from distill.data import (
+    HOP,
+    EpochSampler,
+    NoiseReader,
+    SpeechDataset,
+    dev_loader,
+    open_cuts,
+    read_audio,
+    samples_at_16k,
+    train_loader,
+)
+from distill.distortions import Distorter, DistortionConfig, UtterancePlan
+from distill.errors import DataError
+
+SPEECH = 22  # utterances: no multiple of any batch size here
+
+
+@pytest.fixture(scope="module")
+def speech(tmp_path_factory) -> Path:
+    """Noise of 0.3 to 1.6 s, u00.wav to u21.wav."""
+    root = tmp_path_factory.mktemp("speech")
+    generator = np.random.default_rng(1)
+    for index in range(SPEECH):
+        n_samples = int(generator.integers(4800, 25_600))
+        soundfile.write(root / f"u{index:02d}.wav", 0.1 * generator.standard_normal(n_samples), 16_000)
+    return root
+
+
+@pytest.fixture(scope="module")
+def cuts(speech) -> CutSet:
+    return open_cuts(str(speech))
+
+
+def ids(cuts) -> list[str]:
+    return [cut.id for cut in cuts]
+
+
+def refused(*sources) -> str:
+    with pytest.raises(DataError) as error:
+        open_cuts([str(source) for source in sources])
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+# -------------------------------------------------------------------------------------------------- sources
+
+
+def test_a_folder_is_searched_recursively(noise_folder):
+    assert ids(open_cuts(noise_folder)) == ["a", "b", "deep/c", "deep/d"]
+
+
+@pytest.fixture
+def table(noise_folder, tmp_path) -> Path:
+    rows = [("a.wav", "seen", "train"), ("b.flac", "seen", "dev"), ("deep/c.wav", "unseen", "dev")]
+    lines = ["path\tset\tsplit", *("\t".join((f"{noise_folder}/{name}", *rest)) for name, *rest in rows)]
+    path = tmp_path / "list.tsv"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [("", "abc"), ("?set=seen", "ab"), ("?set=seen&split=dev", "b"), ("?split=dev", "bc")],
+)
+def test_a_tsv_and_its_filters(table, query, expected):
+    assert "".join(Path(name).name for name in ids(open_cuts(f"{table}{query}"))) == expected
+
+
+def test_columns_of_a_tsv_are_kept(table):
+    (cut,) = open_cuts(f"{table}?set=unseen")
+    assert cut.custom == {"set": "unseen", "split": "dev"}
+
+
+def test_paths_are_relative_to_the_tsv(noise_folder, monkeypatch, tmp_path):
+    path = noise_folder / "deep" / "list.tsv"
+    path.write_text("path\n../a.wav\nc.wav\n")
+    monkeypatch.chdir(tmp_path)
+    try:
+        assert [read_audio(cut).shape for cut in open_cuts(path)][0] == (12_000,)
+    finally:
+        path.unlink()
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "jsonl.gz"])
+def test_manifests_are_lazy_and_the_same(cuts, tmp_path, suffix):
+    path = tmp_path / f"cuts.{suffix}"
+    CutSet.from_cuts(list(cuts)).to_file(path)
+    opened = open_cuts(path)
+    assert opened.is_lazy and ids(opened) == ids(cuts)
+
+
+def test_several_sources_follow_each_other(speech, noise_folder, table, tmp_path):
+    manifest = tmp_path / "cuts.jsonl.gz"
+    CutSet.from_cuts(list(open_cuts(speech))).to_file(manifest)
+    together = open_cuts([str(noise_folder), str(manifest), f"{table}?split=train"])
+    assert len(ids(together)) == 4 + SPEECH + 1
+    assert ids(together)[:5] == ["a", "b", "deep/c", "deep/d", "u00"]
+
+
+def test_sources_that_are_none(tmp_path, table, noise_folder):
+    assert "no source of audio given" in refused()
+    assert refused(tmp_path / "none.tsv") == f"{tmp_path}/none.tsv does not exist"
+    (tmp_path / "empty").mkdir()
+    assert f"{tmp_path}/empty has no audio" in refused(tmp_path / "empty")
+    assert "has no audio" in refused(f"{table}?set=other")
+    assert "no column 'kind' in its header (path, set, split)" in refused(f"{table}?kind=x")
+    (tmp_path / "no_path.tsv").write_text("file\tset\na.wav\tseen\n")
+    assert "no column 'path' in its header (file, set)" in refused(tmp_path / "no_path.tsv")
+    (tmp_path / "empty.tsv").write_text("")
+    assert "no column 'path' in its header (empty file)" in refused(tmp_path / "empty.tsv")
+    (tmp_path / "notes.txt").write_text("x")
+    assert "expected a .jsonl.gz manifest, a .tsv or a folder" in refused(tmp_path / "notes.txt")
+    assert "only the rows of a .tsv can be chosen" in refused(f"{noise_folder}?set=seen")
+
+
+def test_a_missing_manifest_says_how_to_make_it(tmp_path):
+    said = refused(tmp_path / "mini" / "speech_dev.jsonl.gz")
+    assert f"make it with `distill data prepare mini --out {tmp_path}/mini`" in said
+    assert "set data.root" in refused(tmp_path / "elsewhere" / "speech_dev.jsonl.gz")
+
+
+@pytest.mark.parametrize("content", ["not json\n", '{"a": 1}\n', "[1, 2]\n"])
+def test_manifests_that_are_none(tmp_path, content):
+    path = tmp_path / "cuts.jsonl.gz"
+    with gzip.open(path, "wt") as file:
+        file.write(content)
+    assert f"{path}: not a lhotse cut manifest" in refused(path)
+
+
+def test_an_empty_manifest(tmp_path):
+    path = tmp_path / "cuts.jsonl.gz"
+    with gzip.open(path, "wt"):
+        pass
+    assert f"{path} has no audio" in refused(path)
+
+
+def test_files_that_are_no_audio_are_left_out_with_a_warning(tmp_path, caplog):
+    soundfile.write(tmp_path / "good.wav", np.zeros(800), 16_000)
+    (tmp_path / "bad.wav").write_text("no audio")
+    with caplog.at_level(logging.WARNING):
+        assert ids(open_cuts(tmp_path)) == ["good"]
+    assert "skipped" in caplog.text and "bad.wav" in caplog.text
+
+
+# ---------------------------------------------------------------------------------------------------- audio
+
+
+@pytest.mark.parametrize("name", ["a", "b", "deep/c", "deep/d"])
+def test_audio_is_the_mean_of_the_channels_at_16_khz(noise_folder, name):
+    cut = open_cuts(noise_folder)[name]
+    file = next(noise_folder.glob(f"{name}.*"))
+    samples, rate = soundfile.read(file, dtype="float32", always_2d=True)
+    expected = torch.from_numpy(samples.mean(1))
+    if rate != 16_000:
+        expected = torchaudio.functional.resample(expected, rate, 16_000)
+    read = read_audio(cut)
+    assert read.dtype == torch.float32
+    assert abs(len(read) - samples_at_16k(cut)) <= 1
+    torch.testing.assert_close(read, expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "start", "count"), [("a", 320, 1600), ("deep/d", 0, 400), ("a", 11_000, 1000)]
+)
+def test_a_stretch_of_the_audio(noise_folder, name, start, count):
+    cut = open_cuts(noise_folder)[name]
+    assert torch.equal(read_audio(cut, start, count), read_audio(cut)[start : start + count])
+
+
+def test_a_stretch_at_another_rate_has_the_right_place_and_length(noise_folder):
+    cut = open_cuts(noise_folder)["deep/c"]
+    stretch, whole = read_audio(cut, 3200, 4800), read_audio(cut)[3200:8000]
+    assert len(stretch) == 4800
+    inner = slice(200, -200)  # the resampling filter sees other neighbours at the ends
+    torch.testing.assert_close(stretch[inner], whole[inner], atol=2e-3, rtol=0)
+
+
+def test_audio_that_cannot_be_used(tmp_path):
+    soundfile.write(tmp_path / "nan.wav", np.full(800, np.nan), 16_000, subtype="FLOAT")
+    soundfile.write(tmp_path / "gone.wav", np.zeros(800), 16_000)
+    soundfile.write(tmp_path / "short.wav", np.zeros(16_000), 16_000)
+    opened = open_cuts(tmp_path)
+    (tmp_path / "gone.wav").unlink()
+    soundfile.write(tmp_path / "short.wav", np.zeros(4_000), 16_000)  # the manifest promised a second
+    for name, message in {
+        "nan": "nan: samples are not finite",
+        "gone": r"gone: cannot be read \(Error opening .*gone.wav",
+        "short": r"short: cannot be read \(its file is not as long as its manifest says\)",
+    }.items():
+        with pytest.raises(DataError, match=message) as error:
+            read_audio(opened[name])
+        assert "\n" not in str(error.value)
+
+
+# --------------------------------------------------------------------------------------------------- noises
+
+
+def plan_of(**changes) -> UtterancePlan:
+    values = {
+        "utterance_id": "u",
+        "additive": "musan",
+        "non_additive": "none",
+        "rir": False,
+        "snr_db": 15.0,
+        "noise_choice": 0.0,
+        "noise_offset": 0.5,
+        "rir_choice": 0.99,
+        "gaussian_seed": 1,
+        "room_scale": 50,
+        "cents": 0.0,
+        "low_hz": 100.0,
+        "high_hz": 200.0,
+    }
+    return UtterancePlan(**(values | changes))
+
+
+def test_a_noise_segment_is_that_of_the_file(noise_folder):
+    reader = NoiseReader({"musan": str(noise_folder), "rir": [str(noise_folder)]})
+    samples, _ = soundfile.read(noise_folder / "a.wav", dtype="float32")
+    start = int(0.5 * (12_000 - 5_000 + 1))
+    segment = reader.noise(plan_of(), 5_000)
+    assert segment is not None and np.array_equal(segment.numpy(), samples[start : start + 5_000])
+    # A clip that is shorter than the speech comes as it is; the distorter tiles it.
+    whole = reader.noise(plan_of(), 50_000)
+    assert whole is not None and np.array_equal(whole.numpy(), samples)
+    chosen = reader.noise(plan_of(noise_choice=0.99, noise_offset=0.0), 100)
+    stereo, _ = soundfile.read(noise_folder / "deep" / "d.flac", dtype="float32")
+    assert chosen is not None and np.array_equal(chosen.numpy(), stereo[:100].mean(1))
+    rir = reader.rir(plan_of(rir=True))
+    assert rir is not None and np.array_equal(rir.numpy(), stereo.mean(1))
+
+
+def test_what_needs_no_file_reads_none():
+    reader = NoiseReader({})
+    assert reader.noise(plan_of(additive="gaussian"), 100) is None
+    assert reader.noise(plan_of(additive="none"), 100) is None
+    assert reader.rir(plan_of()) is None
+
+
+def test_a_corpus_that_is_not_given(noise_folder):
+    with pytest.raises(DataError, match=r"wham .*data\.noises\.wham"):
+        NoiseReader({"musan": str(noise_folder)}).noise(plan_of(additive="wham"), 100)
+
+
+# -------------------------------------------------------------------------------------------------- batches
+
+
+def dataset(noise_folder=None, **options) -> SpeechDataset:
+    """With both views if there is noise for them."""
+    if noise_folder is not None:
+        source = str(noise_folder)
+        options |= {
+            "distorter": Distorter.from_config(DistortionConfig()),
+            "noises": NoiseReader({"musan": source, "wham": source}),
+            "streams": ["student", "teacher"],
+        }
+    return SpeechDataset(**options)
+
+
+def by_utterance(batches) -> dict[str, tuple]:
+    """Samples and both plans of each utterance, checking that none comes twice."""
+    found = {}
+    for batch in batches:
+        for row, name in enumerate(batch.ids):
+            assert name not in found
+            views = {stream: (v.plan[row], v.noises[row]) for stream, v in batch.views.items()}
+            found[name] = batch.waveforms[row, : batch.lengths[row]], views
+    return found
+
+
+def same(a: dict[str, tuple], b: dict[str, tuple]) -> bool:
+    if a.keys() != b.keys():
+        return False
+    for name, (samples, views) in a.items():
+        others = b[name][1]
+        if not torch.equal(samples, b[name][0]) or views.keys() != others.keys():
+            return False
+        for stream, (plan, noise) in views.items():
+            other_plan, other_noise = others[stream]
+            if plan != other_plan or (noise is None) != (other_noise is None):
+                return False
+            if noise is not None and not torch.equal(noise, other_noise):
+                return False
+    return True
+
+
+def loader(cuts, data, *, epoch: int = 0, batch_size: int = 4, **options):
+    made = train_loader(cuts, data, **({"batch_size": batch_size, "buckets": 3, "workers": 0} | options))
+    made.sampler.start_behind(epoch, 0)
+    return made
+
+
+def test_crops_are_deterministic_on_frame_boundaries_and_of_the_epoch(cuts, speech):
+    data = dataset(max_samples=3200, seed=5)
+    starts = {}
+    for epoch in (0, 1):
+        for name in ids(cuts):
+            batch = data[epoch, 0, CutSet.from_cuts([cuts[name]])]
+            assert torch.equal(batch.waveforms, data[epoch, 0, CutSet.from_cuts([cuts[name]])].waveforms)
+            whole = torch.from_numpy(soundfile.read(speech / f"{name}.wav", dtype="float32")[0])
+            windows = whole.unfold(0, 3200, HOP)
+            (start,) = (windows == batch.waveforms[0]).all(1).nonzero().flatten().tolist()
+            starts[name, epoch] = start
+    assert sum(starts[name, 0] != starts[name, 1] for name in ids(cuts)) > SPEECH / 2
+    fixed = dataset(max_samples=3200, seed=5, fixed_epoch=True)
+    first = CutSet.from_cuts([cuts["u00"]])
+    assert torch.equal(fixed[7, 0, first].waveforms, data[0, 0, first].waveforms)
+
+
+def test_crops_can_start_at_both_ends(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.arange(1600) / 3200, 16_000, subtype="FLOAT")
+    one = open_cuts(tmp_path)
+    starts = {
+        float(dataset(max_samples=960, seed=seed)[0, 0, one].waveforms[0, 0] * 3200) for seed in range(40)
+    }
+    assert starts == {0.0, 320.0, 640.0}
+
+
+def test_plans_are_those_drawn_outside(cuts, noise_folder):
+    data = dataset(noise_folder, seed=3)
+    batch = data[2, 0, CutSet.from_cuts(list(cuts)[:6])]
+    distorter = Distorter.from_config(DistortionConfig(), split="train")
+    for stream in ("student", "teacher"):
+        assert batch.views[stream].plan == distorter.plan(batch.ids, seed=3, epoch=2, stream=stream)
+        for plan, noise, n in zip(
+            batch.views[stream].plan, batch.views[stream].noises, batch.lengths.tolist(), strict=True
+        ):
+            assert (noise is None) == (plan.noise_corpus is None)
+            if noise is not None:
+                assert torch.equal(noise, data.noises.noise(plan, n))
+
+
+def test_batches_do_not_depend_on_the_workers(cuts, noise_folder):
+    data = dataset(noise_folder, max_samples=8000)
+    alone, two = (list(loader(cuts, data, epoch=1, workers=workers)) for workers in (0, 2))
+    assert [batch.ids for batch in alone] == [batch.ids for batch in two]
+    assert same(by_utterance(alone), by_utterance(two))
+
+
+def test_an_utterance_is_the_same_in_every_batch(cuts, noise_folder):
+    data = dataset(noise_folder, max_samples=8000)
+    small, large = (by_utterance(loader(cuts, data, batch_size=size)) for size in (3, 8))
+    assert same(small, large)
+    assert not same(small, by_utterance(loader(cuts, data, batch_size=3, epoch=1)))
+
+
+@pytest.mark.parametrize("buckets", [1, 3, 30])
+def test_each_utterance_comes_once_an_epoch_in_another_order(cuts, buckets):
+    data = dataset()
+    orders = []
+    for epoch in (0, 1):
+        batches = list(loader(cuts, data, epoch=epoch, buckets=buckets, batch_size=4))
+        assert len(by_utterance(batches)) == SPEECH
+        assert max(map(len, batches)) == 4
+        # At most one short batch for each bucket that can fill one.
+        assert sum(len(batch) < 4 for batch in batches) <= min(buckets, SPEECH // 4)
+        orders.append([batch.ids for batch in batches])
+    assert orders[0] != orders[1]
+    again = [batch.ids for batch in loader(cuts, data, epoch=1, buckets=buckets)]
+    assert again == orders[1]
+
+
+def test_a_corpus_smaller_than_a_batch(cuts):
+    one = CutSet.from_cuts([cuts["u03"]])
+    assert [batch.ids for batch in loader(one, dataset(), batch_size=24, buckets=30)] == [["u03"]]
+
+
+def test_buckets_hold_utterances_of_similar_length(cuts):
+    def padding(buckets: int) -> float:
+        batches = list(loader(cuts, dataset(), buckets=buckets))
+        return sum(batch.waveforms.numel() - int(batch.lengths.sum()) for batch in batches)
+
+    assert padding(5) < 0.6 * padding(1)
+
+
+def test_batches_are_padded_with_zeros(cuts):
+    for batch in loader(cuts, dataset()):
+        assert batch.waveforms.shape[1] == batch.lengths.max()
+        for wave, length in zip(batch.waveforms, batch.lengths.tolist(), strict=True):
+            assert not wave[length:].any() and wave[length - 1] != 0
+
+
+@pytest.mark.parametrize("batch_size", [4, 8])
+def test_processes_share_an_epoch(cuts, batch_size):
+    shares = [
+        list(loader(cuts, dataset(), rank=rank, world_size=2, batch_size=batch_size)) for rank in (0, 1)
+    ]
+    assert len(shares[0]) == len(shares[1])
+    assert max(len(batch) for share in shares for batch in share) == batch_size // 2
+    names = [{name for batch in share for name in batch.ids} for share in shares]
+    assert names[0] | names[1] == set(ids(cuts))
+    drawn = [name for share in shares for batch in share for name in batch.ids]
+    # At the very end lhotse repeats a few, so that both have as many steps.
+    assert len(drawn) - SPEECH <= 1
+    assert len(names[0] & names[1]) <= len(drawn) - SPEECH
+
+
+def test_a_batch_that_cannot_be_shared_out(cuts):
+    with pytest.raises(DataError, match=r"data.batch_size 10 .* 4 processes: try data.batch_size=8"):
+        loader(cuts, dataset(), batch_size=10, world_size=4)
+
+
+def test_the_dev_set_is_always_the_same_and_complete(cuts, noise_folder):
+    data = dataset(noise_folder, fixed_epoch=True)
+    made = dev_loader(cuts, data, batch_size=8, workers=0)
+    first = list(made)
+    made.sampler.start_behind(3, 0)
+    second = list(made)
+    assert [batch.ids for batch in first] == [batch.ids for batch in second]
+    assert [name for batch in first for name in batch.ids] == ids(cuts)
+    assert same(by_utterance(first), by_utterance(second))
+
+
+def test_unusable_utterances_are_left_out_with_a_warning(tmp_path, caplog):
+    generator = random.Random(0)
+    for name, n_samples in {"good": 1600, "long": 4000, "tiny": 399, "nan": 1600, "gone": 1600}.items():
+        values = [float("nan") if name == "nan" else generator.gauss(0, 0.1) for _ in range(n_samples)]
+        soundfile.write(tmp_path / f"{name}.wav", values, 16_000, subtype="FLOAT")
+    opened = open_cuts(tmp_path)
+    (tmp_path / "gone.wav").unlink()
+    data = dataset(
+        distorter=Distorter.from_config(DistortionConfig(additive=("gaussian",))), streams=["student"]
+    )
+    with caplog.at_level(logging.WARNING):
+        batch = data[0, 0, opened]
+    assert batch.ids == ["good", "long"] and batch.lengths.tolist() == [1600, 4000]
+    assert [plan.utterance_id for plan in batch.views["student"].plan] == batch.ids
+    for reason in ("tiny: 399 samples, a frame needs 400", "nan: samples are not", "gone: cannot be read"):
+        assert f"skipped {reason}" in caplog.text
+    hopeless = CutSet.from_cuts([opened["tiny"], opened["nan"]])
+    with pytest.raises(DataError, match="not one utterance of a batch could be used; the last: tiny|nan"):
+        data[0, 0, hopeless]
+
+
+def test_cluster_labels_are_those_of_the_crop(cuts, speech):
+    labels = {cut.id: np.arange((samples_at_16k(cut) - 400) // HOP + 1).astype(np.int16) for cut in cuts}
+    data = dataset(max_samples=3200, targets=labels)
+    batch = data[0, 0, CutSet.from_cuts(list(cuts)[:4])]
+    assert batch.targets.shape == (4, 9)
+    for row, name in enumerate(batch.ids):
+        whole = torch.from_numpy(soundfile.read(speech / f"{name}.wav", dtype="float32")[0])
+        start = int(batch.targets[row, 0]) * HOP
+        assert torch.equal(batch.waveforms[row], whole[start : start + 3200])
+        assert batch.targets[row].tolist() == list(range(start // HOP, start // HOP + 9))
+    with pytest.raises(DataError, match="no cluster labels for it"):
+        dataset(targets={})[0, 0, CutSet.from_cuts([cuts["u00"]])]
+    with pytest.raises(DataError, match="labels for .* frames; make the targets again"):
+        dataset(targets={"u00": labels["u00"][:-3]})[0, 0, CutSet.from_cuts([cuts["u00"]])]
+
+
+# -------------------------------------------------------------------------------------------------- sampler
+
+
+class Numbers:
+    """A sampler of five batches."""
+
+    epoch = 0
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+    def __iter__(self):
+        return iter([f"{self.epoch}:{index}" for index in range(5)])
+
+
+def epoch_of(number: int, first: int = 0) -> list[tuple[int, int, str]]:
+    return [(number, index, f"{number}:{index}") for index in range(first, 5)]
+
+
+def test_every_iteration_is_the_next_epoch():
+    sampler = EpochSampler(Numbers())
+    assert [list(sampler), list(sampler)] == [epoch_of(0), epoch_of(1)]
+
+
+def test_an_epoch_is_gone_on_with_once():
+    sampler = EpochSampler(Numbers())
+    sampler.start_behind(2, 3)
+    assert [list(sampler), list(sampler)] == [epoch_of(2, first=3), epoch_of(3)]
+
+
+def test_behind_the_last_batch_comes_the_next_epoch():
+    sampler = EpochSampler(Numbers())
+    sampler.start_behind(2, 5)
+    assert [list(sampler), list(sampler)] == [[], epoch_of(3)]
+
+
+def test_nothing_is_drawn_before_it_is_asked_for():
+    """Lightning may make an iterator that it does not use."""
+    sampler = EpochSampler(Numbers())
+    iter(sampler)
+    assert list(sampler) == epoch_of(0)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_resumed_epoch_goes_on_where_it_stopped(cuts, noise_folder, workers):
+    data = dataset(noise_folder)
+    whole = list(loader(cuts, data, epoch=1))
+    resumed = loader(cuts, data, epoch=1, workers=workers)
+    resumed.sampler.start_behind(1, 3)
+    rest = list(resumed)
+    assert [batch.ids for batch in rest] == [batch.ids for batch in whole[3:]]
+    assert same(by_utterance(rest), by_utterance(whole[3:]))
+    assert [batch.position for batch in rest] == [(1, index) for index in range(3, len(whole))]
+    following = list(resumed)  # the next epoch, from its beginning
+    assert [batch.ids for batch in following] == [batch.ids for batch in loader(cuts, data, epoch=2)]
+    assert [batch.position for batch in following] == [(2, index) for index in range(len(following))]

@@ -1,0 +1,131 @@
+"""Eq. 2 to 4 against loops that spell them out, torch's own losses, and utterances alone."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from distill.objective import DistortionClassifier, classification_loss, distillation_loss
+
+B, N, FRAMES, D = 3, 2, 7, 5
+LENGTHS = torch.tensor([7, 4, 1])
+EVERY_PART = ("total", "l1", "cosine", "l1_per_layer", "cosine_per_layer")
+
+
+def features(*shape: int, seed: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def pair() -> tuple[torch.Tensor, torch.Tensor]:
+    """Predictions and targets, (B, N, F, D)."""
+    return features(B, N, FRAMES, D, seed=0), features(B, N, FRAMES, D, seed=1)
+
+
+def equation_2(predictions, targets, lengths, gamma: float, layers=range(N)) -> float:
+    """The paper's sum over utterances, layers and frames, one number at a time."""
+    total = 0.0
+    for b, length in enumerate(lengths.tolist()):
+        for n in layers:
+            for t in range(length):
+                p, h = predictions[b, n, t].tolist(), targets[b, n, t].tolist()
+                dot = sum(x * y for x, y in zip(p, h, strict=True))
+                cosine = dot / math.sqrt(sum(x * x for x in p)) / math.sqrt(sum(y * y for y in h))
+                total += sum(abs(x - y) for x, y in zip(p, h, strict=True)) / len(p)
+                total -= gamma * math.log(1 / (1 + math.exp(-cosine)))
+    return total
+
+
+@pytest.mark.parametrize("gamma", [0.0, 1.0, 2.5])
+def test_a_constant_times_equation_2(pair, gamma):
+    loss = distillation_loss(*pair, LENGTHS, cosine_weight=gamma)
+    constant = N * int(LENGTHS.sum())
+    assert float(loss.total) == pytest.approx(equation_2(*pair, LENGTHS, gamma) / constant, rel=1e-5)
+
+
+def test_without_padding_it_is_the_mean_of_l1_and_log_sigmoid_cosine(pair):
+    predictions, targets = pair
+    loss = distillation_loss(predictions, targets, torch.full((B,), FRAMES))
+    cosine = -F.logsigmoid(F.cosine_similarity(predictions, targets, dim=-1)).mean()
+    torch.testing.assert_close(loss.l1, F.l1_loss(predictions, targets))
+    torch.testing.assert_close(loss.cosine, cosine)
+    torch.testing.assert_close(loss.total, F.l1_loss(predictions, targets) + cosine)
+
+
+def test_parts_per_layer(pair):
+    loss = distillation_loss(*pair, LENGTHS)
+    for n in range(N):
+        expected = equation_2(*pair, LENGTHS, 1.0, layers=[n]) / int(LENGTHS.sum())
+        assert float(loss.l1_per_layer[n] + loss.cosine_per_layer[n]) == pytest.approx(expected, rel=1e-5)
+    assert loss.l1_per_layer.shape == loss.cosine_per_layer.shape == (N,)
+    torch.testing.assert_close(loss.l1_per_layer.mean(), loss.l1)
+    torch.testing.assert_close(loss.cosine_per_layer.mean(), loss.cosine)
+
+
+def test_padding_changes_nothing(pair):
+    """Neither its length nor what is in it."""
+    plain = distillation_loss(*pair, LENGTHS)
+    padded = [F.pad(x, (0, 0, 0, 3)) for x in pair]
+    for row, length in enumerate(LENGTHS.tolist()):
+        padded[0][row, :, length:] = 1e4
+        padded[1][row, :, length:] = float("nan")
+    padded[0].requires_grad_()
+    loss = distillation_loss(*padded, LENGTHS)
+    for part in EVERY_PART:
+        torch.testing.assert_close(getattr(loss, part), getattr(plain, part))
+    (gradient,) = torch.autograd.grad(loss.l1, padded[0])
+    assert all(not gradient[row, :, length:].any() for row, length in enumerate(LENGTHS.tolist()))
+
+
+def test_n_frames_is_the_divisor(pair):
+    loss = distillation_loss(*pair, LENGTHS)
+    for n_frames in (5.0, torch.tensor(5.0)):
+        other = distillation_loss(*pair, LENGTHS, n_frames=n_frames)
+        for part in EVERY_PART:
+            torch.testing.assert_close(getattr(other, part) * 5, getattr(loss, part) * LENGTHS.sum())
+
+
+def test_half_precision_is_summed_in_single(pair):
+    full = distillation_loss(*(x.bfloat16().float() for x in pair), LENGTHS)
+    half = distillation_loss(*(x.bfloat16() for x in pair), LENGTHS)
+    assert half.total.dtype == torch.float32
+    torch.testing.assert_close(half.total, full.total)
+
+
+@pytest.mark.parametrize("shape", [(B, N, FRAMES - 1, D), (B, N + 1, FRAMES, D)])
+def test_shapes_must_agree(pair, shape):
+    with pytest.raises(ValueError, match=r"must both be \(B, N, F, D\)"):
+        distillation_loss(pair[0], torch.zeros(shape), LENGTHS)
+    with pytest.raises(ValueError, match=r"must both be \(B, N, F, D\)"):
+        distillation_loss(pair[0][:, 0], pair[1][:, 0], LENGTHS)
+
+
+def test_the_classifier_pools_valid_frames():
+    classifier = DistortionClassifier(D, 7)
+    z = features(B, FRAMES, D, seed=2)
+    alone = [classifier.linear(z[row, :length].mean(0)) for row, length in enumerate(LENGTHS.tolist())]
+    for row, length in enumerate(LENGTHS.tolist()):
+        z[row, length:] = float("nan")
+    torch.testing.assert_close(classifier(z, LENGTHS), torch.stack(alone))
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_frozen_gradients_reach_z_and_nothing_else(frozen):
+    classifier = DistortionClassifier(D, 7)
+    z = features(B, FRAMES, D, seed=2).requires_grad_()
+    logits = classifier(z, LENGTHS, frozen=frozen)
+    logits.square().sum().backward()
+    assert z.grad is not None and z.grad[0].any()
+    assert not z.grad[1, 4:].any() and not z.grad[2, 1:].any()
+    assert [p.grad is None for p in classifier.parameters()] == [frozen, frozen]
+    torch.testing.assert_close(logits, classifier(z, LENGTHS, frozen=not frozen))
+
+
+def test_classification_loss_is_binary_cross_entropy():
+    logits, labels = features(B, 7, seed=3), (features(B, 7, seed=4) > 0).float()
+    expected = F.binary_cross_entropy_with_logits(logits, labels)
+    torch.testing.assert_close(classification_loss(logits, labels), expected)
+    torch.testing.assert_close(nn.BCEWithLogitsLoss()(logits, labels), expected)
+    torch.testing.assert_close(classification_loss(logits, labels, n_utterances=1.5), expected * B / 1.5)

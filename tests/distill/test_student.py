@@ -1,0 +1,139 @@
+"""The student: its size, what it inherits, its heads, and what is refused."""
+
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from distill.hubert import HubertEncoder
+from distill.student import PredictionHeads, Student
+
+
+@pytest.fixture(scope="module")
+def base() -> HubertEncoder:
+    return HubertEncoder.from_preset("base")
+
+
+@pytest.fixture(scope="module")
+def mini() -> HubertEncoder:
+    torch.manual_seed(0)
+    return HubertEncoder.from_preset("mini").eval()
+
+
+def count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+@pytest.mark.parametrize(("layers", "millions"), [(1, 19.9), (2, 27.0), (3, 34.1)])
+def test_parameters_of_the_papers_students(base, layers, millions):
+    student = Student.from_teacher(base, layers=layers)
+    assert round(count(student) / 1e6, 1) == millions
+    # By the arithmetic of the architecture: CNN, projection, positional convolution, norm, layers, heads.
+    cnn = 512 * 10 + 2 * 512 + 4 * 512 * 512 * 3 + 2 * 512 * 512 * 2
+    front = cnn + (512 * 768 + 768) + (768 * 48 * 128 + 128 + 768) + 2 * 768
+    layer = 4 * (768 * 768 + 768) + (768 * 3072 + 3072) + (3072 * 768 + 768) + 4 * 768
+    heads = (768 * 3 * 768 + 3 * 768) + 3 * (768 * 768 + 768)
+    assert count(student.encoder) == front + layers * layer
+    assert count(student.heads) == heads
+    if layers == 2:
+        assert round(count(student.encoder) / 1e6, 1) == 23.5
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_it_starts_as_the_teachers_first_layers_bit_for_bit(mini, layers):
+    student = Student.from_teacher(mini, layers=layers, targets=(2, 4, 6))
+    theirs, ours = mini.state_dict(), student.encoder.state_dict()
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+    left_out = theirs.keys() - ours.keys()
+    deeper = tuple(f"layers.{index}." for index in range(layers, 6))
+    assert {name for name in left_out if not name.startswith(deeper)} == {
+        "projection_norm.weight",
+        "projection_norm.bias",
+    }
+    assert not any(name.startswith(deeper) for name in ours)
+
+
+def test_it_shares_no_memory_with_the_teacher(mini):
+    student = Student.from_teacher(mini, targets=(2,))
+    theirs = {p.data_ptr() for p in mini.parameters()}
+    assert not theirs & {p.data_ptr() for p in student.parameters()}
+
+
+def test_there_is_no_norm_before_the_projection(mini):
+    student = Student.from_teacher(mini, targets=(2,)).eval()
+    assert student.encoder.projection_norm is None
+    out = student.encoder(torch.randn(1, 4000), return_cnn=True)
+    # The transformer's input, rebuilt by hand from the CNN's output.
+    x = student.encoder.projection(out.cnn)
+    x = student.encoder.norm(x + student.encoder.position(x))
+    torch.testing.assert_close(x, out.hidden_states[0])
+
+
+def test_regularisation_is_the_students_own(mini):
+    student = Student.from_teacher(
+        mini,
+        targets=(2,),
+        dropout=0.2,
+        attention_dropout=0.3,
+        activation_dropout=0.4,
+        cnn_grad_scale=0.5,
+        activation_checkpointing=True,
+    )
+    config = student.encoder.config
+    assert (config.dropout, config.attention_dropout, config.activation_dropout) == (0.2, 0.3, 0.4)
+    assert (config.layerdrop, config.cnn_grad_scale, config.activation_checkpointing) == (0.0, 0.5, True)
+
+
+def test_output(mini):
+    student = Student.from_teacher(mini, layers=2, targets=(6, 1)).eval()
+    out = student(torch.randn(2, 8000), torch.tensor([8000, 5000]))
+    assert out.predictions.shape == (2, 2, 24, 128)
+    assert len(out.hidden_states) == 3 and out.z is out.hidden_states[2]
+    assert out.lengths.tolist() == [24, 15]
+    torch.testing.assert_close(out.predictions, student.heads(out.z))
+
+
+def test_heads_are_a_shared_expansion_and_a_linear_each():
+    torch.manual_seed(1)
+    heads = PredictionHeads(6, 10, 3)
+    z = torch.randn(2, 5, 6)
+    hidden = F.gelu(heads.expand(z))  # (B, F, 3 * 10)
+    for index in range(3):
+        linear = nn.Linear(10, 10)
+        linear.weight.data, linear.bias.data = heads.weight[index].T, heads.bias[index, 0]
+        expected = linear(hidden[:, :, 10 * index : 10 * (index + 1)])
+        torch.testing.assert_close(heads(z)[:, index], expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"targets": (4, 8, 12)}, "the teacher has layers 1 to 6, not 8, 12"),
+        ({"targets": (0, 2)}, "the teacher has layers 1 to 6, not 0"),
+        ({"targets": ()}, "targets is empty"),
+        ({"targets": (2,), "layers": 7}, "layers is 7, but the teacher has 6"),
+        ({"targets": (2,), "layers": 0}, "layers is 0"),
+        ({"targets": (2,), "dropout": 1.0}, "dropout must be in"),
+    ],
+)
+def test_what_the_teacher_cannot_give_is_refused(mini, options, message):
+    with pytest.raises(ValueError, match=message):
+        Student.from_teacher(mini, **options)
+
+
+def test_dictionary_round_trip(mini):
+    student = Student.from_teacher(mini, layers=2, targets=(2, 6)).eval()
+    again = Student.from_dict(json.loads(json.dumps(student.to_dict()))).eval()
+    assert again.to_dict() == student.to_dict()
+    assert again.encoder.config == student.encoder.config and again.targets == (2, 6)
+    again.load_state_dict(student.state_dict())
+    waves = torch.randn(1, 4000)
+    assert torch.equal(again(waves).predictions, student(waves).predictions)
+
+
+def test_a_pre_norm_teacher_gives_a_student_too():
+    teacher = HubertEncoder.from_preset("mini", pre_norm=True, conv_norm="layer", normalize_input=True)
+    student = Student.from_teacher(teacher, layers=1, targets=(6,))
+    assert student(torch.randn(1, 4000)).predictions.shape == (1, 1, 12, 128)

@@ -1,0 +1,264 @@
+"""Distorted test sets: the same audio for everybody, of the right noise, at the level that is listed."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.signal
+import soundfile
+import torch
+from lhotse import CutSet
+
+from distill.data import NoiseReader, open_cuts
+from distill.distortions import CONDITIONS, LABELS, DistortionConfig
+from distill.errors import DataError, UsageError, UserError
+from distill.hubert import HubertEncoder
+from downstream.distorted_sets import DistortedSet, embed, find_condition, materialise
+
+CORPORA = ("musan", "wham", "fsd", "dns", "rir")
+NOISE_HZ = {
+    "musan": 500,
+    "wham": 1000,
+    "fsd": 2000,
+    "dns": 4000,
+}  # each corpus is one tone: easy to tell apart
+
+
+@pytest.fixture(scope="module")
+def corpora(tmp_path_factory) -> dict[str, str]:
+    root = tmp_path_factory.mktemp("corpora")
+    generator = np.random.default_rng(0)
+    for name in CORPORA:
+        (root / name).mkdir()
+        for index, n_samples in enumerate((4000, 40_000)):  # shorter and longer than the speech
+            if name == "rir":
+                clip = generator.standard_normal(800) * np.exp(-np.arange(800) / 150)
+                clip[:20] = 0
+                clip[20] = 3.0  # the direct path
+                clip /= 4
+            else:
+                clip = 0.2 * np.sin(2 * np.pi * NOISE_HZ[name] * np.arange(n_samples) / 16_000)
+            soundfile.write(root / name / f"{index}.wav", clip, 16_000, subtype="FLOAT")
+    return {name: str(root / name) for name in CORPORA}
+
+
+@pytest.fixture(scope="module")
+def reader(corpora) -> NoiseReader:
+    return NoiseReader(corpora)
+
+
+@pytest.fixture(scope="module")
+def speech(tmp_path_factory) -> Path:
+    """Eleven utterances of low-passed noise: nothing where the tones are."""
+    root = tmp_path_factory.mktemp("speech")
+    generator = np.random.default_rng(1)
+    low = scipy.signal.firwin(401, 200, fs=16_000)
+    (root / "deep").mkdir()
+    for index in range(11):
+        samples = scipy.signal.lfilter(
+            low, 1, generator.standard_normal(int(generator.integers(8000, 20_000)))
+        )
+        soundfile.write(
+            root / "deep" / f"u{index}.wav", 0.2 * samples / samples.std(), 16_000, subtype="FLOAT"
+        )
+    return root
+
+
+@pytest.fixture(scope="module")
+def cuts(speech) -> CutSet:
+    return open_cuts(speech)
+
+
+def audio(dataset: DistortedSet, size: int) -> dict[str, np.ndarray]:
+    found = {}
+    for batch, waveforms, lengths, _ in dataset.batches(size):
+        for cut, wave, length in zip(batch, waveforms, lengths.tolist(), strict=True):
+            assert not wave[length:].any()
+            found[cut.id] = wave[:length].numpy()
+    return found
+
+
+def clean(speech: Path, name: str) -> np.ndarray:
+    return soundfile.read(speech / f"{name}.wav", dtype="float32")[0]
+
+
+def snr_db(signal: np.ndarray, noise: np.ndarray) -> float:
+    return 10 * np.log10(np.mean(signal.astype(float) ** 2) / np.mean(noise.astype(float) ** 2))
+
+
+def strongest_hz(samples: np.ndarray) -> float:
+    spectrum = np.abs(np.fft.rfft(samples * np.hanning(len(samples))))
+    return float(np.fft.rfftfreq(len(samples), 1 / 16_000)[spectrum.argmax()])
+
+
+def dry(samples: np.ndarray, corpora: dict[str, str], choice: int) -> np.ndarray:
+    """Convolved with a room of unit energy, aligned at the direct path, by scipy."""
+    rir, _ = soundfile.read(Path(corpora["rir"]) / f"{choice}.wav")
+    rir = rir / np.sqrt(np.sum(rir**2))
+    return scipy.signal.fftconvolve(samples, rir)[np.abs(rir).argmax() :][: len(samples)]
+
+
+@pytest.mark.parametrize("condition", ["clean", "2-dist", "fsd", "dns", "reverb", "pitch"])
+def test_the_audio_does_not_depend_on_the_batch_size(cuts, reader, condition):
+    alone = audio(DistortedSet(cuts, condition, reader), 1)
+    for size in (4, 64):
+        together = audio(DistortedSet(cuts, condition, reader), size)
+        assert together.keys() == alone.keys() == {cut.id for cut in cuts}
+        for name, samples in together.items():
+            np.testing.assert_allclose(samples, alone[name], atol=2e-6)
+
+
+def test_nor_on_the_other_utterances_of_the_set(cuts, reader):
+    few = CutSet.from_cuts(list(cuts)[3:6])
+    whole = audio(DistortedSet(cuts, "2-dist", reader), 16)
+    for name, samples in audio(DistortedSet(few, "2-dist", reader), 16).items():
+        np.testing.assert_allclose(samples, whole[name], atol=2e-6)
+
+
+def test_another_seed_is_another_set(cuts, reader):
+    first, second = (audio(DistortedSet(cuts, "fsd", reader, seed=seed), 16) for seed in (0, 1))
+    assert all(not np.array_equal(first[name], second[name]) for name in first)
+
+
+def test_clean_is_clean(cuts, speech):
+    for name, samples in audio(DistortedSet(cuts, "clean"), 4).items():
+        np.testing.assert_array_equal(samples, clean(speech, name))
+
+
+def test_fsd_adds_fsd_noise_and_nothing_else(cuts, reader, speech):
+    for name, samples in audio(DistortedSet(cuts, "fsd", reader), 4).items():
+        noise = samples - clean(speech, name)
+        assert strongest_hz(noise) == pytest.approx(NOISE_HZ["fsd"], abs=5)
+        assert 10 <= snr_db(clean(speech, name), noise) <= 20
+
+
+def test_dns_is_a_room_and_then_dns_noise(cuts, reader, corpora, speech):
+    for batch, waveforms, lengths, plan in DistortedSet(cuts, "dns", reader).batches(4):
+        for cut, wave, length, done in zip(batch, waveforms, lengths.tolist(), plan, strict=True):
+            room = dry(clean(speech, cut.id), corpora, int(done.rir_choice * 2))
+            noise = wave[:length].numpy() - room
+            assert strongest_hz(noise) == pytest.approx(NOISE_HZ["dns"], abs=5)
+            assert snr_db(room, noise) == pytest.approx(done.snr_db, abs=0.1)
+            assert 10 <= done.snr_db <= 20
+
+
+def test_the_conditions_of_training_and_testing_share_no_noise():
+    names = [f"utterance{index}" for index in range(400)]
+    heard = {}
+    for condition in CONDITIONS:
+        plan = DistortedSet(CutSet(), condition).distorter.plan(names, stream="test")
+        heard[condition] = {p.additive for p in plan} | {p.non_additive for p in plan}
+        assert {p.rir for p in plan} == {condition == "dns"}
+    assert heard == {
+        "clean": {"none"},
+        "2-dist": {"musan", "wham", "gaussian", "none", "reverb", "pitch", "band_reject"},
+        "fsd": {"fsd", "none"},
+        "dns": {"dns", "none"},
+    }
+
+
+def test_only_the_noise_of_the_condition_is_needed(cuts, corpora):
+    only = NoiseReader({"fsd": corpora["fsd"]})
+    assert len(audio(DistortedSet(cuts, "fsd", only), 4)) == 11
+    with pytest.raises(DataError, match="dns|rir"):
+        audio(DistortedSet(cuts, "dns", only), 4)
+
+
+def test_finding_conditions():
+    assert find_condition("2-dist") == DistortionConfig()
+    own = DistortionConfig(additive=("none",))
+    assert find_condition(own) is own
+    for name in LABELS[:-1]:
+        config = find_condition(name)
+        applied = {*config.additive, *config.non_additive} - {"none"}
+        assert applied == {name} and not config.rir
+    with pytest.raises(
+        UsageError, match="unknown condition 'rain'; there are clean, 2-dist, fsd, dns, musan, "
+    ):
+        find_condition("rain")
+
+
+# ------------------------------------------------------------------------------------------ materialised sets
+
+
+def listing(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
+def test_a_materialised_set_has_the_levels_that_it_lists(speech, corpora, tmp_path):
+    path = materialise(str(speech), tmp_path / "set", "fsd", {"fsd": [corpora["fsd"]]})
+    rows = listing(path)
+    assert sorted(row["id"] for row in rows) == sorted(f"deep/u{index}" for index in range(11))
+    for row in rows:
+        file = path.parent / row["path"]
+        assert soundfile.info(file).subtype == "PCM_16" and soundfile.info(file).samplerate == 16_000
+        samples = soundfile.read(file)[0] / float(row["gain"])
+        original = clean(speech, row["id"])
+        assert len(samples) == len(original)
+        measured = snr_db(original, samples - original)
+        assert measured == pytest.approx(float(row["snr_db"]), abs=0.1) and 10 <= float(row["snr_db"]) <= 20
+        assert (row["additive"], row["non_additive"], row["rir"]) == ("fsd", "none", "no")
+
+
+def test_a_materialised_set_is_that_of_the_runs(speech, cuts, corpora, reader, tmp_path):
+    path = materialise(str(speech), tmp_path / "set", "2-dist", {n: [c] for n, c in corpora.items()}, seed=3)
+    expected = audio(DistortedSet(cuts, "2-dist", reader, seed=3), 5)
+    rows = listing(path)
+    assert len({row["additive"] for row in rows}) > 1 and len({row["non_additive"] for row in rows}) > 1
+    for row in rows:
+        samples = soundfile.read(path.parent / row["path"])[0] / float(row["gain"])
+        np.testing.assert_allclose(samples, expected[row["id"]], atol=2e-4)  # 16 bits, a gain of four digits
+        given = row["parameters"].partition("=")[0]
+        assert (
+            given
+            == {"reverb": "room_scale", "pitch": "cents", "band_reject": "hz", "none": ""}[
+                row["non_additive"]
+            ]
+        )
+        assert (row["snr_db"] == "") == (row["additive"] == "none")
+    # It can be opened as speech again.
+    assert len(list(open_cuts(f"{path}?non_additive=none"))) == sum(r["non_additive"] == "none" for r in rows)
+
+
+def test_loud_speech_is_scaled_instead_of_clipped(tmp_path, corpora):
+    (tmp_path / "speech").mkdir()
+    loud = np.clip(2 * np.random.default_rng(0).standard_normal(16_000), -1, 1)
+    soundfile.write(tmp_path / "speech" / "a.wav", loud, 16_000, subtype="FLOAT")
+    path = materialise(str(tmp_path / "speech"), tmp_path / "set", "fsd", {"fsd": [corpora["fsd"]]})
+    (row,) = listing(path)
+    samples = soundfile.read(path.parent / row["path"])[0]
+    assert 0.985 < np.abs(samples).max() < 0.995 and float(row["gain"]) < 0.99
+    assert snr_db(loud, samples / float(row["gain"]) - loud) == pytest.approx(float(row["snr_db"]), abs=0.1)
+
+
+def test_utterances_never_share_a_file(tmp_path):
+    for name in ("a/b.wav", "a_b.wav", "a b.wav"):
+        (tmp_path / "speech" / name).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(tmp_path / "speech" / name, np.full(1600, len(name) / 100), 16_000, subtype="FLOAT")
+    path = materialise(str(tmp_path / "speech"), tmp_path / "set", "clean", {})
+    rows = listing(path)
+    assert len({row["path"] for row in rows}) == 3
+    for row in rows:
+        samples = soundfile.read(path.parent / row["path"])[0]
+        original = soundfile.read(tmp_path / "speech" / f"{row['id']}.wav")[0]
+        np.testing.assert_allclose(samples, original, atol=1e-4)
+
+
+def test_a_set_is_not_written_over(speech, tmp_path):
+    path = materialise(str(speech), tmp_path / "set", "clean", {})
+    with pytest.raises(UserError, match="distortions.tsv exists: choose another folder"):
+        materialise(str(speech), tmp_path / "set", "clean", {})
+    assert path.exists()
+
+
+def test_embeddings_are_those_of_each_utterance_alone():
+    torch.manual_seed(0)
+    encoder = HubertEncoder.from_preset("mini").eval()
+    waves, lengths = torch.randn(3, 6000), torch.tensor([6000, 2000, 4321])
+    batch = embed(encoder, waves, lengths)
+    for row, length in enumerate(lengths.tolist()):
+        alone = encoder(waves[row : row + 1, :length]).hidden_states[-1].mean(1)[0]
+        torch.testing.assert_close(batch[row], alone, atol=1e-5, rtol=1e-4)
+    assert not batch.requires_grad
