@@ -82,6 +82,8 @@ class OptimConfig:
             raise ValueError(f"warmup must be in [0, 1), a share of max_steps, not {self.warmup}")
         if self.lr <= 0:
             raise ValueError(f"lr must be positive, not {self.lr}")
+        if self.weight_decay < 0:
+            raise ValueError(f"weight_decay must not be negative, not {self.weight_decay}")
         if self.clip_norm < 0:
             raise ValueError(f"clip_norm must be 0 (off) or positive, not {self.clip_norm}")
 

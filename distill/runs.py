@@ -94,7 +94,8 @@ def make_trainer(recipe: Recipe, out: Path, *, monitor: str = "val/loss", accumu
         return pl.Trainer(
             max_steps=options.max_steps,
             max_epochs=-1,
-            val_check_interval=min(recipe.validation.every_n_steps, options.max_steps),
+            # Lightning counts batches here, not updates.
+            val_check_interval=accumulate * min(recipe.validation.every_n_steps, options.max_steps),
             check_val_every_n_epoch=None,
             limit_val_batches=recipe.validation.max_batches or 1.0,
             num_sanity_val_steps=0,

@@ -2,6 +2,7 @@
 
 import csv
 import re
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -45,6 +46,12 @@ def refused(recipe: str | Path, *overrides: str) -> str:
     message = str(error.value)
     assert "\n" not in message and "$VALUE" not in message
     return message
+
+
+def load_distil(recipe: str, overrides: Sequence[str] = ()) -> DistillRecipe:
+    loaded = load(recipe, overrides)
+    assert isinstance(loaded, DistillRecipe)
+    return loaded
 
 
 def write(path: Path, text: str) -> Path:
@@ -114,7 +121,7 @@ def test_every_line_that_sets_something_says_why(path):
 
 def test_a_recipe_states_what_differs(tmp_path):
     path = write(tmp_path / "mine.yaml", "extends: s4\nname: mine\noptim:\n  lr: 1.0e-3\n")
-    mine, s4 = load(str(path)), load("s4")
+    mine, s4 = load_distil(str(path)), load_distil("s4")
     assert (mine.name, mine.optim.lr) == ("mine", 1e-3)
     assert mine.optim.eps == s4.optim.eps and mine.cdm == s4.cdm and mine.data == s4.data
 
@@ -124,11 +131,12 @@ def test_extends_finds_files_beside_the_recipe(tmp_path, monkeypatch):
     write(tmp_path / "deep" / "base.yaml", "extends: s7\nseed: 3\n")
     path = write(tmp_path / "deep" / "mine.yaml", "extends: base.yaml\n")
     monkeypatch.chdir(tmp_path)
-    assert load(str(path)).seed == 3 and load(str(path)).student.layers == 1
+    recipe = load_distil(str(path))
+    assert recipe.seed == 3 and recipe.student.layers == 1
 
 
 def test_overrides_win_and_are_typed():
-    recipe = load(
+    recipe = load_distil(
         "s4",
         [
             "optim.lr=1e-3",

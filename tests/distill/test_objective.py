@@ -1,6 +1,7 @@
 """Eq. 2 to 4 against loops that spell them out, torch's own losses, and utterances alone."""
 
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -18,13 +19,22 @@ def features(*shape: int, seed: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
+Pair = tuple[torch.Tensor, torch.Tensor]
+
+
 @pytest.fixture
-def pair() -> tuple[torch.Tensor, torch.Tensor]:
+def pair() -> Pair:
     """Predictions and targets, (B, N, F, D)."""
     return features(B, N, FRAMES, D, seed=0), features(B, N, FRAMES, D, seed=1)
 
 
-def equation_2(predictions, targets, lengths, gamma: float, layers=range(N)) -> float:
+def equation_2(
+    predictions: torch.Tensor,
+    targets: torch.Tensor,
+    lengths: torch.Tensor,
+    gamma: float,
+    layers: Sequence[int] = range(N),
+) -> float:
     """The paper's sum over utterances, layers and frames, one number at a time."""
     total = 0.0
     for b, length in enumerate(lengths.tolist()):
@@ -39,13 +49,13 @@ def equation_2(predictions, targets, lengths, gamma: float, layers=range(N)) -> 
 
 
 @pytest.mark.parametrize("gamma", [0.0, 1.0, 2.5])
-def test_a_constant_times_equation_2(pair, gamma):
+def test_a_constant_times_equation_2(pair: Pair, gamma):
     loss = distillation_loss(*pair, LENGTHS, cosine_weight=gamma)
     constant = N * int(LENGTHS.sum())
     assert float(loss.total) == pytest.approx(equation_2(*pair, LENGTHS, gamma) / constant, rel=1e-5)
 
 
-def test_without_padding_it_is_the_mean_of_l1_and_log_sigmoid_cosine(pair):
+def test_without_padding_it_is_the_mean_of_l1_and_log_sigmoid_cosine(pair: Pair):
     predictions, targets = pair
     loss = distillation_loss(predictions, targets, torch.full((B,), FRAMES))
     cosine = -F.logsigmoid(F.cosine_similarity(predictions, targets, dim=-1)).mean()
@@ -54,7 +64,7 @@ def test_without_padding_it_is_the_mean_of_l1_and_log_sigmoid_cosine(pair):
     torch.testing.assert_close(loss.total, F.l1_loss(predictions, targets) + cosine)
 
 
-def test_parts_per_layer(pair):
+def test_parts_per_layer(pair: Pair):
     loss = distillation_loss(*pair, LENGTHS)
     for n in range(N):
         expected = equation_2(*pair, LENGTHS, 1.0, layers=[n]) / int(LENGTHS.sum())
@@ -64,22 +74,22 @@ def test_parts_per_layer(pair):
     torch.testing.assert_close(loss.cosine_per_layer.mean(), loss.cosine)
 
 
-def test_padding_changes_nothing(pair):
+def test_padding_changes_nothing(pair: Pair):
     """Neither its length nor what is in it."""
     plain = distillation_loss(*pair, LENGTHS)
-    padded = [F.pad(x, (0, 0, 0, 3)) for x in pair]
+    predictions, targets = (F.pad(x, (0, 0, 0, 3)) for x in pair)
     for row, length in enumerate(LENGTHS.tolist()):
-        padded[0][row, :, length:] = 1e4
-        padded[1][row, :, length:] = float("nan")
-    padded[0].requires_grad_()
-    loss = distillation_loss(*padded, LENGTHS)
+        predictions[row, :, length:] = 1e4
+        targets[row, :, length:] = float("nan")
+    predictions.requires_grad_()
+    loss = distillation_loss(predictions, targets, LENGTHS)
     for part in EVERY_PART:
         torch.testing.assert_close(getattr(loss, part), getattr(plain, part))
-    (gradient,) = torch.autograd.grad(loss.l1, padded[0])
+    (gradient,) = torch.autograd.grad(loss.l1, predictions)
     assert all(not gradient[row, :, length:].any() for row, length in enumerate(LENGTHS.tolist()))
 
 
-def test_n_frames_is_the_divisor(pair):
+def test_n_frames_is_the_divisor(pair: Pair):
     loss = distillation_loss(*pair, LENGTHS)
     for n_frames in (5.0, torch.tensor(5.0)):
         other = distillation_loss(*pair, LENGTHS, n_frames=n_frames)
@@ -87,15 +97,16 @@ def test_n_frames_is_the_divisor(pair):
             torch.testing.assert_close(getattr(other, part) * 5, getattr(loss, part) * LENGTHS.sum())
 
 
-def test_half_precision_is_summed_in_single(pair):
-    full = distillation_loss(*(x.bfloat16().float() for x in pair), LENGTHS)
-    half = distillation_loss(*(x.bfloat16() for x in pair), LENGTHS)
+def test_half_precision_is_summed_in_single(pair: Pair):
+    predictions, targets = (x.bfloat16() for x in pair)
+    full = distillation_loss(predictions.float(), targets.float(), LENGTHS)
+    half = distillation_loss(predictions, targets, LENGTHS)
     assert half.total.dtype == torch.float32
     torch.testing.assert_close(half.total, full.total)
 
 
 @pytest.mark.parametrize("shape", [(B, N, FRAMES - 1, D), (B, N + 1, FRAMES, D)])
-def test_shapes_must_agree(pair, shape):
+def test_shapes_must_agree(pair: Pair, shape):
     with pytest.raises(ValueError, match=r"must both be \(B, N, F, D\)"):
         distillation_loss(pair[0], torch.zeros(shape), LENGTHS)
     with pytest.raises(ValueError, match=r"must both be \(B, N, F, D\)"):

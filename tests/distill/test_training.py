@@ -8,6 +8,7 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytorch_lightning as pl
@@ -18,7 +19,7 @@ from distill.callbacks import Interrupted
 from distill.checkpoints import inspect, load_student, load_teacher
 from distill.config import load, recipe_names
 from distill.errors import ConfigError, UserError
-from distill.options import Recipe
+from distill.options import DistillRecipe, Recipe
 from distill.training import run
 
 ROOT = Path(__file__).parents[2]
@@ -95,10 +96,10 @@ def test_every_recipe_trains(mini_data, tmp_path, name):
     assert released == tmp_path / f"{'student' if recipe.kind == 'distil' else 'teacher'}.safetensors"
     assert all(torch.isfinite(p).all() for p in model.parameters())
     assert ("dat/loss" in values) == (name in ("s5", "s5_prime", "s6", "s6_prime"))
-    if recipe.kind == "distil":
+    if isinstance(recipe, DistillRecipe):
         assert {"train/l1_layer2", "train/cosine_layer6", "val/loss", "val/loss_clean", "lr"} <= values.keys()
         # Clean speech for both is what plain DistilHuBERT validates on.
-        assert (values["val/loss"] == values["val/loss_clean"]) == (load(name).cdm == "none")
+        assert (values["val/loss"] == values["val/loss_clean"]) == (recipe.cdm == "none")
 
 
 def test_the_row_of_the_teacher_makes_a_release(mini_data, tmp_path):
@@ -175,6 +176,15 @@ def test_a_step_is_logged_with_what_made_it(finished):
     torch.testing.assert_close(torch.tensor(values["train/loss"]), total)
 
 
+@pytest.mark.parametrize("name", ["s4", "mini_teacher"])
+def test_validations_are_counted_in_updates(mini_data, tmp_path, name):
+    """With micro-batches too, whether they are ours or Lightning's."""
+    run(tiny(mini_data, "optim.accumulate=2", "validation.every_n_steps=2", name=name, steps=4), tmp_path)
+    values = log(tmp_path)
+    assert len(values["val/loss"]) == 2
+    assert json.loads((tmp_path / "finished.json").read_text())["steps"] == 4
+
+
 def test_a_run_is_not_written_over(finished, mini_data):
     before = (finished / "recipe.yaml").read_text()
     with pytest.raises(UserError, match=rf"holds a run already: go on with --resume {finished}"):
@@ -240,7 +250,7 @@ def add_callback(monkeypatch, callback: pl.Callback) -> None:
     made = runs.make_trainer
 
     def make_trainer(*args, **kwargs):
-        trainer = made(*args, **kwargs)
+        trainer: Any = made(*args, **kwargs)
         trainer.callbacks.insert(0, callback)
         return trainer
 
@@ -319,6 +329,7 @@ def test_a_resumed_adaptation_ends_where_it_would_have(mini_data, tmp_path, monk
     assert differs(weights(tmp_path / "whole"), weights(tmp_path / "stopped")) < 1e-7
 
 
+@pytest.mark.slow
 def test_sigterm_ends_the_command_with_143(mini_data, tmp_path):
     """In another process, with data workers."""
     options = overrides(
