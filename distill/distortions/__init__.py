@@ -1,18 +1,23 @@
 """What noise, rooms and channels do to speech: planned per utterance, applied to padded batches."""
 
-from distill.distortions import additive, band_reject, pitch, reverb
+from distill.distortions import additive, band_reject, clipping, pitch, reverb, time_drop
 from distill.distortions.distorter import Distorter
 from distill.distortions.plan import CONDITIONS, LABELS, DistortionConfig, Plan, UtterancePlan
+from distill.distortions.transforms import DistortTransform, distort_cuts
 
 __all__ = [
     "CONDITIONS",
     "LABELS",
+    "DistortTransform",
     "DistortionConfig",
     "Distorter",
     "Plan",
     "UtterancePlan",
     "additive",
     "band_reject",
+    "clipping",
+    "distort_cuts",
     "pitch",
     "reverb",
+    "time_drop",
 ]

@@ -1,14 +1,13 @@
 """Band rejection: sox `sinc -a 120 HIGH-LOW`.
 
-A Kaiser-windowed low-pass at LOW plus a high-pass at HIGH, 317 symmetric taps, delay compensated. As in sox
-the transition bands are 5 % of the Nyquist frequency (400 Hz), so a narrow band is attenuated rather than
-removed.
+A Kaiser-windowed low-pass at LOW plus a high-pass at HIGH, 315 to 323 symmetric taps, delay compensated. As
+in sox the transition bands are 5 % of the Nyquist frequency (400 Hz), so a narrow band is attenuated rather
+than removed.
 
 Legend: B utterances, T samples, L taps.
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -24,14 +23,13 @@ from distill.distortions.padded import (
 )
 
 _NYQUIST_HZ = SAMPLE_RATE / 2
-_ATTENUATION_DB = 120.0
-_TRANSITION = 0.05  # of the Nyquist frequency: sox's default
-# sox's fit of Kaiser's formulas above 100 dB: window shape and half order for a transition band.
-_KAISER_BETA = 0.1117 * _ATTENUATION_DB - 1.11
-_HALF_ORDER = int(
-    (0.0425 * _ATTENUATION_DB - 1.4) / (_TRANSITION / 2) * (16.556 / (_ATTENUATION_DB - 39.6) + 0.8625) + 0.5
-)
-_CENTRE = _HALF_ORDER + _HALF_ORDER % 2  # even, so that the length is 1 modulo 4: 2 · 158 + 1 = 317 taps
+# sox takes one window for both edges; the upper one decides (in a pure low-pass, the lower one). These are
+# fitted to its impulse responses, which they reproduce to 125 dB: the shape is piecewise linear in the
+# logarithm of the edge, and constant below the first; the half length grows by a tap with every step of it.
+_EDGES_HZ = (390.625, 781.25, 1562.5, 3125.0, 6250.0, 8000.0)
+_KAISER_BETAS = (12.62286, 12.41771, 12.36771, 12.33500, 12.31292, 12.31123)
+_SHAPE_OF_158, _SHAPE_STEP = 12.32913, 0.07861
+_CENTRE = 161  # the longest half length
 
 
 @torch.no_grad()
@@ -78,12 +76,17 @@ def design(low_hz: Sequence[float], high_hz: Sequence[float]) -> np.ndarray:
     Returns:
         (B, L) float64, symmetric about tap L // 2.
     """
-    edges = np.asarray([low_hz, high_hz], dtype=np.float64)[..., None] / _NYQUIST_HZ  # (2, B, 1)
+    low, high = (np.asarray(edges, dtype=np.float64)[:, None] for edges in (low_hz, high_hz))  # (B, 1)
     n = np.arange(-_CENTRE, _CENTRE + 1)
-    low, high = edges * np.sinc(edges * n) * _window()
-    return low - high + (n == 0)
+    window = _window(np.where(high < _NYQUIST_HZ, high, low), n)
+    low, high = low / _NYQUIST_HZ, high / _NYQUIST_HZ
+    return (low * np.sinc(low * n) - high * np.sinc(high * n)) * window + (n == 0)
 
 
-@lru_cache(maxsize=1)
-def _window() -> np.ndarray:
-    return np.kaiser(2 * _CENTRE + 1, _KAISER_BETA)
+def _window(edges_hz: np.ndarray, n: np.ndarray) -> np.ndarray:
+    """Kaiser windows, I0(beta sqrt(1 - (n / M)^2)) / I0(beta) for |n| <= M: (B, 1) and (L,) -> (B, L)."""
+    limited = np.clip(edges_hz, _EDGES_HZ[0], _EDGES_HZ[-1])
+    beta = np.interp(np.log2(limited), np.log2(_EDGES_HZ), _KAISER_BETAS)
+    half = 158 + np.floor((beta - _SHAPE_OF_158) / _SHAPE_STEP)
+    inside = 1 - (n / half) ** 2
+    return np.where(inside >= 0, np.i0(beta * np.sqrt(np.maximum(inside, 0))) / np.i0(beta), 0)

@@ -3,7 +3,7 @@
 Legend: B utterances, T samples.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -11,6 +11,10 @@ from torch import Tensor
 from distill.distortions import additive, band_reject, pitch, reverb
 from distill.distortions.padded import float_copy, valid_lengths
 from distill.distortions.plan import CONDITIONS, LABELS, DistortionConfig, Plan, draw
+
+# Samples that an effect takes at once on a CPU, 8 utterances of 12 s: with more, its temporaries are so large
+# that the allocator returns them to the system each time, and half the time goes into page faults.
+_CPU_SAMPLES = 8 * 12 * 16_000
 
 
 class Distorter:
@@ -131,17 +135,15 @@ class Distorter:
         drawn = additive.gaussian([counts[row] for row in white], [plan[row].gaussian_seed for row in white])
         clips.update(zip(white, drawn, strict=True))
         noisy = torch.zeros(len(plan), dtype=torch.bool, device=out.device)
-        rows = sorted(clips)
-        if rows:
-            n_samples = max(counts[row] for row in rows)
+        for rows, n_samples in _groups(out, counts, sorted(clips)):
             out[rows, :n_samples], noisy[rows] = additive.mix(
                 out[rows, :n_samples],
                 [counts[row] for row in rows],
                 [clips[row] for row in rows],
                 [plan[row].snr_db for row in rows],
             )
-            # Kept as a tensor: reading it here would make the host wait for the device.
-            self._skipped = self._skipped + (len(rows) - noisy.sum())
+        # Kept as a tensor: reading it here would make the host wait for the device.
+        self._skipped = self._skipped + (len(clips) - noisy.sum())
         return noisy
 
 
@@ -164,12 +166,20 @@ def _rows(plan: Plan, effect: str) -> list[int]:
 def _on_rows(
     out: Tensor, counts: list[int], rows: list[int], effect: Callable[..., Tensor], *values: Sequence
 ) -> None:
-    """Apply an effect to some rows as one batch no longer than they are, in place."""
-    if not rows:
-        return
-    n_samples = max(counts[row] for row in rows)
-    picked = [[column[row] for row in rows] for column in values]
-    out[rows, :n_samples] = effect(out[rows, :n_samples], [counts[row] for row in rows], *picked)
+    """Apply an effect to some rows, in place."""
+    for group, n_samples in _groups(out, counts, rows):
+        picked = [[column[row] for row in group] for column in values]
+        out[group, :n_samples] = effect(out[group, :n_samples], [counts[row] for row in group], *picked)
+
+
+def _groups(out: Tensor, counts: list[int], rows: list[int]) -> Iterator[tuple[list[int], int]]:
+    """The rows that are distorted at once, and the samples of the longest of them."""
+    size = max(len(rows), 1)
+    if rows and out.device.type == "cpu":
+        size = max(_CPU_SAMPLES // max(counts[row] for row in rows), 1)
+    for first in range(0, len(rows), size):
+        group = rows[first : first + size]
+        yield group, max(counts[row] for row in group)
 
 
 def _clips(

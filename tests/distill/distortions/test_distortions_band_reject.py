@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.signal import firwin, freqz
+from scipy.signal import fftconvolve, firwin, freqz
 
 from distill.distortions import band_reject
 
@@ -13,21 +13,53 @@ GOLDEN = np.load(Path(__file__).parents[2] / "golden" / "sox_effects.npz")
 SPEECH = torch.from_numpy(GOLDEN["input"])
 
 
+SOX_BANDS = np.load(Path(__file__).with_name("sox_bands.npz"))  # see make_sox_bands.py
+
+
+def change_over_error_db(ours: np.ndarray, sox: np.ndarray) -> float:
+    """10 log10(||input - sox||^2 / ||ours - sox||^2): doing nothing scores 0."""
+    removed = np.sum((GOLDEN["input"] - sox).astype(float) ** 2)
+    return float(10 * np.log10(removed / np.sum((ours - sox).astype(float) ** 2)))
+
+
+def rejected(low: float, high: float) -> np.ndarray:
+    return band_reject.apply(SPEECH[None], None, torch.tensor([low]), torch.tensor([high]))[0].numpy()
+
+
 @pytest.mark.parametrize("name", [k for k in GOLDEN.files if k.startswith("bandreject_")])
 def test_equals_sox(name):
     low, high = (float(v) for v in name.split("_")[1:])
-    ours = band_reject.apply(SPEECH[None], None, torch.tensor([low]), torch.tensor([high]))[0].numpy()
-    removed = np.sum((GOLDEN["input"] - GOLDEN[name]).astype(float) ** 2)
-    error = np.sum((ours - GOLDEN[name]).astype(float) ** 2)
-    assert 10 * np.log10(removed / error) > 50
+    assert change_over_error_db(rejected(low, high), GOLDEN[name]) > 85
 
 
-def test_design_equals_scipy():
-    kernel = band_reject.design([1000.0], [2500.0])[0]
-    beta = 0.1117 * 120 - 1.11
-    expected = firwin(len(kernel), [1000, 2500], window=("kaiser", beta), fs=16_000, scale=False)
-    np.testing.assert_allclose(kernel, expected, atol=1e-12)
-    assert len(kernel) == 317
+def test_equals_sox_on_random_bands():
+    """The filter is linear: sox's impulse responses tell what it does to any speech."""
+    widths = np.diff(SOX_BANDS["edges_hz"])[:, 0]
+    assert len(widths) == 60 and widths.min() < 30 and widths.max() > 1400
+    for (low, high), response in zip(SOX_BANDS["edges_hz"], SOX_BANDS["responses"], strict=True):
+        sox = fftconvolve(GOLDEN["input"].astype(float), response.astype(float), mode="same")
+        assert change_over_error_db(rejected(low, high), sox) > 65
+        kernel = np.pad(band_reject.design([low], [high])[0], len(response) // 2 - 161)
+        np.testing.assert_allclose(kernel, response, atol=3e-7, rtol=0)
+
+
+@settings(deadline=None, max_examples=50)
+@given(low=st.floats(1, 7000), width=st.floats(5, 900))
+def test_design_equals_scipy(low, width):
+    """Scipy makes the same filter when told the window that sox uses for the upper edge."""
+    high = low + width
+    log_hz = np.log2([390.625, 781.25, 1562.5, 3125, 6250, 8000])
+    beta = np.interp(np.log2(high), log_hz, [12.6229, 12.4177, 12.3677, 12.3350, 12.3129, 12.3112])
+    kernel = band_reject.design([low], [high])[0]
+    n_taps = len(np.trim_zeros(kernel))
+    window = ("kaiser", beta)  # documented, but not in its types
+    expected = firwin(n_taps, [low, high], window=window, fs=16_000, scale=False)  # pyright: ignore
+    np.testing.assert_allclose(np.trim_zeros(kernel), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("high", "n_taps"), [(300, 323), (500, 321), (700, 319), (2000, 317), (7000, 315)])
+def test_the_upper_edge_decides_the_length(high, n_taps):
+    assert len(np.trim_zeros(band_reject.design([200.0], [float(high)])[0])) == n_taps
 
 
 def test_stop_band_is_120_db_down_and_pass_bands_are_flat():

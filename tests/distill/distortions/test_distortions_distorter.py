@@ -142,6 +142,15 @@ def test_micro_batches_equal_the_batch():
         assert torch.equal(some, labels[part])
 
 
+@pytest.mark.parametrize("samples", [1, 9000])
+def test_the_size_of_the_groups_does_not_matter(monkeypatch, samples):
+    x, lengths, noises, ids = batch(24)
+    plan = MIX.plan(ids)
+    whole, _ = MIX(x, lengths, plan, noises)
+    monkeypatch.setattr("distill.distortions.distorter._CPU_SAMPLES", samples)
+    torch.testing.assert_close(MIX(x, lengths, plan, noises)[0], whole, atol=1e-5, rtol=0)
+
+
 def test_computes_in_float32_under_autocast_and_for_half_input():
     x, lengths, noises, ids = batch(8)
     plan = MIX.plan(ids)

@@ -1,0 +1,136 @@
+"""Other libraries doing the same, each in the way that its own documentation shows, on one thread."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bench.distortions import GAUSSIAN, IN_MEMORY, RATE, RECORDED, Contender, Run
+from bench.sox_accuracy import room_effect, sinc
+from distill.distortions import Distorter, UtterancePlan
+
+
+def peers(speech: np.ndarray, noises: Path) -> dict[str, list[Contender]]:
+    """All of them, by effect; those that are not installed fail when they are made.
+
+    Args:
+        speech: (B, T) float32.
+        noises: folder of noise files.
+    """
+    return {
+        GAUSSIAN: [
+            Contender("audiomentations AddGaussianSNR", lambda: audiomentations_gaussian(speech)),
+            Contender("torch-audiomentations AddColoredNoise", lambda: torch_gaussian(speech)),
+        ],
+        RECORDED: [
+            Contender("torch-audiomentations AddBackgroundNoise", lambda: torch_background(speech, noises))
+        ],
+        IN_MEMORY: [
+            Contender(
+                "audiomentations AddBackgroundNoise", lambda: audiomentations_background(speech, noises)
+            )
+        ],
+        "reverb": [
+            Contender(
+                "sox reverb 50 50 ROOM", lambda: sox_effect(speech, lambda p: room_effect(p.room_scale))
+            ),
+            Contender("pedalboard Reverb", lambda: pedalboard_reverb(speech)),
+        ],
+        "pitch": [
+            Contender("sox pitch", lambda: sox_effect(speech, lambda p: ("pitch", p.cents, "rate", RATE))),
+            Contender(
+                "sox pitch -q (quick)",
+                lambda: sox_effect(speech, lambda p: ("pitch", "-q", p.cents, "rate", "-q", RATE)),
+            ),
+            Contender("pedalboard PitchShift", lambda: pedalboard_pitch(speech)),
+            Contender("audiomentations PitchShift", lambda: audiomentations_pitch(speech)),
+        ],
+        "band rejection": [
+            Contender("sox sinc -a 120", lambda: sox_effect(speech, lambda p: sinc(p.low_hz, p.high_hz))),
+        ],
+    }
+
+
+def audiomentations_gaussian(speech: np.ndarray) -> Run:
+    """One utterance at a time, in NumPy."""
+    import audiomentations
+
+    noise = audiomentations.AddGaussianSNR(min_snr_db=10, max_snr_db=20, p=1)
+    return lambda _: [noise(row, RATE) for row in speech]
+
+
+def audiomentations_background(speech: np.ndarray, noises: Path) -> Run:
+    """It keeps the files that it has read in memory."""
+    import audiomentations
+
+    noise = audiomentations.AddBackgroundNoise(noises, min_snr_db=10, max_snr_db=20, p=1)
+    return lambda _: [noise(row, RATE) for row in speech]
+
+
+def audiomentations_pitch(speech: np.ndarray) -> Run:
+    """Its default method, signalsmith-stretch."""
+    import audiomentations
+
+    shift = audiomentations.PitchShift(-3, 3, p=1)
+    return lambda _: [shift(row, RATE) for row in speech]
+
+
+def torch_gaussian(speech: np.ndarray) -> Run:
+    """The whole batch at once; a spectral decay of zero is white noise."""
+    import torch_audiomentations
+
+    noise = torch_audiomentations.AddColoredNoise(10, 20, 0, 0, p=1, output_type="tensor")
+    batch = torch.from_numpy(speech)[:, None]
+    return lambda _: noise(batch, RATE)
+
+
+def torch_background(speech: np.ndarray, noises: Path) -> Run:
+    """The whole batch at once; it reads the files each time."""
+    import torch_audiomentations
+
+    noise = torch_audiomentations.AddBackgroundNoise(noises, 10, 20, p=1, output_type="tensor")
+    batch = torch.from_numpy(speech)[:, None]
+    return lambda _: noise(batch, RATE)
+
+
+def pedalboard_reverb(speech: np.ndarray) -> Run:
+    """Freeverb too, of another room."""
+    import pedalboard
+
+    reverb = pedalboard.Reverb(room_size=0.5, damping=0.5)
+    return lambda _: [reverb(row, RATE) for row in speech]
+
+
+def pedalboard_pitch(speech: np.ndarray) -> Run:
+    """Rubber Band, a phase vocoder."""
+    import pedalboard
+
+    def run(number: int) -> None:
+        for row, plan in zip(speech, _plan(speech, number), strict=True):
+            pedalboard.PitchShift(plan.cents / 100)(row, RATE)
+
+    return run
+
+
+def sox_effect(speech: np.ndarray, effect: Callable[[UtterancePlan], tuple[object, ...]]) -> Run:
+    """The binary over all utterances in one go, without writing a result: the least that it can cost."""
+    if not shutil.which("sox"):
+        raise FileNotFoundError("no sox binary on the path")
+    samples = (speech.reshape(-1) * 32767).astype("<i2").tobytes()
+    source = ["-t", "raw", "-r", str(RATE), "-e", "signed-integer", "-b", "16", "-c", "1", "-"]
+
+    def run(number: int) -> None:
+        words = [str(word) for word in effect(_plan(speech, number)[0])]
+        subprocess.run(["sox", *source, "-n", *words], input=samples, check=True, capture_output=True)
+
+    return run
+
+
+def _plan(speech: np.ndarray, number: int) -> list[UtterancePlan]:
+    """The same draws as ours."""
+    return list(Distorter.from_config("2-dist").plan([f"{number}-{row}" for row in range(len(speech))]))

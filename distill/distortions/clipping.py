@@ -1,0 +1,47 @@
+"""Clipping, as of an overdriven microphone: an extra that is no part of the paper's mix and has no label.
+
+After WavAugment's `clip` (Kharitonov et al., "Data Augmenting Contrastive Learning of Speech Representations
+in the Time Domain", 2021).
+
+Legend: B utterances, T samples.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from distill.distortions.padded import clear_padding_, float_copy, per_row, valid_lengths
+
+
+@torch.no_grad()
+def apply(
+    waveforms: Tensor, lengths: Tensor | Sequence[int] | None, factor: Tensor | Sequence[float]
+) -> Tensor:
+    """Clip each utterance at a share of its own extremes.
+
+    y = min(max(x, factor · min(x)), factor · max(x)), with the extremes of the valid samples.
+
+    Args:
+        waveforms: (B, T) at 16 kHz; not modified.
+        lengths: (B,) valid samples; None means full rows.
+        factor: (B,) in [0, 1]: 1 leaves the utterance as it is, 0 leaves silence.
+
+    Returns:
+        (B, T) float32, padding zero.
+
+    Raises:
+        ValueError: if a shape is wrong or a factor is outside 0-1.
+    """
+    counts = valid_lengths(waveforms, lengths)
+    factors = torch.tensor(per_row("factor", factor, len(counts), 0, 1), device=waveforms.device)[:, None]
+    out = float_copy(waveforms, counts)
+    if not counts:
+        return out
+    padding = (
+        torch.arange(out.shape[1], device=out.device) >= torch.tensor(counts, device=out.device)[:, None]
+    )
+    low = out.masked_fill(padding, math.inf).amin(1, keepdim=True)
+    high = out.masked_fill(padding, -math.inf).amax(1, keepdim=True)
+    return clear_padding_(out.clamp_(min=factors * low, max=factors * high), counts)
