@@ -207,12 +207,16 @@ def draw_curves(out: Path) -> Path:
 
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
+    colours = {"teacher": "tab:gray", "s1": "tab:blue", "s4": "tab:orange"}
     for run_folder in sorted((out / "runs").iterdir()):
         axis = left if run_folder.name == "teacher" else right
         log = read_log(run_folder / "csv" / "metrics.csv")
         nothing = ([], [])  # a metric that was never logged
-        (line,) = axis.plot(*log.get("train/loss", nothing), alpha=0.6, label=run_folder.name)
-        axis.plot(*log.get("val/loss", nothing), "o--", color=line.get_color())
+        name, _, seed = run_folder.name.partition("-seed")
+        colour = colours[name]
+        label = name if seed in ("", "0") else None  # one entry for all seeds
+        axis.plot(*log.get("train/loss", nothing), color=colour, alpha=0.6, label=label)
+        axis.plot(*log.get("val/loss", nothing), "o--", color=colour)
     left.set(title="mini HuBERT: masked prediction", xlabel="step", ylabel="loss (dots: dev)")
     right.set(title="students: distillation", xlabel="step", ylabel="loss (dots: dev)")
     right.legend(fontsize=8)

@@ -64,3 +64,15 @@ def test_the_python_example_runs(tmp_path):
     exec(code.replace("runs/s4", str(tmp_path)), scope)
     assert scope["features"].shape == (2, 99, 128)
     assert torch.isfinite(scope["loss"].total)
+
+
+def test_the_distortions_example_runs():
+    code = TEXT.split("```python")[2].split("```")[0]
+    scope: dict = {"torch": torch}
+    exec(code, scope)
+    dataset = scope["Noisy"](list(torch.randn(4, 8000)), [torch.randn(20_000)])
+    distorted = torch.stack([dataset[i] for i in range(len(dataset))])
+    assert distorted.shape == (4, 8000)
+    assert torch.equal(distorted[2], dataset[2])
+    assert any(not torch.equal(distorted[i], dataset.waveforms[i]) for i in range(4))
+    assert scope["rooms"].shape == (2, 16_000)
