@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import logging
 import operator
+import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -408,9 +409,12 @@ def _loader(sampler: EpochSampler, dataset: SpeechDataset, workers: int) -> Data
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_one_thread if workers else None,
+        worker_init_fn=_start_worker if workers else None,
     )
 
 
-def _one_thread(_: int) -> None:
+def _start_worker(_: int) -> None:
+    """One thread each; Ctrl-C and SIGTERM reach the whole process group, but are for the main process."""
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

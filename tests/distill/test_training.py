@@ -330,26 +330,28 @@ def test_a_resumed_adaptation_ends_where_it_would_have(mini_data, tmp_path, monk
 
 
 @pytest.mark.slow
-def test_sigterm_ends_the_command_with_143(mini_data, tmp_path):
-    """In another process, with data workers."""
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_to_the_whole_group_saves_and_ends_the_command(mini_data, tmp_path, signum, code):
+    """As Ctrl-C in a terminal, `timeout` or SLURM send it: to the data workers too."""
     options = overrides(
         mini_data, "data.workers=1", "validation.every_n_steps=100000", name="s4", steps=100_000
     )
     command = [sys.executable, "-m", "distill", "train", "s4", *options, "--out", str(tmp_path / "run")]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, cwd=ROOT, stderr=pipe, stdout=pipe, text=True, start_new_session=True)
     metrics = tmp_path / "run" / "csv" / "metrics.csv"
     try:
         for _ in range(600):
             if metrics.exists() or process.poll() is not None:
                 break
             signal.sigtimedwait([], 0.1)  # a pause
-        process.send_signal(signal.SIGTERM)
+        os.killpg(process.pid, signum)
         _, errors = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert process.returncode == 143, errors[-2000:]
+    assert process.returncode == code, errors[-2000:]
     assert "Traceback" not in errors
-    assert errors.strip().splitlines()[-1].startswith("distill: stopped by SIGTERM; saved ")
+    assert errors.strip().splitlines()[-1].startswith(f"distill: stopped by {signum.name}; saved ")
     assert torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] > 0
 
 
