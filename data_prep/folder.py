@@ -30,6 +30,11 @@ class FolderSummary:
     splits: dict[str, int]
     """Files per split."""
 
+    def __str__(self) -> str:
+        parts = ", ".join(f"{count} in {split}" for split, count in self.splits.items())
+        skipped = f", {self.n_skipped} skipped (listed in skipped.tsv)" if self.n_skipped else ""
+        return f"{self.n_files} files, {self.hours:.2f} h: {parts}{skipped}"
+
 
 def prepare(
     root: Path,

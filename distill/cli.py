@@ -20,7 +20,7 @@ EXAMPLES = {
     "inspect": "distill inspect runs/s4",
     "export": "distill export runs/s4 --to huggingface --out s4-hf",
     "data prepare": "distill data prepare folder --root my_speech --out data/mine",
-    "data distort": "distill data distort my_speech distorted --condition 2-dist --noise musan=noises/",
+    "data distort": "distill data distort my_speech distorted --condition musan --noise musan=noises/",
     "probe linear": "distill probe linear runs/s1 runs/s4 --train 'kws.tsv?split=train' \\\n"
     "    --dev 'kws.tsv?split=dev' --test 'kws.tsv?split=test' --condition fsd --noise fsd=noises/",
     "tsne": "distill tsne runs/s1 runs/s4 --speech data/mini/speech_test.jsonl.gz --out tsne.png",
@@ -190,9 +190,13 @@ def run_train(options: argparse.Namespace) -> None:
     from distill import config
 
     if options.recipe and "=" in options.recipe:
-        raise UsageError(f"name a recipe before {options.recipe}: changes are changes to one")
+        raise UsageError(
+            f"name a recipe before {options.recipe} (a resumed run keeps the recipe it was started with)"
+        )
     if options.resume:
         resolved = options.resume / "recipe.yaml"
+        if options.out:
+            raise UsageError(f"--resume goes on in {options.resume}: leave --out away")
         if not resolved.is_file():
             raise UserError(f"{options.resume} is not a run folder: it has no recipe.yaml")
         recipe = config.load(str(resolved))

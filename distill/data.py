@@ -127,6 +127,9 @@ def _cuts_from_files(entries: list[tuple[str, Path, dict[str, str]]]) -> CutSet:
         except Exception as error:  # noqa: BLE001 any broken file
             logger.warning("skipped %s: %s", file, _reason(error))
             return None
+        if not recording.num_samples:
+            logger.warning("skipped %s: it holds no samples", file)
+            return None
         made = recording.to_cut()
         made.id = name
         made.custom = dict(extra)
@@ -151,10 +154,10 @@ def read_audio(cut: Cut, start: int = 0, count: int | None = None) -> Tensor:
         DataError: if the file cannot be read, is shorter than promised, or holds values that are not finite.
     """
     rate = cut.sampling_rate
-    if start or count is not None:
-        duration = None if count is None else min(count / SAMPLE_RATE, cut.duration - start / SAMPLE_RATE)
-        cut = cut.truncate(offset=start / SAMPLE_RATE, duration=duration, preserve_id=True)
     try:
+        if start or count is not None:
+            duration = None if count is None else min(count / SAMPLE_RATE, cut.duration - start / SAMPLE_RATE)
+            cut = cut.truncate(offset=start / SAMPLE_RATE, duration=duration, preserve_id=True)
         audio = cut.load_audio()
     except Exception as error:  # noqa: BLE001 every decoder has its own exceptions
         raise DataError(f"{cut.id}: cannot be read ({_reason(error)})") from None
@@ -201,7 +204,11 @@ class NoiseReader:
             return None
         cut = self._choose(plan.additive, plan.noise_choice)
         start, count = noise_segment(samples_at_16k(cut), n_samples, plan.noise_offset)
-        return read_audio(cut, start, count)
+        try:
+            return read_audio(cut, start, count)
+        except DataError as error:  # one broken clip must not end a run of days
+            logger.warning("used silence for the noise %s", error)
+            return torch.zeros(1)  # the distorter leaves such an utterance as it is, and counts it
 
     def rir(self, plan: UtterancePlan) -> Tensor | None:
         """The room impulse response for an utterance."""

@@ -36,6 +36,10 @@ def check_run_folder(out: Path, *, resume: bool) -> None:
         raise UserError(f"{out} holds a run already: go on with --resume {out}, or choose another --out")
     if resume and not last.exists():
         raise UserError(f"{out} has no checkpoints/last.ckpt to resume from")
+    if out.is_file():
+        raise UserError(f"{out} is a file: choose a folder for the run with --out")
+    if out.is_dir() and any(out.iterdir()) and not (out / "recipe.yaml").exists():
+        raise UserError(f"{out} holds other things: choose an empty or new folder with --out")
 
 
 def start_run_folder(recipe: Recipe, out: Path) -> None:
@@ -115,6 +119,7 @@ def make_trainer(recipe: Recipe, out: Path, *, monitor: str = "val/loss", accumu
 
 def make_loggers(recipe: Recipe, out: Path) -> list[Logger]:
     """CSV and TensorBoard always; Weights & Biases online with an API key, otherwise offline."""
+    keep_old_log(out / "csv" / "metrics.csv")
     loggers: list[Logger] = [
         CSVLogger(out, name="", version="csv"),
         TensorBoardLogger(out, name="", version="tensorboard"),
@@ -132,13 +137,25 @@ def make_loggers(recipe: Recipe, out: Path) -> list[Logger]:
     return loggers
 
 
+def keep_old_log(metrics: Path) -> None:
+    """Rename the log of the run so far, which Lightning's logger would delete when the run is resumed."""
+    if metrics.exists() and not is_follower():
+        number = 1 + len(list(metrics.parent.glob("metrics-*.csv")))
+        metrics.rename(metrics.with_name(f"metrics-{number}.csv"))
+
+
 def fit(
     trainer: pl.Trainer, module: pl.LightningModule, data: pl.LightningDataModule, out: Path, *, resume: bool
 ) -> None:
     """Train; leave `checkpoints/last.ckpt` behind whatever happens."""
     last = out / "checkpoints" / "last.ckpt"
     started = time.monotonic()
-    trainer.fit(module, datamodule=data, ckpt_path=str(last) if resume else None, weights_only=True)
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=str(last) if resume else None, weights_only=True)
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # Lightning's way of ending on Ctrl-C
+            raise KeyboardInterrupt from None
+        raise
     if trainer.is_global_zero:
         (out / "finished.json").write_text(
             json.dumps({"steps": trainer.global_step, "seconds": round(time.monotonic() - started, 1)})

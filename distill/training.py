@@ -23,7 +23,14 @@ from distill.student import Student
 
 
 def run(recipe: Recipe, out: Path, *, resume: bool = False) -> Path:
-    """Do what a recipe of any kind says; returns the model it makes (see `train` and `adapt`)."""
+    """Do what a recipe of any kind says; returns the model it makes (see `train` and `adapt`).
+
+    Resuming a finished run touches nothing.
+    """
+    made = out / ("student.safetensors" if isinstance(recipe, DistillRecipe) else "teacher.safetensors")
+    if resume and (out / "finished.json").exists() and made.exists():
+        print(f"{out} is finished already", file=sys.stderr)
+        return made
     if isinstance(recipe, DistillRecipe):
         return train(recipe, out, resume=resume)
     if isinstance(recipe, AdaptRecipe):

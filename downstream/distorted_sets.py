@@ -51,6 +51,13 @@ class DistortedSet:
             raise DataError(f"{name} has {shortest} samples, a frame needs {MIN_SAMPLES}: remove it")
         self.distorter = Distorter.from_config(find_condition(condition), split="test")
         self.noises = noises or NoiseReader({})
+        config = self.distorter.config
+        needed = [name for name in config.additive if name not in ("gaussian", "none")]
+        for corpus in [*needed, *(["rir"] if config.rir else [])]:
+            if corpus not in self.noises.corpora:
+                raise DataError(
+                    f"condition {condition} needs {corpus} recordings: name them with --noise {corpus}=SOURCE"
+                )
         self.seed = seed
 
     def batches(self, size: int = 16) -> Iterator[tuple[list[Cut], Tensor, Tensor, Plan]]:
@@ -83,8 +90,9 @@ def load_encoders(checkpoints: Sequence[str]) -> dict[str, HubertEncoder]:
     names = [Path(checkpoint).name for checkpoint in checkpoints]
     encoders: dict[str, HubertEncoder] = {}
     for checkpoint, name in zip(checkpoints, names, strict=True):
-        student = inspect(checkpoint).kind == "student"
-        encoder = load_student(checkpoint).encoder if student else load_teacher(checkpoint)
+        info = inspect(checkpoint)
+        with_heads = info.kind == "student" and info.targets is not None
+        encoder = load_student(checkpoint).encoder if with_heads else load_teacher(checkpoint)
         encoders[checkpoint if names.count(name) > 1 else name] = encoder
     return encoders
 

@@ -70,6 +70,7 @@ def probe(
     Returns:
         By encoder and condition, the accuracy in per cent.
     """
+    tests = {c: DistortedSet(task.test, c, noises, seed=seed) for c in conditions}  # checks what they need
     train, train_labels = features(encoders, task, DistortedSet(task.train, "clean"))
     dev, dev_labels = features(encoders, task, DistortedSet(task.dev, "clean"))
     classifiers = {}
@@ -77,8 +78,8 @@ def probe(
         tried = [fit_linear(train[name], train_labels, strength) for strength in STRENGTHS]
         classifiers[name] = max(tried, key=lambda c, name=name: c.score(dev[name], dev_labels))
     accuracies: dict[str, dict[str, float]] = {name: {} for name in encoders}
-    for condition in tqdm(conditions, desc="probe", unit="condition", disable=None):
-        test, labels = features(encoders, task, DistortedSet(task.test, condition, noises, seed=seed))
+    for condition, dataset in tqdm(tests.items(), desc="probe", unit="condition", disable=None):
+        test, labels = features(encoders, task, dataset)
         for name, classifier in classifiers.items():
             accuracies[name][condition] = 100.0 * float(classifier.score(test[name], labels))
     return accuracies

@@ -62,7 +62,9 @@ class CheckpointInfo:
         }
         if self.targets is not None:
             facts["predicts teacher layers"] = ", ".join(map(str, self.targets))
-        facts |= {f"provenance: {key}": value for key, value in self.provenance.items()}
+        for key, value in self.provenance.items():
+            names = value.items() if isinstance(value, dict) else [(None, value)]
+            facts |= {f"provenance: {key}" + (f" {n}" if n else ""): v for n, v in names}
         width = max(map(len, facts))
         return [f"{name:<{width}}  {value}" for name, value in facts.items()]
 

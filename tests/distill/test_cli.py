@@ -339,7 +339,7 @@ def test_export_to_hugging_face(distill, models, tmp_path, kind):
 
 def test_prepare_a_folder(distill, noise_folder, tmp_path):
     code, out, _ = distill("data", "prepare", "folder", "--root", noise_folder, "--out", tmp_path)
-    assert code == 0 and "n_files=4" in out
+    assert code == 0 and out.startswith("4 files, ") and "in train" in out
     prepared = [
         cut.id for name in ("train", "dev") for cut in CutSet.from_file(tmp_path / f"{name}.jsonl.gz")
     ]
@@ -377,3 +377,35 @@ def test_resuming_with_another_recipe_is_refused_with_the_difference(distill, tm
     code, _, err = distill("train", "s4", "optim.max_steps=7", "--resume", run)
     assert code == 2 and err.count("\n") == 1
     assert "optim.lr: 0.001 -> 0.0002; optim.max_steps: 20000 -> 7" in err
+
+
+def test_a_finished_run_is_left_alone_by_resume(distill, tmp_path):
+    from distill.config import load, to_yaml
+
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    for name, text in {
+        "recipe.yaml": to_yaml(load("s4")),
+        "finished.json": "{}",
+        "student.safetensors": "",
+    }.items():
+        (run / name).write_text(text)
+    code, out, err = distill("train", "--resume", run)
+    assert code == 0 and out == f"{run}/student.safetensors\n" and "is finished already" in err
+    code, _, err = distill("train", "--resume", run, "--out", tmp_path / "other")
+    assert code == 2 and "leave --out away" in err
+
+
+def test_a_folder_of_other_things_is_no_run_folder(distill, mini_data, tmp_path):
+    (tmp_path / "song.flac").write_text("")
+    words = [f"data.root={mini_data}", "teacher=random:mini", "--out", tmp_path]
+    code, _, err = distill("train", "mini", *words)
+    assert code == 1 and "holds other things" in err and err.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["song.flac"]
+
+
+def test_the_noise_of_a_condition_is_missed_before_any_work(distill, noise_folder, tmp_path):
+    words = ["data", "distort", noise_folder, tmp_path / "set", "--noise", f"musan={noise_folder}"]
+    code, _, err = distill(*words)
+    assert code == 1 and "needs wham recordings: name them with --noise wham=SOURCE" in err
+    assert not (tmp_path / "set").exists()

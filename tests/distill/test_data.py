@@ -525,3 +525,22 @@ def test_a_resumed_epoch_goes_on_where_it_stopped(cuts, noise_folder, workers):
     following = list(resumed)  # the next epoch, from its beginning
     assert [batch.ids for batch in following] == [batch.ids for batch in loader(cuts, data, epoch=2)]
     assert [batch.position for batch in following] == [(2, index) for index in range(len(following))]
+
+
+def test_a_broken_noise_clip_is_silence_not_the_end(tmp_path, caplog):
+    generator = np.random.default_rng(0)
+    soundfile.write(tmp_path / "clip.flac", 0.1 * generator.standard_normal(20_000), 16_000)
+    reader = NoiseReader({"musan": str(tmp_path)})
+    whole = (tmp_path / "clip.flac").read_bytes()
+    (tmp_path / "clip.flac").write_bytes(whole[: len(whole) // 3])
+    (plan,) = Distorter.from_config(DistortionConfig(additive=("musan",))).plan(["a"])
+    noise = reader.noise(plan, 16_000)
+    assert noise is not None and not noise.any()
+    assert "used silence for the noise clip" in caplog.text
+
+
+def test_files_without_samples_are_left_out(tmp_path, caplog):
+    soundfile.write(tmp_path / "empty.wav", np.zeros(0), 16_000)
+    soundfile.write(tmp_path / "full.wav", np.zeros(16_000), 16_000)
+    assert [cut.id for cut in open_cuts(tmp_path)] == ["full"]
+    assert "it holds no samples" in caplog.text

@@ -11,7 +11,7 @@ import torch
 from lhotse import CutSet
 
 from distill.data import NoiseReader, open_cuts
-from distill.distortions import CONDITIONS, LABELS, DistortionConfig
+from distill.distortions import CONDITIONS, LABELS, Distorter, DistortionConfig
 from distill.errors import DataError, UsageError, UserError
 from distill.hubert import HubertEncoder
 from downstream.distorted_sets import DistortedSet, embed, find_condition, materialise
@@ -145,7 +145,7 @@ def test_the_conditions_of_training_and_testing_share_no_noise():
     names = [f"utterance{index}" for index in range(400)]
     heard = {}
     for condition in CONDITIONS:
-        plan = DistortedSet(CutSet(), condition).distorter.plan(names, stream="test")
+        plan = Distorter.from_config(condition, split="test").plan(names, stream="test")
         heard[condition] = {p.additive for p in plan} | {p.non_additive for p in plan}
         assert {p.rir for p in plan} == {condition == "dns"}
     assert heard == {
