@@ -1,0 +1,30 @@
+"""Speech that the tests of sources and of batches share."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from lhotse import CutSet
+
+from distill.data import (
+    open_cuts,
+)
+
+SPEECH = 22  # utterances: no multiple of any batch size here
+
+
+@pytest.fixture(scope="module")
+def speech(tmp_path_factory) -> Path:
+    """Noise of 0.3 to 1.6 s, u00.wav to u21.wav."""
+    root = tmp_path_factory.mktemp("speech")
+    generator = np.random.default_rng(1)
+    for index in range(SPEECH):
+        n_samples = int(generator.integers(4800, 25_600))
+        soundfile.write(root / f"u{index:02d}.wav", 0.1 * generator.standard_normal(n_samples), 16_000)
+    return root
+
+
+@pytest.fixture(scope="module")
+def cuts(speech) -> CutSet:
+    return open_cuts(str(speech))
