@@ -276,6 +276,7 @@ class HubertEncoder(nn.Module):
         self.position = PositionalConv(config.dim, config.position_kernel, config.position_groups)
         self.norm = nn.LayerNorm(config.dim)  # before the layers (base) or after them (large)
         self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.layers))
+        self.pretraining_head: Any = None  # a `checkpoints.fairseq.Head`, kept for exporting it again
 
     @classmethod
     def from_preset(cls, name: str, **changes: Any) -> HubertEncoder:

@@ -1,9 +1,22 @@
 """Read and write checkpoints: one module per format, `safe_pickle` for those that are pickles.
 
-`load_teacher`, `load_student` and `inspect` find out the format by content; `export` writes another one.
+`load_teacher`, `load_student` and `inspect` find out the format by content; `export` writes another one, and
+`push` uploads an exported Hugging Face folder.
 """
 
-from distill.checkpoints.exporting import FORMATS, export
+from distill.checkpoints.exporting import FORMATS, export, export_checkpoint
+from distill.checkpoints.huggingface import push
 from distill.checkpoints.loading import CheckpointInfo, inspect, load_student, load_teacher
+from distill.checkpoints.model_card import read_scores
 
-__all__ = ["FORMATS", "CheckpointInfo", "export", "inspect", "load_student", "load_teacher"]
+__all__ = [
+    "FORMATS",
+    "CheckpointInfo",
+    "export",
+    "export_checkpoint",
+    "inspect",
+    "load_student",
+    "load_teacher",
+    "push",
+    "read_scores",
+]

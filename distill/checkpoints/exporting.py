@@ -2,27 +2,61 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from distill.checkpoints import huggingface, native
+from distill.checkpoints import fairseq_writing, huggingface, loading, native, onnx, s3prl, torchaudio
+from distill.checkpoints.model_card import Scores
 from distill.errors import CheckpointError
 from distill.hubert import HubertEncoder
 from distill.student import Student
 
 FORMATS = ("native", "huggingface", "s3prl", "fairseq", "torchaudio", "onnx")
+_FILES = {
+    "s3prl": "distiller.ckpt",
+    "fairseq": "hubert.pt",
+    "torchaudio": "torchaudio.pt",
+    "onnx": "student.onnx",
+}
+"""What the formats that are a file are called in the folder they go to."""
 _NEEDS_NORM = "its layout always has a layer norm before the projection, and a student has none"
 _STUDENTS_ONLY = "it is for students"
 _IMPOSSIBLE = {
     ("student", "fairseq"): _NEEDS_NORM,
     ("student", "torchaudio"): _NEEDS_NORM,
+    ("student without heads", "fairseq"): _NEEDS_NORM,
+    ("student without heads", "torchaudio"): _NEEDS_NORM,
+    ("student without heads", "s3prl"): "its layout has prediction heads",
     ("teacher", "s3prl"): _STUDENTS_ONLY,
     ("teacher", "onnx"): _STUDENTS_ONLY,
 }
 _POSSIBLE = {
     "student": "s3prl, huggingface, onnx and native",
+    "student without heads": "huggingface, onnx and native",
     "teacher": "fairseq, torchaudio, huggingface and native",
 }
+
+
+def export_checkpoint(
+    source: str | Path, format: str, path: str | Path, *, scores: Scores | None = None
+) -> Path:
+    """Load a checkpoint of any kind and `export` it, with its provenance and the recipe of its run folder.
+
+    Args:
+        source: anything that `load_teacher` or `load_student` takes.
+        format: one of `FORMATS`.
+        path: where to.
+        scores: for the model card, as in `export`.
+
+    Returns:
+        What was written.
+
+    Raises:
+        CheckpointError: as `load_teacher` and `export`.
+    """
+    model, provenance, recipe = loading.load_any(source)
+    return export(model, format, path, provenance=provenance, recipe=recipe, scores=scores)
 
 
 def export(
@@ -31,35 +65,72 @@ def export(
     path: str | Path,
     *,
     provenance: dict[str, Any] | None = None,
+    recipe: Mapping[str, Any] | None = None,
+    scores: Scores | None = None,
 ) -> Path:
     """Write a model for another program.
 
     Args:
-        model: a teacher or a student. Hugging Face's format takes a student's encoder without its heads.
+        model: a teacher or a student. Hugging Face's format and ONNX take a student's encoder without heads.
         format: one of `FORMATS`.
-        path: a folder, made if missing.
-        provenance: where the model comes from, plain values; kept in the exported configuration.
+        path: a folder, made if missing; for formats that are one file also the file itself, recognised by
+            its ending (s3prl: .ckpt, fairseq and torchaudio: .pt, onnx: .onnx).
+        provenance: where the model comes from, plain values; kept in what is written. Absolute paths are cut
+            down to their last part: a release says nothing about its author's machine.
+        recipe: of the run, for the model card of Hugging Face's format.
+        scores: test condition -> task -> score, for the same.
 
     Returns:
-        What was written: the folder, or for "native" the .safetensors file.
+        What was written: the folder for "huggingface", for the others the file with the weights.
 
     Raises:
-        CheckpointError: if the format cannot hold the model, or the path cannot be written.
+        CheckpointError: if the format cannot hold the model, packages are missing, or the path cannot be
+            written.
         ValueError: for an unknown format.
     """
     if format not in FORMATS:
         raise ValueError(f"unknown format {format!r}; there are {', '.join(FORMATS)}")
-    kind = "student" if isinstance(model, Student) else "teacher"
+    kind = _kind(model)
     reason = _IMPOSSIBLE.get((kind, format))
     if reason:
         raise CheckpointError(
             f"a {kind} cannot be exported to {format}: {reason}; it goes to {_POSSIBLE[kind]}"
         )
-    if Path(path).is_file():
+    path = Path(path)
+    name = _FILES.get(format)
+    named = name is not None and path.suffix == Path(name).suffix
+    if path.is_file() and not named:
         raise CheckpointError(f"{path} is a file, expected a folder to write to")
+    if named and path.is_dir():
+        raise CheckpointError(f"{path} is a folder, expected a file of that name or another folder")
+    facts = _without_places(provenance or {})
     if format == "native":
         return native.write(model, path, provenance)
     if format == "huggingface":
         encoder = model.encoder if isinstance(model, Student) else model
-        return huggingface.write(encoder, path, provenance)
-    raise CheckpointError(f"export to {format} is not there yet, only to native and huggingface")
+        return huggingface.write(encoder, path, facts, recipe=recipe, scores=scores)
+    file = path if name is None or named else path / name
+    if isinstance(model, Student) and format == "s3prl":
+        return s3prl.write(model, file, facts)
+    if isinstance(model, HubertEncoder) and format == "fairseq":
+        return fairseq_writing.write(model, file, facts)
+    if isinstance(model, HubertEncoder) and format == "torchaudio":
+        return torchaudio.write(model, file, facts)
+    return onnx.write(model, file, facts)
+
+
+def _kind(model: HubertEncoder | Student) -> str:
+    if isinstance(model, Student):
+        return "student"
+    return "teacher" if model.config.projection_norm else "student without heads"
+
+
+def _without_places(value: Any) -> Any:
+    """Plain values with absolute paths reduced to their last part."""
+    if isinstance(value, dict):
+        return {key: _without_places(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_places(item) for item in value]
+    if isinstance(value, str) and value.startswith(("/", "~")):
+        return Path(value).name
+    return value

@@ -1,13 +1,15 @@
-"""HuBERT checkpoints of fairseq: pre-trained, fine-tuned with CTC, and s3prl's conversions of them.
+"""HuBERT and wav2vec 2.0 checkpoints of fairseq: pre-trained, fine-tuned with CTC, s3prl's conversions.
 
 Layouts: `model` with `cfg` (fairseq since 2021) or `args` (before); `model_weight` with `model_cfg` and
 `task_cfg` (what s3prl's hub downloads). The shapes come from the weights, the rest from the configuration.
+`fairseq_writing` writes the first of these.
 """
 
 from __future__ import annotations
 
 import ast
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ _LAYER = {
     "fc2": "ffn_out",
     "final_layer_norm": "ffn_norm",
 }
-_NAMES = {
+NAMES = {
     "feature_extractor.conv_layers.#.0": "cnn.#.conv",
     "feature_extractor.conv_layers.#.2": "cnn.#.norm",  # group norm
     "feature_extractor.conv_layers.#.2.1": "cnn.#.norm",  # layer norm, between two transpositions
@@ -43,6 +45,9 @@ _NAMES = {
 }
 _HEAD = ("mask_emb", "final_proj.weight", "final_proj.bias", "label_embs_concat")
 _FINE_TUNED_PREFIX = "w2v_encoder.w2v_model."
+_MODELS = ("hubert", "wav2vec2", "wav2vec_ctc", "wav2vec_seq2seq")
+_WAV2VEC2_HEAD = ("quantizer.", "project_q.", "final_proj.", "target_glu.")
+"""The pre-training head of wav2vec 2.0; its encoder is that of HuBERT."""
 
 
 def matches(contents: Any) -> bool:
@@ -53,7 +58,7 @@ def matches(contents: Any) -> bool:
 
 
 def read(path: str | Path) -> tuple[HubertConfig, dict[str, Tensor], dict[str, Any]]:
-    """A HuBERT of fairseq.
+    """A HuBERT or wav2vec 2.0 of fairseq.
 
     Args:
         path: the .pt file.
@@ -69,30 +74,34 @@ def read(path: str | Path) -> tuple[HubertConfig, dict[str, Tensor], dict[str, A
 
 def parse(contents: Any, path: object) -> tuple[HubertConfig, dict[str, Tensor], dict[str, Any]]:
     """`read` for contents that are loaded already."""
+    _refuse_wavlm(contents, path)
     model_cfg, task_cfg, tensors = _sections(contents, path)
     name = str(model_cfg.get("_name") or model_cfg.get("arch") or "hubert")
-    if not name.startswith("hubert"):
+    if not name.startswith(_MODELS):
         raise CheckpointError(
-            f"{path} holds a {safe_pickle.listed([name])} model of fairseq, expected a HuBERT"
+            f"{path} holds a {safe_pickle.listed([name])} model of fairseq, expected a HuBERT or wav2vec 2.0"
         )
     fine_tuned = any(key.startswith(_FINE_TUNED_PREFIX) for key in tensors)
     if fine_tuned:
         model_cfg = _pretrained_cfg(model_cfg)
         tensors = {key.removeprefix(_FINE_TUNED_PREFIX): tensor for key, tensor in tensors.items()}
-    state, unknown = weights.rename(tensors, _NAMES)
-    unknown = [key for key in unknown if key not in _HEAD and not key.startswith("w2v_encoder.proj.")]
+    state, unknown = weights.rename(tensors, NAMES)
+    own_head = () if name.startswith("hubert") else _WAV2VEC2_HEAD
+    known = ("w2v_encoder.proj.", *own_head)
+    unknown = [key for key in unknown if key not in _HEAD and not key.startswith(known)]
     if unknown:
         raise CheckpointError(
             f"{path} is no HuBERT of fairseq: it holds {safe_pickle.listed(unknown)}, "
             "expected a HuBERT's weights and nothing else"
         )
     if not any(key.startswith("projection.") for key in state) and "norm.weight" in state:
-        _add_identity_projection(state)
+        add_identity_projection(state)
     shape = weights.architecture(state, _strides(model_cfg, path), path)
     config = weights.make_config(shape | _settings(model_cfg, task_cfg, shape, path), path)
     updates = _updates(contents)
     provenance = {"model": name, "fine_tuned": fine_tuned}
-    return config, state, provenance | ({} if updates is None else {"num_updates": updates})
+    provenance |= {} if updates is None else {"num_updates": updates}
+    return config, state, provenance | _own_provenance(contents)
 
 
 def read_head(path: str | Path) -> dict[str, Tensor] | None:
@@ -108,11 +117,43 @@ def read_head(path: str | Path) -> dict[str, Tensor] | None:
     Raises:
         CheckpointError: as `read`.
     """
-    _, _, tensors = _sections(safe_pickle.load(path), path)
+    return parse_head(safe_pickle.load(path), path)
+
+
+def parse_head(contents: Any, path: object) -> dict[str, Tensor] | None:
+    """`read_head` for contents that are loaded already."""
+    _, _, tensors = _sections(contents, path)
     head = {name: tensors.get(name) for name in _HEAD}
     if any(value is None for value in head.values()):
         return None
     return {name: tensor.detach().float().clone() for name, tensor in head.items() if tensor is not None}
+
+
+@dataclass(frozen=True)
+class Head:
+    """A pre-training head with the meaning of its labels."""
+
+    weights: dict[str, Tensor]
+    """As `read_head` returns them."""
+    dictionaries: tuple[dict[str, Any], ...] = ()
+    """The state of fairseq's dictionary for each set of labels; (): one set, special symbols and clusters."""
+
+
+def whole_head(contents: Any, path: object) -> Head | None:
+    """The head of a file that is loaded already, for writing it again; None if there is none."""
+    tensors = parse_head(contents, path)
+    if tensors is None:
+        return None
+    task_state = contents.get("task_state")
+    found = task_state.get("dictionaries") if isinstance(task_state, dict) else None
+    states = [safe_pickle.plain(getattr(entry, "state", None)) for entry in found or ()]
+    return Head(tensors, tuple(states) if all(isinstance(state, dict) for state in states) else ())
+
+
+def _refuse_wavlm(contents: Any, path: object) -> None:
+    tensors = contents.get("model") if isinstance(contents, dict) else None
+    if isinstance(tensors, Mapping) and any("relative_attention_bias" in str(key) for key in tensors):
+        raise CheckpointError(f"{path} {weights.WAVLM}")
 
 
 def _sections(contents: Any, path: object) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
@@ -172,8 +213,15 @@ def _settings(
 def _strides(model_cfg: dict[str, Any], path: object) -> tuple[int, ...]:
     """The strides in `conv_feature_layers`, an expression such as "[(512,10,5)] + [(512,3,2)] * 4"."""
     text = model_cfg.get("conv_feature_layers")
-    if text is None:
-        return weights.STRIDES
+    return weights.STRIDES if text is None else parse_strides(text, path)
+
+
+def parse_strides(text: Any, path: object) -> tuple[int, ...]:
+    """The strides of such an expression.
+
+    Raises:
+        CheckpointError: if it is anything else.
+    """
     try:
         layers = _layer_list(ast.parse(str(text).strip(), mode="eval").body)
         return tuple(stride for _, _, stride in layers)
@@ -202,7 +250,7 @@ def _layer_list(node: ast.expr) -> list[tuple[int, int, int]]:
     return layers
 
 
-def _add_identity_projection(state: dict[str, Tensor]) -> None:
+def add_identity_projection(state: dict[str, Tensor]) -> None:
     """Ours always has a projection; fairseq has none where CNN and transformer are equally wide."""
     dim = state["norm.weight"].shape[0]
     state["projection.weight"] = state["norm.weight"].new_zeros(dim, dim).fill_diagonal_(1.0)
@@ -215,3 +263,10 @@ def _updates(contents: dict[str, Any]) -> int | None:
     last = history[-1] if isinstance(history, list) and history else None
     updates = last.get("num_updates") if isinstance(last, dict) else None
     return updates if isinstance(updates, int) else None
+
+
+def _own_provenance(contents: dict[str, Any]) -> dict[str, Any]:
+    """What `fairseq_writing` noted down."""
+    extra = safe_pickle.plain(contents.get("extra_state"))
+    own = extra.get("distill") if isinstance(extra, dict) else None
+    return own if isinstance(own, dict) else {}

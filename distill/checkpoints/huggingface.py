@@ -1,14 +1,19 @@
-"""Hugging Face `transformers` checkpoints: folders (read without transformers) and models of the hub."""
+"""Hugging Face `transformers` checkpoints: folders (read without transformers) and models of the hub.
+
+HuBERT and wav2vec 2.0, whose encoders are the same.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from distill.checkpoints import safe_pickle, weights
+from distill.checkpoints.model_card import Scores, model_card
 from distill.checkpoints.safe_pickle import listed
 from distill.errors import CheckpointError
 from distill.hubert import SAMPLE_RATE, HubertConfig, HubertEncoder
@@ -38,8 +43,12 @@ _OLD_NAMES = {  # before torch had parametrizations
     "encoder.pos_conv_embed.conv.weight_g": f"{_POSITION}.original0",
     "encoder.pos_conv_embed.conv.weight_v": f"{_POSITION}.original1",
 }
-_HEADS = ("masked_spec_embed", "lm_head.", "projector.", "classifier.", "layer_weights")
-"""Weights around a HubertModel: SpecAugment's mask, CTC and classification heads."""
+_MODEL_TYPES = ("hubert", "wav2vec2")
+_HEADS = (
+    *("masked_spec_embed", "lm_head.", "projector.", "classifier.", "layer_weights"),
+    *("quantizer.", "project_hid.", "project_q."),
+)
+"""Weights around the encoder: SpecAugment's mask, CTC and classification heads, wav2vec 2.0's own head."""
 _WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 FILES = ("config.json", *_WEIGHT_FILES)
 """Any of these names stands for the folder it lies in."""
@@ -58,7 +67,7 @@ def is_hub_id(source: str) -> bool:
 
 
 def read(source: str | Path) -> tuple[HubertConfig, dict[str, Tensor], dict[str, Any]]:
-    """A HuBERT of transformers, with or without a head on top.
+    """A HuBERT or wav2vec 2.0 of transformers, with or without a head on top.
 
     Args:
         source: a folder with `config.json` and `model.safetensors` or `pytorch_model.bin`, or the id of a
@@ -75,8 +84,12 @@ def read(source: str | Path) -> tuple[HubertConfig, dict[str, Tensor], dict[str,
         folder = _download(str(source))
     settings = weights.read_json(folder / "config.json")
     model_type = settings.get("model_type")
-    if model_type != "hubert":
-        raise CheckpointError(f"{source} holds a model of type {model_type!r}, expected 'hubert'")
+    if model_type == "wavlm":
+        raise CheckpointError(f"{source} {weights.WAVLM}")
+    if model_type not in _MODEL_TYPES:
+        raise CheckpointError(
+            f"{source} holds a model of type {model_type!r}, expected {' or '.join(map(repr, _MODEL_TYPES))}"
+        )
     wrong = [key for key, value in _FIXED.items() if settings.get(key, value) != value]
     if wrong or settings.get("conv_pos_batch_norm"):
         key = wrong[0] if wrong else "conv_pos_batch_norm"
@@ -84,7 +97,7 @@ def read(source: str | Path) -> tuple[HubertConfig, dict[str, Tensor], dict[str,
             f"{source}: {key} is {settings[key]!r} in config.json, expected {_FIXED.get(key, False)!r}"
         )
     tensors = _read_weights(folder)
-    tensors = {str(key).removeprefix("hubert."): tensor for key, tensor in tensors.items()}
+    tensors = {str(key).removeprefix(f"{model_type}."): tensor for key, tensor in tensors.items()}
     state, unknown = weights.rename(tensors, _NAMES | _OLD_NAMES)
     unknown = [key for key in unknown if not key.startswith(_HEADS)]
     if unknown:
@@ -95,7 +108,8 @@ def read(source: str | Path) -> tuple[HubertConfig, dict[str, Tensor], dict[str,
     shape = weights.architecture(state, tuple(strides), source)
     config = weights.make_config(shape | _settings(settings, folder, shape), source)
     own = settings.get("distill")
-    provenance = {"architectures": settings.get("architectures")} | (own if isinstance(own, dict) else {})
+    provenance = {"model_type": model_type, "architectures": settings.get("architectures")}
+    provenance |= own if isinstance(own, dict) else {}
     return config, state, provenance
 
 
@@ -152,7 +166,14 @@ def _download(hub_id: str) -> Path:
     return folder
 
 
-def write(model: HubertEncoder, folder: str | Path, provenance: dict[str, Any] | None = None) -> Path:
+def write(
+    model: HubertEncoder,
+    folder: str | Path,
+    provenance: dict[str, Any] | None = None,
+    *,
+    recipe: Mapping[str, Any] | None = None,
+    scores: Scores | None = None,
+) -> Path:
     """Write an encoder so that `transformers.HubertModel.from_pretrained(folder)` is the same model.
 
     Its `hidden_states` are ours, except that in pre-norm models some versions of transformers apply the final
@@ -160,8 +181,11 @@ def write(model: HubertEncoder, folder: str | Path, provenance: dict[str, Any] |
 
     Args:
         model: a teacher, or a student's encoder.
-        folder: made if missing; gets config.json, preprocessor_config.json and model.safetensors.
+        folder: made if missing; gets config.json, preprocessor_config.json, model.safetensors and README.md,
+            a model card.
         provenance: plain values, kept in config.json under "distill".
+        recipe: of the run, for the model card.
+        scores: test condition -> task -> score, for the model card.
 
     Returns:
         The folder.
@@ -188,7 +212,53 @@ def write(model: HubertEncoder, folder: str | Path, provenance: dict[str, Any] |
     )
     settings = _describe(model.config)
     weights.write_json(folder / "config.json", settings | ({"distill": provenance} if provenance else {}))
+    n_parameters = sum(parameter.numel() for parameter in model.parameters())
+    card = model_card(model.config, n_parameters, provenance=provenance, recipe=recipe, scores=scores)
+    with weights.atomic(folder / "README.md") as temporary:
+        temporary.write_text(card, encoding="utf-8")
     return folder
+
+
+def push(folder: str | Path, repo_id: str, *, private: bool = False) -> str:
+    """Upload an exported folder to the Hugging Face hub, into a new repository or an existing one.
+
+    Needs a login: `hf auth login`, or a token in the environment variable HF_TOKEN.
+
+    Args:
+        folder: what `write` wrote.
+        repo_id: "organisation/name".
+        private: whether a new repository is only for its owners.
+
+    Returns:
+        The address of the repository.
+
+    Raises:
+        CheckpointError: if the folder is no exported model, the name is none, or the hub refuses.
+    """
+    folder = Path(folder)
+    if re.fullmatch(r"[\w][\w.-]*/[\w][\w.-]*", repo_id) is None:
+        raise CheckpointError(f"{repo_id!r} is no repository of the hub, expected organisation/name")
+    if not matches(folder):
+        raise CheckpointError(f"{folder} is no exported Hugging Face folder: it has no config.json")
+    try:
+        from huggingface_hub import HfApi
+    except ImportError as error:
+        raise CheckpointError("pushing to the hub needs `pip install huggingface_hub`") from error
+    api = HfApi()
+    try:
+        url = api.create_repo(repo_id, private=private, exist_ok=True)
+        api.upload_folder(
+            folder_path=folder,
+            repo_id=repo_id,
+            allow_patterns=["README.md", "config.json", "preprocessor_config.json", "model.safetensors"],
+            commit_message="Model exported by robust-distilhubert",
+        )
+    except Exception as error:  # the exceptions of its network stack differ between versions
+        raise CheckpointError(
+            f"pushing to {repo_id} failed ({safe_pickle.first_line(error)}): check network, name and login "
+            "(`hf auth login`)"
+        ) from error
+    return str(url)
 
 
 def _describe(config: HubertConfig) -> dict[str, Any]:

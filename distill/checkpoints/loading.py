@@ -7,23 +7,38 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
-from distill.checkpoints import fairseq, huggingface, native, safe_pickle, weights
+from distill.checkpoints import (
+    fairseq,
+    huggingface,
+    native,
+    onnx,
+    s3prl,
+    safe_pickle,
+    torchaudio,
+    weights,
+)
 from distill.checkpoints.native import Kind
 from distill.checkpoints.safe_pickle import listed
 from distill.errors import CheckpointError
-from distill.hubert import PRESETS, HubertEncoder
+from distill.hubert import PRESETS, HubertConfig, HubertEncoder
 from distill.student import Student
 
 _Wanted = Literal["teacher", "student", "any"]
 _EXPECTED: dict[_Wanted, str] = {
-    "teacher": "expected a teacher: a fairseq .pt, a Hugging Face folder or hub id (org/name), "
-    "teacher.safetensors, a run folder, or random:" + "|".join(PRESETS),
-    "student": "expected a student: student.safetensors with its .json, a Lightning .ckpt, or a run folder",
-    "any": "expected a checkpoint: a fairseq .pt, a Hugging Face folder or hub id (org/name), our "
-    ".safetensors with its .json, a Lightning .ckpt, or a run folder",
+    "teacher": "expected a teacher: a fairseq or torchaudio .pt, a torchaudio bundle such as HUBERT_BASE, a "
+    "Hugging Face folder or hub id (org/name), teacher.safetensors, a run folder, or random:"
+    + "|".join(PRESETS),
+    "student": "expected a student: student.safetensors with its .json, a Lightning .ckpt, an s3prl "
+    "Distiller .ckpt, or a run folder",
+    "any": "expected a checkpoint: a fairseq or torchaudio .pt, a torchaudio bundle, a Hugging Face folder "
+    "or hub id (org/name), an s3prl Distiller .ckpt, our .safetensors with its .json, a Lightning .ckpt, our "
+    ".onnx, or a run folder",
 }
+_HEAD = "head.safetensors"  # beside the teacher that `distill adapt` makes
+_EXPORTS = ("distiller.ckpt", "hubert.pt", "torchaudio.pt")
+"""What `export` calls its files; a folder with one of them stands for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +48,7 @@ class CheckpointInfo:
     path: str
     """The source as it was given."""
     format: str
-    """"native", "fairseq", "huggingface" or "random"."""
+    """"native", "fairseq", "huggingface", "torchaudio", "s3prl", "onnx" or "random"."""
     kind: Kind
     """"teacher" (any plain encoder with a projection norm) or "student"."""
     layers: int
@@ -74,6 +89,7 @@ class _Opened:
     format: str
     model: HubertEncoder | Student
     provenance: dict[str, Any]
+    recipe: dict[str, Any] | None = None
 
 
 def load_teacher(source: str | Path) -> HubertEncoder:
@@ -82,9 +98,10 @@ def load_teacher(source: str | Path) -> HubertEncoder:
     A Hugging Face folder holds a plain encoder: an exported student can be loaded too, without its heads.
 
     Args:
-        source: a fairseq checkpoint, a Hugging Face folder or hub id, `teacher.safetensors`, a run folder, a
-            Lightning checkpoint of `distill adapt`, or "random:base", "random:large", "random:mini" for
-            random weights (from torch's global generator).
+        source: a fairseq checkpoint, a torchaudio state dict or bundle name (HUBERT_BASE), a Hugging Face
+            folder or hub id, `teacher.safetensors`, a run folder, a Lightning checkpoint of `distill adapt`,
+            or "random:base", "random:large", "random:mini" for random weights (from torch's global
+            generator). HuBERT and wav2vec 2.0 alike.
 
     Raises:
         CheckpointError: saying what was found and what was expected.
@@ -99,7 +116,8 @@ def load_student(path: str | Path) -> Student:
     """Load a student with its prediction heads, in eval mode.
 
     Args:
-        path: `student.safetensors` or its .json, a Lightning checkpoint, or a run folder.
+        path: `student.safetensors` or its .json, a Lightning checkpoint, an s3prl Distiller checkpoint, or a
+            run folder.
 
     Raises:
         CheckpointError: saying what was found and what was expected.
@@ -113,12 +131,30 @@ def load_student(path: str | Path) -> Student:
     return opened.model
 
 
-def inspect(source: str | Path) -> CheckpointInfo:
-    """What a checkpoint is, of any format that can be loaded.
+def load_any(
+    source: str | Path,
+) -> tuple[HubertEncoder | Student, dict[str, Any], dict[str, Any] | None]:
+    """Load a teacher or a student, whichever it is.
+
+    Returns:
+        The model, in eval mode; where it comes from; the recipe of its run, if it lies in a run folder.
 
     Raises:
         CheckpointError: as `load_teacher`.
     """
+    opened = _open(str(source), "any")
+    return opened.model, opened.provenance, opened.recipe
+
+
+def inspect(source: str | Path) -> CheckpointInfo:
+    """What a checkpoint is, of any format that can be loaded, and of our ONNX files.
+
+    Raises:
+        CheckpointError: as `load_teacher`.
+    """
+    path = Path(source).expanduser()
+    if path.suffix == ".onnx" and path.is_file():
+        return _inspect_onnx(path, str(source))
     opened = _open(str(source), "any")
     model = opened.model
     encoder = model.encoder if isinstance(model, Student) else model
@@ -133,6 +169,23 @@ def inspect(source: str | Path) -> CheckpointInfo:
         parameters_total=_count(model),
         targets=model.targets if isinstance(model, Student) else None,
         provenance=opened.provenance,
+    )
+
+
+def _inspect_onnx(path: Path, source: str) -> CheckpointInfo:
+    config, noted = onnx.describe(path)
+    targets, provenance = noted.get("targets"), noted.get("provenance")
+    parameters = int(noted.get("parameters", 0))
+    return CheckpointInfo(
+        path=source,
+        format="onnx",
+        kind="teacher" if config.projection_norm else "student",
+        layers=config.layers,
+        dim=config.dim,
+        parameters_encoder=parameters,
+        parameters_total=parameters,
+        targets=tuple(targets) if isinstance(targets, list) else None,
+        provenance={"precision": noted["precision"], **(provenance if isinstance(provenance, dict) else {})},
     )
 
 
@@ -156,6 +209,8 @@ def _open(source: str, wanted: _Wanted) -> _Opened:
 
 def _open_path(path: Path, source: str, wanted: _Wanted) -> _Opened:
     if not path.exists():
+        if torchaudio.is_bundle(source):
+            return _filled("torchaudio", *torchaudio.read_bundle(source), source)
         if huggingface.is_hub_id(source):
             return _hugging_face(source)
         raise CheckpointError(_missing(source, wanted))
@@ -164,29 +219,64 @@ def _open_path(path: Path, source: str, wanted: _Wanted) -> _Opened:
     prefer: Kind = "teacher" if wanted == "teacher" else "student"
     if native.locate(path, prefer) is not None:
         model, provenance = native.read(path, prefer=prefer)
-        return _Opened("native", model, provenance)
+        head = (path if path.is_dir() else path.parent) / _HEAD
+        if isinstance(model, HubertEncoder) and path.suffix != ".ckpt" and head.is_file():
+            model.pretraining_head = fairseq.Head(weights.read_safetensors(head))
+        return _Opened("native", model, provenance, _recipe(path))
     folder = path if path.is_dir() else path.parent
     if huggingface.matches(folder) and (path.is_dir() or path.name in huggingface.FILES):
         return _hugging_face(folder)
     if path.is_dir():
+        exported = [path / name for name in _EXPORTS if (path / name).is_file()]
+        if len(exported) == 1:
+            return _torch_file(exported[0], wanted)
         names = listed(sorted(entry.name for entry in path.iterdir()))
         raise CheckpointError(f"{source} is a folder with {names}, {_EXPECTED[wanted]}")
     return _torch_file(path, wanted)
 
 
 def _hugging_face(source: str | Path) -> _Opened:
-    config, state, provenance = huggingface.read(source)
-    return _Opened("huggingface", weights.fill_encoder(config, state, source), provenance)
+    return _filled("huggingface", *huggingface.read(source), source)
+
+
+def _filled(
+    format: str,
+    config: HubertConfig,
+    state: dict[str, Tensor],
+    provenance: dict[str, Any],
+    source: str | Path,
+) -> _Opened:
+    return _Opened(format, weights.fill_encoder(config, state, source), provenance)
+
+
+def _recipe(path: Path) -> dict[str, Any] | None:
+    """The resolved recipe of the run that a checkpoint of ours lies in, at most two folders up."""
+    import yaml
+
+    for folder in (path, path.parent, path.parent.parent):
+        if (folder / "recipe.yaml").is_file():
+            try:
+                recipe = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
+            except (OSError, yaml.YAMLError, UnicodeDecodeError):
+                return None
+            return recipe if isinstance(recipe, dict) else None
+    return None
 
 
 def _torch_file(path: Path, wanted: _Wanted) -> _Opened:
-    """A file that is neither ours nor part of a Hugging Face folder: fairseq, or something else."""
+    """A file that is neither ours nor part of a Hugging Face folder: fairseq, s3prl, torchaudio, or else."""
     if not safe_pickle.matches(path):
         raise CheckpointError(f"{path} is {_describe_file(path)}, {_EXPECTED[wanted]}")
     contents = safe_pickle.load(path)
     if fairseq.matches(contents):
-        config, state, provenance = fairseq.parse(contents, path)
-        return _Opened("fairseq", weights.fill_encoder(config, state, path), provenance)
+        opened = _filled("fairseq", *fairseq.parse(contents, path), path)
+        assert isinstance(opened.model, HubertEncoder)
+        opened.model.pretraining_head = fairseq.whole_head(contents, path)
+        return opened
+    if s3prl.matches(contents):
+        return _Opened("s3prl", *s3prl.parse(contents, path))
+    if torchaudio.matches(contents):
+        return _filled("torchaudio", *torchaudio.parse(contents, path), path)
     raise CheckpointError(f"{path} is {_describe_contents(contents)}, {_EXPECTED[wanted]}")
 
 
@@ -194,6 +284,8 @@ def _describe_file(path: Path) -> str:
     """What a file that torch did not write seems to be."""
     with path.open("rb") as stream:
         start = stream.read(256)
+    if path.suffix == ".onnx":
+        return "an ONNX model, which runs in onnxruntime and cannot be loaded back"
     if path.suffix == ".safetensors" or start[8:9] == b"{":
         return "a safetensors file without its .json or config.json beside it"
     try:
@@ -208,10 +300,8 @@ def _describe_contents(contents: Any) -> str:
     if not isinstance(contents, dict):
         return f"a torch file with a {type(contents).__name__}"
     keys = list(map(str, contents))
-    if {"Distiller", "Config"} <= set(keys) or {"Args", "Config"} <= set(keys):
-        return "an s3prl checkpoint, which cannot be read yet"
-    if any(key.startswith("encoder.feature_projection.") for key in keys):
-        return "a torchaudio state dict, which cannot be read yet"
+    if "Config" in keys and ("Args" in keys or "Upstream_Config" in keys):
+        return "an s3prl checkpoint of another upstream or of a downstream task"
     if any(key.removeprefix("hubert.").startswith("feature_projection.") for key in keys):
         return "the weights of a Hugging Face model without the config.json that belongs beside them"
     return f"a torch file with {listed(keys)}"
@@ -220,8 +310,6 @@ def _describe_contents(contents: Any) -> str:
 def _missing(source: str, wanted: _Wanted) -> str:
     """The message for a source that does not exist, with the nearest name that does."""
     path = Path(source)
-    if source.upper() == source and source.startswith("HUBERT_"):
-        return f"{source} looks like a torchaudio bundle, which cannot be read yet: {_EXPECTED[wanted]}"
     hint = ""
     if path.parent.is_dir():
         names = [entry.name for entry in path.parent.iterdir()]

@@ -30,7 +30,8 @@ _BUILTINS: dict[str, Any] = {
     name: getattr(builtins, name)
     for name in ("bool", "int", "float", "complex", "str", "list", "tuple", "dict", "set", "frozenset")
 } | {"long": int, "unicode": str}  # the last two: names of Python 2, which protocol 2 still writes
-_STAND_IN_PACKAGES = ("fairseq", "omegaconf", "numpy", "pathlib")
+# s3prl pickles the learning rate schedules of its module `optimizers` along with the optimiser's state.
+_STAND_IN_PACKAGES = ("fairseq", "omegaconf", "numpy", "pathlib", "s3prl", "optimizers")
 _STAND_IN_NAMES = ("argparse.Namespace", "typing.Any", "torch.device")
 
 
@@ -153,7 +154,7 @@ def load(path: str | Path, *, map_location: Any = "cpu") -> Any:
 
     Raises:
         CheckpointError: if the file is missing, no torch file, damaged, or asks for anything but tensors,
-            plain containers, and objects of fairseq, omegaconf, NumPy and argparse (see `StandIn`).
+            plain containers, and objects of fairseq, omegaconf, s3prl, NumPy and argparse (see `StandIn`).
     """
     path = Path(path)
     zipped = _check_container(path)

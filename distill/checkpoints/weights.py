@@ -23,6 +23,10 @@ from distill.checkpoints.safe_pickle import first_line, listed
 from distill.errors import CheckpointError
 from distill.hubert import HubertConfig, HubertEncoder
 
+WAVLM = (
+    "is a WavLM, whose attention has a gated relative position bias that this encoder does not have: "
+    "expected a HuBERT or wav2vec 2.0"
+)
 STRIDES = (5, 2, 2, 2, 2, 2, 2)
 """Of the seven convolutions of every published HuBERT; weights do not tell."""
 
@@ -201,6 +205,17 @@ def write_safetensors(path: Path, state: Mapping[str, Tensor]) -> None:
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
     with atomic(path) as temporary:
         save_file(tensors, temporary, metadata={"format": "pt"})  # transformers insists on the metadata
+
+
+def write_torch(path: Path, contents: Any) -> Path:
+    """Write a file of torch.save atomically; returns its path.
+
+    Raises:
+        CheckpointError: as `atomic`.
+    """
+    with atomic(path) as temporary, temporary.open("wb") as stream:
+        torch.save(contents, stream)  # a stream: given a path, torch puts its (temporary) name into the file
+    return path
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

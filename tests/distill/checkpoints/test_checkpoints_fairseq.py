@@ -180,7 +180,10 @@ def broken(**changes) -> dict:
 
 
 BROKEN = {
-    "holds a wav2vec2 model of fairseq, expected a HuBERT": broken(_name="wav2vec2"),
+    "holds a data2vec_audio model of fairseq, expected a HuBERT": broken(_name="data2vec_audio"),
+    "is a WavLM, whose attention has a gated relative position bias": broken(
+        add={"encoder.layers.0.self_attn.relative_attention_bias.weight": torch.zeros(320, 4)}
+    ),
     "it holds quantizer.vars, project_q.weight, expected a HuBERT": broken(
         add={"quantizer.vars": torch.zeros(1), "project_q.weight": torch.zeros(1)}
     ),
@@ -227,3 +230,23 @@ def test_the_model_does_not_hang_on_the_file(tmp_path, golden):
     before = teacher.projection.weight.clone()
     path.write_bytes(b"\0" * path.stat().st_size)
     assert torch.equal(teacher.projection.weight, before)
+
+
+def test_wav2vec2_is_the_same_encoder(tmp_path):
+    """Under the names and settings that fairseq's wav2vec 2.0 has, with its own pre-training head."""
+    whole = contents("base")
+    for name in ("final_proj.weight", "final_proj.bias", "label_embs_concat"):
+        del whole["model"][name]
+    whole["model"] |= {
+        "quantizer.vars": torch.zeros(1, 8, 4),
+        "quantizer.weight_proj.weight": torch.zeros(8, 32),
+        "project_q.weight": torch.zeros(32, 8),
+        "final_proj.weight": torch.zeros(32, 64),
+    }
+    whole["cfg"]["model"]["_name"] = "wav2vec2"
+    torch.save(whole, tmp_path / "model.pt")
+    loaded, reference = load_teacher(tmp_path / "model.pt"), load_teacher(GOLDEN / "hubert_base_fairseq.pt")
+    assert loaded.config == reference.config and loaded.pretraining_head is None
+    for name, weight in reference.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], weight), name
+    assert inspect(tmp_path / "model.pt").provenance["model"] == "wav2vec2"

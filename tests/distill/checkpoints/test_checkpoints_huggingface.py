@@ -143,7 +143,8 @@ def edit(folder: Path, **changes) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "wav2vec2"}, "model of type 'wav2vec2', expected 'hubert'"),
+        ({"model_type": "data2vec-audio"}, "model of type 'data2vec-audio', expected 'hubert' or 'wav2vec2'"),
+        ({"model_type": "wavlm"}, "is a WavLM, whose attention has a gated relative position bias"),
         ({"hidden_act": "relu"}, "hidden_act is 'relu' in config.json, expected 'gelu'"),
         ({"conv_pos_batch_norm": True}, "conv_pos_batch_norm is True"),
         ({"num_attention_heads": 5}, "must be a multiple of heads"),
@@ -202,3 +203,43 @@ def test_no_network_is_explained(monkeypatch):
     ) as e:
         load_teacher("some-lab/hubert-mini")
     assert "\n" not in str(e.value)
+
+
+def test_wav2vec2_is_the_same_encoder(tmp_path):
+    torch.manual_seed(0)
+    config = transformers.Wav2Vec2Config(
+        hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=48, conv_dim=[16] * 7,
+        num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=4, codevector_dim=8, proj_codevector_dim=8,
+        num_codevectors_per_group=4, num_codevector_groups=2,
+    )  # fmt: skip
+    model = transformers.Wav2Vec2ForPreTraining(config).eval()
+    for name, parameter in model.named_parameters():
+        if "norm" in name:
+            torch.nn.init.uniform_(parameter, 0.5, 1.5)
+    for whole in (model, model.wav2vec2):  # with and without its pre-training head
+        whole.save_pretrained(tmp_path)
+        ours = load_teacher(tmp_path)
+        assert_same(ours, model.wav2vec2)
+        assert inspect(tmp_path).provenance["model_type"] == "wav2vec2"
+    exported = huggingface.write(ours, tmp_path / "as hubert")
+    assert_same(ours, transformers.HubertModel.from_pretrained(exported).eval())
+
+
+def test_distilhubert_of_the_hub(tmp_path):
+    """As ntu-spml/distilhubert: two layers, no projection norm, weight norm's old names; smaller."""
+    torch.manual_seed(0)
+    config = transformers.HubertConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, conv_dim=[16] * 7,
+        num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=4, feat_proj_layer_norm=False,
+        layerdrop=0.0, activation_dropout=0.1, final_dropout=0.0, feat_proj_dropout=0.0,
+    )  # fmt: skip
+    model = transformers.HubertModel(config).eval()
+    config.save_pretrained(tmp_path)
+    names = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
+    state = model.state_dict() | {"masked_spec_embed": torch.zeros(32)}
+    for new, old in names.items():
+        state = {key.replace(new, old): value for key, value in state.items()}
+    torch.save(state, tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    assert_same(load_teacher(tmp_path), model)
+    info = inspect(tmp_path)
+    assert (info.kind, info.layers, info.targets) == ("student", 2, None)

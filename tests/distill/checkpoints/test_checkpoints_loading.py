@@ -9,7 +9,6 @@ import distill
 from distill.checkpoints import export, inspect, load_student, load_teacher
 from distill.errors import CheckpointError
 from distill.hubert import PRESETS, HubertEncoder
-from distill.student import Student
 
 
 def one_line(error: pytest.ExceptionInfo) -> bool:
@@ -59,8 +58,9 @@ def test_a_mistyped_local_path_is_not_looked_for_on_the_hub(tmp_path, monkeypatc
         (b"\xff\xfe\x00\x01binary", "is an unknown binary file"),
         ("list", "is a torch file with a list"),
         ("weights", "is a torch file with a.weight, b.weight, c.weight and 1 more"),
-        ("s3prl", "is an s3prl checkpoint, which cannot be read yet"),
-        ("torchaudio", "is a torchaudio state dict, which cannot be read yet"),
+        ("s3prl", "is an s3prl checkpoint of another upstream or of a downstream task"),
+        ("distiller", "is no complete Distiller of s3prl"),
+        ("torchaudio", "convolutions but 7 strides are known"),
         ("hugging face", r"without the config\.json"),
         ("nothing", "is a torch file with nothing"),
     ],
@@ -71,7 +71,14 @@ def test_files_of_other_kinds(tmp_path, load, content, message):
     contents = {
         "list": [one],
         "weights": {f"{letter}.weight": one for letter in "abcd"},
-        "s3prl": {"Distiller": {}, "Config": {}, "Args": argparse.Namespace(a=1), "Optimizer": {}, "Step": 1},
+        "s3prl": {
+            "Downstream": {},
+            "Config": {},
+            "Args": argparse.Namespace(a=1),
+            "Optimizer": {},
+            "Step": 1,
+        },
+        "distiller": {"Distiller": {}, "Config": {"expected": 1}, "Args": argparse.Namespace(a=1)},
         "torchaudio": {"encoder.feature_projection.projection.weight": one},
         "hugging face": {"hubert.feature_projection.projection.weight": one},
         "nothing": {},
@@ -90,48 +97,10 @@ def test_folders_of_other_kinds(tmp_path):
         load_student(tmp_path)
 
 
-def test_torchaudio_bundles():
-    with pytest.raises(
-        CheckpointError, match="HUBERT_BASE looks like a torchaudio bundle, .* expected a teacher"
-    ):
-        load_teacher("HUBERT_BASE")
-
-
-@pytest.fixture(scope="module")
-def models() -> dict[str, HubertEncoder | Student]:
-    teacher = HubertEncoder.from_preset("mini", layers=2, dim=32, ffn_dim=32)
-    return {"teacher": teacher, "student": Student.from_teacher(teacher, layers=1, targets=(2,))}
-
-
-@pytest.mark.parametrize(
-    ("kind", "format", "message"),
-    [
-        ("student", "fairseq", "a student cannot be exported to fairseq: .*layer norm before the projection"),
-        (
-            "student",
-            "torchaudio",
-            "a student cannot be exported to torchaudio: .*layer norm before the projection",
-        ),
-        ("teacher", "s3prl", "a teacher cannot be exported to s3prl: it is for students"),
-        ("teacher", "onnx", "a teacher cannot be exported to onnx: it is for students"),
-        ("student", "s3prl", "export to s3prl is not there yet"),
-        ("student", "onnx", "export to onnx is not there yet"),
-        ("teacher", "fairseq", "export to fairseq is not there yet"),
-        ("teacher", "torchaudio", "export to torchaudio is not there yet"),
-    ],
-)
-def test_exports_that_are_refused(tmp_path, models, kind, format, message):
-    with pytest.raises(CheckpointError, match=message) as error:
-        export(models[kind], format, tmp_path / "out")
-    assert one_line(error) and not (tmp_path / "out").exists()
-
-
-def test_export_arguments(tmp_path, models):
-    with pytest.raises(ValueError, match="unknown format 'keras'"):
-        export(models["teacher"], "keras", tmp_path)
-    (tmp_path / "file").write_text("mine")
-    with pytest.raises(CheckpointError, match="is a file, expected a folder"):
-        export(models["student"], "native", tmp_path / "file")
-    with pytest.raises(CheckpointError, match="cannot write"):
-        export(models["student"], "huggingface", tmp_path / "file" / "below")
-    assert (tmp_path / "file").read_text() == "mine"
+def test_a_folder_with_one_exported_file_stands_for_it(tmp_path):
+    teacher = HubertEncoder.from_preset("mini", layers=1, dim=64, ffn_dim=32)
+    export(teacher, "torchaudio", tmp_path)
+    assert inspect(tmp_path).format == "torchaudio"
+    export(teacher, "fairseq", tmp_path)
+    with pytest.raises(CheckpointError, match=r"is a folder with hubert\.pt, torchaudio\.json"):
+        inspect(tmp_path)

@@ -1,0 +1,199 @@
+"""s3prl's Distiller (DistilHuBERT, Chang et al. 2022): `Distiller` holds the weights, `Config` the settings.
+
+Stock s3prl loads what is written here with its upstream `distiller_local`. It pads without masking its group
+norm, so features are equal for one utterance or equal lengths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from distill.checkpoints import fairseq, fairseq_writing, safe_pickle, weights
+from distill.checkpoints.safe_pickle import listed
+from distill.errors import CheckpointError
+from distill.student import Student
+
+_FIXED = {
+    "task_emb_type": "expand-last",
+    "out_layer_type": "expand-last",
+    "attention_type": "original",
+    "activation_fn": "gelu",
+    "layer_norm_first": False,
+}
+"""Settings of the published model, which are s3prl's defaults too; with others it is another architecture."""
+_EXPAND, _PER_TARGET = "output_layer.0", "output_layer.2"
+
+
+def matches(contents: Any) -> bool:
+    """Whether the contents of a torch file are laid out as s3prl's pre-training writes them."""
+    return isinstance(contents, dict) and {"Distiller", "Config"} <= contents.keys()
+
+
+def parse(contents: Mapping[str, Any], path: object) -> tuple[Student, dict[str, Any]]:
+    """A Distiller that is loaded already.
+
+    Args:
+        contents: of the file.
+        path: the file, for messages.
+
+    Returns:
+        The student, in eval mode, and where it comes from (plain values).
+
+    Raises:
+        CheckpointError: if it is damaged, or of another architecture than DistilHuBERT's.
+    """
+    settings = safe_pickle.plain(contents["Config"])
+    settings = settings.get("distiller") if isinstance(settings, dict) else None
+    if not isinstance(settings, dict) or not isinstance(contents["Distiller"], Mapping):
+        raise CheckpointError(
+            f"{path} is no complete Distiller of s3prl: expected a 'distiller' in its 'Config'"
+        )
+    for key, expected in _FIXED.items():
+        if settings.get(key, expected) != expected:
+            raise CheckpointError(
+                f"{path} is a Distiller of s3prl with {key} {settings[key]!r}, expected {expected!r} as in "
+                "DistilHuBERT"
+            )
+    tensors = {str(key): tensor for key, tensor in contents["Distiller"].items()}
+    heads = _read_heads(tensors, path)
+    state, unknown = weights.rename(
+        {key: tensor for key, tensor in tensors.items() if not key.startswith("output_layer.")}, fairseq.NAMES
+    )
+    if unknown:
+        raise CheckpointError(f"{path} holds weights that DistilHuBERT does not have: {listed(unknown)}")
+    if "projection.weight" not in state and "norm.weight" in state:
+        fairseq.add_identity_projection(state)
+    layers = settings.get("extractor_conv_feature_layers")
+    strides = weights.STRIDES if layers is None else fairseq.parse_strides(layers, path)
+    shape = weights.architecture(state, strides, path)
+    config = weights.make_config(shape | _settings(settings), path)
+    n_targets, target_dim = heads["heads.weight"].shape[:2]
+    targets = settings.get("pred_layer_id", list(range(1, n_targets + 1)))  # the default of s3prl
+    if not isinstance(targets, list) or [type(layer) for layer in targets] != [int] * n_targets:
+        raise CheckpointError(f"{path}: pred_layer_id is {targets!r}, but there are {n_targets} heads")
+    state = {f"encoder.{key}": tensor for key, tensor in state.items()} | heads
+    student = weights.fill(lambda: Student(config, targets, target_dim), state, path)
+    own, step = contents.get("distill"), contents.get("Step")
+    provenance = {"step": step} if isinstance(step, int) else {}
+    return student, provenance | (own if isinstance(own, dict) else {})
+
+
+def _settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of `HubertConfig` that weights do not tell, with s3prl's defaults."""
+    return {
+        "heads": settings.get("encoder_attention_heads", 12),
+        "dropout": settings.get("dropout", 0.1),
+        "attention_dropout": settings.get("attention_dropout", 0.1),
+        "activation_dropout": settings.get("activation_dropout", 0.1),
+        "layerdrop": settings.get("encoder_layerdrop", 0.0),
+        "cnn_grad_scale": settings.get("feature_grad_mult", 1.0),
+    }
+
+
+def _read_heads(tensors: Mapping[str, Any], path: object) -> dict[str, Tensor]:
+    """The prediction heads under our names; s3prl has a plain linear layer where there is only one."""
+    try:
+        expand = {f"heads.expand.{leaf}": tensors[f"{_EXPAND}.{leaf}"] for leaf in ("weight", "bias")}
+        if f"{_PER_TARGET}.layer.weight" in tensors:
+            weight = tensors[f"{_PER_TARGET}.layer.weight"].T[None]  # (D_out, D_in) -> (1, D_in, D_out)
+            bias = tensors[f"{_PER_TARGET}.layer.bias"][None, None]
+        else:
+            weight = tensors[f"{_PER_TARGET}.weight"]  # (N, D_in, D_out)
+            bias = tensors[f"{_PER_TARGET}.bias"][0].transpose(0, 1)  # (1, 1, N, D_out) -> (N, 1, D_out)
+    except KeyError as error:
+        raise CheckpointError(
+            f"{path} has no complete prediction heads: {error.args[0]} is missing"
+        ) from None
+    except (AttributeError, IndexError, RuntimeError):
+        raise CheckpointError(f"{path}: its prediction heads are not those of DistilHuBERT") from None
+    if weight.dim() != 3 or weight.shape[1] != weight.shape[2]:
+        raise CheckpointError(
+            f"{path}: the weight of its prediction heads is {tuple(weight.shape)}, expected (targets, D, D) "
+            "as in DistilHuBERT"
+        )
+    return {**expand, "heads.weight": weight, "heads.bias": bias}
+
+
+def write(student: Student, path: Path, provenance: dict[str, Any] | None = None) -> Path:
+    """Write a checkpoint for s3prl's upstream `distiller_local`.
+
+    Args:
+        student: with its heads.
+        path: the .ckpt file.
+        provenance: plain values, kept under "distill".
+
+    Returns:
+        The path.
+
+    Raises:
+        CheckpointError: if s3prl's Distiller cannot hold the student, or the file cannot be written.
+    """
+    config = student.encoder.config
+    for field, what in {
+        "normalize_input": "does not normalise waveforms",
+        "conv_bias": "has no biases in its convolutions",
+        "pre_norm": "predicts from behind a final layer norm",
+        "projection_norm": "has no layer norm before its projection",
+    }.items():
+        if getattr(config, field):
+            raise CheckpointError(
+                f"this student cannot be exported to s3prl: its {field} is on, and s3prl's Distiller {what}"
+            )
+    state = fairseq_writing.to_fairseq_names(student.encoder.state_dict(), config, "s3prl")
+    state |= _write_heads(student)
+    contents = {
+        "Distiller": {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()},
+        "Config": {"distiller": _describe(student)},
+        "distill": provenance or {},
+    }
+    return weights.write_torch(path, contents)
+
+
+def _write_heads(student: Student) -> dict[str, Tensor]:
+    heads = student.heads
+    renamed = {f"{_EXPAND}.weight": heads.expand.weight, f"{_EXPAND}.bias": heads.expand.bias}
+    if heads.n_targets == 1:
+        single = {
+            f"{_PER_TARGET}.layer.weight": heads.weight[0].T,
+            f"{_PER_TARGET}.layer.bias": heads.bias[0, 0],
+        }
+        return renamed | single
+    return renamed | {
+        f"{_PER_TARGET}.weight": heads.weight,
+        f"{_PER_TARGET}.bias": heads.bias.transpose(0, 1)[None],  # (N, 1, D) -> (1, 1, N, D)
+    }
+
+
+def _describe(student: Student) -> dict[str, Any]:
+    """The student in the words of s3prl's `DistillerConfig`."""
+    config = student.encoder.config
+    return {
+        "extractor_mode": "default" if config.conv_norm == "group" else "layer_norm",
+        "extractor_conv_feature_layers": fairseq_writing.conv_expression(config),
+        "extractor_dropout": 0.0,
+        "feature_grad_mult": config.cnn_grad_scale,
+        "conv_pos": config.position_kernel,
+        "conv_pos_groups": config.position_groups,
+        "encoder_layers": config.layers,
+        "encoder_embed_dim": config.dim,
+        "encoder_ffn_embed_dim": config.ffn_dim,
+        "encoder_attention_heads": config.heads,
+        "dropout": config.dropout,
+        "attention_dropout": config.attention_dropout,
+        "activation_dropout": config.activation_dropout,
+        "encoder_layerdrop": config.layerdrop,
+        "final_dim": student.target_dim,
+        "out_layer_inter_dim": student.target_dim,
+        "n_tasks": len(student.targets),
+        "pred_layer_id": list(student.targets),
+        "loss_type": "l1",
+        "feat_pen_loss": 0.0,
+        "cosine_loss": 1.0,
+        "init_teacher_conv_layers": True,
+        "init_teacher_encoder_layers": True,
+        **_FIXED,
+    }

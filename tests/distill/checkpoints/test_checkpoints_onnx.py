@@ -1,0 +1,122 @@
+"""The ONNX export in onnxruntime, against the model it was made of."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from distill.checkpoints import export, inspect, load_student
+from distill.checkpoints.onnx import int8_path
+from distill.errors import CheckpointError
+from distill.hubert import HubertEncoder
+from distill.student import Student
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxscript")
+runtime = pytest.importorskip("onnxruntime")
+
+TOLERANCE = 1e-4  # measured: 5e-6; 1.2e-5 at the base size
+
+
+@pytest.fixture(scope="module")
+def student() -> Student:
+    torch.manual_seed(0)
+    teacher = HubertEncoder.from_preset("mini", layers=6)
+    return Student.from_teacher(teacher, layers=2, targets=(2, 4, 6))
+
+
+@pytest.fixture(scope="module")
+def exported(student, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("onnx")
+    assert student.training
+    path = export(
+        student, "onnx", folder, provenance={"teacher": "/home/someone/runs/teacher", "recipe": "s4"}
+    )
+    assert path == folder / "student.onnx" and student.training
+    student.eval()
+    return path
+
+
+def session(path: Path):
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def run(path: Path, waves: torch.Tensor, lengths: torch.Tensor) -> list[np.ndarray]:
+    return session(path).run(None, {"waveforms": waves.numpy(), "lengths": lengths.numpy()})
+
+
+@torch.no_grad()
+def test_any_length_and_batch_size(student, exported):
+    model = session(exported)
+    generator = torch.Generator().manual_seed(1)
+    for lengths in ([400], [16_000], [719, 720], [31_999, 400, 20_001], [8000] * 5):
+        waves = torch.randn(len(lengths), max(lengths), generator=generator) * 0.3
+        valid = torch.tensor(lengths)
+        for row, length in enumerate(lengths):
+            waves[row, length:] = 100.0  # padding must not count, whatever it is
+        expected = student(waves, valid)
+        features, frames = model.run(None, {"waveforms": waves.numpy(), "lengths": valid.numpy()})
+        assert frames.tolist() == expected.lengths.tolist()
+        for row, count in enumerate(frames):
+            difference = torch.from_numpy(features[row, :count]) - expected.z[row, :count]
+            assert difference.abs().max() < TOLERANCE
+
+
+def test_a_padded_utterance_as_if_it_were_alone(exported):
+    waves = torch.randn(2, 16_000, generator=torch.Generator().manual_seed(2))
+    batch, frames = run(exported, waves, torch.tensor([16_000, 9000]))
+    alone, _ = run(exported, waves[1:, :9000], torch.tensor([9000]))
+    np.testing.assert_allclose(batch[1, : frames[1]], alone[0], atol=TOLERANCE)
+
+
+@torch.no_grad()
+def test_int8(student, exported):
+    waves = torch.randn(1, 16_000, generator=torch.Generator().manual_seed(3)) * 0.1
+    features, _ = run(int8_path(exported), waves, torch.tensor([16_000]))
+    expected = student(waves).z
+    error = torch.linalg.vector_norm(torch.from_numpy(features) - expected)
+    relative = (error / torch.linalg.vector_norm(expected)).item()
+    assert 1e-4 < relative < 0.1  # measured: 0.02; zero would mean that nothing was quantised
+    products = [
+        node for node in onnx.load(str(int8_path(exported))).graph.node if node.op_type == "MatMulInteger"
+    ]
+    assert len(products) == 13  # the projection and six linear layers in each of two layers
+    assert int8_path(exported).stat().st_size < 0.75 * exported.stat().st_size
+
+
+def test_inspect(student, exported):
+    for path, precision in ((exported, "float32"), (int8_path(exported), "int8")):
+        info = inspect(path)
+        assert (info.format, info.kind, info.layers, info.dim) == ("onnx", "student", 2, 128)
+        assert info.targets == (2, 4, 6)
+        assert info.parameters_encoder == sum(p.numel() for p in student.encoder.parameters())
+        assert info.provenance == {"precision": precision, "teacher": "teacher", "recipe": "s4"}
+
+
+def test_the_file_says_nothing_about_this_machine(exported):
+    contents = exported.read_bytes()
+    assert b"site-packages" not in contents and b"distill/hubert.py" not in contents
+    assert str(Path(__file__).parents[3]).encode() not in contents
+    names = {output.name: output for output in session(exported).get_outputs()}
+    assert names["last_hidden_state"].shape == ["batch", "frames", 128]
+
+
+def test_other_onnx_files(tmp_path, exported):
+    with pytest.raises(CheckpointError, match="is an ONNX model, which runs in onnxruntime"):
+        load_student(exported)
+    (tmp_path / "broken.onnx").write_bytes(b"\xff" * 100)
+    with pytest.raises(CheckpointError, match="is not a readable ONNX file"):
+        inspect(tmp_path / "broken.onnx")
+    model = onnx.load(str(exported))
+    del model.metadata_props[:]
+    onnx.save(model, str(tmp_path / "theirs.onnx"))
+    with pytest.raises(CheckpointError, match="is an ONNX model of another program"):
+        inspect(tmp_path / "theirs.onnx")
+    model.metadata_props.add(key="distill", value=json.dumps({"architecture": {"dim": "wide"}}))
+    onnx.save(model, str(tmp_path / "wrong.onnx"))
+    with pytest.raises(CheckpointError, match="dim is 'wide'"):
+        inspect(tmp_path / "wrong.onnx")
