@@ -2,14 +2,15 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+STOCK := .venv-s3prl-stock
 
-.PHONY: venv demo test lint format bench clean
+.PHONY: venv demo test test-s3prl-stock lint format bench clean
 
 venv: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[demo,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[demo,dev,s3prl,onnx]'
 	touch $(STAMP)
 
 demo: venv  ## the whole story on synthetic speech, into the folder demo/
@@ -17,6 +18,13 @@ demo: venv  ## the whole story on synthetic speech, into the folder demo/
 
 test: venv  ## every test that needs neither network nor GPU
 	$(BIN)/python -m pytest
+
+test-s3prl-stock:  ## the upstream on torch and torchaudio 2.8, where s3prl works as it is; 5 GB, minutes
+	test -x $(STOCK)/bin/python || $(PYTHON) -m venv $(STOCK)
+	grep -vE '^(torch|torchaudio)==' constraints.txt > $(STOCK)/constraints.txt
+	$(STOCK)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(STOCK)/constraints.txt \
+		torch==2.8.0 torchaudio==2.8.0 --editable '.[s3prl]' pytest
+	$(STOCK)/bin/python -m pytest tests/upstream
 
 lint: venv  ## style, then types
 	$(BIN)/ruff check .
@@ -31,4 +39,4 @@ bench: venv
 	$(BIN)/python -m bench
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(STOCK) build dist *.egg-info

@@ -1,0 +1,211 @@
+"""With s3prl itself: registration, `S3PRLUpstream`, `Featurizer`, the runner."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import yaml
+
+import upstream
+import upstream.s3prl_compat
+from distill.errors import CheckpointError
+from upstream.expert import UpstreamExpert
+
+pytest.importorskip("s3prl", reason="s3prl is not installed: pip install 'robust-distilhubert[s3prl]'")
+for package in ("tensorboardX", "catalyst", "pandas", "editdistance"):
+    pytest.importorskip(package, reason="the extra s3prl is not complete")
+
+ROOT = Path(__file__).parents[2]
+LENGTHS = torch.tensor([16_000, 12_000, 640])
+
+
+@pytest.fixture(scope="module")
+def s3prl_nn():
+    upstream.register()
+    upstream.register()
+    import s3prl.nn
+
+    return s3prl.nn
+
+
+@pytest.fixture
+def model(s3prl_nn, student_folder):
+    return s3prl_nn.S3PRLUpstream("robust_distilhubert_local", str(student_folder)).eval()
+
+
+@pytest.fixture
+def waveforms() -> torch.Tensor:
+    x = torch.randn(3, 16_000, generator=torch.Generator().manual_seed(1))
+    return x * (torch.arange(16_000) < LENGTHS[:, None])
+
+
+def test_registration(s3prl_nn):
+    from s3prl import hub
+
+    ours = {f"robust_distilhubert_{kind}" for kind in ("local", "url", "custom")}
+    assert ours <= set(s3prl_nn.S3PRLUpstream.available_names())
+    assert not ours & set(s3prl_nn.S3PRLUpstream.available_names(only_registered_ckpt=True))
+    assert ours <= set(dir(hub))
+    with pytest.raises(CheckpointError, match="S3PRLUpstream"):
+        s3prl_nn.S3PRLUpstream("robust_distilhubert_local")
+
+
+def test_the_example_of_the_documentation(s3prl_nn, student_folder):
+    code = (ROOT / "docs" / "upstream.md").read_text(encoding="utf-8").split("```python")[1].split("```")[0]
+    scope: dict = {}
+    exec(code.replace("runs/s4", str(student_folder)), scope)
+    assert (tuple(scope["features"].shape), scope["frames"].tolist()) == ((2, 100, 128), [100, 75])
+
+
+def test_shapes_and_lengths(model, waveforms):
+    assert (model.num_layers, model.downsample_rates, model.hidden_sizes) == (3, [320] * 3, [128] * 3)
+    layers, frames = model(waveforms, LENGTHS)
+    assert [tuple(h.shape) for h in layers] == [(3, 50, 128)] * 3
+    assert all(f.tolist() == [50, 38, 2] for f in frames)
+
+
+def test_values_are_the_experts(model, waveforms, student_folder):
+    """And those of each utterance alone, the frame that s3prl adds included."""
+    expert = UpstreamExpert(student_folder)
+    with torch.no_grad():
+        layers, _ = model(waveforms, LENGTHS)
+        direct = expert([w[:n] for w, n in zip(waveforms, LENGTHS, strict=True)])["hidden_states"]
+        for ours, theirs in zip(direct, layers, strict=True):
+            torch.testing.assert_close(theirs[:, :49], ours)
+        for i in (0, 1):
+            alone, frames = model(waveforms[i : i + 1, : LENGTHS[i]], LENGTHS[i : i + 1])
+            for one, many in zip(alone, layers, strict=True):
+                torch.testing.assert_close(one[0], many[i, : frames[0][0]], atol=1e-4, rtol=1e-4)
+
+
+def test_weighted_sum(s3prl_nn, model, waveforms):
+    featurizer = s3prl_nn.Featurizer(model)
+    torch.nn.init.normal_(featurizer.weights)
+    layers, frames = model(waveforms, LENGTHS)
+    features, n_frames = featurizer(layers, frames)
+    weights = featurizer.weights.exp() / featurizer.weights.exp().sum()
+    torch.testing.assert_close(features, torch.einsum("l,lbfd->bfd", weights, torch.stack(layers)))
+    assert n_frames.tolist() == [50, 38, 2]
+    assert (featurizer.output_size, featurizer.downsample_rate) == (128, 320)
+
+
+@pytest.mark.parametrize("trainable", [False, True])
+def test_fine_tuning(s3prl_nn, model, waveforms, trainable):
+    from s3prl.nn.upstream import UpstreamDownstreamModel
+
+    whole = UpstreamDownstreamModel(model, s3prl_nn.Featurizer(model), FrameMean(), trainable).train()
+    whole(waveforms, LENGTHS).square().mean().backward()
+    assert any(p.grad.abs().sum() > 0 for p in whole.featurizer.parameters() if p.grad is not None)
+    gradients = {name: p.grad for name, p in model.named_parameters()}
+    if not trainable:
+        assert not any(g is not None for g in gradients.values())
+    else:
+        assert all(g is not None and g.abs().max() > 0 for g in gradients.values())
+        assert any(".cnn.0." in name for name in gradients)
+
+
+class FrameMean(torch.nn.Module):
+    """A head: mean over valid frames, then a linear layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(128, 4)
+        self.output_size = 4
+
+    def forward(self, x, lengths):
+        return self.linear(torch.stack([h[:n].mean(0) for h, n in zip(x, lengths, strict=True)]))
+
+
+def test_the_runners_own_featurizer(model, waveforms):
+    from s3prl.upstream.interfaces import Featurizer
+
+    expert = model.upstream
+    featurizer = Featurizer(expert, upstream_device="cpu")
+    assert (featurizer.output_dim, featurizer.downsample_rate) == (128, 320)
+    wavs = [w[:n] for w, n in zip(waveforms, LENGTHS, strict=True)]
+    assert [len(f) for f in featurizer(wavs, expert(wavs))] == [49, 38, 2]
+    last = Featurizer(expert, "last_hidden_state", "cpu")
+    torch.testing.assert_close(last(wavs, expert(wavs))[1], expert(wavs)["paper"][1, :38])
+
+
+@pytest.fixture(scope="module")
+def keywords(tmp_path_factory) -> Path:
+    """Two keywords of Speech Commands' layout, as noise of two levels, and background noise."""
+    root = tmp_path_factory.mktemp("speech_commands")
+    generator = np.random.default_rng(0)
+    for level, word in ((0.01, "yes"), (0.3, "no")):
+        for split, n in (("train", 24), ("test", 3)):
+            (root / split / word).mkdir(parents=True)
+            for i in range(n):
+                name = root / split / word / f"{i:08x}_nohash_0.wav"
+                soundfile.write(name, level * generator.standard_normal(4_000), 16_000)
+    (root / "train" / "_background_noise_").mkdir()
+    soundfile.write(root / "train" / "_background_noise_" / "pink.wav", 0.1 * np.ones(17_000), 16_000)
+    return root
+
+
+def run_modules(commands: list[list[str]], cwd: Path) -> str:
+    """What `python -m upstream.run_downstream` prints for each list of arguments, one after the other.
+
+    In one process of their own: the runner changes builtins, and s3prl takes long to import.
+    """
+    code = f"""
+import runpy, sys
+for words in {commands!r}:
+    sys.argv[1:] = words
+    try:
+        runpy.run_module("upstream.run_downstream", run_name="__main__")
+    except SystemExit as exit:
+        assert exit.code == 0
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=240, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_the_runner_trains_and_evaluates(keywords, student_folder, tmp_path):
+    """Stock keyword spotting with the configuration of docs/upstream.md, fine-tuning, two steps; then -e."""
+    text = (ROOT / "docs" / "upstream.md").read_text(encoding="utf-8")
+    config = yaml.safe_load(text.split("```yaml")[1].split("```")[0])
+    config["runner"].update(total_steps=2, log_step=1, eval_step=2, save_step=2)
+    data = config["downstream_expert"]["datarc"]
+    data.update(num_workers=0, batch_size=4)
+    data["speech_commands_root"] = str(keywords / "train")
+    data["speech_commands_test_root"] = str(keywords / "test")
+    (tmp_path / "ks.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    train = ["-m", "train", "-d", "speech_commands", "-c", "ks.yaml", "-p", "out", "--device", "cpu", "-f"]
+    train += ["-u", "robust_distilhubert_local", "-k", str(student_folder)]
+    evaluate = ["-m", "evaluate", "-e", "out/states-2.ckpt", "--device", "cpu"]
+    printed = run_modules([train, evaluate], tmp_path)
+    states = torch.load(tmp_path / "out" / "states-2.ckpt", weights_only=True)
+    assert states["Step"] == 2
+    assert set(states["Upstream"]) == set(UpstreamExpert(student_folder).state_dict())
+    score = re.search(r"test at step 2: (\S+)", (tmp_path / "out" / "log.log").read_text())
+    assert score is not None  # and evaluation loads the same weights:
+    assert printed.count(f"test acc: {score[1]}") == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("-c", "none/config.yaml"), "none/config.yaml does not exist.*give one with -c"),
+        ((), r"\./downstream/speech_commands/config.yaml does not exist.*give one with -c"),
+    ],
+)
+def test_the_runners_mistakes(arguments, message, monkeypatch, capsys, tmp_path):
+    from upstream import run_downstream
+
+    monkeypatch.chdir(tmp_path)
+    words = ["-m", "train", "-d", "speech_commands", "-p", "out", *arguments]
+    monkeypatch.setattr(sys, "argv", ["run_downstream", *words])
+    monkeypatch.setattr("s3prl.run_downstream.hack_isinstance", lambda: None)  # it changes Python itself
+    assert run_downstream.main() == 1
+    assert re.fullmatch(f"error: {message}\n", capsys.readouterr().err)
