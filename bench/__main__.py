@@ -13,9 +13,15 @@ GOLDEN = Path(__file__).parents[1] / "tests" / "golden" / "sox_effects.npz"
 def main() -> int:
     """Run one benchmark, or all."""
     os.environ["OMP_NUM_THREADS"] = "1"  # read when torch and numba are imported, below
-    from bench import distortions, sox_accuracy
+    from bench import adapt, distortions, manifest, onnx_latency, sox_accuracy
 
-    benchmarks = {"distortions": distortions.main, "sox-accuracy": sox_accuracy.main}
+    benchmarks = {
+        "distortions": distortions.main,
+        "sox-accuracy": sox_accuracy.main,
+        "manifest": manifest.main,
+        "onnx-latency": onnx_latency.main,
+        "adapt": adapt.main,
+    }
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("name", nargs="?", choices=sorted(benchmarks), help="default: all")
     parser.add_argument("--rounds", type=int, default=7, help="rounds to take the median of (7)")

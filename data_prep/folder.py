@@ -10,8 +10,9 @@ from pathlib import Path
 from lhotse import MonoCut
 from tqdm import tqdm
 
-from data_prep.manifests import audio_files, cut_from_file, write_cuts
+from data_prep.manifests import cut_from_file, write_cuts
 from distill.errors import DataError
+from distill.files import audio_files
 
 SPLITS = ("train", "dev", "test")
 """Subfolders of these names are taken as the splits."""

@@ -1,4 +1,4 @@
-"""What all corpora share: finding audio files and writing lhotse manifests."""
+"""What all corpora share: cuts over audio files, and writing manifests."""
 
 from __future__ import annotations
 
@@ -6,19 +6,13 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-import soundfile
 from lhotse import CutSet, MonoCut, Recording
 from lhotse.audio import AudioSource
 from lhotse.cut import Cut
 
-from distill.errors import DataError
+from data_prep.headers import Header, read_header
 
 SAMPLE_RATE = 16_000
-
-AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".mp3", ".ogg", ".opus", ".aiff", ".aif"})
-"""What libsndfile, the library behind soundfile, decodes."""
-
-_MAX_FRAMES = 2**40  # a stream of unknown length announces the largest integer there is
 
 
 def write_cuts(cuts: Iterable[Cut], path: Path) -> None:
@@ -43,32 +37,6 @@ def write_cuts(cuts: Iterable[Cut], path: Path) -> None:
         partial.unlink(missing_ok=True)
 
 
-def audio_files(folder: Path) -> list[Path]:
-    """All audio files below `folder`, sorted, linked folders included and hidden ones left out.
-
-    Raises:
-        DataError: `folder` does not exist or is not a folder.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; name the folder that holds the audio files")
-    found: list[Path] = []
-    visited: set[str] = set()
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in visited:  # a link to a folder above would never end
-            folders.clear()
-            continue
-        visited.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [
-            Path(parent, name)
-            for name in names
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in AUDIO_SUFFIXES
-        ]
-    return sorted(found)
-
-
 def cut_from_file(path: Path, id: str | None = None) -> MonoCut:  # noqa: A002
     """A cut over a whole audio file, read as 16 kHz mono: the first channel, resampled while loading.
 
@@ -82,22 +50,18 @@ def cut_from_file(path: Path, id: str | None = None) -> MonoCut:  # noqa: A002
         DataError: the file is missing, unreadable, empty or of unknown length.
     """
     path = Path(path).absolute()
-    name = path.stem if id is None else id
-    try:
-        info = soundfile.info(str(path))
-    except (soundfile.SoundFileError, OSError) as error:
-        raise DataError(f"{path}: not readable as audio ({error}); convert or remove it") from error
-    if info.frames <= 0 or info.samplerate <= 0:
-        raise DataError(f"{path}: holds no samples; remove it")
-    if info.frames >= _MAX_FRAMES:
-        raise DataError(f"{path}: its header does not say how long it is; write it anew")
+    return cut_from_header(path, read_header(path), path.stem if id is None else id)
+
+
+def cut_from_header(path: Path, header: Header, id: str) -> MonoCut:  # noqa: A002
+    """As `cut_from_file`, for a header that was read before. `path` is absolute."""
     recording = Recording(
-        id=name,
-        sources=[AudioSource(type="file", channels=list(range(info.channels)), source=str(path))],
-        sampling_rate=info.samplerate,
-        num_samples=info.frames,
-        duration=info.frames / info.samplerate,
+        id=id,
+        sources=[AudioSource(type="file", channels=list(range(header.n_channels)), source=str(path))],
+        sampling_rate=header.sampling_rate,
+        num_samples=header.n_samples,
+        duration=header.n_samples / header.sampling_rate,
     )
-    if info.samplerate != SAMPLE_RATE:
+    if header.sampling_rate != SAMPLE_RATE:
         recording = recording.resample(SAMPLE_RATE)
-    return MonoCut(id=name, start=0, duration=recording.duration, channel=0, recording=recording)
+    return MonoCut(id=id, start=0, duration=recording.duration, channel=0, recording=recording)

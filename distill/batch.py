@@ -51,6 +51,8 @@ class Batch:
     """(B, F) int64 cluster labels, -1 in the padding (masked prediction only)."""
     position: tuple[int, int] = (0, 0)
     """Epoch, and which of its batches this is: where a resumed run has to go on behind."""
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    """(id, reason) of utterances that were to be in it and could not be used."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -79,6 +81,8 @@ class Batch:
             self.lengths,
             {stream: view.to(device) for stream, view in self.views.items()},
             None if self.targets is None else self.targets.to(device, non_blocking=True),
+            self.position,
+            self.skipped,
         )
 
     def pin_memory(self) -> Batch:

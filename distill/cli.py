@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import signal
 import sys
@@ -10,16 +11,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from distill.errors import UsageError, UserError
+from distill import commands
+from distill.errors import UserError
 from distill.processes import is_follower
 
 EXAMPLES = {
     "demo": "distill demo --out demo",
-    "train": "distill train s4 data.root=/corpora trainer.devices=4\n  distill train --resume runs/s4",
+    "train": "distill train s4 data.root=data trainer.devices=4\n  distill train --resume runs/s4\n"
+    "  distill train s4 optim.max_steps=40000 --resume runs/s4 --override",
+    "profile": "distill profile s4 data.root=data",
     "adapt": "distill adapt mini_teacher",
+    "adapt targets": "distill adapt targets t1_prime data.root=data --out targets/t1_prime",
     "inspect": "distill inspect runs/s4",
     "export": "distill export runs/s4 --to huggingface --out s4-hf",
-    "data prepare": "distill data prepare folder --root my_speech --out data/mine",
+    "data prepare": "distill data prepare librispeech --root /corpora --out data/librispeech\n"
+    "  distill data prepare folder --root my_speech --out data/mine",
+    "data check": "distill data check s4 data.root=data",
     "data distort": "distill data distort my_speech distorted --condition musan --noise musan=noises/",
     "probe linear": "distill probe linear runs/s1 runs/s4 --train 'kws.tsv?split=train' \\\n"
     "    --dev 'kws.tsv?split=dev' --test 'kws.tsv?split=test' --condition fsd --noise fsd=noises/",
@@ -33,7 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     handler.setLevel(logging.WARNING)  # of the handler: libraries set their loggers' levels themselves
     logging.basicConfig(format="%(levelname)s %(message)s", handlers=[handler])
     parser = build_parser()
-    options, extra = parser.parse_known_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:2] == ["adapt", "targets"]:  # a verb of two words beside one of the first alone
+        words[:2] = ["adapt targets"]
+    options, extra = parser.parse_known_args(words)
     if extra:  # argparse gives up on key=value that follow an option
         if not hasattr(options, "overrides") or any(word.startswith("-") for word in extra):
             parser.error(f"unrecognized arguments: {' '.join(extra)}")
@@ -53,6 +63,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 128 + signal.SIGINT
     except BrokenPipeError:
         return 0
+    except OSError as error:
+        if error.errno not in (
+            errno.ENOSPC,
+            errno.EDQUOT,
+            errno.EFBIG,
+            errno.EROFS,
+            errno.EACCES,
+            errno.EPERM,
+        ):
+            raise
+        print(f"distill: {one_line(error)}", file=sys.stderr)  # full or read-only: nothing to trace back
+        return 1
     return 0
 
 
@@ -83,34 +105,52 @@ def build_parser() -> argparse.ArgumentParser:
     parser.set_defaults(run=None)
     verbs = parser.add_subparsers(title="verbs", metavar="VERB")
 
-    demo = add_verb(verbs, "demo", "the whole story on synthetic speech, offline, in minutes", run_demo)
+    demo = add_verb(
+        verbs, "demo", "the whole story on synthetic speech, offline, in minutes", commands.run_demo
+    )
     demo.add_argument("--out", type=Path, default=Path("demo"), help="folder for everything it makes (demo)")
 
-    train = add_verb(verbs, "train", "distil a student", run_train)
+    train = add_verb(verbs, "train", "distil a student", commands.run_train)
     add_run_options(train, "recipe's name (s4, s4_prime, mini) or YAML file")
 
-    adapt = add_verb(verbs, "adapt", "pre-train a teacher, or adapt one to distorted speech", run_train)
+    adapt = add_verb(
+        verbs, "adapt", "pre-train a teacher, or adapt one to distorted speech", commands.run_train
+    )
     add_run_options(adapt, "recipe's name (t1_prime, mini_teacher) or YAML file")
+    add_targets(verbs)
 
-    inspect = add_verb(verbs, "inspect", "what a checkpoint is", run_inspect)
+    profile = add_verb(verbs, "profile", "where the time of a training step goes", commands.run_profile)
+    profile.add_argument("recipe", help="recipe's name (s4, s4_prime, mini) or YAML file")
+    profile.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the recipe")
+    profile.add_argument("--steps", type=int, default=20, help="steps to measure, after 3 others (20)")
+
+    inspect = add_verb(verbs, "inspect", "what a checkpoint is", commands.run_inspect)
     inspect.add_argument("checkpoint", help="file, run folder or hub id")
 
-    export = add_verb(verbs, "export", "write a model in another library's format", run_export)
+    export = add_verb(verbs, "export", "write a model in another library's format", commands.run_export)
     export.add_argument("checkpoint", help="file or run folder of a student or teacher")
     export.add_argument(
-        "--to", required=True, choices=("native", "huggingface"), help="native or huggingface"
+        "--to",
+        required=True,
+        choices=("native", "huggingface", "s3prl", "onnx", "fairseq", "torchaudio"),
+        help="format",
     )
-    export.add_argument("--out", type=Path, required=True, help="folder to write")
+    export.add_argument("--out", type=Path, required=True, help="folder, or the file itself, to write")
+    export.add_argument("--scores", type=Path, help="JSON of scores for the model card (huggingface)")
+    export.add_argument("--push-to-hub", metavar="ORG/NAME", help="upload the folder too (huggingface)")
 
     data = verbs.add_parser("data", help="prepare corpora, materialise distorted test sets")
     data.set_defaults(run=lambda _: data.print_help())
     data_verbs = data.add_subparsers(title="verbs", metavar="VERB")
-    prepare = add_verb(data_verbs, "data prepare", "from a corpus on disk to manifests", run_prepare)
-    prepare.add_argument("corpus", help="mini (made up, offline) or folder (any folder of audio)")
-    prepare.add_argument("--root", type=Path, help="where the corpus is")
-    prepare.add_argument("--out", type=Path, required=True, help="folder for the manifests")
+    add_prepare(data_verbs)
+    check = add_verb(data_verbs, "data check", "is everything there that a recipe needs?", commands.run_check)
+    check.add_argument("recipe", help="recipe's name (s4, s4_prime, mini) or YAML file")
+    check.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the recipe")
+    check.add_argument("--out", type=Path, help="run folder whose disk is asked about (runs/NAME)")
 
-    distort = add_verb(data_verbs, "data distort", "materialise a distorted copy of some speech", run_distort)
+    distort = add_verb(
+        data_verbs, "data distort", "materialise a distorted copy of some speech", commands.run_distort
+    )
     distort.add_argument("speech", help="manifest, TSV or folder of audio")
     distort.add_argument("out", type=Path, help="folder for FLAC files and distortions.tsv")
     distort.add_argument("--condition", default="2-dist", help="clean, 2-dist, fsd or dns (2-dist)")
@@ -124,7 +164,7 @@ def build_parser() -> argparse.ArgumentParser:
         probe_verbs,
         "probe linear",
         "a linear classifier on the last layer, trained on clean speech",
-        run_linear,
+        commands.run_linear,
     )
     linear.add_argument("checkpoints", nargs="+", help="students or teachers")
     for split in ("train", "dev", "test"):
@@ -136,7 +176,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_noise_option(linear)
     linear.add_argument("--seed", type=int, default=0, help="another seed, other distortions (0)")
 
-    tsne = add_verb(verbs, "tsne", "t-SNE of the last layer, clean and distorted (Fig. 2)", run_tsne)
+    tsne = add_verb(verbs, "tsne", "t-SNE of the last layer, clean and distorted (Fig. 2)", commands.run_tsne)
     tsne.add_argument("checkpoints", nargs="+", help="students or teachers")
     tsne.add_argument("--speech", required=True, help="manifest, TSV or folder of audio")
     add_noise_option(tsne)
@@ -145,10 +185,10 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def add_verb(verbs: Any, name: str, help: str, run: Any) -> argparse.ArgumentParser:
-    """A verb with its help and example."""
+def add_verb(verbs: Any, name: str, help: str, run: Any, word: str | None = None) -> argparse.ArgumentParser:
+    """A verb with its help and example; `word` is what calls it, if not the last word of its name."""
     parser = verbs.add_parser(
-        name.split()[-1],
+        word or name.split()[-1],
         help=help,
         description=help[0].upper() + help[1:] + ".",
         epilog=f"example:\n  {EXAMPLES[name]}",
@@ -158,12 +198,67 @@ def add_verb(verbs: Any, name: str, help: str, run: Any) -> argparse.ArgumentPar
     return parser
 
 
+def add_targets(verbs: Any) -> None:
+    """`distill adapt targets`."""
+    targets = add_verb(
+        verbs,
+        "adapt targets",
+        "the k-means targets of masked prediction",
+        commands.run_targets,
+        "adapt targets",
+    )
+    targets.add_argument("source", help="a recipe, or speech: a manifest, TSV or folder of audio")
+    targets.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the recipe")
+    targets.add_argument("--out", type=Path, required=True, help="folder for labels and codebook")
+    targets.add_argument(
+        "--features", choices=("mfcc", "layer"), help="what is clustered (the recipe's; mfcc)"
+    )
+    targets.add_argument("--layer", type=int, help="which layer of the teacher")
+    targets.add_argument("--clusters", type=int, help="k of k-means")
+    targets.add_argument("--teacher", help="checkpoint, run folder or hub id whose layer is clustered")
+    targets.add_argument(
+        "--codebook", help="centres to use: .npy, fairseq's joblib file, a folder of targets"
+    )
+    targets.add_argument(
+        "--sample-hours", type=float, help="hours that the k-means is fitted on, at most (100)"
+    )
+    targets.add_argument("--seed", type=int, help="of the k-means")
+    targets.add_argument("--jobs", type=int, help="processes (one for each core, or GPU)")
+    targets.add_argument("--export-fairseq", type=Path, metavar="DIR", help="write .tsv, .km and dict.km.txt")
+    targets.add_argument("--manifests", action="store_true", help="write lhotse manifests with the labels")
+
+
+def add_prepare(verbs: Any) -> None:
+    """`distill data prepare`."""
+    from data_prep import CORPORA
+
+    prepare = add_verb(verbs, "data prepare", "from a corpus on disk to manifests", commands.run_prepare)
+    prepare.add_argument(
+        "corpus", help=f"{', '.join(CORPORA)}; where to get each, sizes and licences: docs/corpora.md"
+    )
+    prepare.add_argument("--root", type=Path, help="the corpus's folder, or the one that holds it")
+    prepare.add_argument("--out", type=Path, required=True, help="folder for the manifests")
+    prepare.add_argument(
+        "--split",
+        action="append",
+        metavar="NAME",
+        help="only this part; repeat for several (all that is there)",
+    )
+    prepare.add_argument("--jobs", type=int, help="files whose headers are read at once (8)")
+    prepare.add_argument(
+        "--shards", metavar="PLACE", help="write the audio as Shar shards too: a folder, or s3://BUCKET/PATH"
+    )
+
+
 def add_run_options(parser: argparse.ArgumentParser, what: str) -> None:
     """The options that every training verb has."""
     parser.add_argument("recipe", nargs="?", help=what)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the recipe")
     parser.add_argument("--out", type=Path, help="run folder (runs/NAME)")
     parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with an interrupted run")
+    parser.add_argument(
+        "--override", action="store_true", help="with --resume: go on although the recipe has changed"
+    )
     parser.add_argument("--print", action="store_true", help="print the resolved recipe and stop")
 
 
@@ -176,111 +271,3 @@ def add_noise_option(parser: argparse.ArgumentParser) -> None:
         metavar="CORPUS=SOURCE",
         help="where musan, wham, fsd, dns or rir recordings are; repeat for several",
     )
-
-
-def run_demo(options: argparse.Namespace) -> None:
-    """`distill demo`."""
-    from distill.demo import run_demo as tell
-
-    print(tell(options.out))
-
-
-def run_train(options: argparse.Namespace) -> None:
-    """`distill train` and `distill adapt`."""
-    from distill import config
-
-    if options.recipe and "=" in options.recipe:
-        raise UsageError(
-            f"name a recipe before {options.recipe} (a resumed run keeps the recipe it was started with)"
-        )
-    if options.resume:
-        resolved = options.resume / "recipe.yaml"
-        if options.out:
-            raise UsageError(f"--resume goes on in {options.resume}: leave --out away")
-        if not resolved.is_file():
-            raise UserError(f"{options.resume} is not a run folder: it has no recipe.yaml")
-        recipe = config.load(str(resolved))
-        if options.recipe:
-            changes = config.differences(recipe, config.load(options.recipe, options.overrides))
-            if changes:
-                raise UsageError(f"{options.resume} was started with another recipe: {'; '.join(changes)}")
-    elif not options.recipe:
-        raise UsageError(f"name a recipe: {', '.join(config.recipe_names())}, or a YAML file")
-    else:
-        recipe = config.load(options.recipe, options.overrides)
-    if options.print:
-        print(config.to_yaml(recipe), end="")
-        return
-    out = options.resume or options.out or Path("runs") / recipe.name
-    from distill.training import run
-
-    model = run(recipe, out, resume=options.resume is not None)
-    if not is_follower():
-        print(model)
-
-
-def run_inspect(options: argparse.Namespace) -> None:
-    """`distill inspect`."""
-    from distill.checkpoints import inspect
-
-    print("\n".join(inspect(options.checkpoint).lines()))
-
-
-def run_export(options: argparse.Namespace) -> None:
-    """`distill export`."""
-    from distill.checkpoints import export, inspect, load_student, load_teacher
-
-    info = inspect(options.checkpoint)
-    model = load_student(options.checkpoint) if info.kind == "student" else load_teacher(options.checkpoint)
-    print(export(model, options.to, options.out, provenance=info.provenance))
-
-
-def run_prepare(options: argparse.Namespace) -> None:
-    """`distill data prepare`."""
-    from data_prep import CORPORA
-
-    if options.corpus not in CORPORA:
-        raise UsageError(f"unknown corpus {options.corpus!r}; there are {', '.join(CORPORA)}")
-    print(CORPORA[options.corpus](options.root, options.out))
-
-
-def run_distort(options: argparse.Namespace) -> None:
-    """`distill data distort`."""
-    from downstream.distorted_sets import materialise
-
-    sources = noise_sources(options.noise)
-    print(materialise(options.speech, options.out, options.condition, sources, seed=options.seed))
-
-
-def run_linear(options: argparse.Namespace) -> None:
-    """`distill probe linear`."""
-    from distill.data import NoiseReader, open_cuts
-    from downstream.probe import ProbeTask, probe_all
-
-    splits = (open_cuts(source) for source in (options.train, options.dev, options.test))
-    task = ProbeTask(*splits, column=options.label)
-    noises = NoiseReader(noise_sources(options.noise))
-    conditions = options.condition or ["clean", "2-dist"]
-    print(probe_all(options.checkpoints, task, conditions, noises, seed=options.seed))
-
-
-def run_tsne(options: argparse.Namespace) -> None:
-    """`distill tsne`."""
-    from analysis.tsne import plot
-
-    print(
-        plot(
-            options.checkpoints, options.speech, noise_sources(options.noise), options.out, seed=options.seed
-        )
-    )
-
-
-def noise_sources(pairs: Sequence[str]) -> dict[str, list[str]]:
-    """["musan=DIR", ...] -> {"musan": ["DIR"]}."""
-    sources: dict[str, list[str]] = {}
-    for pair in pairs:
-        corpus, equals, source = pair.partition("=")
-        if not equals or corpus not in ("musan", "wham", "fsd", "dns", "rir"):
-            raise UsageError(f"--noise {pair}: write CORPUS=SOURCE with musan, wham, fsd, dns or rir")
-        sources.setdefault(corpus, []).append(source)
-    return sources

@@ -9,10 +9,11 @@ import numpy as np
 import pytorch_lightning as pl
 
 from distill.batch import Batch
-from distill.data import NoiseReader, SpeechDataset, dev_loader, open_cuts, train_loader
+from distill.data import NoiseReader, SpeechDataset, dev_loader, train_loader
 from distill.distortions import Distorter
 from distill.errors import ConfigError
 from distill.options import Recipe
+from distill.sources import index_cuts
 
 
 class SpeechData(pl.LightningDataModule):
@@ -33,7 +34,7 @@ class SpeechData(pl.LightningDataModule):
         self.targets = targets
         self.consumed = {"epoch": 0, "batches": 0}
         # Opened here, so that whatever is missing is said before anything else happens.
-        self.train_cuts, self.dev_cuts = open_cuts(recipe.data.train), open_cuts(recipe.data.dev)
+        self.train_cuts, self.dev_cuts = index_cuts(recipe.data.train), index_cuts(recipe.data.dev)
         wanted = [name for name in recipe.distortion.additive if name not in ("gaussian", "none")]
         self.noises = {
             "train": self._open_noises("noises", recipe.data.noises, wanted if streams else []),
@@ -55,9 +56,9 @@ class SpeechData(pl.LightningDataModule):
     def train_dataloader(self) -> Any:  # noqa: D102
         data = self.recipe.data
         loader = train_loader(
-            self.train_cuts,
             self._dataset("train"),
             batch_size=data.batch_size,
+            batch_seconds=data.batch_seconds,
             buckets=data.buckets,
             workers=data.workers,
             seed=self.recipe.seed,
@@ -69,7 +70,6 @@ class SpeechData(pl.LightningDataModule):
     def val_dataloader(self) -> Any:  # noqa: D102
         data = self.recipe.data
         return dev_loader(
-            self.dev_cuts,
             self._dataset("dev"),
             batch_size=data.batch_size,
             workers=min(data.workers, 2),
@@ -82,6 +82,7 @@ class SpeechData(pl.LightningDataModule):
 
     def _dataset(self, split: str) -> SpeechDataset:
         return SpeechDataset(
+            self.train_cuts if split == "train" else self.dev_cuts,
             distorter=Distorter.from_config(self.recipe.distortion, split=split),
             noises=self.noises[split],
             streams=self.streams,

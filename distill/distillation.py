@@ -75,6 +75,7 @@ class Distillation(pl.LightningModule):
             names = [f"classifier.{name}" for name, _ in self.classifier.named_parameters()]
             self._ddp_params_and_buffers_to_ignore = names  # read by DistributedDataParallel
         self._noted: dict[str, Tensor] = {}  # summed over the micro-batches of a step
+        self._by_type: dict[str, Tensor] = {}  # (K,) each, summed over the steps since the last log line
         self._validation: dict[str, Tensor] = {}  # summed over the dev set
 
     # ------------------------------------------------------------------------------------ the training step
@@ -97,6 +98,7 @@ class Distillation(pl.LightningModule):
                     n_frames=n_frames,
                 )
                 self._note(loss_parts(loss, self.student.targets))
+                self._note_by_type(labels, loss.per_utterance, student.lengths)
                 total = loss.total
                 if self.dat.enabled:
                     self._teach_classifier(student, labels, n_utterances)
@@ -129,8 +131,9 @@ class Distillation(pl.LightningModule):
         logits = self.classifier(student.z.detach(), student.lengths)
         loss = classification_loss(logits, labels, n_utterances=n_utterances)
         loss.backward()
-        right = ((logits.detach() > 0) == labels.bool()).float().mean(1).sum() / n_utterances
-        self._note({"dat/loss": loss, "dat/accuracy": right})
+        right = ((logits.detach() > 0) == labels.bool()).float()  # (B, K)
+        self._note({"dat/loss": loss, "dat/accuracy": right.mean(1).sum() / n_utterances})
+        add(self._by_type, {"right": right.sum(0), "answers": torch.ones_like(right).sum(0)})
 
     def _adversarial_loss(self, student: StudentOutput, labels: Tensor, n_utterances: Tensor) -> Tensor:
         """L_D for the student, which the classifier does not feel (Eq. 4)."""
@@ -145,7 +148,11 @@ class Distillation(pl.LightningModule):
                 parameter.grad /= self.trainer.world_size
         for group in self.classifier_optimizer.param_groups:
             group["lr"] = (self.dat.lr or self.optim.lr) * self.optim.schedule(self.global_step)
-        self.classifier_optimizer.step()
+        gradients = [p.grad for p in self.classifier.parameters() if p.grad is not None]
+        if torch.isfinite(
+            torch.nn.utils.get_total_norm(gradients)
+        ):  # left out, as the student's update will be
+            self.classifier_optimizer.step()
         self.classifier_optimizer.zero_grad()
 
     def _step_student(self) -> None:
@@ -160,12 +167,39 @@ class Distillation(pl.LightningModule):
             values = self._all_sum(torch.stack(list(self._noted.values()))) / self.trainer.world_size
             self.log_dict(dict(zip(self._noted, values, strict=True)))
             self.log_dict({"gradient_norm": self._gradient_norm, "lr": scheduler.get_last_lr()[0]})
+            self.log_dict(self._means_by_type())
         self._noted = {}
         scheduler.step()
 
     def _note(self, parts: dict[str, Tensor]) -> None:
         """Add the parts of a micro-batch to what this step will log."""
         add(self._noted, {name: value.detach() for name, value in parts.items()})
+
+    def _note_by_type(self, labels: Tensor, loss: Tensor, frames: Tensor) -> None:
+        """Add loss and frames of each utterance (B,) to those of the distortions that it carries (B, K)."""
+        labels = (
+            labels * loss.isfinite()[:, None]
+        )  # one broken utterance shall not spoil all until the next line
+        sums = {"loss": loss.nan_to_num(0.0, 0.0, 0.0), "frames": frames}
+        add(self._by_type, {name: (labels * value[:, None]).sum(0) for name, value in sums.items()})
+
+    def _means_by_type(self) -> dict[str, Tensor]:
+        """Loss over the frames with a distortion, accuracy over all utterances, of all processes.
+
+        A distortion that has not occurred since the last log line has none: Lightning repeats its last one.
+        """
+        sums = self._all_sum(torch.stack(list(self._by_type.values())))
+        found, self._by_type = dict(zip(self._by_type, sums, strict=True)), {}
+        occurred = found["frames"].tolist()
+        means = {
+            f"loss_by_type/{label}": found["loss"][k] / found["frames"][k]
+            for k, label in enumerate(LABELS)
+            if occurred[k]
+        }
+        if self.dat.enabled:
+            accuracy = found["right"] / found["answers"]
+            means |= {f"dat_accuracy_by_type/{label}": accuracy[k] for k, label in enumerate(LABELS)}
+        return means
 
     # -------------------------------------------------------------------------------------------- validation
 

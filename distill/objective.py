@@ -28,6 +28,8 @@ class DistillationLoss:
     """(N,), mean absolute error of each predicted layer."""
     cosine_per_layer: Tensor
     """(N,), mean of -log sigmoid(cosine similarity) of each predicted layer."""
+    per_utterance: Tensor
+    """(B,), the sum of `total` over the valid frames of each utterance, whatever `n_frames`; no gradient."""
 
 
 def distillation_loss(
@@ -74,12 +76,14 @@ def distillation_loss(
         cosine = -F.logsigmoid(similarity).masked_fill(~valid, 0.0)
         l1_per_layer = l1.sum((0, 2)) / n_frames
         cosine_per_layer = cosine.sum((0, 2)) / n_frames
+        per_utterance = (l1.detach() + cosine_weight * cosine.detach()).mean(1).sum(1)
     return DistillationLoss(
         total=l1_per_layer.mean() + cosine_weight * cosine_per_layer.mean(),
         l1=l1_per_layer.mean(),
         cosine=cosine_per_layer.mean(),
         l1_per_layer=l1_per_layer,
         cosine_per_layer=cosine_per_layer,
+        per_utterance=per_utterance,
     )
 
 

@@ -72,10 +72,14 @@ class OptimConfig:
     """Largest norm of the student's gradient; 0: no clipping."""
     accumulate: int = 1
     """Micro-batches into which a batch is split to save memory."""
+    max_nonfinite: int = 20
+    """Updates on end that may be left out because their gradient is not finite."""
 
     def __post_init__(self) -> None:
         if self.max_steps < 1:
             raise ValueError(f"max_steps must be at least 1, not {self.max_steps}")
+        if self.max_nonfinite < 1:
+            raise ValueError(f"max_nonfinite must be at least 1, not {self.max_nonfinite}")
         if self.accumulate < 1:
             raise ValueError(f"accumulate must be at least 1, not {self.accumulate}")
         if not 0.0 <= self.warmup < 1.0:
@@ -133,12 +137,17 @@ class DataConfig:
     """The same for the dev set."""
     batch_size: int = 24
     """Utterances of a global batch, over all processes."""
+    batch_seconds: float | None = None
+    """Seconds of audio of a global batch, in place of `batch_size`."""
     max_samples: int = 250_000
     """Longer utterances are cropped at a random place, samples at 16 kHz."""
     workers: int = 4
     """Data loading processes per training process."""
     buckets: int = 30
-    """Batches hold utterances of similar duration, drawn from this many duration buckets; 1: of any."""
+    """Batches that are cut together from a stretch of the shuffled corpus, sorted by duration: the more, the
+    less padding; 1: utterances of any duration."""
+    max_bad_fraction: float = 0.01
+    """Share of utterances that may be unusable, judged after 1000 reads and at the end of every epoch."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -147,6 +156,10 @@ class DataConfig:
             raise ValueError(f"max_samples must be at least 400 (one frame), not {self.max_samples}")
         if self.workers < 0 or self.buckets < 1:
             raise ValueError("workers must be at least 0 and buckets at least 1")
+        if self.batch_seconds is not None and self.batch_seconds <= 0:
+            raise ValueError(f"batch_seconds must be positive, not {self.batch_seconds}")
+        if not 0 <= self.max_bad_fraction <= 1:
+            raise ValueError(f"max_bad_fraction must be in [0, 1], not {self.max_bad_fraction}")
 
 
 @dataclass(kw_only=True)
@@ -173,6 +186,8 @@ class LoggingConfig:
     """Weights & Biases project."""
     every_n_steps: int = 50
     """Steps between two log lines."""
+    audio_every_n_steps: int = 1_000
+    """Steps between two samples, audio and spectrograms, of what teacher and student hear; 0: none."""
 
     def __post_init__(self) -> None:
         if self.wandb == "False":  # YAML reads a bare `off` as a boolean
@@ -181,6 +196,10 @@ class LoggingConfig:
             raise ValueError(f"wandb must be auto, online, offline or off, not {self.wandb!r}")
         if self.every_n_steps < 1:
             raise ValueError(f"every_n_steps must be at least 1, not {self.every_n_steps}")
+        if self.audio_every_n_steps < 0:
+            raise ValueError(
+                f"audio_every_n_steps must be 0 (never) or positive, not {self.audio_every_n_steps}"
+            )
 
 
 @dataclass(kw_only=True)
@@ -251,8 +270,16 @@ class TargetsConfig:
     """Which layer, if features is "layer"."""
     clusters: int = 100
     """k of k-means."""
+    codebook: str | None = None
+    """Cluster centres to use instead of new ones: .npy, fairseq's joblib file, or a folder of targets."""
+    folder: str | None = None
+    """Folder of `distill adapt targets RECIPE` with `train` and `dev`; default: made in the run folder."""
+    sample_hours: float = 100.0
+    """Hours of random utterances whose frames the k-means is fitted on, at most."""
 
     def __post_init__(self) -> None:
+        if self.sample_hours <= 0:
+            raise ValueError(f"sample_hours must be positive, not {self.sample_hours}")
         if self.features not in ("mfcc", "layer"):
             raise ValueError(f"features must be mfcc or layer, not {self.features!r}")
         if self.clusters < 2:

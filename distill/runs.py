@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import inspect
 import json
-import os
 import platform
 import subprocess
 import time
@@ -16,14 +15,15 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from distill.callbacks import GracefulStop, StepProgress
+from distill.callbacks import Gauges, GracefulStop, StepProgress, WaitClock
 from distill.checkpoints import native
 from distill.config import to_yaml
 from distill.errors import ConfigError, UserError
+from distill.faults import BadData, CarefulCheckpointIO, SkipNonFinite
 from distill.hubert import HubertEncoder
+from distill.logs import Listening, make_loggers
 from distill.options import Recipe
 from distill.processes import is_follower
 from distill.student import Student
@@ -94,6 +94,7 @@ def make_trainer(recipe: Recipe, out: Path, *, monitor: str = "val/loss", accumu
         enable_version_counter=False,
     )
     options = recipe.optim
+    passed_on: dict[str, Any] = {"profiler": WaitClock(), "plugins": CarefulCheckpointIO()} | recipe.trainer
     try:
         return pl.Trainer(
             max_steps=options.max_steps,
@@ -106,42 +107,36 @@ def make_trainer(recipe: Recipe, out: Path, *, monitor: str = "val/loss", accumu
             log_every_n_steps=recipe.logging.every_n_steps,
             accumulate_grad_batches=accumulate,
             logger=make_loggers(recipe, out),
-            callbacks=[checkpoints, StepProgress(recipe.name), GracefulStop()],
+            callbacks=[
+                checkpoints,
+                StepProgress(recipe.name),
+                Gauges(),
+                Listening(recipe.logging.audio_every_n_steps),
+                SkipNonFinite(out, recipe.optim.max_nonfinite),
+                BadData(out, recipe.data.max_bad_fraction),
+                GracefulStop(),
+            ],
             use_distributed_sampler=False,
             enable_progress_bar=False,
             enable_model_summary=False,
             default_root_dir=out,
-            **recipe.trainer,
+            **passed_on,
         )
     except (MisconfigurationException, ValueError, TypeError) as error:
         raise ConfigError(f"trainer: {str(error).splitlines()[0]}") from None
 
 
-def make_loggers(recipe: Recipe, out: Path) -> list[Logger]:
-    """CSV and TensorBoard always; Weights & Biases online with an API key, otherwise offline."""
-    keep_old_log(out / "csv" / "metrics.csv")
-    loggers: list[Logger] = [
-        CSVLogger(out, name="", version="csv"),
-        TensorBoardLogger(out, name="", version="tensorboard"),
-    ]
-    mode = recipe.logging.wandb
-    if mode == "auto":
-        mode = "online" if os.environ.get("WANDB_API_KEY") else "offline"
-    if mode != "off":
-        os.environ.setdefault("WANDB_SILENT", "true")
-        wandb = WandbLogger(
-            name=recipe.name, project=recipe.logging.project, save_dir=out, offline=mode == "offline"
-        )
-        wandb._wandb_init.pop("anonymous", None)  # Lightning always passes it, wandb warns about it
-        loggers.append(wandb)
-    return loggers
-
-
-def keep_old_log(metrics: Path) -> None:
-    """Rename the log of the run so far, which Lightning's logger would delete when the run is resumed."""
-    if metrics.exists() and not is_follower():
-        number = 1 + len(list(metrics.parent.glob("metrics-*.csv")))
-        metrics.rename(metrics.with_name(f"metrics-{number}.csv"))
+def describe_device(trainer: pl.Trainer) -> str:
+    """What a trainer computes on and how precisely: "2 x NVIDIA H100, bf16-mixed"."""
+    device = trainer.strategy.root_device
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    elif device.type == "cpu":
+        threads = torch.get_num_threads()
+        name = f"CPU ({threads} thread{'s' if threads > 1 else ''})"
+    else:
+        name = device.type
+    return f"{trainer.world_size} x {name}, {trainer.precision}"
 
 
 def fit(
@@ -152,6 +147,12 @@ def fit(
     started = time.monotonic()
     try:
         trainer.fit(module, datamodule=data, ckpt_path=str(last) if resume else None, weights_only=True)
+    except RuntimeError as error:
+        if "loading state_dict" not in str(error):
+            raise
+        raise ConfigError(
+            f"{last} is of a model of another shape than the recipe's: {first_misfit(error)}"
+        ) from None
     except SystemExit as error:
         if isinstance(error.__context__, KeyboardInterrupt):  # Lightning's way of ending on Ctrl-C
             raise KeyboardInterrupt from None
@@ -162,6 +163,17 @@ def fit(
             + "\n",
             encoding="utf-8",
         )
+
+
+def first_misfit(error: Exception) -> str:
+    """What torch says first about weights that do not fit."""
+    return str(error).splitlines()[1].strip()
+
+
+def steps_done(out: Path) -> int:
+    """Updates of a finished run; 0 if it is not finished."""
+    finished = out / "finished.json"
+    return json.loads(finished.read_text(encoding="utf-8"))["steps"] if finished.exists() else 0
 
 
 def release(

@@ -18,7 +18,17 @@ from distill.distillation import Distillation
 from distill.distortions import Distorter
 from distill.errors import ConfigError
 from distill.options import CDM, AdaptRecipe, DistillRecipe, Recipe
-from distill.runs import check_run_folder, fit, make_trainer, release, start_run_folder, versions
+from distill.processes import is_follower
+from distill.runs import (
+    check_run_folder,
+    describe_device,
+    fit,
+    make_trainer,
+    release,
+    start_run_folder,
+    steps_done,
+    versions,
+)
 from distill.student import Student
 
 
@@ -28,8 +38,9 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False) -> Path:
     Resuming a finished run touches nothing.
     """
     made = out / ("student.safetensors" if isinstance(recipe, DistillRecipe) else "teacher.safetensors")
-    if resume and (out / "finished.json").exists() and made.exists():
-        print(f"{out} is finished already", file=sys.stderr)
+    if resume and made.exists() and steps_done(out) >= recipe.optim.max_steps:
+        if not is_follower():
+            print(f"{out} is finished already", file=sys.stderr)
         return made
     if isinstance(recipe, DistillRecipe):
         return train(recipe, out, resume=resume)
@@ -60,6 +71,20 @@ def train(recipe: DistillRecipe, out: Path, *, resume: bool = False) -> Path:
     pl.seed_everything(recipe.seed, verbose=False)
     check_run_folder(out, resume=resume)
     data = SpeechData(recipe, streams=sorted({s for s in CDM[recipe.cdm] if s}))
+    module = make_module(recipe)
+    trainer = make_trainer(recipe, out)
+    start_run_folder(recipe, out)
+    say_start(trainer, module, recipe, out)
+    fit(trainer, module, data, out, resume=resume)
+    return release(trainer, module.student, "student.", out, module.provenance)
+
+
+def make_module(recipe: DistillRecipe) -> Distillation:
+    """Teacher, student and distorter of a recipe.
+
+    Raises:
+        ConfigError: the teacher does not have the layers that the student needs.
+    """
     teacher = load_teacher(recipe.teacher)
     options = recipe.student
     try:
@@ -73,23 +98,18 @@ def train(recipe: DistillRecipe, out: Path, *, resume: bool = False) -> Path:
             cnn_grad_scale=options.cnn_grad_scale,
             activation_checkpointing=options.activation_checkpointing,
         )
-        module = Distillation(
-            teacher,
-            student,
-            Distorter.from_config(recipe.distortion, split="train"),
-            cdm=recipe.cdm,
-            cosine_weight=recipe.cosine_weight,
-            dat=recipe.dat,
-            optim=recipe.optim,
-            provenance={"recipe": recipe.name, "teacher": recipe.teacher, "versions": versions()},
-        )
     except ValueError as error:
         raise ConfigError(f"recipe {recipe.name}: {error}") from None
-    trainer = make_trainer(recipe, out)
-    start_run_folder(recipe, out)
-    say_start(trainer, module, recipe, out)
-    fit(trainer, module, data, out, resume=resume)
-    return release(trainer, module.student, "student.", out, module.provenance)
+    return Distillation(
+        teacher,
+        student,
+        Distorter.from_config(recipe.distortion, split="train"),
+        cdm=recipe.cdm,
+        cosine_weight=recipe.cosine_weight,
+        dat=recipe.dat,
+        optim=recipe.optim,
+        provenance={"recipe": recipe.name, "teacher": recipe.teacher, "versions": versions()},
+    )
 
 
 def say_start(trainer: pl.Trainer, module: Distillation, recipe: Recipe, out: Path) -> None:
@@ -100,6 +120,6 @@ def say_start(trainer: pl.Trainer, module: Distillation, recipe: Recipe, out: Pa
         print(
             f"{recipe.name}: student {encoder:.1f} M, teacher {teacher:.1f} M parameters; "
             f"{recipe.optim.max_steps} steps of {recipe.data.batch_size} utterances on "
-            f"{trainer.world_size} x {trainer.strategy.root_device.type}, {trainer.precision}; into {out}",
+            f"{describe_device(trainer)}; into {out}",
             file=sys.stderr,
         )

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 
 # Python's own way to make an import fail; a module finder that raises would also break those that only ask.
 BLOCK = "import sys; sys.modules.update(dict.fromkeys({names!r}))\n"
-EXTRAS = {"lhotse", "omegaconf", "s3prl", "wandb", "transformers", "onnx", "onnxruntime", "espeakng_loader"}
+EXTRAS = {"lhotse", "omegaconf", "s3prl", "wandb", "transformers", "onnx", "espeakng_loader"}
 
 
 def run(code: str, blocked: set[str] = EXTRAS) -> str:
@@ -75,7 +75,7 @@ def test_the_block_blocks():
 try:
     import distill.data
 except ModuleNotFoundError as error:
-    print(error.name)
+    print(error.name.split(".")[0])
 """)
         == "lhotse\n"
     )

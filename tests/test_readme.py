@@ -76,3 +76,42 @@ def test_the_distortions_example_runs():
     assert torch.equal(distorted[2], dataset[2])
     assert any(not torch.equal(distorted[i], dataset.waveforms[i]) for i in range(4))
     assert scope["rooms"].shape == (2, 16_000)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Path:
+    """A folder with a student, runs/s4, and a teacher, runs/t1_prime."""
+    from distill import Student, load_teacher
+    from distill.checkpoints.native import write
+
+    folder = tmp_path_factory.mktemp("exports")
+    torch.manual_seed(0)
+    # Wider than its CNN, as real ones are: s3prl and fairseq have no projection where the widths are equal.
+    teacher = load_teacher("random:mini")
+    write(Student.from_teacher(teacher, targets=(2, 4, 6)), folder / "runs" / "s4")
+    write(teacher, folder / "runs" / "t1_prime")
+    return folder
+
+
+def test_the_upstream_examples_run(runs, monkeypatch):
+    pytest.importorskip("s3prl")
+    register, hub = TEXT.split("```python")[3:5]
+    scope: dict = {"torch": torch}
+    scope["waveforms"], scope["lengths"] = torch.randn(2, 32_000), torch.tensor([32_000, 24_000])
+    exec(register.split("```")[0].replace("runs/s4", str(runs / "runs" / "s4")), scope)
+    assert scope["features"].shape == (2, 100, 128) and scope["frames"].tolist() == [100, 75]
+    monkeypatch.chdir(README.parent)
+    exec(hub.split("```")[0].replace("runs/s4", str(runs / "runs" / "s4")), scope)
+    assert scope["z"].shape == (2, 99, 128)
+
+
+@pytest.mark.parametrize("command", re.findall(r"`(distill export [^`]+)`", TEXT))
+def test_the_exports_run(command, runs, monkeypatch):
+    from distill.cli import main
+
+    if "onnx" in command:
+        pytest.importorskip("onnxruntime")
+    monkeypatch.chdir(runs)
+    words = shlex.split(command)[1:]
+    assert main(words) == 0
+    assert Path(words[-1]).exists()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,9 +21,11 @@ from torch import Tensor
 from distill.errors import DataError
 from distill.hubert import SAMPLE_RATE, HubertConfig, HubertEncoder
 
-FRAME_RATE_HZ = SAMPLE_RATE // 320  # the hop of every HuBERT
+HOP = 320  # samples between frames of every HuBERT
+FRAME_RATE_HZ = SAMPLE_RATE // HOP
 MAX_CLUSTERS = 2**15 - 1  # labels are stored as int16
 CHUNK_FRAMES = 2**15  # distances held at once: 65 MB for 500 clusters
+MAX_FRAMES = 5_000  # 100 s: longer recordings go through the encoder in parts, as in fairseq's recipe
 
 
 def mfcc_features(waveform: Tensor) -> Tensor:
@@ -53,6 +55,8 @@ def mfcc_features(waveform: Tensor) -> Tensor:
 def layer_features(encoder: HubertEncoder, waveform: Tensor, layer: int) -> Tensor:
     """The output of one transformer layer, without dropout whatever mode the encoder is in.
 
+    Recordings of more than 100 s are encoded in equal parts, whose frames are those of the whole.
+
     Args:
         encoder: on any device.
         waveform: (T,) at 16 kHz.
@@ -72,9 +76,23 @@ def layer_features(encoder: HubertEncoder, waveform: Tensor, layer: int) -> Tens
     encoder.eval()
     try:
         device = next(encoder.parameters()).device
-        return encoder(waveform[None].to(device)).hidden_states[layer][0].float().cpu()
+        features = [
+            encoder(part[None].to(device)).hidden_states[layer][0].float().cpu()
+            for part in _parts(waveform, encoder.config)
+        ]
+        return torch.cat(features)
     finally:
         encoder.train(was_training)
+
+
+def _parts(waveform: Tensor, config: HubertConfig) -> list[Tensor]:
+    """Stretches of at most MAX_FRAMES frames that share no frame and lose none."""
+    frames = config.frames(len(waveform))
+    n_parts = max(1, -(-frames // MAX_FRAMES))
+    starts = [frames * part // n_parts for part in range(n_parts + 1)]
+    overlap = config.receptive_field - HOP  # a frame sees more than the hop to the next
+    stops = [HOP * start + overlap for start in starts[1:-1]] + [len(waveform)]
+    return [waveform[HOP * start : stop] for start, stop in zip(starts, stops, strict=False)]
 
 
 def fit_kmeans(features: Tensor, n_clusters: int, seed: int) -> Tensor:
@@ -119,13 +137,23 @@ def assign(features: Tensor, codebook: Tensor) -> Tensor:
     Raises:
         ValueError: if the two have different widths.
     """
+    return nearest(features, codebook)[0]
+
+
+def nearest(features: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
+    """The nearest centre of each frame, (N,) int64, and the squared distance to it, (N,).
+
+    Raises:
+        ValueError: as `assign`.
+    """
     if features.dim() != 2 or codebook.dim() != 2 or features.shape[1] != codebook.shape[1]:
         raise ValueError(f"features {tuple(features.shape)} do not fit codebook {tuple(codebook.shape)}")
     centres = codebook.to(features)
     # |x - c|^2 = |x|^2 - 2 x.c + |c|^2, and |x|^2 is the same for all centres
     offset = centres.square().sum(1)
-    nearest = [(offset - 2 * (chunk @ centres.T)).argmin(1) for chunk in features.split(CHUNK_FRAMES)]
-    return torch.cat(nearest)
+    chunks = [(offset - 2 * (chunk @ centres.T)).min(1) for chunk in features.split(CHUNK_FRAMES)]
+    distance = torch.cat([chunk.values for chunk in chunks]) + features.square().sum(1)
+    return torch.cat([chunk.indices for chunk in chunks]), distance.clamp(min=0.0)
 
 
 def align_labels(labels_100hz: Tensor, n_frames: int) -> Tensor:
@@ -165,6 +193,18 @@ class Targets:
         """K."""
         return len(self.codebook)
 
+    @property
+    def n_frames(self) -> int:
+        """Labelled frames."""
+        return sum(map(len, self.labels.values()))
+
+    def counts(self) -> np.ndarray:
+        """(K,) frames of each cluster."""
+        total = np.zeros(self.n_clusters, np.int64)
+        for labels in self.labels.values():  # utterance by utterance: a copy of all would double the memory
+            total += np.bincount(labels, minlength=self.n_clusters)
+        return total
+
     def save(self, folder: str | Path) -> None:
         """Write codebook.npy, labels.npz and, last, targets.json: without it a folder is incomplete."""
         folder = Path(folder)
@@ -172,25 +212,21 @@ class Targets:
         summary = folder / "targets.json"
         summary.unlink(missing_ok=True)
         np.save(folder / "codebook.npy", self.codebook.numpy())
-        lengths = [len(labels) for labels in self.labels.values()]
-        # One flat array: a zip entry for each of a corpus's utterances would be slow to write and read.
-        flat = np.concatenate([np.zeros(0, np.int16), *self.labels.values()])
-        ids = np.array(list(self.labels), dtype=np.str_)
-        np.savez(folder / "labels.npz", ids=ids, lengths=np.array(lengths, np.int64), labels=flat)
+        np.savez(folder / "labels.npz", **pack_labels(self.labels))  # pyright: ignore[reportArgumentType]
         description = {
             "format": 1,
             "features": self.features,
             "n_clusters": self.n_clusters,
             "seed": self.seed,
             "frame_rate_hz": FRAME_RATE_HZ,
-            "utterances": len(lengths),
-            "frames": sum(lengths),
+            "utterances": len(self.labels),
+            "frames": self.n_frames,
         }
         summary.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, folder: str | Path) -> Targets:
-        """Read what `save` wrote; nothing in it is unpickled.
+        """Read what `save` or `shards.make_shards` wrote; nothing in it is unpickled.
 
         Raises:
             DataError: if a file is missing or damaged, or they do not belong together.
@@ -199,18 +235,16 @@ class Targets:
         try:
             description = json.loads((folder / "targets.json").read_text(encoding="utf-8"))
             codebook = np.load(folder / "codebook.npy", allow_pickle=False)
-            with np.load(folder / "labels.npz", allow_pickle=False) as arrays:
-                ids, lengths, flat = arrays["ids"], arrays["lengths"], arrays["labels"]
+            labels: dict[str, np.ndarray] = {}
+            for name in description.get("shards", ["labels.npz"]):
+                labels |= _read_labels(folder / Path(name).name, len(codebook))
             consistent = (
                 len(codebook) == description["n_clusters"]
-                and len(ids) == len(lengths) == description["utterances"]
-                and lengths.sum() == len(flat) == description["frames"]
-                and (not len(flat) or (flat.min() >= 0 and flat.max() < len(codebook)))
+                and len(labels) == description["utterances"]
+                and sum(map(len, labels.values())) == description["frames"]
             )
             if not consistent:
                 raise ValueError("its files do not belong together")
-            parts = np.split(flat, np.cumsum(lengths)[:-1])[: len(ids)]
-            labels = dict(zip(ids.tolist(), parts, strict=True))
             return cls(torch.from_numpy(codebook), labels, description["features"], description["seed"])
         except FileNotFoundError as error:
             raise DataError(
@@ -221,6 +255,31 @@ class Targets:
             raise DataError(
                 f"{folder}: damaged k-means targets ({error}): make them again with `distill adapt targets`"
             ) from None
+
+
+def pack_labels(labels: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Arrays `ids`, `lengths` and `labels` for a .npz.
+
+    One flat array: a zip entry for each of a corpus's utterances would be slow to write and read.
+    """
+    return {
+        "ids": np.array(list(labels), dtype=np.str_),
+        "lengths": np.array([len(x) for x in labels.values()], np.int64),
+        "labels": np.concatenate([np.zeros(0, np.int16), *labels.values()]),
+    }
+
+
+def _read_labels(path: Path, n_clusters: int) -> dict[str, np.ndarray]:
+    """Undo `pack_labels`. Raises ValueError if the arrays do not fit each other or the codebook."""
+    with np.load(path, allow_pickle=False) as arrays:
+        ids, lengths, flat = arrays["ids"], arrays["lengths"], arrays["labels"]
+    in_range = not len(flat) or (flat.min() >= 0 and flat.max() < n_clusters)
+    if len(ids) != len(lengths) or lengths.sum() != len(flat) or not in_range:
+        raise ValueError("its files do not belong together")
+    ends = np.cumsum(lengths)
+    return {
+        name: flat[end - length : end] for name, end, length in zip(ids.tolist(), ends, lengths, strict=True)
+    }
 
 
 def make_targets(
@@ -234,7 +293,7 @@ def make_targets(
     max_fit_frames: int = 500_000,
     progress: bool = True,
 ) -> Targets:
-    """Cluster a corpus and label every utterance.
+    """Cluster a corpus and label every utterance, in this process; `shards.make_shards` is for large ones.
 
     Args:
         utterances: (id, waveform (T,) at 16 kHz). Gone through twice, in one process: first a uniform

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from lhotse import CutSet
 
 from data_prep import CORPORA, folder
-from data_prep.manifests import audio_files, cut_from_file, write_cuts
+from data_prep.manifests import cut_from_file, write_cuts
 from distill.errors import DataError, UsageError
+from distill.files import audio_files
 
 
 def tone(path, *, rate=16_000, channels=1, duration_s=0.5, hz=440.0, **options):

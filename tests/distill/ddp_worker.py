@@ -90,7 +90,8 @@ if __name__ == "__main__":
     # Uneven on purpose: the first process gets two utterances of six, the second four.
     shares = [batch[:2] if rank == 0 else batch[2:] for batch in batches]
     module = make_module(dat, accumulate)
-    trainer = make_trainer(strategy="ddp", devices=world_size)
+    trainer = make_trainer(strategy="ddp", devices=world_size, log_every_n_steps=5)
     trainer.fit(module, DataLoader(shares, batch_size=None))
     state = {name: value for name, value in module.state_dict().items() if not name.startswith("teacher.")}
     torch.save(state, out / f"rank{rank}.pt")
+    torch.save(dict(trainer.callback_metrics), out / f"metrics{rank}.pt")

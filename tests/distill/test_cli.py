@@ -198,7 +198,7 @@ def test_an_error_from_a_data_worker_is_one_line(tmp_path, distill, models):
     code, _, err = distill("train", "s4", *words, *options, "--out", tmp_path / "run")
     last = err.splitlines()[-1]
     assert code == 1 and "Traceback" not in err
-    assert last.startswith("distill: not one utterance of a batch could be used; the last: ")
+    assert last.startswith("distill: 104 utterances on end cannot be used; the last: ")
     assert last.endswith("samples are not finite")
 
 
@@ -368,6 +368,32 @@ def test_provenance_is_kept_by_export(distill, models, tmp_path):
     assert json.loads((tmp_path / "student.json").read_text())["provenance"] == {"recipe": "s4"}
 
 
+def test_prepare_takes_the_options_that_a_corpus_has(distill, tmp_path, noise_folder):
+    root = tmp_path / "LibriSpeech" / "dev-clean" / "1" / "2"
+    root.mkdir(parents=True)
+    soundfile.write(root / "1-2-0000.flac", np.zeros(16_000), 16_000)
+    (root / "1-2.trans.txt").write_text("1-2-0000 NOTHING AT ALL\n")
+    words = ["data", "prepare", "librispeech", "--root", tmp_path, "--out", tmp_path / "out", "--jobs", 2]
+    code, out, _ = distill(*words, "--split", "dev-clean")
+    assert code == 0 and "dev-clean" in out
+    (cut,) = list(CutSet.from_file(tmp_path / "out" / "dev-clean.jsonl.gz"))
+    assert cut.id == "1-2-0000" and cut.supervisions[0].text == "NOTHING AT ALL"
+    for more, message in [
+        (["folder", "--root", noise_folder, "--shards", "s3://x"], "corpus folder has no option --shards"),
+        (["mini", "--split", "dev"], "corpus mini has no option --split"),
+        (["librispeech", "--root", tmp_path, "--jobs", "0"], "--jobs 0: at least 1"),
+    ]:
+        code, _, err = distill("data", "prepare", *more, "--out", tmp_path / "no")
+        assert code == 2 and message in err and "Traceback" not in err
+
+
+def test_check_lists_all_problems(distill, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = distill("data", "check", "s4", f"data.root={tmp_path}")
+    assert code == 1 and "Traceback" not in err
+    assert "distill data prepare librispeech" in out and "musan" in out and "wham" in out
+
+
 def test_resuming_with_another_recipe_is_refused_with_the_difference(distill, tmp_path):
     from distill.config import load, to_yaml
 
@@ -386,7 +412,7 @@ def test_a_finished_run_is_left_alone_by_resume(distill, tmp_path):
     (run / "checkpoints").mkdir(parents=True)
     for name, text in {
         "recipe.yaml": to_yaml(load("s4")),
-        "finished.json": "{}",
+        "finished.json": '{"steps": 20000}',
         "student.safetensors": "",
     }.items():
         (run / name).write_text(text)

@@ -171,7 +171,7 @@ def test_yaml_round_trip(name, tmp_path):
         ("optim.lrr=1", "unknown key 'optim.lrr': did you mean 'optim.lr'?"),
         ("optm.lr=1", "unknown key 'optm': did you mean 'optim'?"),
         ("distortion.snr=[0,1]", "unknown key 'distortion.snr': did you mean 'distortion.snr_db'?"),
-        ("data.zzz=1", "unknown key 'data.zzz'; there are batch_size, "),
+        ("data.zzz=1", "unknown key 'data.zzz'; there are batch_seconds, batch_size, "),
         ("optim.lr=fast", "optim.lr: Value 'fast' of type 'str' could not be converted to Float"),
         ("seed=1.5", "seed: Value '1.5' of type 'float' could not be converted to Integer"),
         ("optim=3", "optim: a section of keys was expected, not one value (3)"),

@@ -1,18 +1,18 @@
 """Batches: crops, plans, workers, processes, epochs and where a resumed run goes on."""
 
-import logging
 import random
 
 import numpy as np
 import pytest
 import soundfile
 import torch
-from lhotse import CutSet
+from hypothesis import given, settings
+from hypothesis.strategies import booleans, integers
+from lhotse import Recording
 from torch.utils.data import DataLoader
 
 from distill.data import (
     HOP,
-    EpochSampler,
     NoiseReader,
     SpeechDataset,
     dev_loader,
@@ -22,6 +22,8 @@ from distill.data import (
 )
 from distill.distortions import Distorter, DistortionConfig
 from distill.errors import DataError
+from distill.manifest import ListedCuts
+from distill.sampler import EpochSampler, shuffled
 
 SPEECH = 22  # utterances: no multiple of any batch size here
 
@@ -33,7 +35,7 @@ def ids(cuts) -> list[str]:
 # -------------------------------------------------------------------------------------------------- batches
 
 
-def dataset(noise_folder=None, **options) -> SpeechDataset:
+def dataset(cuts, noise_folder=None, **options) -> SpeechDataset:
     """With both views if there is noise for them."""
     if noise_folder is not None:
         source = str(noise_folder)
@@ -42,7 +44,13 @@ def dataset(noise_folder=None, **options) -> SpeechDataset:
             "noises": NoiseReader({"musan": source, "wham": source}),
             "streams": ["student", "teacher"],
         }
-    return SpeechDataset(**options)
+    return SpeechDataset(ListedCuts(list(cuts)), **options)
+
+
+def one_batch(data: SpeechDataset, epoch: int = 0, *names: str):
+    """A batch of the named utterances, or of all."""
+    numbers = [i for i in range(len(data.cuts)) if not names or data.cuts[i].id in names]
+    return data[epoch, 0, numbers]
 
 
 def by_utterance(batches) -> dict[str, tuple]:
@@ -77,41 +85,41 @@ def start_behind(made: DataLoader, epoch: int, batches: int) -> None:
     made.sampler.start_behind(epoch, batches)
 
 
-def loader(cuts, data, *, epoch: int = 0, batch_size: int = 4, **options):
-    made = train_loader(cuts, data, **({"batch_size": batch_size, "buckets": 3, "workers": 0} | options))
+def loader(data, *, epoch: int = 0, batch_size: int = 4, **options):
+    made = train_loader(data, **({"batch_size": batch_size, "buckets": 3, "workers": 0} | options))
     start_behind(made, epoch, 0)
     return made
 
 
 def test_crops_are_deterministic_on_frame_boundaries_and_of_the_epoch(cuts, speech):
-    data = dataset(max_samples=3200, seed=5)
+    data = dataset(cuts, max_samples=3200, seed=5)
     starts = {}
     for epoch in (0, 1):
         for name in ids(cuts):
-            batch = data[epoch, 0, CutSet.from_cuts([cuts[name]])]
-            assert torch.equal(batch.waveforms, data[epoch, 0, CutSet.from_cuts([cuts[name]])].waveforms)
+            batch = one_batch(data, epoch, name)
+            assert torch.equal(batch.waveforms, one_batch(data, epoch, name).waveforms)
             whole = torch.from_numpy(soundfile.read(speech / f"{name}.wav", dtype="float32")[0])
             windows = whole.unfold(0, 3200, HOP)
             (start,) = (windows == batch.waveforms[0]).all(1).nonzero().flatten().tolist()
             starts[name, epoch] = start
     assert sum(starts[name, 0] != starts[name, 1] for name in ids(cuts)) > SPEECH / 2
-    fixed = dataset(max_samples=3200, seed=5, fixed_epoch=True)
-    first = CutSet.from_cuts([cuts["u00"]])
-    assert torch.equal(fixed[7, 0, first].waveforms, data[0, 0, first].waveforms)
+    fixed = dataset(cuts, max_samples=3200, seed=5, fixed_epoch=True)
+    assert torch.equal(one_batch(fixed, 7, "u00").waveforms, one_batch(data, 0, "u00").waveforms)
 
 
 def test_crops_can_start_at_both_ends(tmp_path):
     soundfile.write(tmp_path / "a.wav", np.arange(1600) / 3200, 16_000, subtype="FLOAT")
     one = open_cuts(tmp_path)
     starts = {
-        float(dataset(max_samples=960, seed=seed)[0, 0, one].waveforms[0, 0] * 3200) for seed in range(40)
+        float(dataset(one, max_samples=960, seed=seed)[0, 0, [0]].waveforms[0, 0] * 3200)
+        for seed in range(40)
     }
     assert starts == {0.0, 320.0, 640.0}
 
 
 def test_plans_are_those_drawn_outside(cuts, noise_folder):
-    data = dataset(noise_folder, seed=3)
-    batch = data[2, 0, CutSet.from_cuts(list(cuts)[:6])]
+    data = dataset(cuts, noise_folder, seed=3)
+    batch = data[2, 0, range(6)]
     distorter = Distorter.from_config(DistortionConfig(), split="train")
     for stream in ("student", "teacher"):
         assert batch.views[stream].plan == distorter.plan(batch.ids, seed=3, epoch=2, stream=stream)
@@ -125,78 +133,72 @@ def test_plans_are_those_drawn_outside(cuts, noise_folder):
 
 
 def test_batches_do_not_depend_on_the_workers(cuts, noise_folder):
-    data = dataset(noise_folder, max_samples=8000)
-    alone, two = (list(loader(cuts, data, epoch=1, workers=workers)) for workers in (0, 2))
+    data = dataset(cuts, noise_folder, max_samples=8000)
+    alone, two = (list(loader(data, epoch=1, workers=workers)) for workers in (0, 2))
     assert [batch.ids for batch in alone] == [batch.ids for batch in two]
     assert same(by_utterance(alone), by_utterance(two))
 
 
 def test_an_utterance_is_the_same_in_every_batch(cuts, noise_folder):
-    data = dataset(noise_folder, max_samples=8000)
-    small, large = (by_utterance(loader(cuts, data, batch_size=size)) for size in (3, 8))
+    data = dataset(cuts, noise_folder, max_samples=8000)
+    small, large = (by_utterance(loader(data, batch_size=size)) for size in (3, 8))
     assert same(small, large)
-    assert not same(small, by_utterance(loader(cuts, data, batch_size=3, epoch=1)))
+    assert not same(small, by_utterance(loader(data, batch_size=3, epoch=1)))
 
 
 @pytest.mark.parametrize("buckets", [1, 3, 30])
 def test_each_utterance_comes_once_an_epoch_in_another_order(cuts, buckets):
-    data = dataset()
+    data = dataset(cuts)
     orders = []
     for epoch in (0, 1):
-        batches = list(loader(cuts, data, epoch=epoch, buckets=buckets, batch_size=4))
+        batches = list(loader(data, epoch=epoch, buckets=buckets, batch_size=4))
         assert len(by_utterance(batches)) == SPEECH
         assert max(map(len, batches)) == 4
-        # At most one short batch for each bucket that can fill one.
-        assert sum(len(batch) < 4 for batch in batches) <= min(buckets, SPEECH // 4)
+        assert sum(len(batch) < 4 for batch in batches) == 1  # 22 utterances: five of 4, one of 2
         orders.append([batch.ids for batch in batches])
     assert orders[0] != orders[1]
-    again = [batch.ids for batch in loader(cuts, data, epoch=1, buckets=buckets)]
+    again = [batch.ids for batch in loader(data, epoch=1, buckets=buckets)]
     assert again == orders[1]
 
 
 def test_a_corpus_smaller_than_a_batch(cuts):
-    one = CutSet.from_cuts([cuts["u03"]])
-    assert [batch.ids for batch in loader(one, dataset(), batch_size=24, buckets=30)] == [["u03"]]
+    one = dataset([cuts["u03"]])
+    assert [batch.ids for batch in loader(one, batch_size=24, buckets=30)] == [["u03"]]
 
 
 def test_buckets_hold_utterances_of_similar_length(cuts):
     def padding(buckets: int) -> float:
-        batches = list(loader(cuts, dataset(), buckets=buckets))
+        batches = list(loader(dataset(cuts), buckets=buckets))
         return sum(batch.waveforms.numel() - int(batch.lengths.sum()) for batch in batches)
 
     assert padding(5) < 0.6 * padding(1)
 
 
 def test_batches_are_padded_with_zeros(cuts):
-    for batch in loader(cuts, dataset()):
+    for batch in loader(dataset(cuts)):
         assert batch.waveforms.shape[1] == batch.lengths.max()
         for wave, length in zip(batch.waveforms, batch.lengths.tolist(), strict=True):
             assert not wave[length:].any() and wave[length - 1] != 0
 
 
 @pytest.mark.parametrize("batch_size", [4, 8])
-def test_processes_share_an_epoch(cuts, batch_size):
-    shares = [
-        list(loader(cuts, dataset(), rank=rank, world_size=2, batch_size=batch_size)) for rank in (0, 1)
-    ]
-    assert len(shares[0]) == len(shares[1])
-    assert max(len(batch) for share in shares for batch in share) == batch_size // 2
-    names = [{name for batch in share for name in batch.ids} for share in shares]
-    assert names[0] | names[1] == set(ids(cuts))
-    drawn = [name for share in shares for batch in share for name in batch.ids]
-    # At the very end lhotse repeats a few, so that both have as many steps.
-    assert len(drawn) - SPEECH <= 1
-    assert len(names[0] & names[1]) <= len(drawn) - SPEECH
+def test_processes_share_the_batches_of_one(cuts, batch_size):
+    whole = list(loader(dataset(cuts), batch_size=batch_size))
+    shares = [list(loader(dataset(cuts), rank=rank, world_size=2, batch_size=batch_size)) for rank in (0, 1)]
+    assert len(shares[0]) == len(shares[1]) == len(whole)
+    for together, *parts in zip(whole, *shares, strict=True):
+        assert sorted(together.ids) == sorted(name for part in parts for name in part.ids)
+        assert all(len(part) <= batch_size // 2 for part in parts)
 
 
 def test_a_batch_that_cannot_be_shared_out(cuts):
     with pytest.raises(DataError, match=r"data.batch_size 10 .* 4 processes: try data.batch_size=8"):
-        loader(cuts, dataset(), batch_size=10, world_size=4)
+        loader(dataset(cuts), batch_size=10, world_size=4)
 
 
 def test_the_dev_set_is_always_the_same_and_complete(cuts, noise_folder):
-    data = dataset(noise_folder, fixed_epoch=True)
-    made = dev_loader(cuts, data, batch_size=8, workers=0)
+    data = dataset(cuts, noise_folder, fixed_epoch=True)
+    made = dev_loader(data, batch_size=8, workers=0)
     first = list(made)
     start_behind(made, 3, 0)
     second = list(made)
@@ -205,96 +207,161 @@ def test_the_dev_set_is_always_the_same_and_complete(cuts, noise_folder):
     assert same(by_utterance(first), by_utterance(second))
 
 
-def test_unusable_utterances_are_left_out_with_a_warning(tmp_path, caplog):
+def test_unusable_utterances_are_left_out_and_listed(tmp_path):
     generator = random.Random(0)
     for name, n_samples in {"good": 1600, "long": 4000, "tiny": 399, "nan": 1600, "gone": 1600}.items():
         values = [float("nan") if name == "nan" else generator.gauss(0, 0.1) for _ in range(n_samples)]
         soundfile.write(tmp_path / f"{name}.wav", np.array(values), 16_000, subtype="FLOAT")
     opened = open_cuts(tmp_path)
     (tmp_path / "gone.wav").unlink()
-    data = dataset(
-        distorter=Distorter.from_config(DistortionConfig(additive=("gaussian",))), streams=["student"]
-    )
-    with caplog.at_level(logging.WARNING):
-        batch = data[0, 0, opened]
+    gaussian = Distorter.from_config(DistortionConfig(additive=("gaussian",)))
+    data = dataset(opened, distorter=gaussian, streams=["student"])
+    batch = one_batch(data)
     assert batch.ids == ["good", "long"] and batch.lengths.tolist() == [1600, 4000]
     assert [plan.utterance_id for plan in batch.views["student"].plan] == batch.ids
-    for reason in ("tiny: 399 samples, a frame needs 400", "nan: samples are not", "gone: cannot be read"):
-        assert f"skipped {reason}" in caplog.text
-    hopeless = CutSet.from_cuts([opened["tiny"], opened["nan"]])
-    with pytest.raises(DataError, match="not one utterance of a batch could be used; the last: tiny|nan"):
-        data[0, 0, hopeless]
+    reasons = dict(batch.skipped)
+    assert reasons["tiny"] == "399 samples, a frame needs 400" and reasons["nan"] == "samples are not finite"
+    assert reasons["gone"].startswith("cannot be read")
+
+
+def test_a_batch_without_usable_utterances_takes_the_next_one(tmp_path):
+    for number, name in enumerate(["a", "b", "c", "d"]):
+        soundfile.write(tmp_path / f"{name}.wav", np.full(1600, 0.01 * number), 16_000)
+    opened = open_cuts(tmp_path)
+    (tmp_path / "b.wav").unlink()
+    (tmp_path / "d.wav").unlink()
+    data = dataset(opened)
+    assert data[0, 5, [1]].ids == ["c"]
+    last = data[0, 5, [3]]
+    assert last.ids == ["a"] and [name for name, _ in last.skipped] == ["d"]  # around the corner
+    hopeless = dataset([opened["b"], opened["d"]])
+    with pytest.raises(DataError, match="101 utterances on end cannot be used; the last: cannot be read"):
+        hopeless[0, 0, [0]]
 
 
 def test_cluster_labels_are_those_of_the_crop(cuts, speech):
     labels = {cut.id: np.arange((samples_at_16k(cut) - 400) // HOP + 1).astype(np.int16) for cut in cuts}
-    data = dataset(max_samples=3200, targets=labels)
-    batch = data[0, 0, CutSet.from_cuts(list(cuts)[:4])]
+    data = dataset(cuts, max_samples=3200, targets=labels)
+    batch = data[0, 0, [0, 1, 2, 3]]
     assert batch.targets is not None and batch.targets.shape == (4, 9)
     for row, name in enumerate(batch.ids):
         whole = torch.from_numpy(soundfile.read(speech / f"{name}.wav", dtype="float32")[0])
         start = int(batch.targets[row, 0]) * HOP
         assert torch.equal(batch.waveforms[row], whole[start : start + 3200])
         assert batch.targets[row].tolist() == list(range(start // HOP, start // HOP + 9))
+    first = [cuts["u00"]]
     with pytest.raises(DataError, match="no cluster labels for it"):
-        dataset(targets={})[0, 0, CutSet.from_cuts([cuts["u00"]])]
+        dataset(first, targets={})[0, 0, [0]]
     with pytest.raises(DataError, match="labels for .* frames; make the targets again"):
-        dataset(targets={"u00": labels["u00"][:-3]})[0, 0, CutSet.from_cuts([cuts["u00"]])]
+        dataset(first, targets={"u00": labels["u00"][:-3]})[0, 0, [0]]
 
 
 # -------------------------------------------------------------------------------------------------- sampler
 
 
-class Numbers:
-    """A sampler of five batches."""
-
-    epoch = 0
-
-    def set_epoch(self, epoch):
-        self.epoch = epoch
-
-    def __iter__(self):
-        return iter([f"{self.epoch}:{index}" for index in range(5)])
+def of_seconds(*seconds: float) -> ListedCuts:
+    """Cuts of these durations, without audio."""
+    recording = [
+        Recording(id=str(i), sources=[], sampling_rate=16_000, num_samples=round(16_000 * s), duration=s)
+        for i, s in enumerate(seconds)
+    ]
+    return ListedCuts([r.to_cut() for r in recording])
 
 
-def epoch_of(number: int, first: int = 0) -> list[tuple[int, int, str]]:
-    return [(number, index, f"{number}:{index}") for index in range(first, 5)]
+def some(n: int) -> ListedCuts:
+    return of_seconds(*np.random.default_rng(0).uniform(1, 15, n).round(2))
 
 
 def test_every_iteration_is_the_next_epoch():
-    sampler = EpochSampler(Numbers())
-    assert [list(sampler), list(sampler)] == [epoch_of(0), epoch_of(1)]
+    sampler, other = EpochSampler(some(50), batch_size=4), EpochSampler(some(50), batch_size=4)
+    first, second = list(sampler), list(sampler)
+    assert {epoch for epoch, _, _ in first} == {0} and {epoch for epoch, _, _ in second} == {1}
+    assert [index for _, index, _ in first] == list(range(13)) and sampler.n_batches() == 13
+    other.start_behind(1, 0)
+    assert list(other) == second
 
 
-def test_an_epoch_is_gone_on_with_once():
-    sampler = EpochSampler(Numbers())
-    sampler.start_behind(2, 3)
-    assert [list(sampler), list(sampler)] == [epoch_of(2, first=3), epoch_of(3)]
-
-
-def test_behind_the_last_batch_comes_the_next_epoch():
-    sampler = EpochSampler(Numbers())
-    sampler.start_behind(2, 5)
-    assert [list(sampler), list(sampler)] == [[], epoch_of(3)]
+@pytest.mark.parametrize("skip", [0, 1, 5, 12, 13])
+def test_an_epoch_is_gone_on_with_once(skip):
+    sampler = EpochSampler(some(50), batch_size=4, buckets=2)
+    whole = [list(sampler) for _ in range(4)]
+    sampler.start_behind(2, skip)
+    assert [list(sampler), list(sampler)] == [whole[2][skip:], whole[3]]
 
 
 def test_nothing_is_drawn_before_it_is_asked_for():
     """Lightning may make an iterator that it does not use."""
-    sampler = EpochSampler(Numbers())
+    sampler = EpochSampler(some(20))
     iter(sampler)
-    assert list(sampler) == epoch_of(0)
+    assert {epoch for epoch, _, _ in sampler} == {0}
+
+
+@settings(deadline=None)
+@given(
+    n=integers(1, 300),
+    batch_size=integers(1, 12),
+    buckets=integers(1, 9),
+    world_size=integers(1, 4),
+    by_seconds=booleans(),
+    shuffle=booleans(),
+)
+def test_processes_share_every_epoch_exactly(n, batch_size, buckets, world_size, by_seconds, shuffle):
+    batch_size *= world_size
+    options = {"batch_size": batch_size, "buckets": buckets, "shuffle": shuffle, "world_size": world_size}
+    if by_seconds:
+        options |= {"batch_seconds": 8.0 * batch_size}
+    if n < world_size:
+        with pytest.raises(DataError, match="cannot be shared by"):
+            EpochSampler(some(n), **options)
+        return
+    cuts = some(n)
+    samplers = [EpochSampler(cuts, rank=rank, **options) for rank in range(world_size)]
+    epochs = [[batch for _, _, batch in sampler] for sampler in samplers]
+    assert {len(epoch) for epoch in epochs} == {samplers[0].n_batches()}  # equally many steps
+    assert all(batch for epoch in epochs for batch in epoch)
+    assert sorted(number for epoch in epochs for batch in epoch for number in batch) == list(range(n))
+    if not by_seconds:
+        sizes = [sum(map(len, parts)) for parts in zip(*epochs, strict=True)]
+        assert max(sizes) < batch_size + world_size and sum(size != batch_size for size in sizes) <= 1
+
+
+def test_batches_by_seconds_hold_about_as_much():
+    cuts = some(5_000)
+    sampler = EpochSampler(cuts, batch_seconds=200.0, buckets=20, max_seconds=12.0)
+    seconds = [sum(min(cuts[i].duration, 12.0) for i in batch) for _, _, batch in sampler]
+    assert abs(np.median(seconds) - 200) < 10 and np.std(seconds) < 20
+    lengths = [[cuts[i].duration for i in batch] for _, _, batch in sampler]
+    assert np.mean([min(max(of), 12) - min(*of, 12) for of in lengths]) < 2
+
+
+@settings(deadline=None)
+@given(n=integers(1, 3_000), key=integers(0, 2**64 - 1))
+def test_a_permutation_holds_everything_once(n, key):
+    assert sorted(shuffled(np.arange(n), n, key)) == list(range(n))
+
+
+def test_permutations_are_uniform():
+    """Each place gets each of 10 things equally often: chi-square with 81 degrees of freedom, p = 1e-4."""
+    counts = np.zeros((10, 10))
+    for key in range(4_000):
+        counts[np.arange(10), shuffled(np.arange(10), 10, key)] += 1
+    assert ((counts - 400) ** 2 / 400).sum() < 135
+    n = 10_000
+    drawn = shuffled(np.arange(n), n, 7)
+    assert abs(np.corrcoef(np.arange(n), drawn)[0, 1]) < 0.04
+    assert abs(np.corrcoef(drawn[:-1], drawn[1:])[0, 1]) < 0.04
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_resumed_epoch_goes_on_where_it_stopped(cuts, noise_folder, workers):
-    data = dataset(noise_folder)
-    whole = list(loader(cuts, data, epoch=1))
-    resumed = loader(cuts, data, epoch=1, workers=workers)
+    data = dataset(cuts, noise_folder)
+    whole = list(loader(data, epoch=1))
+    resumed = loader(data, epoch=1, workers=workers)
     start_behind(resumed, 1, 3)
     rest = list(resumed)
     assert [batch.ids for batch in rest] == [batch.ids for batch in whole[3:]]
     assert same(by_utterance(rest), by_utterance(whole[3:]))
     assert [batch.position for batch in rest] == [(1, index) for index in range(3, len(whole))]
     following = list(resumed)  # the next epoch, from its beginning
-    assert [batch.ids for batch in following] == [batch.ids for batch in loader(cuts, data, epoch=2)]
+    assert [batch.ids for batch in following] == [batch.ids for batch in loader(data, epoch=2)]
     assert [batch.position for batch in following] == [(2, index) for index in range(len(following))]

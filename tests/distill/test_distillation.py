@@ -251,9 +251,9 @@ def test_dat_without_distortions_is_refused():
 @pytest.mark.slow
 @pytest.mark.parametrize("dat,accumulate", [(False, 1), (True, 1), (True, 2)])
 def test_two_processes_equal_one(tmp_path, dat, accumulate):
-    """Ten steps on the same global batches, split unevenly: same weights, identical on both processes."""
+    """Ten steps on the same global batches, split unevenly: same weights and log, on both processes."""
     single = make_module(dat, accumulate)
-    fit(single, make_batches())
+    trainer = fit(single, make_batches(), log_every_n_steps=5)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
     worker = Path(__file__).with_name("ddp_worker.py")
     done = subprocess.run(
@@ -266,3 +266,8 @@ def test_two_processes_equal_one(tmp_path, dat, accumulate):
     ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
     assert largest_difference(*ranks) == 0.0
     assert largest_difference(ranks[0], trained(single)) < 1e-5
+    expected = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    assert "loss_by_type/reverb" in expected and ("dat_accuracy_by_type/pitch" in expected) == dat
+    for rank in (0, 1):
+        metrics = torch.load(tmp_path / f"metrics{rank}.pt", weights_only=True)
+        assert {name: float(value) for name, value in metrics.items()} == pytest.approx(expected, rel=1e-3)

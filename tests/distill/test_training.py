@@ -179,7 +179,8 @@ def test_a_step_is_logged_with_what_made_it(finished):
 @pytest.mark.parametrize("name", ["s4", "mini_teacher"])
 def test_validations_are_counted_in_updates(mini_data, tmp_path, name):
     """With micro-batches too, whether they are ours or Lightning's."""
-    run(tiny(mini_data, "optim.accumulate=2", "validation.every_n_steps=2", name=name, steps=4), tmp_path)
+    options = ["optim.accumulate=2", "validation.every_n_steps=2", "data.batch_size=3"]  # 4 batches an epoch
+    run(tiny(mini_data, *options, name=name, steps=4), tmp_path)
     values = log(tmp_path)
     assert len(values["val/loss"]) == 2
     assert json.loads((tmp_path / "finished.json").read_text())["steps"] == 4

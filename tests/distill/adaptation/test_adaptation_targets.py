@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,9 +15,12 @@ from distill.adaptation.targets import (
     layer_features,
     make_targets,
     mfcc_features,
+    nearest,
 )
 from distill.errors import DataError
 from distill.hubert import HubertConfig, HubertEncoder
+
+TINY: dict[str, Any] = {"dim": 32, "heads": 2, "ffn_dim": 64, "position_groups": 4}
 
 
 def noise(samples, seed=0):
@@ -30,7 +34,7 @@ def tone(samples, hz):
 @pytest.fixture(scope="module")
 def encoder():
     torch.manual_seed(0)
-    return HubertEncoder.from_preset("mini", layers=2, dim=32, heads=2, ffn_dim=64, position_groups=4)
+    return HubertEncoder.from_preset("mini", layers=2, **TINY)
 
 
 @pytest.fixture
@@ -104,6 +108,23 @@ def test_layer_features_are_the_encoders_without_dropout(encoder):
         layer_features(encoder, waveform, 3)
 
 
+@pytest.mark.parametrize("samples", [400 + 320 * 60, 400 + 320 * 59 + 17, 400 + 320 * 20, 8000])
+def test_long_recordings_are_encoded_in_parts_that_lose_no_frame(encoder, monkeypatch, samples):
+    """Without anything that looks beyond a frame's own samples, parts and whole are the same."""
+    local = HubertEncoder.from_preset("mini", layers=1, conv_norm="layer", **TINY).eval()
+    monkeypatch.setattr(local.position, "forward", torch.zeros_like)
+    torch.nn.init.zeros_(local.layers[0].get_parameter("attention_out.weight"))
+    waveform = noise(samples)
+    whole = layer_features(local, waveform, 1)
+    monkeypatch.setattr("distill.adaptation.targets.MAX_FRAMES", 20)
+    calls = []
+    local.register_forward_pre_hook(lambda module, arguments: calls.append(arguments[0].shape[1]))
+    parts = layer_features(local, waveform, 1)
+    n_parts = -(-len(whole) // 20)
+    assert len(calls) == n_parts and max(calls) < 400 + 320 * 20
+    assert parts.shape == whole.shape and torch.allclose(parts, whole, atol=1e-5)
+
+
 def test_kmeans_recovers_separated_blobs():
     rng = torch.Generator().manual_seed(0)
     centres = 20.0 * torch.eye(5, 8)
@@ -125,6 +146,15 @@ def test_assign_is_nearest_neighbour_across_chunks(monkeypatch):
     labels = assign(features, codebook)
     assert labels.dtype == torch.int64
     assert torch.equal(labels, torch.cdist(features.double(), codebook.double()).argmin(1))
+
+
+def test_nearest_gives_squared_distances():
+    rng = torch.Generator().manual_seed(0)
+    features, codebook = torch.randn(500, 8, generator=rng), torch.randn(30, 8, generator=rng)
+    features[:30] = codebook
+    _, distance = nearest(features, codebook)
+    expected = torch.cdist(features.double(), codebook.double()).min(1).values.square()
+    assert (distance - expected).abs().max() < 1e-5 and (distance >= 0).all()
 
 
 def test_kmeans_refuses_bad_input():
@@ -198,6 +228,12 @@ def test_save_and_load(corpus, tmp_path):
     assert (again.features, again.seed, again.n_clusters) == ("mfcc", 7, 3)
     description = json.loads((tmp_path / "km" / "targets.json").read_text())
     assert description["frame_rate_hz"] == 50 and description["frames"] == 4 * 49 + 1
+
+
+def test_counts_of_clusters():
+    labels = {"a": np.array([0, 2, 2], np.int16), "b": np.zeros(0, np.int16), "c": np.array([2], np.int16)}
+    targets = Targets(torch.zeros(4, 2), labels, "mfcc", 0)
+    assert targets.counts().tolist() == [1, 0, 3, 0] and targets.n_frames == 4
 
 
 def test_damaged_targets_are_one_clear_line(corpus, tmp_path):

@@ -1,0 +1,136 @@
+"""Speed of masked prediction and of making its targets, on one CPU thread and on a GPU if there is one.
+
+Figures are audio-seconds per second, of CPU time on one thread (other programs hardly change that) or of
+wall time on a GPU: the median over the rounds and their range. Every round runs each contender once.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+
+from distill.adaptation.masked_prediction import MaskedPrediction
+from distill.adaptation.masking import span_mask
+from distill.adaptation.shards import make_shards
+from distill.batch import Batch
+from distill.data import open_cuts
+from distill.hubert import SAMPLE_RATE, HubertEncoder
+from distill.options import OptimConfig
+
+BATCH, SECONDS = 4, 8  # of the preset base one utterance: several would take minutes on one thread
+CLUSTERS = 100
+LAYERS = {"mini": 3, "base": 6}  # whose features become targets: halfway up
+
+
+@dataclass
+class Contender:
+    """Something to time."""
+
+    name: str
+    run: Callable[[], object]
+    audio_s: float
+    """Seconds of audio in one run."""
+    device: str
+    """"cpu" or "cuda"."""
+    speeds: list[float] = field(default_factory=list)
+    """Audio-seconds per second, by round."""
+
+    def round(self) -> None:
+        """Run once, and note the speed."""
+        clock = time.process_time if self.device == "cpu" else time.perf_counter
+        started = clock()
+        self.run()
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+        self.speeds.append(self.audio_s / (clock() - started))
+
+
+def main(_: object = None, rounds: int = 7) -> None:
+    """Print the table; the first argument is what other benchmarks need."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    devices = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
+    with tempfile.TemporaryDirectory() as folder:
+        _write_speech(Path(folder) / "speech")
+        contenders = [
+            *(_update(preset, device) for device in devices for preset in LAYERS),
+            *(_layer_targets(preset, device, Path(folder)) for device in devices for preset in LAYERS),
+            _mfcc_targets(Path(folder)),
+        ]
+        for contender in contenders:
+            contender.run()  # warm up: caches, cuDNN's choices
+        for _round in range(rounds):
+            for contender in contenders:
+                contender.round()
+    print(f"\nadaptation: audio-seconds per second, median of {rounds} rounds (least to most)")
+    for contender in contenders:
+        speeds = contender.speeds
+        print(
+            f"  {contender.name:<44}{statistics.median(speeds):>9.1f}   "
+            f"({min(speeds):.1f} to {max(speeds):.1f})"
+        )
+
+
+def _write_speech(folder: Path) -> None:
+    """BATCH files of noise."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for index in range(BATCH):
+        samples = 0.1 * rng.standard_normal(SECONDS * SAMPLE_RATE)
+        soundfile.write(folder / f"{index}.wav", samples, SAMPLE_RATE)
+
+
+def _update(preset: str, device: str) -> Contender:
+    """One update of masked prediction: forward, backward, AdamW."""
+    encoder = HubertEncoder.from_preset(preset)
+    module = MaskedPrediction(encoder, CLUSTERS, optim=OptimConfig(lr=1e-4)).to(device)
+    rows = BATCH if preset == "mini" else 1
+    waveforms = 0.1 * torch.randn(rows, SECONDS * SAMPLE_RATE)
+    lengths = torch.full((rows,), SECONDS * SAMPLE_RATE)
+    frames = encoder.config.frames(lengths)
+    targets = torch.randint(CLUSTERS, (rows, int(frames.max())))
+    batch = Batch([str(i) for i in range(rows)], waveforms, lengths, targets=targets).to(device)
+    mask = span_mask(frames, generator=torch.Generator().manual_seed(0)).to(device)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4)
+
+    def run() -> None:
+        optimizer.zero_grad()
+        module.loss(batch, mask).total.backward()
+        optimizer.step()
+
+    return Contender(f"masked prediction, {preset}, {device}", run, rows * SECONDS, device)
+
+
+def _layer_targets(preset: str, device: str, folder: Path) -> Contender:
+    """Labels of a layer with a given codebook: reading, features, nearest centres, the shard's file."""
+    encoder = HubertEncoder.from_preset(preset)
+    codebook = torch.randn(CLUSTERS, encoder.config.dim)
+    return Contender(
+        f"targets, layer {LAYERS[preset]} of {preset}, {device}",
+        lambda: _label(folder, encoder=encoder, layer=LAYERS[preset], codebook=codebook, device=device),
+        BATCH * SECONDS,
+        device,
+    )
+
+
+def _mfcc_targets(folder: Path) -> Contender:
+    codebook = torch.randn(CLUSTERS, 39)
+    return Contender("targets, MFCC, cpu", lambda: _label(folder, codebook=codebook), BATCH * SECONDS, "cpu")
+
+
+def _label(folder: Path, *, codebook: torch.Tensor, **options: object) -> None:
+    with tempfile.TemporaryDirectory() as out:
+        cuts = open_cuts(str(folder / "speech"))
+        make_shards(cuts, out, n_clusters=CLUSTERS, seed=0, codebook=codebook, progress=False, **options)  # pyright: ignore[reportArgumentType]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""Reading audio headers in parallel, remembering those that were read."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import soundfile
+from tqdm import tqdm
+
+from distill.errors import DataError
+
+_MAX_FRAMES = 2**40  # a stream of unknown length announces the largest integer there is
+
+
+class Header(NamedTuple):
+    """What an audio file says about itself."""
+
+    n_samples: int
+    """Per channel, at `sampling_rate`."""
+    sampling_rate: int
+    n_channels: int
+
+
+def read_header(path: Path) -> Header:
+    """Read the header of a file.
+
+    Raises:
+        DataError: the file is missing, unreadable, empty or of unknown length.
+    """
+    try:
+        info = soundfile.info(str(path))
+    except (soundfile.SoundFileError, OSError) as error:
+        raise DataError(f"{path}: not readable as audio ({error}); convert or remove it") from error
+    if info.frames <= 0 or info.samplerate <= 0:
+        raise DataError(f"{path}: holds no samples; remove it")
+    if info.frames >= _MAX_FRAMES:
+        raise DataError(f"{path}: its header does not say how long it is; write it anew")
+    return Header(info.frames, info.samplerate, info.channels)
+
+
+def read_headers(
+    paths: Sequence[Path], cache: Path, *, jobs: int, label: str
+) -> tuple[dict[Path, Header], dict[Path, str]]:
+    """Headers of many files, read by threads behind a progress bar.
+
+    Each header goes to `cache` as soon as it is read, so that an interrupted call can go on. A file whose
+    size or time of change differs from what the cache says is read again.
+
+    Args:
+        paths: files that exist.
+        cache: JSON lines, appended to; made if it is not there.
+        jobs: threads.
+        label: of the progress bar.
+
+    Returns:
+        Headers, and the reason for each file that cannot be read.
+    """
+    known = _load(cache)
+
+    def look(path: Path) -> tuple[str, Header | str, bool]:
+        try:
+            status = os.stat(path)
+            key = f"{path}|{status.st_size}|{status.st_mtime_ns}"
+            if key in known:
+                return key, known[key], False
+            return key, read_header(path), True
+        except OSError as error:
+            return "", f"{path}: cannot be read ({error.strerror})", False
+        except DataError as error:
+            return "", str(error), False
+
+    headers: dict[Path, Header] = {}
+    broken: dict[Path, str] = {}
+    pool = ThreadPoolExecutor(jobs)
+    try:
+        with _open(cache) as lines:
+            bar = tqdm(pool.map(look, paths), total=len(paths), desc=label, unit="file", disable=None)
+            for path, (key, found, is_new) in zip(paths, bar, strict=True):
+                if isinstance(found, str):
+                    broken[path] = found
+                    continue
+                headers[path] = found
+                if is_new:
+                    lines.write(json.dumps([key, *found]) + "\n")
+    finally:
+        pool.shutdown(cancel_futures=True)  # after Ctrl-C, do not read on for minutes
+    return headers, broken
+
+
+def _load(cache: Path) -> dict[str, Header]:
+    known: dict[str, Header] = {}
+    if not cache.is_file():
+        return known
+    for line in cache.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
+        try:
+            key, *numbers = json.loads(line)
+            known[key] = Header(*numbers)
+        except (ValueError, TypeError):
+            continue  # the line that was being written when the process was killed
+    return known
+
+
+def _open(cache: Path) -> IO[str]:
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    lines = cache.open("a", encoding="utf-8", buffering=1)  # line by line: a kill loses none that was read
+    if lines.tell():
+        lines.write("\n")  # ends a line that was cut off
+    return lines

@@ -1,0 +1,184 @@
+"""What `distill adapt targets` does: make targets of a recipe's speech or of any other, and judge them.
+
+With a recipe the folder gets `train` and `dev`, which `targets.folder` of a recipe takes; with a manifest,
+TSV or folder of audio it holds the targets of that speech itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from distill.adaptation.codebooks import load_codebook
+from distill.adaptation.labelling import Speech, each
+from distill.adaptation.manifests import export_fairseq, write_manifest
+from distill.adaptation.quality import measure
+from distill.adaptation.shards import make_shards
+from distill.adaptation.targets import Targets
+from distill.checkpoints import load_teacher
+from distill.checkpoints.weights import atomic
+from distill.config import load, recipe_names
+from distill.data import open_cuts
+from distill.errors import ConfigError, UsageError
+from distill.options import AdaptRecipe, TargetsConfig
+
+_RECIPE_SUFFIXES = (".yaml", ".yml")
+_FAIRSEQ_NAMES = {"train": "train", "dev": "valid", "": "train"}
+
+
+@dataclass(kw_only=True)
+class TargetsJob:
+    """What `distill adapt targets` was asked for; what is left at None is the recipe's, or the default."""
+
+    source: str
+    """A recipe's name or YAML file, or speech: a manifest, TSV or folder of audio."""
+    out: Path
+    """Folder for the targets."""
+    overrides: tuple[str, ...] = ()
+    """key=value changes to the recipe."""
+    features: str | None = None
+    """"mfcc" or "layer"."""
+    layer: int | None = None
+    """Which one; implies features "layer"."""
+    clusters: int | None = None
+    """k of k-means."""
+    teacher: str | None = None
+    """Checkpoint whose layer is clustered."""
+    codebook: str | None = None
+    """Cluster centres to use instead of new ones."""
+    sample_hours: float | None = None
+    """Hours of random utterances that the k-means is fitted on."""
+    seed: int | None = None
+    """Of the k-means."""
+    jobs: int | None = None
+    """Processes; default: one for each CPU core, or GPU."""
+    fairseq: Path | None = None
+    """Folder for fairseq's files."""
+    manifests: bool = False
+    """Whether to write lhotse manifests with the labels, `cuts.jsonl.gz`, beside the targets."""
+
+
+def make_and_report(job: TargetsJob) -> str:
+    """Do it.
+
+    Returns:
+        What to print: per set how the clusters are used, and their quality where phones are known.
+
+    Raises:
+        UserError: for anything the user can mend.
+    """
+    recipe, sets = _speech(job)
+    options = _options(job, recipe)
+    teacher = job.teacher or (recipe.teacher if recipe else None)
+    if options.features == "layer" and teacher is None:
+        raise UsageError("features of a layer need a model: name it with --teacher")
+    seed = job.seed if job.seed is not None else recipe.seed if recipe else 0
+    torch.manual_seed(seed)  # for a random teacher: `distill adapt` makes the same one
+    encoder = load_teacher(str(teacher)) if options.features == "layer" else None
+    device = "cuda" if encoder is not None and torch.cuda.is_available() else "cpu"
+    codebook = load_codebook(options.codebook) if options.codebook else None
+    made: dict[str, tuple[Speech, Targets]] = {}
+    lines: list[str] = []
+    for name, cuts in sets.items():
+        folder = job.out / name
+        try:
+            targets = make_shards(
+                cuts,
+                folder,
+                n_clusters=options.clusters if codebook is None else len(codebook),
+                seed=seed,
+                encoder=encoder,
+                layer=options.layer if encoder is not None else None,
+                codebook=codebook,
+                jobs=job.jobs or (torch.cuda.device_count() if device == "cuda" else _cores()),
+                device=device,
+                sample_hours=options.sample_hours,
+            )
+        except ValueError as error:
+            raise ConfigError(f"{job.source}: {error}") from None
+        codebook = targets.codebook  # the dev set is labelled with the clusters of the training set
+        made[name] = (cuts, targets)
+        lines += describe(cuts, targets, folder)
+        if job.manifests:
+            lines.append(str(write_manifest(cuts, targets, folder / "cuts.jsonl.gz")))
+    if job.fairseq is not None:
+        options_line = export_fairseq({_FAIRSEQ_NAMES[k]: v for k, v in made.items()}, job.fairseq)
+        lines.append(f"fairseq-hydra-train ... {options_line}")
+    return "\n".join(lines)
+
+
+def describe(cuts: Speech, targets: Targets, folder: Path) -> list[str]:
+    """Lines about a set of targets; also kept in `report.json` in its folder."""
+    stamp = json.loads((folder / "targets.json").read_text(encoding="utf-8"))
+    counts = targets.counts()
+    share = counts[counts > 0] / counts.sum()
+    report = {
+        "utterances": len(targets.labels),
+        "frames": targets.n_frames,
+        "hours": round(targets.n_frames / 50 / 3600, 4),
+        "clusters": targets.n_clusters,
+        "clusters_used": int((counts > 0).sum()),
+        "most_frequent_share": round(float(share.max()), 5),
+        "perplexity": round(float(np.exp(-(share * np.log(share)).sum())), 3),
+        "mean_squared_distance": stamp.get("mean_squared_distance"),
+    }
+    found = measure(each(cuts), targets)
+    if found is not None:
+        report["quality"] = found.to_dict()
+    with atomic(folder / "report.json") as path:
+        path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    lines = [
+        f"{folder}: {report['utterances']} utterances, {report['hours']:.2f} h, {targets.features}",
+        f"  clusters: {report['clusters_used']} of {targets.n_clusters} used, perplexity "
+        f"{report['perplexity']:.1f}, the most frequent has {share.max():.1%} of the frames",
+        f"  inertia: {report['mean_squared_distance']:.5g} a frame",
+    ]
+    if found is None:
+        return [*lines, "  no phone alignments: purity is unknown"]
+    return [
+        *lines,
+        f"  phone purity {found.phone_purity:.3f}, cluster purity {found.cluster_purity:.3f}, "
+        f"PNMI {found.pnmi:.3f} ({found.phones} phones, {found.frames} frames)",
+    ]
+
+
+def _speech(job: TargetsJob) -> tuple[AdaptRecipe | None, dict[str, Speech]]:
+    """The recipe, if there is one, and the sets of speech by subfolder of the output."""
+    if job.source in recipe_names() or job.source.endswith(_RECIPE_SUFFIXES):
+        recipe = load(job.source, job.overrides)
+        if not isinstance(recipe, AdaptRecipe):
+            raise UsageError(f"{job.source} is no recipe of `distill adapt`: its kind is {recipe.kind}")
+        return recipe, {"train": open_cuts(recipe.data.train), "dev": open_cuts(recipe.data.dev)}
+    if job.overrides:
+        raise UsageError(f"{job.overrides[0]}: only a recipe has keys to change, {job.source} is speech")
+    return None, {"": open_cuts(job.source)}
+
+
+def _options(job: TargetsJob, recipe: AdaptRecipe | None) -> TargetsConfig:
+    """The recipe's targets section with the changes of the command line."""
+    base = recipe.targets if recipe else TargetsConfig()
+    if job.features == "mfcc" and job.layer is not None:
+        raise UsageError("--layer is for --features layer, not mfcc")
+    if job.clusters is not None and (job.codebook or base.codebook):
+        raise UsageError("the codebook decides how many clusters there are: leave --clusters away")
+    features = job.features or ("layer" if job.layer is not None else base.features)
+    try:
+        return TargetsConfig(
+            features=features,
+            layer=base.layer if job.layer is None else job.layer,
+            clusters=base.clusters if job.clusters is None else job.clusters,
+            codebook=job.codebook or base.codebook,
+            sample_hours=base.sample_hours if job.sample_hours is None else job.sample_hours,
+        )
+    except ValueError as error:
+        raise UsageError(f"targets: {error}") from None
+
+
+def _cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,80 @@
+"""The samples of a cut."""
+
+from __future__ import annotations
+
+import numpy as np
+import soundfile
+import torch
+from lhotse import MonoCut
+from lhotse.cut import Cut
+from torch import Tensor
+
+from distill.errors import DataError
+from distill.hubert import SAMPLE_RATE
+
+
+def read_audio(cut: Cut, start: int = 0, count: int | None = None) -> Tensor:
+    """The samples of a cut, mono at 16 kHz.
+
+    Args:
+        cut: of any sampling rate and number of channels (averaged).
+        start: first sample wanted, at 16 kHz.
+        count: number of samples wanted, at 16 kHz; None: to the end.
+
+    Raises:
+        DataError: if the file cannot be read, is shorter than promised, or holds values that are not finite.
+    """
+    rate = cut.sampling_rate
+    try:
+        _check_rate(cut)
+        if start or count is not None:
+            duration = None if count is None else min(count / SAMPLE_RATE, cut.duration - start / SAMPLE_RATE)
+            cut = cut.truncate(offset=start / SAMPLE_RATE, duration=duration, preserve_id=True)
+        audio = cut.load_audio()
+    except DataError:
+        raise
+    except Exception as error:  # noqa: BLE001 every decoder has its own exceptions
+        raise DataError(f"{cut.id}: cannot be read ({reason(error)})") from None
+    assert audio is not None
+    samples = torch.from_numpy(np.atleast_2d(audio).mean(0, dtype=np.float32))
+    if rate != SAMPLE_RATE:
+        import torchaudio.functional
+
+        samples = torchaudio.functional.resample(samples, int(rate), SAMPLE_RATE)
+    if not torch.isfinite(samples).all():
+        raise DataError(f"{cut.id}: samples are not finite")
+    return samples if count is None else samples[:count]
+
+
+def _check_rate(cut: Cut) -> None:
+    """Lhotse trusts the manifest: part of a file of another rate would be another part of the speech."""
+    recording = cut.recording if isinstance(cut, MonoCut) else None
+    if recording is None:
+        return
+    promised = recording.sampling_rate
+    for transform in recording.transforms or []:
+        options = transform["kwargs"] if isinstance(transform, dict) else vars(transform)
+        if "source_sampling_rate" in options:
+            promised = options["source_sampling_rate"]
+            break
+    for source in recording.sources:
+        if source.type == "file":
+            try:
+                found = soundfile.info(str(source.source)).samplerate
+            except soundfile.SoundFileError:  # nothing, or nothing that it can read: the reading will tell
+                continue
+            if found != promised:
+                raise DataError(f"{cut.id}: its file has {found} Hz, its manifest says {promised}")
+
+
+def reason(error: Exception) -> str:
+    """One line of lhotse's errors, which list what every decoder said."""
+    first, *details = str(error).splitlines() or [type(error).__name__]
+    if first.startswith("The number of declared samples"):
+        return "its file is not as long as its manifest says"
+    return details[0].rpartition("'>: ")[2] if details and first.endswith("Details:") else first
+
+
+def samples_at_16k(cut: Cut) -> int:
+    """Length of a cut, in samples at 16 kHz."""
+    return round(cut.duration * SAMPLE_RATE)

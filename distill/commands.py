@@ -1,0 +1,198 @@
+"""What the verbs of `distill` do: each reads its options and calls the library."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from distill.errors import UsageError, UserError
+from distill.processes import is_follower
+
+
+def run_demo(options: argparse.Namespace) -> None:
+    """`distill demo`."""
+    from distill.demo import run_demo as tell
+
+    print(tell(options.out))
+
+
+def run_train(options: argparse.Namespace) -> None:
+    """`distill train` and `distill adapt`."""
+    from distill import config
+
+    recipe = resumed_recipe(options) if options.resume else new_recipe(options)
+    if options.print:
+        print(config.to_yaml(recipe), end="")
+        return
+    out = options.resume or options.out or Path("runs") / recipe.name
+    from distill.training import run
+
+    model = run(recipe, out, resume=options.resume is not None)
+    if not is_follower():
+        print(model)
+
+
+def new_recipe(options: argparse.Namespace) -> Any:
+    """The recipe that the command line names."""
+    from distill import config
+
+    if options.override:
+        raise UsageError("--override belongs to --resume RUN")
+    if not options.recipe:
+        raise UsageError(f"name a recipe: {', '.join(config.recipe_names())}, or a YAML file")
+    if "=" in options.recipe:
+        raise UsageError(f"name a recipe before {options.recipe}")
+    return config.load(options.recipe, options.overrides)
+
+
+def resumed_recipe(options: argparse.Namespace) -> Any:
+    """The recipe that the run was started with, or another one with --override."""
+    from distill import config
+
+    resolved = options.resume / "recipe.yaml"
+    if options.out:
+        raise UsageError(f"--resume goes on in {options.resume}: leave --out away")
+    if not resolved.is_file():
+        raise UserError(f"{options.resume} is not a run folder: it has no recipe.yaml")
+    recipe = config.load(str(resolved))
+    name, overrides = options.recipe, options.overrides
+    if name is None or "=" in name:  # changes to the run's own recipe
+        name, overrides = str(resolved), [*filter(None, [name]), *overrides]
+    changed = config.load(name, overrides)
+    if (changes := config.differences(recipe, changed)) and not options.override:
+        raise UsageError(
+            f"{options.resume} was started with another recipe: {'; '.join(changes)}. "
+            "To go on with the new one all the same, add --override"
+        )
+    return changed
+
+
+def run_inspect(options: argparse.Namespace) -> None:
+    """`distill inspect`."""
+    from distill.checkpoints import inspect
+
+    print("\n".join(inspect(options.checkpoint).lines()))
+
+
+def run_export(options: argparse.Namespace) -> None:
+    """`distill export`."""
+    from distill.checkpoints import export_checkpoint, push, read_scores
+
+    if options.push_to_hub and options.to != "huggingface":
+        raise UsageError(
+            f"--push-to-hub uploads Hugging Face folders: it needs --to huggingface, not {options.to}"
+        )
+    scores = read_scores(options.scores) if options.scores else None
+    written = export_checkpoint(options.checkpoint, options.to, options.out, scores=scores)
+    print(written)
+    if options.push_to_hub:
+        print(push(written, options.push_to_hub))
+
+
+def run_prepare(options: argparse.Namespace) -> None:
+    """`distill data prepare`."""
+    from data_prep import CORPORA, PUBLISHED
+
+    name = options.corpus
+    if name not in CORPORA:
+        raise UsageError(f"unknown corpus {name!r}; there are {', '.join(CORPORA)}")
+    if options.jobs is not None and options.jobs < 1:
+        raise UsageError(f"--jobs {options.jobs}: at least 1")
+    given: dict[str, Any] = {"jobs": options.jobs, "splits": options.split, "shards": options.shards}
+    given = {option: value for option, value in given.items() if value is not None}
+    if name == "folder" and options.split:
+        given["split"] = options.split[-1]
+        del given["splits"]
+    allowed = {"folder": {"jobs", "split"}} | dict.fromkeys(PUBLISHED, {"jobs", "splits", "shards"})
+    if unknown := sorted(given.keys() - allowed.get(name, set())):
+        raise UsageError(f"corpus {name} has no option --{unknown[0].replace('splits', 'split')}")
+    print(CORPORA[name](options.root, options.out, **given))
+
+
+def run_check(options: argparse.Namespace) -> None:
+    """`distill data check`."""
+    from distill import config
+    from distill.checking import check
+
+    recipe = config.load(options.recipe, options.overrides)
+    report = check(recipe, options.out or Path("runs") / recipe.name)
+    print(report)
+    if not report.ok:
+        raise UserError(f"{recipe.name} cannot be trained yet: see the table above")
+
+
+def run_profile(options: argparse.Namespace) -> None:
+    """`distill profile`."""
+    from distill import config
+    from distill.profiling import profile
+
+    print(profile(config.load(options.recipe, options.overrides), steps=options.steps))
+
+
+def run_distort(options: argparse.Namespace) -> None:
+    """`distill data distort`."""
+    from downstream.distorted_sets import materialise
+
+    sources = noise_sources(options.noise)
+    print(materialise(options.speech, options.out, options.condition, sources, seed=options.seed))
+
+
+def run_linear(options: argparse.Namespace) -> None:
+    """`distill probe linear`."""
+    from distill.data import NoiseReader, open_cuts
+    from downstream.probe import ProbeTask, probe_all
+
+    splits = (open_cuts(source) for source in (options.train, options.dev, options.test))
+    task = ProbeTask(*splits, column=options.label)
+    noises = NoiseReader(noise_sources(options.noise))
+    conditions = options.condition or ["clean", "2-dist"]
+    print(probe_all(options.checkpoints, task, conditions, noises, seed=options.seed))
+
+
+def run_tsne(options: argparse.Namespace) -> None:
+    """`distill tsne`."""
+    from analysis.tsne import plot
+
+    print(
+        plot(
+            options.checkpoints, options.speech, noise_sources(options.noise), options.out, seed=options.seed
+        )
+    )
+
+
+def noise_sources(pairs: Sequence[str]) -> dict[str, list[str]]:
+    """["musan=DIR", ...] -> {"musan": ["DIR"]}."""
+    sources: dict[str, list[str]] = {}
+    for pair in pairs:
+        corpus, equals, source = pair.partition("=")
+        if not equals or corpus not in ("musan", "wham", "fsd", "dns", "rir"):
+            raise UsageError(f"--noise {pair}: write CORPUS=SOURCE with musan, wham, fsd, dns or rir")
+        sources.setdefault(corpus, []).append(source)
+    return sources
+
+
+def run_targets(options: argparse.Namespace) -> None:
+    """`distill adapt targets`."""
+    from distill.adaptation.command import TargetsJob, make_and_report
+
+    print(
+        make_and_report(
+            TargetsJob(
+                source=options.source,
+                out=options.out,
+                overrides=tuple(options.overrides),
+                features=options.features,
+                layer=options.layer,
+                clusters=options.clusters,
+                teacher=options.teacher,
+                codebook=options.codebook,
+                sample_hours=options.sample_hours,
+                seed=options.seed,
+                jobs=options.jobs,
+                fairseq=options.export_fairseq,
+                manifests=options.manifests,
+            )
+        )
+    )

@@ -1,0 +1,287 @@
+"""Where a run's numbers, sounds and pictures go, and that no trouble there stops the run.
+
+Shapes: B utterances, T samples at 16 kHz, F frames, M mel bands.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from pytorch_lightning.loggers.logger import DummyLogger
+from torch import Tensor
+
+from distill.batch import Batch
+from distill.distortions.plan import UtterancePlan
+from distill.hubert import SAMPLE_RATE
+from distill.options import Recipe
+from distill.processes import is_follower
+
+log = logging.getLogger(__name__)
+
+
+class SafeLogger(Logger):
+    """A logger whose failures do not stop training: its first is warned about, later ones are ignored.
+
+    Args:
+        logger: does the work.
+        spare: makes the logger to go on with if that one cannot be opened (its server is out of reach, say).
+    """
+
+    def __init__(self, logger: Logger, spare: Callable[[], Logger] | None = None):
+        super().__init__()
+        self.logger = logger
+        self.spare = spare
+        self.kind = type(logger).__name__
+        self.warned = False
+
+    def attempt(self, action: Callable[[Any], Any]) -> Any:
+        """What `action` returns for the logger inside, or None if it fails."""
+        try:
+            return action(self.logger)
+        except Exception as error:
+            self._warn(f"failed: {_in_short(error)}; training goes on, that log may have gaps")
+            return None
+
+    @property
+    def experiment(self) -> Any:
+        """What the logger writes with, opened by the first look at it."""
+        try:
+            return self.logger.experiment  # pyright: ignore[reportAttributeAccessIssue]
+        except Exception as error:
+            if self.spare is not None:
+                self._warn(f"cannot be reached: {_in_short(error)}; logging offline instead")
+                self.logger, self.spare, self.warned = self.spare(), None, False
+                return self.experiment
+            self._warn(f"cannot be opened: {_in_short(error)}; training goes on without it")
+            self.logger = DummyLogger()
+            return self.logger.experiment
+
+    def _warn(self, what: str) -> None:
+        if not self.warned:
+            log.warning("%s %s", self.kind, what)
+        self.warned = True
+
+    @property
+    def name(self) -> str | None:  # noqa: D102
+        return self.attempt(lambda logger: logger.name)
+
+    @property
+    def version(self) -> int | str | None:  # noqa: D102
+        return self.attempt(lambda logger: logger.version)
+
+    @property
+    def save_dir(self) -> str | None:  # noqa: D102
+        return self.attempt(lambda logger: logger.save_dir)
+
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:  # noqa: D102
+        self.attempt(lambda logger: logger.log_metrics(metrics, step))
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:  # noqa: D102
+        self.attempt(lambda logger: logger.log_hyperparams(params, *args, **kwargs))
+
+    def save(self) -> None:  # noqa: D102
+        self.attempt(lambda logger: logger.save())
+
+    def finalize(self, status: str) -> None:  # noqa: D102
+        self.attempt(lambda logger: logger.finalize(status))
+
+
+def _in_short(error: Exception) -> str:
+    """Kind and first line."""
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+class OfflineWandbLogger(WandbLogger):
+    """Writes to the run folder only, and closes its file when training ends."""
+
+    def __init__(self, **options: Any):
+        super().__init__(**options, mode="offline")
+
+    def finalize(self, status: str) -> None:  # noqa: D102
+        super().finalize(status)
+        if self._experiment is not None:  # online, this would wait for the network: left to the process's end
+            self._experiment.finish(exit_code=int(status != "success"))
+
+
+def make_loggers(recipe: Recipe, out: Path) -> list[Logger]:
+    """CSV and TensorBoard always; Weights & Biases online with an API key, otherwise offline.
+
+    Args:
+        recipe: its name, and its section `logging`.
+        out: the run folder.
+    """
+    keep_old_log(out / "csv" / "metrics.csv")
+    loggers: list[Logger] = [
+        SafeLogger(CSVLogger(out, name="", version="csv")),
+        SafeLogger(TensorBoardLogger(out, name="", version="tensorboard")),
+    ]
+    mode = recipe.logging.wandb
+    if mode == "auto":
+        mode = "online" if os.environ.get("WANDB_API_KEY") else "offline"
+    if mode != "off":
+        os.environ.setdefault("WANDB_SILENT", "true")
+        offline = partial(_wandb, OfflineWandbLogger, recipe, out)
+        online = SafeLogger(_wandb(WandbLogger, recipe, out), spare=offline) if mode == "online" else None
+        loggers.append(online or SafeLogger(offline()))
+    return loggers
+
+
+def _wandb(kind: type[WandbLogger], recipe: Recipe, out: Path) -> WandbLogger:
+    logger = kind(
+        name=recipe.name,
+        project=recipe.logging.project,
+        save_dir=out,
+        config=asdict(recipe),
+        id=_wandb_id(out),
+        resume="allow",
+        reinit="create_new",  # not into the run of a training before this one in the same process
+    )
+    logger._wandb_init.pop("anonymous", None)  # Lightning always passes it, wandb warns about it
+    return logger
+
+
+def _wandb_id(out: Path) -> str:
+    """The same when a run is resumed, so that Weights & Biases goes on with its curves."""
+    path = out / "wandb_id"
+    if path.exists():
+        return path.read_text(encoding="utf-8").strip()
+    made = secrets.token_hex(4)
+    if not is_follower():  # the others do not log
+        out.mkdir(parents=True, exist_ok=True)
+        path.write_text(made + "\n", encoding="utf-8")
+    return made
+
+
+def keep_old_log(metrics: Path) -> None:
+    """Rename the log of the run so far, which Lightning's logger would delete when the run is resumed."""
+    if metrics.exists() and not is_follower():
+        number = 1 + len(list(metrics.parent.glob("metrics-*.csv")))
+        metrics.rename(metrics.with_name(f"metrics-{number}.csv"))
+
+
+# ------------------------------------------------------------------------------------- sounds and pictures
+
+
+@dataclass
+class Heard:
+    """One utterance as a network heard it."""
+
+    samples: np.ndarray
+    """(T,) float32 within +-1."""
+    caption: str
+    """The utterance and what was done to it."""
+
+
+class Listening(Callback):
+    """Every so many steps, what teacher and student hear of one utterance: audio and log-mel spectrograms.
+
+    For modules that name the views of their networks (`teacher_hears`, `student_hears`); of others, the
+    view "student" of the batch if it has one, else the clean speech.
+    """
+
+    def __init__(self, every_n_steps: int):
+        self.every_n_steps = every_n_steps
+        self.shown = 0
+
+    def on_train_batch_end(  # noqa: D102
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        if not self.every_n_steps or step % self.every_n_steps or step == self.shown:
+            return
+        self.shown = step
+        if trainer.is_global_zero:
+            sounds = heard(pl_module, batch)
+            for logger in trainer.loggers:
+                if isinstance(logger, SafeLogger):
+                    logger.attempt(partial(show, sounds=sounds, step=step - 1))  # Lightning counts from 0
+
+
+def heard(module: pl.LightningModule, batch: Batch) -> dict[str, Heard]:
+    """What each network hears of a batch's first utterance."""
+    first = batch[:1]
+    streams: dict[str, str | None] = {"model": "student" if "student" in first.views else None}
+    if hasattr(module, "student_hears"):
+        streams = {name: getattr(module, f"{name}_hears") for name in ("teacher", "student")}
+    sounds = {}
+    for name, stream in streams.items():
+        waveforms, how = first.waveforms, "clean"
+        if stream is not None:
+            view = first.views[stream]
+            distorter: Any = module.distorter
+            waveforms, _ = distorter(waveforms, first.lengths, view.plan, view.noises, view.rirs)
+            how = describe(view.plan[0])
+        samples = waveforms[0].float().clamp(-1, 1).cpu().numpy()
+        sounds[name] = Heard(samples, f"{name}, {first.ids[0]}: {how}")
+    return sounds
+
+
+def describe(plan: UtterancePlan) -> str:
+    """A plan in words, in the order of what is done."""
+    noise = "" if plan.additive == "none" else f"{plan.additive} at {plan.snr_db:.1f} dB SNR"
+    effect = {
+        "none": "",
+        "reverb": f"reverb of a {plan.room_scale} % room",
+        "pitch": f"pitch {plan.cents:+.0f} cents",
+        "band_reject": f"without {plan.low_hz:.0f}-{plan.high_hz:.0f} Hz",
+    }[plan.non_additive]
+    steps = ["recorded room" if plan.rir else "", noise, effect]
+    return ", then ".join(step for step in steps if step) or "clean"
+
+
+def show(logger: Logger, sounds: dict[str, Heard], step: int) -> None:
+    """Hand sounds and their spectrograms to a logger that can show them."""
+    if isinstance(logger, WandbLogger):
+        import wandb
+
+        media: dict[str, Any] = {
+            f"heard/{name}": wandb.Audio(sound.samples, sample_rate=SAMPLE_RATE, caption=sound.caption)
+            for name, sound in sounds.items()
+        }
+        caption = "; ".join(sound.caption for sound in sounds.values())
+        media["heard/spectrograms"] = wandb.Image(draw_spectrograms(sounds), caption=caption)
+        logger.log_metrics(media, step)
+    elif isinstance(logger, TensorBoardLogger):
+        for name, sound in sounds.items():
+            samples = torch.from_numpy(sound.samples)[None]
+            logger.experiment.add_audio(f"heard/{name}", samples, step, sample_rate=SAMPLE_RATE)
+        picture = draw_spectrograms(sounds)
+        logger.experiment.add_image("heard/spectrograms", picture, step, dataformats="HWC")
+
+
+def draw_spectrograms(sounds: dict[str, Heard]) -> np.ndarray:
+    """Log-mel spectrograms one below the other, captions as titles; (height, width, 3) uint8."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 2.6 * len(sounds)), layout="constrained")  # of its own: nothing to close
+    canvas = FigureCanvasAgg(figure)
+    for axes, sound in zip(figure.subplots(len(sounds), squeeze=False)[:, 0], sounds.values(), strict=True):
+        mels = log_mel(torch.from_numpy(sound.samples)).numpy()
+        seconds = len(sound.samples) / SAMPLE_RATE
+        axes.imshow(mels, origin="lower", aspect="auto", extent=(0, seconds, 0, len(mels)), cmap="magma")
+        axes.set_title(sound.caption, fontsize=9)
+        axes.set_ylabel("mel band")
+    axes.set_xlabel("seconds")
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def log_mel(samples: Tensor) -> Tensor:
+    """(T,) at 16 kHz -> (M, F): 64 mel bands, 25 ms windows every 10 ms, in dB, at most 80 below the top."""
+    from torchaudio.transforms import AmplitudeToDB, MelSpectrogram
+
+    mels = MelSpectrogram(SAMPLE_RATE, n_fft=512, win_length=400, hop_length=160, n_mels=64)(samples)
+    return AmplitudeToDB(top_db=80.0)(mels)

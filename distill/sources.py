@@ -1,0 +1,140 @@
+"""Where speech and noise come from: manifests, tables, folders."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import operator
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from lhotse import CutSet, MonoCut, Recording
+
+from distill.audio import reason
+from distill.errors import DataError
+from distill.files import audio_files
+from distill.manifest import Cuts, JoinedCuts, ListedCuts, ManifestCuts
+
+logger = logging.getLogger(__name__)
+
+
+def open_cuts(sources: str | Path | Sequence[str]) -> CutSet:
+    """Open speech or noise.
+
+    Args:
+        sources: one or several of: a lhotse cut manifest (.jsonl, .jsonl.gz; opened lazily), a TSV with a
+            header and a column `path` (relative to the TSV), a folder of audio (searched recursively).
+            `FILE.tsv?column=value&column=value` keeps the rows that match.
+
+    Raises:
+        DataError: for a source that is missing, empty or of another kind.
+    """
+    if isinstance(sources, str | Path):
+        sources = [str(sources)]
+    if not sources:
+        raise DataError(
+            "no source of audio given: name a manifest, TSV or folder in the recipe's data section"
+        )
+    opened = [_open_source(source) for source in sources]
+    return functools.reduce(operator.add, opened)
+
+
+def index_cuts(sources: str | Path | Sequence[str]) -> Cuts:
+    """Open speech or noise for reading in any order; the same sources as for `open_cuts`.
+
+    Manifests get an index on disk the first time (`ManifestCuts`), the rest is held in memory.
+
+    Raises:
+        DataError: as `open_cuts`, or for a manifest with a line that is no cut.
+    """
+    if isinstance(sources, str | Path):
+        sources = [str(sources)]
+    if not sources:
+        open_cuts(sources)  # says so
+    opened = [open_cuts([source]) for source in sources]  # what is amiss is said before any index is made
+    parts = [
+        ManifestCuts(source) if cuts.is_lazy else ListedCuts(list(cuts))
+        for source, cuts in zip(sources, opened, strict=True)
+    ]
+    return parts[0] if len(parts) == 1 else JoinedCuts(parts)
+
+
+def _open_source(source: str) -> CutSet:
+    location, _, query = source.partition("?")
+    path = Path(location)
+    if not path.exists():
+        raise DataError(f"{location} does not exist{_how_to_make(path)}")
+    if query and path.suffix != ".tsv":
+        raise DataError(f"{source}: only the rows of a .tsv can be chosen with ?column=value")
+    if path.is_dir():
+        cuts = _cuts_from_files(
+            [(str(p.relative_to(path).with_suffix("")), p, {}) for p in audio_files(path)]
+        )
+    elif path.name.endswith((".jsonl", ".jsonl.gz")):
+        cuts = CutSet.from_jsonl_lazy(path)
+    elif path.suffix == ".tsv":
+        cuts = _cuts_from_tsv(path, query)
+    else:
+        raise DataError(f"{location}: expected a .jsonl.gz manifest, a .tsv or a folder of audio")
+    try:
+        empty = next(iter(cuts), None) is None
+    except Exception as error:  # noqa: BLE001 lhotse raises whatever its parser does
+        raise DataError(f"{location}: not a lhotse cut manifest ({error})") from None
+    if empty:
+        raise DataError(f"{source} has no audio: nothing in it (or no row) matches")
+    return cuts
+
+
+def _how_to_make(path: Path) -> str:
+    """A hint, for manifests in the place where `distill data prepare` would put them."""
+    from data_prep import CORPORA, PUBLISHED
+
+    corpus = path.parent.name
+    if not path.name.endswith(".jsonl.gz"):
+        return ""
+    if corpus in CORPORA:
+        root = " --root FOLDER_OF_THE_CORPUS" if corpus in PUBLISHED else ""
+        return f": make it with `distill data prepare {corpus}{root} --out {path.parent}`"
+    return ": set data.root to the folder of your manifests, or name other sources in data.train and so on"
+
+
+def _cuts_from_tsv(path: Path, query: str) -> CutSet:
+    pairs = [pair.partition("=") for pair in query.split("&") if pair]
+    wanted = {column: value for column, _, value in pairs}
+    lines = path.read_text(encoding="utf-8").splitlines()
+    header = lines[0].split("\t") if lines else []
+    unknown = [column for column in ("path", *wanted) if column not in header]
+    if unknown:
+        raise DataError(
+            f"{path}: no column {unknown[0]!r} in its header ({', '.join(header) or 'empty file'})"
+        )
+    entries = []
+    for line in lines[1:]:
+        row = dict(zip(header, line.split("\t"), strict=False))
+        if all(row.get(column) == value for column, value in wanted.items()):
+            extra = {name: value for name, value in row.items() if name != "path"}
+            entries.append((str(Path(row["path"]).with_suffix("")), path.parent / row["path"], extra))
+    return _cuts_from_files(entries)
+
+
+def _cuts_from_files(entries: list[tuple[str, Path, dict[str, str]]]) -> CutSet:
+    """(id, file, columns) -> cuts; headers are read in parallel."""
+
+    def cut(entry: tuple[str, Path, dict[str, str]]) -> MonoCut | None:
+        name, file, extra = entry
+        try:
+            recording = Recording.from_file(file, recording_id=name)
+        except Exception as error:  # noqa: BLE001 any broken file
+            logger.warning("skipped %s: %s", file, reason(error))
+            return None
+        if not recording.num_samples:
+            logger.warning("skipped %s: it holds no samples", file)
+            return None
+        made = recording.to_cut()
+        made.id = name
+        made.custom = dict(extra)
+        return made  # pyright: ignore[reportReturnType]
+
+    with ThreadPoolExecutor(8) as pool:
+        return CutSet.from_cuts(made for made in list(pool.map(cut, entries)) if made is not None)
