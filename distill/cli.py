@@ -30,6 +30,8 @@ EXAMPLES = {
     "data distort": "distill data distort my_speech distorted --condition musan --noise musan=noises/",
     "probe linear": "distill probe linear runs/s1 runs/s4 --train 'kws.tsv?split=train' \\\n"
     "    --dev 'kws.tsv?split=dev' --test 'kws.tsv?split=test' --condition fsd --noise fsd=noises/",
+    "probe invariance": "distill probe invariance runs/t1 runs/t1_prime --speech my_speech \\\n"
+    "    --condition fsd --noise fsd=noises/ --out invariance.png",
     "tsne": "distill tsne runs/s1 runs/s4 --speech data/mini/speech_test.jsonl.gz --out tsne.png",
 }
 
@@ -175,6 +177,21 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_noise_option(linear)
     linear.add_argument("--seed", type=int, default=0, help="another seed, other distortions (0)")
+
+    invariance = add_verb(
+        probe_verbs,
+        "probe invariance",
+        "cosine of each layer between clean and distorted speech",
+        commands.run_invariance,
+    )
+    invariance.add_argument("checkpoints", nargs="+", help="students or teachers")
+    invariance.add_argument("--speech", required=True, help="manifest, TSV or folder of audio")
+    invariance.add_argument(
+        "--condition", action="append", help="to compare with clean; repeat for several (2-dist)"
+    )
+    add_noise_option(invariance)
+    invariance.add_argument("--out", type=Path, help="picture of the cosines by layer")
+    invariance.add_argument("--seed", type=int, default=0, help="of distortions and masks (0)")
 
     tsne = add_verb(verbs, "tsne", "t-SNE of the last layer, clean and distorted (Fig. 2)", commands.run_tsne)
     tsne.add_argument("checkpoints", nargs="+", help="students or teachers")

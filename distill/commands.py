@@ -151,6 +151,17 @@ def run_linear(options: argparse.Namespace) -> None:
     print(probe_all(options.checkpoints, task, conditions, noises, seed=options.seed))
 
 
+def run_invariance(options: argparse.Namespace) -> None:
+    """`distill probe invariance`."""
+    from analysis.invariance import compare
+
+    noises = noise_sources(options.noise)
+    conditions = options.condition or ["2-dist"]
+    print(
+        compare(options.checkpoints, options.speech, conditions, noises, seed=options.seed, out=options.out)
+    )
+
+
 def run_tsne(options: argparse.Namespace) -> None:
     """`distill tsne`."""
     from analysis.tsne import plot

@@ -49,8 +49,9 @@ def overrides(data: Path, *more: str, name: str = "s4", steps: int = 2) -> list[
     if load(name).kind == "distil":
         made += ["student.targets=[2,4,6]"]
     if load(name).kind == "adapt":
-        made += ["targets.clusters=10"]
-    if name == "t1_prime":
+        made += ["targets.clusters=10", "targets.codebook=null", "targets.folder=null"]
+        made += ["data.batch_seconds=null"]
+    if name in ("t1_prime", "hubert_base_it2", "mini_teacher_it2"):
         made += ["targets.layer=3"]
     return [*made, *more]
 
