@@ -19,6 +19,7 @@ from distill.hubert import PRESETS, HubertConfig
 from distill.needs import Layout, available_memory, estimate, layout_of, targets_bytes
 from distill.options import AdaptRecipe, DistillRecipe, Recipe
 from distill.runs import check_run_folder
+from distill.sources import how_to_make
 from distill.survey import Survey, survey
 
 _LESS_MEMORY = "optim.accumulate=2 halves what a step needs, fewer data.workers need less"
@@ -116,7 +117,7 @@ def _source_finding(what: str, source: str, found: Survey) -> Finding:
     """One manifest, TSV or folder."""
     path = Path(source.partition("?")[0])
     if not found.exists:
-        return missing(what, "not there", found.error, _how_to_make(path))
+        return missing(what, "not there", found.error, how_to_make(path))
     if found.error:
         return wrong(what, "cannot be used", _listed(found.error, found.bad), f"mend or replace {path}")
     hours = f"{found.hours:.{1 if found.hours >= 1 else 2}f} h"
@@ -132,20 +133,6 @@ def _source_finding(what: str, source: str, found: Survey) -> Finding:
 def _listed(head: str, lines: Sequence[str]) -> str:
     more = [f"and {len(lines) - _NAMED} more"] if len(lines) > _NAMED else []
     return "\n".join([head, *lines[:_NAMED], *more])
-
-
-def _how_to_make(path: Path) -> str:
-    """The command that makes a manifest where the recipes expect it."""
-    from data_prep import CORPORA, PUBLISHED
-
-    corpus, split = path.parent.name, _name(path.name)
-    if not path.name.endswith(".jsonl.gz") or corpus not in CORPORA:
-        return "set data.root to the folder of your manifests, or name other sources in the recipe's data"
-    known = [part.name for part in PUBLISHED[corpus].splits] if corpus in PUBLISHED else [split]
-    if split not in known:
-        return f"{corpus} has no split {split}: name one of {', '.join(known)}"
-    root = " --root FOLDER" if corpus in PUBLISHED else ""
-    return f"distill data prepare {corpus}{root} --out {path.parent}"
 
 
 # ---------------------------------------------------------------------------------------------------- teacher

@@ -64,7 +64,8 @@ def _open_source(source: str) -> CutSet:
     location, _, query = source.partition("?")
     path = Path(location)
     if not path.exists():
-        raise DataError(f"{location} does not exist{_how_to_make(path)}")
+        advice = f"; {how_to_make(path)}" if path.name.endswith(".jsonl.gz") else ""
+        raise DataError(f"{location} does not exist{advice}")
     if query and path.suffix != ".tsv":
         raise DataError(f"{source}: only the rows of a .tsv can be chosen with ?column=value")
     if path.is_dir():
@@ -86,17 +87,18 @@ def _open_source(source: str) -> CutSet:
     return cuts
 
 
-def _how_to_make(path: Path) -> str:
-    """A hint, for manifests in the place where `distill data prepare` would put them."""
+def how_to_make(path: Path) -> str:
+    """What to do about a missing source: the command, if it is where `distill data prepare` would put it."""
     from data_prep import CORPORA, PUBLISHED
 
-    corpus = path.parent.name
-    if not path.name.endswith(".jsonl.gz"):
-        return ""
-    if corpus in CORPORA:
-        root = " --root FOLDER_OF_THE_CORPUS" if corpus in PUBLISHED else ""
-        return f": make it with `distill data prepare {corpus}{root} --out {path.parent}`"
-    return ": set data.root to the folder of your manifests, or name other sources in data.train and so on"
+    corpus, split = path.parent.name, path.name.removesuffix(".jsonl.gz")
+    if path.name == split or corpus not in CORPORA:
+        return "set data.root to the folder of your manifests, or name other sources in data.train and so on"
+    splits = [part.name for part in PUBLISHED[corpus].splits] if corpus in PUBLISHED else [split]
+    if split not in splits:
+        return f"{corpus} has no split {split}: name one of {', '.join(splits)}"
+    root = " --root FOLDER" if corpus in PUBLISHED else ""
+    return f"distill data prepare {corpus}{root} --out {path.parent}"
 
 
 def _cuts_from_tsv(path: Path, query: str) -> CutSet:
