@@ -27,6 +27,7 @@ from distill.checkpoints import load_teacher
 from distill.data import NoiseReader
 from distill.errors import UserError
 from distill.hubert import HubertEncoder, frame_mask
+from distill.manifest import ListedCuts
 from distill.options import AdaptRecipe
 from distill.sources import open_cuts
 from downstream.distorted_sets import DistortedSet, load_encoders
@@ -128,7 +129,7 @@ def masked_accuracies(run: Path, tests: Mapping[str, DistortedSet], *, seed: int
     module.load_head(head)
     with tempfile.TemporaryDirectory() as folder:
         targets = make_shards(
-            tests["clean"].cuts,
+            ListedCuts(tests["clean"].cuts),
             Path(folder),
             n_clusters=len(codebook),
             seed=seed,

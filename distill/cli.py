@@ -32,6 +32,10 @@ EXAMPLES = {
     "    --dev 'kws.tsv?split=dev' --test 'kws.tsv?split=test' --condition fsd --noise fsd=noises/",
     "probe invariance": "distill probe invariance runs/t1 runs/t1_prime --speech my_speech \\\n"
     "    --condition fsd --noise fsd=noises/ --out invariance.png",
+    "evaluate": "distill evaluate ks --student runs/s4 --data data cache=float32",
+    "sweep": "distill sweep runs/s1 runs/s4 --task ks --task ic --seed 0 --seed 1 --data data",
+    "table": "distill table evaluations --format latex",
+    "report": "distill report runs/s1 runs/s4 evaluations --speech my_speech --noise musan=noises/",
     "tsne": "distill tsne runs/s1 runs/s4 --speech data/mini/speech_test.jsonl.gz --out tsne.png",
 }
 
@@ -141,6 +145,8 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument("--scores", type=Path, help="JSON of scores for the model card (huggingface)")
     export.add_argument("--push-to-hub", metavar="ORG/NAME", help="upload the folder too (huggingface)")
 
+    add_evaluations(verbs)
+
     data = verbs.add_parser("data", help="prepare corpora, materialise distorted test sets")
     data.set_defaults(run=lambda _: data.print_help())
     data_verbs = data.add_subparsers(title="verbs", metavar="VERB")
@@ -213,6 +219,71 @@ def add_verb(verbs: Any, name: str, help: str, run: Any, word: str | None = None
     )
     parser.set_defaults(run=run)
     return parser
+
+
+def add_evaluations(verbs: Any) -> None:
+    """`distill evaluate`, `distill sweep`, `distill table`, `distill report`."""
+    evaluate = add_verb(
+        verbs,
+        "evaluate",
+        "train a SUPERB head on clean speech, test it clean and distorted",
+        commands.run_evaluate,
+    )
+    evaluate.add_argument("task", help="ks, ic, er, asr, pr, slurp_action or slurp_scenario")
+    evaluate.add_argument("overrides", nargs="*", metavar="key=value", help="options of the evaluation")
+    evaluate.add_argument("--student", required=True, metavar="CKPT", help="student or teacher")
+    evaluate.add_argument("--data", default="data", help="folder of the prepared corpora (data)")
+    evaluate.add_argument(
+        "--out", type=Path, help="folder for heads and results (evaluations/NAME of the model)"
+    )
+    evaluate.add_argument(
+        "--condition", action="append", help="to test under; repeat for several (all of the task's)"
+    )
+    evaluate.add_argument("--features", default="last", help="last, weighted_sum or layer:K (last)")
+    evaluate.add_argument("--seed", type=int, default=0, help="of the head and the distortions (0)")
+    add_noise_option(evaluate)
+
+    sweep = add_verb(verbs, "sweep", "many evaluations, without those that are done", commands.run_sweep)
+    sweep.add_argument("students", nargs="+", help="checkpoints, and key=value words for all evaluations")
+    sweep.add_argument("--task", action="append", required=True, help="repeat for several")
+    sweep.add_argument(
+        "--condition", action="append", default=[], help="repeat for several (all of the task's)"
+    )
+    sweep.add_argument(
+        "--features", action="append", help="last, weighted_sum or layer:K; repeat for several (last)"
+    )
+    sweep.add_argument("--seed", type=int, action="append", help="repeat for several (0)")
+    sweep.add_argument("--data", default="data", help="folder of the prepared corpora (data)")
+    sweep.add_argument(
+        "--out", type=Path, default=Path("evaluations"), help="folder of the sweep (evaluations)"
+    )
+    add_noise_option(sweep)
+    sweep.add_argument("--slurm", action="store_true", help="write a SLURM array in place of running")
+    sweep.add_argument(
+        "--sbatch", action="append", default=[], metavar="OPTION", help="such as --sbatch=--gpus=1"
+    )
+    sweep.add_argument("--submit", action="store_true", help="and hand it to sbatch")
+
+    table = add_verb(verbs, "table", "Tables 1 and 2, ours beside the paper's", commands.run_table)
+    table.add_argument(
+        "folders", nargs="+", type=Path, metavar="RUN", help="folders of evaluations or sweeps"
+    )
+    table.add_argument(
+        "--format", choices=("markdown", "csv", "latex"), default="markdown", help="(markdown)"
+    )
+
+    report = add_verb(
+        verbs, "report", "one HTML page: tables, curves, robustness, sounds", commands.run_report
+    )
+    report.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="run folders, folders of evaluations"
+    )
+    report.add_argument("--out", type=Path, default=Path("report.html"), help="page to write (report.html)")
+    report.add_argument(
+        "--speech", help="manifest, TSV or folder: one utterance to hear under every distortion"
+    )
+    add_noise_option(report)
+    report.add_argument("--tsne", type=Path, help="picture to show too")
 
 
 def add_targets(verbs: Any) -> None:

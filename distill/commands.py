@@ -173,6 +173,68 @@ def run_tsne(options: argparse.Namespace) -> None:
     )
 
 
+def run_evaluate(options: argparse.Namespace) -> None:
+    """`distill evaluate`."""
+    from distill.config import from_words
+    from downstream.evaluate import evaluate
+    from downstream.options import EvaluationConfig
+
+    values = {
+        "task": options.task,
+        "data": options.data,
+        "conditions": options.condition,
+        "features": options.features,
+        "seed": options.seed,
+        "noises": noise_sources(options.noise),
+    }
+    config = from_words(EvaluationConfig, values, options.overrides)
+    out = options.out or Path("evaluations") / Path(options.student).name
+    for path in evaluate(options.student, config, out):
+        print(path)
+
+
+def run_sweep(options: argparse.Namespace) -> None:
+    """`distill sweep`."""
+    from downstream.sweep import plan_sweep, run_sweep, submit, write_slurm
+
+    noise_sources(options.noise)  # checked before anything starts
+    jobs = plan_sweep(
+        [word for word in options.students if "=" not in word],
+        options.task,
+        options.condition,
+        data=options.data,
+        out=options.out,
+        features=options.features or ["last"],
+        seeds=options.seed or [0],
+        words=[
+            *(word for pair in options.noise for word in ("--noise", pair)),
+            *(word for word in options.students if "=" in word),
+        ],
+    )
+    if not jobs:
+        print("everything is evaluated already")
+    elif options.slurm or options.submit:
+        script = write_slurm(jobs, options.out, options=options.sbatch)
+        print(submit(script) if options.submit else script)
+    else:
+        run_sweep(jobs)
+
+
+def run_table(options: argparse.Namespace) -> None:
+    """`distill table`."""
+    from downstream.tables import make_tables
+
+    print(make_tables(options.folders, options.format), end="")
+
+
+def run_report(options: argparse.Namespace) -> None:
+    """`distill report`."""
+    from analysis.report import make_report
+
+    noises = noise_sources(options.noise)
+    print(make_report(options.runs, options.out, speech=options.speech, noises=noises, tsne=options.tsne))
+
+
 def noise_sources(pairs: Sequence[str]) -> dict[str, list[str]]:
     """["musan=DIR", ...] -> {"musan": ["DIR"]}."""
     sources: dict[str, list[str]] = {}

@@ -7,14 +7,16 @@ command line `key=value` overrides win over both. Unknown keys and wrong types a
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from distill.errors import ConfigError
 from distill.options import AdaptRecipe, DistillRecipe, Recipe
+
+Options = TypeVar("Options")
 
 KINDS: dict[str, type[Recipe]] = {"distil": DistillRecipe, "adapt": AdaptRecipe, "teacher": Recipe}
 
@@ -39,23 +41,44 @@ def load(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
         ConfigError: for an unknown recipe or key (with the nearest valid name), a wrong type or value.
     """
     from omegaconf import OmegaConf
+
+    values: Any = OmegaConf.merge(_read(recipe, seen=()), *map(_override, overrides))
+    kind = str(OmegaConf.select(values, "kind", default="distil"))
+    if kind not in KINDS:
+        raise ConfigError(f"{recipe}: kind must be one of {', '.join(KINDS)}, not {kind!r}")
+    return _build(KINDS[kind], values, recipe)
+
+
+def from_words(kind: type[Options], values: Mapping[str, Any], overrides: Sequence[str]) -> Options:
+    """Options of any kind from given values and "key.path=value" words.
+
+    Args:
+        kind: a dataclass.
+        values: by field.
+        overrides: on top of them.
+
+    Raises:
+        ConfigError: for an unknown key (with the nearest valid name), a wrong type or value.
+    """
+    from omegaconf import OmegaConf
+
+    return _build(kind, OmegaConf.merge(OmegaConf.create(dict(values)), *map(_override, overrides)), "")
+
+
+def _build(kind: type[Options], values: Any, where: str) -> Options:
+    """Values as options; `where` they come from is said in errors."""
+    from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    values: Any = _read(recipe, seen=())
+    where = f"{where}: " if where else ""
     try:
-        values = OmegaConf.merge(values, *(_override(override) for override in overrides))
-        kind = str(OmegaConf.select(values, "kind", default="distil"))
-        if kind not in KINDS:
-            raise ConfigError(f"{recipe}: kind must be one of {', '.join(KINDS)}, not {kind!r}")
-        options = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(KINDS[kind]), values))
+        options: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), values))
     except OmegaConfBaseException as error:
-        schema = KINDS.get(str(OmegaConf.select(values, "kind")), DistillRecipe)
-        raise ConfigError(f"{recipe}: {_explain(error, values, schema)}") from None
+        raise ConfigError(f"{where}{_explain(error, values, kind)}") from None
     except ValueError as error:
-        section = _culprit(OmegaConf.to_container(values), KINDS[kind]).rpartition(".")[0]
-        where = recipe if str(error).startswith(section) else f"{recipe}: {section}"
-        raise ConfigError(f"{where}: {error}") from None
-    assert isinstance(options, Recipe)
+        section = _culprit(OmegaConf.to_container(values), kind).rpartition(".")[0]
+        where = where if str(error).startswith(section) else f"{where}{section}: "
+        raise ConfigError(f"{where}{error}") from None
     return options
 
 
@@ -142,7 +165,7 @@ def _nearest(name: str, names: Sequence[str], prefix: str = "") -> str:
     return f": did you mean {prefix + close[0]!r}?" if close else f"; there are {', '.join(sorted(names))}"
 
 
-def _explain(error: Any, values: Any, kind: type[Recipe]) -> str:
+def _explain(error: Any, values: Any, kind: type[Any]) -> str:
     """One line of an OmegaConf error: the full key, what is wrong, the nearest valid key."""
     from omegaconf import OmegaConf
     from omegaconf.errors import ConfigKeyError
@@ -163,7 +186,7 @@ def _explain(error: Any, values: Any, kind: type[Recipe]) -> str:
     return f"{key}: {reason}" if key else reason
 
 
-def _culprit(values: Any, kind: type[Recipe], path: tuple[str, ...] = ()) -> str:
+def _culprit(values: Any, kind: type[Any], path: tuple[str, ...] = ()) -> str:
     """The first key whose value is refused by itself, for errors that do not name it; "" if there is none."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException

@@ -1,0 +1,114 @@
+"""One utterance under each distortion, to be heard and seen.
+
+Shapes: T samples at 16 kHz, F frames, M mel bands.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import soundfile
+import torch
+from lhotse import CutSet
+from lhotse.cut import Cut
+
+from distill.data import NoiseReader, open_cuts
+from distill.hubert import SAMPLE_RATE
+from distill.logs import describe, log_mel
+from downstream.distorted_sets import DistortedSet, find_condition
+
+KINDS = {
+    "clean": "Clean",
+    "musan": "MUSAN noise",
+    "wham": "WHAM! noise",
+    "gaussian": "Gaussian noise",
+    "reverb": "Reverberation",
+    "pitch": "Pitch shift",
+    "band_reject": "Band rejection",
+    "2-dist": "2-dist: noise, then another effect",
+    "fsd": "FSD50K noise, not heard in training",
+    "dns": "Room and DNS noise, not heard in training",
+}
+LONGEST_S = 3.0
+_LOOK_AT = 200  # utterances among which one is chosen
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One distortion of an utterance."""
+
+    title: str
+    """The kind of distortion."""
+    caption: str
+    """What was done."""
+    flac: bytes
+    """16 kHz, 16 bits."""
+    spectrogram: bytes
+    """PNG: log-mel, time to the right, low bands at the bottom."""
+
+
+def choose_utterance(speech: str) -> Cut:
+    """Of the first utterances, the one nearest to three seconds, cut to that if it is longer."""
+    cuts = itertools.islice(open_cuts(speech), _LOOK_AT)
+    best: Cut = min(cuts, key=lambda cut: abs(cut.duration - LONGEST_S))  # pyright: ignore
+    # Distortions are drawn from the id: it must stay.
+    return best.truncate(duration=LONGEST_S, preserve_id=True) if best.duration > LONGEST_S else best  # pyright: ignore
+
+
+def samples_of_distortions(speech: str, noises: Mapping[str, Sequence[str]]) -> tuple[str, list[Sample]]:
+    """An utterance under each of `KINDS` that there is noise for.
+
+    Args:
+        speech: manifest, TSV or folder of audio.
+        noises: by corpus, sources of noise.
+
+    Returns:
+        The utterance's id, and the samples.
+
+    Raises:
+        DataError: for a source that is missing or empty.
+    """
+    cut, reader = choose_utterance(speech), NoiseReader(noises)
+    samples = []
+    for kind, title in KINDS.items():
+        config = find_condition(kind)
+        needed = {name for name in config.additive if name not in ("gaussian", "none")}
+        if config.rir:
+            needed.add("rir")
+        if needed <= reader.corpora.keys():
+            samples.append(_sample(cut, kind, title, reader))
+    return str(cut.id), samples
+
+
+def _sample(cut: Cut, kind: str, title: str, reader: NoiseReader) -> Sample:
+    config = find_condition(kind)
+    for seed in itertools.count():
+        dataset = DistortedSet(CutSet.from_cuts([cut]), config, reader, seed=seed)
+        _, waveforms, lengths, plan = next(dataset.batches(1))
+        done = plan[0]
+        effects = [(done.additive, config.additive), (done.non_additive, config.non_additive)]
+        if all(name != "none" or set(choices) == {"none"} for name, choices in effects):
+            break  # where a kind may do nothing ("2-dist"), a draw that does everything
+    samples = waveforms[0, : int(lengths[0])]
+    return Sample(title, describe(done), encode_flac(samples.numpy()), draw_spectrogram(samples))
+
+
+def encode_flac(samples: np.ndarray) -> bytes:
+    """(T,) -> FLAC file; too loud a sound is scaled rather than clipped."""
+    peak = float(np.abs(samples).max(initial=0.0))
+    file = io.BytesIO()
+    soundfile.write(file, samples * min(1.0, 0.99 / max(peak, 1e-9)), SAMPLE_RATE, "PCM_16", format="FLAC")
+    return file.getvalue()
+
+
+def draw_spectrogram(samples: torch.Tensor) -> bytes:
+    """(T,) -> PNG of F x M pixels."""
+    from matplotlib.image import imsave
+
+    file = io.BytesIO()
+    imsave(file, log_mel(samples).numpy(), origin="lower", cmap="magma", format="png")
+    return file.getvalue()

@@ -1,0 +1,301 @@
+"""Batches for training heads: speech, or the features that were kept of it.
+
+Shapes: B utterances, T samples at 16 kHz, F frames, D features, U symbols or slots.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from lhotse.cut import Cut
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Dataset
+
+from distill.audio import read_audio, samples_at_16k
+from distill.batch import pad
+from distill.data import HOP, MIN_SAMPLES, _loader, hash_number
+from distill.errors import DataError, UsageError
+from distill.hubert import SAMPLE_RATE
+from distill.manifest import ListedCuts
+from distill.sampler import EpochSampler
+from downstream.cache import FeatureCache
+
+
+@dataclass
+class HeadBatch:
+    """Utterances with what they are, as waveforms, as features, or some so and some so."""
+
+    ids: list[str]
+    lengths: Tensor
+    """(B,) int64, samples; on the CPU."""
+    targets: Tensor
+    """(B, U) int64: a class of each slot, or symbols, padded."""
+    target_lengths: Tensor
+    """(B,) int64, valid symbols; on the CPU."""
+    waveforms: Tensor
+    """(R, T) of the rows in `online`."""
+    online: list[int]
+    """Rows whose features are yet to be computed."""
+    features: Tensor | None = None
+    """(B, F, D) or (B, F, L + 1, D) of the others, zero in the rows of `online`; None: all are online."""
+    frames: Tensor | None = None
+    """(B,) int64, valid frames, with `features`; on the CPU."""
+    weights: Tensor | None = None
+    """(B,), how much each counts in validation."""
+    position: tuple[int, int] = (0, 0)
+    """Epoch, and which of its batches this is."""
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    """(id, reason) of utterances that could not be used."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def to(self, device: torch.device | str) -> HeadBatch:
+        """The same on `device`, lengths excepted."""
+        moved = {name: getattr(self, name) for name in ("targets", "waveforms", "features")}
+        return replace(
+            self, **{k: v if v is None else v.to(device, non_blocking=True) for k, v in moved.items()}
+        )
+
+    def pin_memory(self) -> HeadBatch:
+        """Called by the data loader when it pins memory."""
+        for name in ("targets", "waveforms", "features"):
+            if (value := getattr(self, name)) is not None:
+                setattr(self, name, value.pin_memory())
+        return self
+
+
+class HeadSpeech(Dataset):
+    """Labelled utterances by number.
+
+    Args:
+        cuts: the utterances.
+        targets: by utterance id, classes or symbols.
+        caches: features; an utterance that is in one of them is not read.
+        crop_samples: longer utterances are cropped at a random place.
+        seed: of the crops.
+        rank: of this process, for its crops to be its own.
+        world_size: number of processes.
+        weights: by utterance id, how much it counts in validation.
+    """
+
+    def __init__(
+        self,
+        cuts: Sequence[Cut],
+        targets: Mapping[str, list[int]],
+        *,
+        caches: Sequence[FeatureCache] = (),
+        crop_samples: int | None = None,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        weights: Mapping[str, float] | None = None,
+    ):
+        self.cuts, self.targets, self.caches = ListedCuts(cuts), targets, caches
+        self.crop_samples, self.seed, self.weights = crop_samples, seed, weights
+        self.rank, self.world_size = rank, world_size
+
+    def __getitem__(self, item: tuple[int, int, Sequence[int]]) -> HeadBatch:
+        """Read what (epoch, batch, utterances) asks for."""
+        epoch, index, numbers = item
+        parts: list[tuple[Cut, Tensor, bool]] = []  # samples, or features if the last is true
+        skipped: list[tuple[str, str]] = []
+        for place, number in enumerate(numbers):
+            cut = self.cuts[number]
+            try:
+                place = place * self.world_size + self.rank  # in the global batch
+                parts.append((cut, *self._read(cut, (epoch, index, place))))
+            except DataError as error:
+                skipped.append((cut.id, str(error).removeprefix(f"{cut.id}: ")))
+        if not parts:
+            raise DataError(
+                f"a batch of {len(skipped)} utterances has none that can be used: {skipped[0][1]}"
+            )
+        return replace(self._collate(parts), position=(epoch, index), skipped=skipped)
+
+    def _read(self, cut: Cut, draw: tuple[int, int, int]) -> tuple[Tensor, bool]:
+        for cache in self.caches:
+            if cut.id in cache:
+                features = cache.read(cut.id)
+                if features is None:
+                    raise DataError(f"{cut.id}: could not be read when its features were extracted")
+                return features, True
+        total = samples_at_16k(cut)
+        start = 0
+        if self.crop_samples is not None and total > self.crop_samples:
+            start = hash_number(self.seed, *draw, "crop", cut.id) % (total - self.crop_samples + 1)
+            total = self.crop_samples
+        samples = read_audio(cut, start, total)
+        if len(samples) < MIN_SAMPLES:
+            raise DataError(f"{cut.id}: {len(samples)} samples, a frame needs {MIN_SAMPLES}")
+        return samples, False
+
+    def _collate(self, parts: list[tuple[Cut, Tensor, bool]]) -> HeadBatch:
+        ids = [cut.id for cut, _, _ in parts]
+        targets, target_lengths = pad([torch.tensor(self.targets[name]) for name in ids])
+        online = [row for row, (_, _, ready) in enumerate(parts) if not ready]
+        waves = [x for _, x, ready in parts if not ready]
+        waveforms, wave_lengths = pad(waves) if waves else (torch.empty(0, 0), torch.empty(0))
+        lengths = torch.tensor([samples_at_16k(cut) for cut, _, _ in parts], dtype=torch.int64)
+        lengths[online] = wave_lengths.long()
+        batch = HeadBatch(ids, lengths, targets, target_lengths, waveforms, online)
+        if len(online) < len(parts):
+            kept = [x if ready else None for _, x, ready in parts]
+            some = next(x for x in kept if x is not None)
+            frames = [n_frames(len(x)) if not ready else len(x) for _, x, ready in parts]
+            empty = [torch.zeros(count, *some.shape[1:]) for count in frames]
+            filled = [e if x is None else x for x, e in zip(kept, empty, strict=True)]
+            batch.features, batch.frames = pad_sequence(filled, batch_first=True), torch.tensor(frames)
+        if self.weights is not None:
+            batch.weights = torch.tensor([self.weights[name] for name in ids])
+        return batch
+
+
+def n_frames(n_samples: int) -> int:
+    """Frames of a HuBERT, which sees 400 samples every 320."""
+    return (n_samples - MIN_SAMPLES) // HOP + 1
+
+
+class BalancedSampler:
+    """Draws with replacement, every class equally often; every iteration is the next epoch.
+
+    Args:
+        weights: of the utterances.
+        batch_size: of the global batch.
+        seed: of the draws.
+        rank: of this process.
+        world_size: number of processes.
+    """
+
+    def __init__(
+        self, weights: Sequence[float], *, batch_size: int, seed: int = 0, rank: int = 0, world_size: int = 1
+    ):
+        self.ends = np.cumsum(weights) / np.sum(weights)
+        self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
+        self.epoch = self.skip = 0
+
+    def __len__(self) -> int:
+        return max(1, len(self.ends) // self.batch_size)
+
+    def start_behind(self, epoch: int, batches: int) -> None:
+        """Let the next iteration be that epoch, without its first batches."""
+        self.epoch, self.skip = epoch, batches
+
+    def __iter__(self) -> Iterator[tuple[int, int, list[int]]]:
+        epoch, skip = self.epoch, self.skip
+        self.epoch, self.skip = epoch + 1, 0
+        for index in range(skip, len(self)):
+            key = int.from_bytes(
+                hashlib.blake2b(f"{self.seed} {epoch} {index}".encode(), digest_size=8).digest()
+            )
+            places = np.random.Generator(np.random.Philox(key=key)).random(self.batch_size)
+            chosen = np.searchsorted(self.ends, places, side="right").clip(max=len(self.ends) - 1)
+            yield epoch, index, chosen[self.rank :: self.world_size].tolist()
+
+
+def class_weights(targets: Mapping[str, list[int]]) -> dict[str, float]:
+    """By utterance, one over the number of utterances of its class (its first slot)."""
+    classes, counts = np.unique([target[0] for target in targets.values()], return_counts=True)
+    share = {int(c): 1.0 / int(n) for c, n in zip(classes, counts, strict=True)}
+    return {name: share[target[0]] for name, target in targets.items()}
+
+
+class HeadData(pl.LightningDataModule):
+    """The loaders of a head's training, and the position in the data as part of the checkpoint.
+
+    Args:
+        train: training utterances.
+        dev: dev utterances.
+        targets: by utterance id, of both.
+        caches: features of frozen models.
+        batch_size: utterances of the global batch.
+        balanced: draw every class equally often, and weigh it so in validation.
+        crop_s: training utterances that are longer are cropped, seconds.
+        buckets: batches that are made together of utterances of similar duration.
+        workers: processes that read.
+        seed: of order and crops.
+    """
+
+    def __init__(
+        self,
+        train: Sequence[Cut],
+        dev: Sequence[Cut],
+        targets: Mapping[str, list[int]],
+        *,
+        caches: Sequence[FeatureCache] = (),
+        batch_size: int = 32,
+        balanced: bool = False,
+        crop_s: float | None = None,
+        buckets: int = 1,
+        workers: int = 0,
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.cuts = {"train": list(train), "dev": list(dev)}
+        self.targets, self.caches, self.batch_size = targets, caches, batch_size
+        self.balanced, self.crop_s, self.buckets = balanced, crop_s, buckets
+        self.workers, self.seed = workers, seed
+        self.consumed = {"epoch": 0, "batches": 0}
+
+    def train_dataloader(self) -> Any:  # noqa: D102
+        process = self._process()
+        if self.batch_size % process["world_size"]:
+            raise UsageError(
+                f"batch_size {self.batch_size} (global) is not a multiple of the {process['world_size']} "
+                "processes"
+            )
+        options: dict[str, Any] = {"batch_size": self.batch_size, "seed": self.seed, **process}
+        cuts = self.cuts["train"]
+        if self.balanced:
+            weights = class_weights({cut.id: self.targets[cut.id] for cut in cuts})
+            sampler = BalancedSampler([weights[cut.id] for cut in cuts], **options)
+        else:
+            sampler = EpochSampler(ListedCuts(cuts), buckets=self.buckets, **options)
+        sampler.start_behind(**self.consumed)
+        crop = None if self.crop_s is None else round(self.crop_s * SAMPLE_RATE)
+        speech = HeadSpeech(
+            cuts, self.targets, caches=self.caches, crop_samples=crop, seed=self.seed, **process
+        )
+        return _loader(sampler, speech, self.workers)  # pyright: ignore[reportArgumentType]
+
+    def val_dataloader(self) -> Any:  # noqa: D102
+        process = self._process()
+        cuts = sorted(self.cuts["dev"], key=lambda cut: cut.duration)
+        weights = class_weights({cut.id: self.targets[cut.id] for cut in cuts}) if self.balanced else None
+        speech = HeadSpeech(cuts, self.targets, caches=self.caches, weights=weights)
+        sampler = EpochSampler(
+            speech.cuts,
+            batch_size=max(self.batch_size, process["world_size"]),
+            buckets=1,
+            shuffle=False,
+            rank=process["rank"],
+            world_size=process["world_size"],
+        )
+        return _loader(sampler, speech, min(self.workers, 2))  # pyright: ignore[reportArgumentType]
+
+    def _process(self) -> dict[str, Any]:
+        assert self.trainer is not None
+        return {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
+
+    def on_before_batch_transfer(self, batch: HeadBatch, dataloader_idx: int) -> HeadBatch:
+        """Note where a batch is that the head is about to see: what was fetched ahead does not count."""
+        assert self.trainer is not None
+        if self.trainer.training:
+            epoch, index = batch.position
+            self.consumed = {"epoch": epoch, "batches": index + 1}
+        return batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Batches consumed in this epoch."""
+        return dict(self.consumed)
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Start behind those batches."""
+        self.consumed = state_dict

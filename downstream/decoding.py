@@ -1,0 +1,205 @@
+"""From CTC outputs to words: greedily, or by a beam search with a lexicon and an n-gram model.
+
+Shapes: F frames, V symbols with the blank first.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from distill.errors import DataError, UserError
+from downstream.heads import BLANK
+
+_BINARY = b"mmap lm http://kheafield.com/code"  # how every file of KenLM's build_binary begins
+_GZIP = b"\x1f\x8b"
+_UNKNOWN = "<unk>"
+_NO_WORDS = frozenset({"<s>", "</s>", _UNKNOWN, "<UNK>"})
+
+# Of SUPERB's ASR with a language model.
+_BEAM, _BEAM_THRESHOLD, _LM_WEIGHT, _WORD_SCORE = 5, 25.0, 2.0, -1.0
+
+
+def greedy(log_probs: Tensor) -> list[int]:
+    """The likeliest symbol of each frame, repetitions and blanks left out. (F, V) -> numbers."""
+    best = log_probs.argmax(-1).unique_consecutive()
+    return best[best != BLANK].tolist()
+
+
+class LanguageModelDecoder:
+    """Lexicon-constrained beam search with an n-gram model of words.
+
+    Args:
+        path: ARPA file (also gzipped), or what KenLM's `build_binary` makes of one.
+        symbols: of the head, the blank excepted.
+        word_end: the symbol behind every word.
+        lexicon: lines `WORD W O R D |`; None: every word of the ARPA file, letter by letter.
+
+    Raises:
+        DataError: for a language model or lexicon that is missing or of another kind.
+        UserError: if the packages of the extra `lm` are not installed.
+    """
+
+    def __init__(
+        self, path: str | Path, symbols: Sequence[str], *, word_end: str, lexicon: str | Path | None = None
+    ):
+        path = Path(path)
+        kind = language_model_kind(path)
+        if lexicon is None and kind == "binary":
+            raise DataError(f"lm {path} is binary and does not list its words: name a lexicon=FILE with it")
+        spellings = (
+            dict(_spelled(arpa_words(path), symbols, word_end))
+            if lexicon is None
+            else read_lexicon(Path(lexicon))
+        )
+        numbers = {symbol: number for number, symbol in enumerate(symbols, start=1)}
+        _check_spellings(spellings, numbers, word_end, lexicon or path)
+        try:
+            self._build(path, spellings, numbers, numbers[word_end])
+        except ImportError:
+            raise UserError(
+                "lm: flashlight-text and kenlm are not installed: pip install 'robust-distilhubert[lm]'"
+            ) from None
+
+    def _build(
+        self, path: Path, spellings: Mapping[str, list[list[str]]], numbers: Mapping[str, int], word_end: int
+    ) -> None:
+        """The search, over a tree of all spellings."""
+        from flashlight.lib.text import decoder as flashlight  # pyright: ignore[reportMissingImports]
+        from flashlight.lib.text.decoder.kenlm import KenLM  # pyright: ignore[reportMissingImports]
+        from flashlight.lib.text.dictionary import Dictionary  # pyright: ignore[reportMissingImports]
+
+        self.words: Any = Dictionary()
+        for word in dict.fromkeys([*spellings, _UNKNOWN]):
+            self.words.add_entry(word)
+        unknown = self.words.get_index(_UNKNOWN)
+        self.words.set_default_index(unknown)
+        try:
+            model = KenLM(str(path), self.words)
+        except RuntimeError:  # which names a place in KenLM's source
+            raise DataError(f"lm {path} is damaged or cut short: fetch or make it again") from None
+        trie = flashlight.Trie(1 + len(numbers), word_end)
+        start = model.start(False)
+        for word, ways in spellings.items():
+            index = self.words.get_index(word)
+            _, score = model.score(start, index)
+            for way in ways:
+                trie.insert([numbers[symbol] for symbol in way], index, score)
+        trie.smear(flashlight.SmearingMode.MAX)
+        options = flashlight.LexiconDecoderOptions(
+            beam_size=_BEAM,
+            beam_size_token=1 + len(numbers),
+            beam_threshold=_BEAM_THRESHOLD,
+            lm_weight=_LM_WEIGHT,
+            word_score=_WORD_SCORE,
+            unk_score=-math.inf,
+            sil_score=0.0,
+            log_add=False,
+            criterion_type=flashlight.CriterionType.CTC,
+        )
+        self.decoder: Any = flashlight.LexiconDecoder(
+            options, trie, model, word_end, BLANK, unknown, [], False
+        )
+
+    def __call__(self, log_probs: Tensor) -> list[str]:
+        """(F, V) log-probabilities, float32 on the CPU -> the best words."""
+        emissions = log_probs.float().cpu().contiguous()
+        found = self.decoder.decode(emissions.data_ptr(), *emissions.shape)
+        return [self.words.get_entry(number) for number in found[0].words if number >= 0] if found else []
+
+
+def language_model_kind(path: Path) -> str:
+    """What a file is: "arpa" or "binary".
+
+    Raises:
+        DataError: if it is missing or neither.
+    """
+    if not path.is_file():
+        raise DataError(f"lm {path}: no such file")
+    with path.open("rb") as file:
+        start = file.read(len(_BINARY))
+    if start == _BINARY:
+        return "binary"
+    try:
+        with _open_text(path, start) as lines:
+            first = next(
+                (line.strip() for _, line in zip(range(100), lines, strict=False) if line.strip()), ""
+            )
+            while first and first != "\\data\\" and first.startswith("#"):
+                first = next(lines, "").strip()
+    except (OSError, EOFError, UnicodeDecodeError):
+        first = ""
+    if first != "\\data\\":
+        raise DataError(
+            f"lm {path} is no n-gram language model: expected an ARPA file (gzipped or not) or one of "
+            "KenLM's build_binary"
+        )
+    return "arpa"
+
+
+def _open_text(path: Path, start: bytes) -> Any:
+    packed = start[:2] == _GZIP
+    return gzip.open(path, "rt", encoding="utf-8") if packed else path.open(encoding="utf-8")
+
+
+def arpa_words(path: Path) -> Iterator[str]:
+    """The words of an ARPA file: its 1-grams."""
+    with path.open("rb") as file:
+        start = file.read(2)
+    with _open_text(path, start) as lines:
+        inside = False
+        for line in lines:
+            line = line.strip()
+            if line.startswith("\\"):
+                if inside:
+                    return
+                inside = line == "\\1-grams:"
+            elif inside and len(fields := line.split()) > 1 and fields[1] not in _NO_WORDS:
+                yield fields[1]
+
+
+def _spelled(
+    words: Iterable[str], symbols: Sequence[str], word_end: str
+) -> Iterator[tuple[str, list[list[str]]]]:
+    """Words that can be written in the symbols."""
+    allowed = set(symbols) - {word_end}
+    for word in words:
+        if set(word.upper()) <= allowed:
+            yield word, [[*word.upper(), word_end]]
+
+
+def read_lexicon(path: Path) -> dict[str, list[list[str]]]:
+    """Spellings by word, from lines `WORD W O R D |`.
+
+    Raises:
+        DataError: if it is missing, empty, or has a word without a spelling.
+    """
+    if not path.is_file():
+        raise DataError(f"lexicon {path}: no such file")
+    found: dict[str, list[list[str]]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        word, *spelling = line.split() or [""]
+        if word and not spelling:
+            raise DataError(f"lexicon {path}: no spelling in line {line!r}, expected WORD W O R D |")
+        if word:
+            found.setdefault(word, []).append(spelling)
+    return found
+
+
+def _check_spellings(
+    spellings: dict[str, list[list[str]]], numbers: dict[str, int], word_end: str, source: Any
+) -> None:
+    if not spellings:
+        raise DataError(f"{source} has no word that can be written in the head's characters")
+    for word, ways in spellings.items():
+        for way in ways:
+            if way[-1] != word_end or any(symbol not in numbers for symbol in way):
+                raise DataError(
+                    f"lexicon {source}: {word} is spelled {' '.join(way)}, expected {' '.join(numbers)} with "
+                    f"{word_end} at the end"
+                )

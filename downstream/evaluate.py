@@ -1,0 +1,358 @@
+"""Evaluate a model on a SUPERB task: train the head on clean speech, test it clean and distorted.
+
+The output folder holds `heads/NAME` (a training run each), `results/NAME.json` (a score each) and, unless
+another place is named, `cache`. What is there already is not done again.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from lhotse.cut import Cut
+from tqdm import tqdm
+
+from distill.callbacks import Interrupted
+from distill.data import NoiseReader
+from distill.distortions import Distorter
+from distill.errors import DataError, UserError
+from distill.needs import layout_of
+from distill.processes import is_follower
+from distill.runs import fit, make_trainer, steps_done, versions
+from downstream.batches import HeadData
+from downstream.cache import FeatureCache, fill_all, write_whole
+from downstream.decoding import LanguageModelDecoder
+from downstream.distorted_sets import find_condition
+from downstream.features import Selection, load_upstream
+from downstream.labels import CHARACTERS, WORD_END, Labels, TokenLabels, make_labels
+from downstream.options import RECORDED, EvaluationConfig
+from downstream.runner import HeadTraining, measure
+from downstream.speech import TaskSpeech, noise_sources
+
+
+def evaluate(checkpoint: str | Path, config: EvaluationConfig, out: Path) -> list[Path]:
+    """Train the head of a task on clean speech, choose the best on dev, test under each condition.
+
+    Heads that are trained and conditions that are tested already are left alone; an interrupted training goes
+    on where it stopped.
+
+    Args:
+        checkpoint: student or teacher, of any format.
+        config: the task and how.
+        out: folder of this model's evaluations.
+
+    Returns:
+        `out/results/*.json` of this evaluation, one for each fold, condition and way of decoding.
+
+    Raises:
+        UserError: for anything that the user can mend.
+    """
+    evaluation = Evaluation(checkpoint, config, Path(out))
+    if not evaluation.is_done():
+        evaluation.prepare()
+        for fold in config.settled_folds:
+            evaluation.run_fold(fold)
+    paths = [path for fold in config.settled_folds for path in evaluation.paths(fold).values()]
+    return [path for path in paths if path.exists()]  # of several processes, the first writes them
+
+
+class Evaluation:
+    """What the folds of an evaluation share.
+
+    Args:
+        checkpoint: of the model.
+        config: the task and how.
+        out: folder of this model's evaluations.
+    """
+
+    def __init__(self, checkpoint: str | Path, config: EvaluationConfig, out: Path):
+        self.config, self.out = config, out
+        self.recipe = config.recipe()
+        self.upstream = load_upstream(checkpoint)
+        self.selection = Selection(config.features, self.upstream.encoder.config.layers)
+        self.speech = TaskSpeech(config)
+        self.noises = NoiseReader({})
+        self.decoder: LanguageModelDecoder | None = None
+
+    def paths(self, fold: int | None) -> dict[tuple[str, bool], Path]:
+        """Where the scores go, by condition and whether a language model helps."""
+        name = head_name(self.config, fold)
+        return {
+            (condition, lm): self.out / "results" / f"{name}-{condition}{'-lm' if lm else ''}.json"
+            for condition in self.config.settled_conditions
+            for lm in ((False, True) if self.config.lm else (False,))
+        }
+
+    def is_done(self) -> bool:
+        """Whether all scores are there."""
+        folds = self.config.settled_folds
+        return all(self._is_done(path) for fold in folds for path in self.paths(fold).values())
+
+    def prepare(self) -> None:
+        """Open all that is needed, so that whatever is missing is said before anything else happens."""
+        config = self.config
+        self.noises = NoiseReader(noise_sources(config))
+        if config.lm is not None:
+            self.decoder = LanguageModelDecoder(
+                config.lm, CHARACTERS, word_end=WORD_END, lexicon=config.lexicon
+            )
+        for fold in config.settled_folds:
+            self.speech.training(fold)
+            for condition in config.settled_conditions:
+                self.speech.test(condition, fold)
+
+    def run_fold(self, fold: int | None) -> None:
+        """One head and its tests."""
+        train, dev = self.speech.training(fold)
+        labels = make_labels(train, self.config)
+        targets = {cut.id: labels.targets(cut) for cut in [*train, *dev]}
+        folder = self.out / "heads" / head_name(self.config, fold)
+        module = self._module(labels)
+        sign_head(folder, self._identity(labels, targets))
+        device = self._train(module, folder, train, dev, targets)
+        if is_follower():
+            return
+        load_best(module, folder)
+        save_layer_weights(module, folder)
+        module.to(device)
+        todo = {key: path for key, path in self.paths(fold).items() if not self._is_done(path)}
+        for condition in dict.fromkeys(condition for condition, _ in todo):
+            ways = {lm: path for (tested, lm), path in todo.items() if tested == condition}
+            self._test(module, condition, fold, ways)
+
+    def _module(self, labels: Labels) -> HeadTraining:
+        """A new head, on a copy of the model: fine-tuning one fold must not touch the next one's."""
+        config, encoder = self.config, copy.deepcopy(self.upstream.encoder)
+        pl.seed_everything(config.seed, verbose=False)
+        return HeadTraining(
+            encoder,
+            Selection(config.features, encoder.config.layers),
+            labels.head(encoder.config.dim, config.width),
+            labels,
+            self.recipe.optim,
+            finetune=config.finetune,
+            augment=config.defaults.kind == "characters",
+            seed=config.seed,
+        )
+
+    def _train(
+        self,
+        module: HeadTraining,
+        folder: Path,
+        train: Sequence[Cut],
+        dev: Sequence[Cut],
+        targets: Mapping[str, list[int]],
+    ) -> torch.device:
+        """Train a head, or go on with it, unless it is trained; returns the device to test on."""
+        config, task = self.config, self.config.defaults
+        done, wanted = steps_done(folder), self.recipe.optim.max_steps
+        if done > wanted:
+            raise UserError(
+                f"{folder} was trained for {done} steps already: set steps={done}, or choose another --out"
+            )
+        if done == wanted:
+            return own_devices(config)[0]
+        data = HeadData(
+            train,
+            dev,
+            targets,
+            caches=self._fill_caches() if config.cache != "off" else [],
+            batch_size=config.settled_batch_size,
+            balanced=task.balanced,
+            crop_s=task.crop_s,
+            buckets=task.buckets,
+            workers=config.workers,
+            seed=config.seed,
+        )
+        trainer = make_trainer(config.recipe(folder.name), folder, monitor="val/error")
+        try:
+            fit(trainer, module, data, folder, resume=(folder / "checkpoints" / "last.ckpt").exists())
+        except Interrupted as error:
+            saved = str(error).partition(": go on with")[0]
+            error.args = (f"{saved}: give the same command again to go on",)
+            raise
+        return trainer.strategy.root_device
+
+    def _fill_caches(self) -> list[FeatureCache]:
+        config = self.config
+        root = Path(config.cache_folder) if config.cache_folder else self.out / "cache"
+        features = config.features.replace(":", "")
+        caches = [
+            FeatureCache(
+                root / f"{config.defaults.corpus}-{split}-{features}-{config.cache}",
+                cuts,
+                self.upstream.encoder,
+                self.selection,
+                features=config.features,
+                checkpoint_hash=self.upstream.checkpoint_hash,
+                dtype=config.cache,
+            )
+            for split, cuts in self.speech.cacheable().items()
+        ]
+        fill_all(
+            caches,
+            self.upstream.encoder,
+            self.selection,
+            devices=own_devices(config),
+            workers=config.workers,
+        )
+        return caches
+
+    def _identity(self, labels: Labels, targets: Mapping[str, list[int]]) -> dict[str, Any]:
+        """What makes a head that head; a folder with another one's is refused."""
+        config = self.config
+        says = hashlib.blake2b(json.dumps(sorted(targets.items())).encode(), digest_size=16).hexdigest()
+        return {
+            "checkpoint": self.upstream.checkpoint_hash,
+            "batch_size": config.settled_batch_size,
+            "lr": self.recipe.optim.lr,
+            "width": config.width,
+            "training data": says,
+            "labels": list(labels.symbols) if isinstance(labels, TokenLabels) else labels.slots,
+        }
+
+    def _is_done(self, path: Path) -> bool:
+        """Whether a result is there, of this model and as many steps."""
+        if not path.exists():
+            return False
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:  # a damaged file is written again
+            return False
+        wanted = {
+            "checkpoint_hash": self.upstream.checkpoint_hash,
+            "head_steps": self.recipe.optim.max_steps,
+        }
+        return isinstance(found, dict) and wanted.items() <= found.items()
+
+    def _test(
+        self, module: HeadTraining, condition: str, fold: int | None, paths: Mapping[bool, Path]
+    ) -> None:
+        """Test under a condition, with and without a language model, and write the scores."""
+        config = self.config
+        cuts = self.speech.test(condition, fold)
+        distortion = "clean" if condition in RECORDED else find_condition(condition)
+        outcomes = measure(
+            module,
+            cuts,
+            {cut.id: module.labels.targets(cut) for cut in cuts},
+            Distorter.from_config(distortion, split="test"),
+            self.noises,
+            seed=config.seed,
+            batch_size=config.settled_batch_size,
+            workers=config.workers,
+            name=f"{config.task} {condition}",
+            decoders=[self.decoder if lm else None for lm in paths],
+        )
+        for (lm, path), (errors, total) in zip(paths.items(), outcomes, strict=True):
+            error = 100.0 * errors / total
+            self._write(
+                path,
+                100.0 - error if config.defaults.metric == "accuracy" else error,
+                {"condition": condition, "fold": fold, "lm": lm, "n_utterances": len(cuts)},
+            )
+
+    def _write(self, path: Path, value: float, about: dict[str, Any]) -> None:
+        """One score as JSON."""
+        config = self.config
+        metric = config.defaults.metric
+        result = {
+            "task": config.task,
+            "condition": about["condition"],
+            "metric": metric,
+            "value": value,
+            "seed": config.seed,
+            "fold": about["fold"],
+            "lm": about["lm"],
+            "features": features_name(config),
+            "model": self.upstream.name,
+            "checkpoint_hash": self.upstream.checkpoint_hash,
+            "recipe": self.upstream.recipe,
+            "head_steps": self.recipe.optim.max_steps,
+            "n_utterances": about["n_utterances"],
+            "versions": versions(),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(result, indent=2) + "\n"
+        write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+        tqdm.write(f"{path.stem}: {metric} {value:.2f} ({about['n_utterances']} utterances)", file=sys.stderr)
+
+
+def features_name(config: EvaluationConfig) -> str:
+    """What the head hears, and whether the model learned with it."""
+    return f"finetune:{config.features}" if config.finetune else config.features
+
+
+def head_name(config: EvaluationConfig, fold: int | None) -> str:
+    """Name of a head's folder, and of its results."""
+    parts = [
+        config.task,
+        f"fold{fold}" if fold else "",
+        features_name(config).replace(":", "-"),
+        f"seed{config.seed}",
+    ]
+    return "-".join(part for part in parts if part)
+
+
+def sign_head(folder: Path, identity: dict[str, Any]) -> None:
+    """Note what a head is of.
+
+    Raises:
+        UserError: if the folder has the head of something else.
+    """
+    path = folder / "head.json"
+    identity = json.loads(json.dumps(identity))  # tuples become lists
+    if path.exists():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        differing = [key for key, value in identity.items() if found.get(key) != value]
+        if differing:
+            raise UserError(
+                f"{folder} has a head of another {' and '.join(differing)}: choose another "
+                "--out, or remove it"
+            )
+    elif not is_follower():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(path, lambda p: p.write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8"))
+
+
+def load_best(module: HeadTraining, folder: Path) -> None:
+    """The weights that did best on dev."""
+    path = folder / "checkpoints" / "best.ckpt"
+    if not path.exists():
+        raise DataError(
+            f"{path} is missing although {folder} is finished: remove the folder to train it again"
+        )
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    module.cpu()
+    module.on_load_checkpoint(state)
+    module.load_state_dict(state["state_dict"])
+
+
+def save_layer_weights(module: HeadTraining, folder: Path) -> None:
+    """The weighted sum's weights, from the transformer's input to the last layer."""
+    weights = module.selection.weights
+    if weights is not None and not is_follower():
+        text = json.dumps({"weights": weights.detach().softmax(0).tolist()}, indent=2) + "\n"
+        write_whole(folder / "layer_weights.json", lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def own_devices(config: EvaluationConfig) -> list[torch.device]:
+    """What this process may compute on before the Trainer connects the processes."""
+    layout = layout_of(config.recipe())
+    kind = "cuda" if layout.gpu and torch.cuda.is_available() else "cpu"
+    launched = os.environ.get("LOCAL_RANK")  # by torchrun, SLURM or Lightning: one process a device
+    if kind == "cpu":
+        return [torch.device("cpu")] * (1 if launched else layout.processes)
+    if launched:
+        return [torch.device(kind, int(launched))]
+    return [torch.device(kind, number) for number in range(layout.processes)]

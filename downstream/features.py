@@ -1,0 +1,94 @@
+"""Which hidden states a head hears, and the identity of the model that they come from.
+
+Shapes: B utterances, T samples, F frames, L + 1 hidden states, D features.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distill.checkpoints.loading import load_any
+from distill.errors import UsageError
+from distill.hubert import HubertEncoder
+from distill.student import Student
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """A model under evaluation."""
+
+    encoder: HubertEncoder
+    """A teacher, or a student without its prediction heads; in eval mode."""
+    name: str
+    """Last part of the checkpoint's path."""
+    checkpoint_hash: str
+    """BLAKE2b of the encoder's weights, 128 bits in hexadecimal."""
+    recipe: str | None
+    """Recipe of the run that it comes from, if known."""
+
+
+def load_upstream(checkpoint: str | Path) -> Upstream:
+    """Load a student or a teacher of any format.
+
+    Raises:
+        CheckpointError: if it cannot be loaded.
+    """
+    model, provenance, recipe = load_any(checkpoint)
+    encoder = model.encoder if isinstance(model, Student) else model
+    path = Path(checkpoint)
+    generic = ("student.safetensors", "teacher.safetensors", "student.json", "teacher.json")
+    name = path.parent.name if path.name in generic else path.name
+    made_by: Any = (recipe or {}).get("name") or provenance.get("recipe")
+    return Upstream(encoder.eval(), name or str(checkpoint), hash_weights(encoder), made_by)
+
+
+def hash_weights(model: nn.Module) -> str:
+    """BLAKE2b over names, shapes and values of all weights."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+class Selection(nn.Module):
+    """The hidden states that a head hears.
+
+    Args:
+        features: "last", "layer:K", or "weighted_sum": all, with learned weights (softmax), as s3prl's
+            Featurizer.
+        layers: L, transformer layers of the model.
+
+    Raises:
+        UsageError: for a layer that the model does not have.
+    """
+
+    def __init__(self, features: str, layers: int):
+        super().__init__()
+        self.weights = nn.Parameter(torch.zeros(layers + 1)) if features == "weighted_sum" else None
+        self.layer = int(features.partition(":")[2]) if features.startswith("layer:") else layers
+        if self.layer > layers:
+            raise UsageError(
+                f"features={features}: the model has layers 0 (the transformer's input) to {layers}"
+            )
+
+    @property
+    def n_states(self) -> int | None:
+        """L + 1 if several are heard, else None."""
+        return None if self.weights is None else len(self.weights)
+
+    def select(self, hidden_states: list[Tensor]) -> Tensor:
+        """What is kept of the frozen model: (B, F, D), or (B, F, L + 1, D) for the weighted sum."""
+        return hidden_states[self.layer] if self.weights is None else torch.stack(hidden_states, dim=2)
+
+    def forward(self, selected: Tensor) -> Tensor:
+        """What `select` kept -> (B, F, D)."""
+        if self.weights is None:
+            return selected
+        return torch.einsum("bfld,l->bfd", selected, self.weights.softmax(0))

@@ -1,0 +1,229 @@
+"""What heads learn to say: classes, characters or phonemes, and how far a prediction is from the truth.
+
+Shapes: B utterances, F frames, V outputs, S slots, U symbols.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lhotse.cut import Cut
+from torch import Tensor
+
+from distill.errors import DataError
+from downstream.decoding import greedy
+from downstream.heads import CharacterHead, Head, PhoneHead, UtteranceHead, ctc_loss
+from downstream.options import EvaluationConfig
+
+WORD_END = "|"
+CHARACTERS = (WORD_END, "'", *"ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+"""What transcripts are written in; the end of a word is a symbol too, behind the last word as well."""
+
+UNKNOWN = "<unk>"
+"""A phoneme that training speech does not have."""
+
+Outcome = tuple[float, float]
+"""(errors, out of how many)."""
+
+
+@dataclass(frozen=True)
+class ClassLabels:
+    """One class of each slot."""
+
+    slots: tuple[tuple[str, ...], ...]
+    """The classes by slot; IC has three slots, the others one."""
+    column: str
+    """Custom field with the classes, joined by `|`."""
+
+    @classmethod
+    def of(cls, cuts: Sequence[Cut], column: str) -> ClassLabels:
+        """The classes that occur in some speech, sorted."""
+        rows = {tuple(class_of(cut, column).split("|")) for cut in cuts}
+        if len({len(row) for row in rows}) > 1:
+            few, many = min(rows, key=len), max(rows, key=len)
+            raise DataError(f"{column}: {'|'.join(few)} and {'|'.join(many)} have not equally many slots")
+        return cls(tuple(tuple(sorted(set(slot))) for slot in zip(*rows, strict=True)), column)
+
+    def targets(self, cut: Cut) -> list[int]:
+        """(S), numbers of the classes.
+
+        Raises:
+            DataError: for a class that does not occur in the training speech.
+        """
+        names = class_of(cut, self.column).split("|")
+        if len(names) == len(self.slots) and all(n in s for n, s in zip(names, self.slots, strict=True)):
+            return [slot.index(name) for name, slot in zip(names, self.slots, strict=True)]
+        raise DataError(f"{cut.id}: its {self.column} {'|'.join(names)!r} is not one of the training speech")
+
+    def head(self, dim: int, width: int | None) -> UtteranceHead:
+        """A new head."""
+        return UtteranceHead(dim, [len(slot) for slot in self.slots], width or 256)
+
+    def loss(self, head: Head, outputs: Tensor, frames: Tensor, targets: Tensor, lengths: Tensor) -> Tensor:
+        """A number to be lowered."""
+        assert isinstance(head, UtteranceHead)
+        return head.loss(outputs, targets)
+
+    def outcomes(
+        self, head: Head, outputs: Tensor, frames: Tensor, targets: list[list[int]], decode: Any = None
+    ) -> list[Outcome]:
+        """An utterance is right if all its slots are."""
+        assert isinstance(head, UtteranceHead)
+        return [(float(p != t), 1.0) for p, t in zip(head.predict(outputs).tolist(), targets, strict=True)]
+
+
+@dataclass(frozen=True)
+class TokenLabels:
+    """A sequence of characters or phonemes; errors are counted in words or in phonemes."""
+
+    symbols: tuple[str, ...]
+    """Without the blank, whose number is 0: the first symbol's is 1."""
+    kind: str
+    """"characters" or "phones"."""
+    pronunciations: Mapping[str, Sequence[str]] | None = None
+    """By word, for speech without phones."""
+
+    @classmethod
+    def of(cls, cuts: Sequence[Cut], config: EvaluationConfig) -> TokenLabels:
+        """Characters are always the same; phonemes those that occur in some speech, and one for others."""
+        if config.defaults.kind == "characters":
+            return cls(CHARACTERS, "characters")
+        lexicon = read_pronunciations(Path(config.lexicon)) if config.lexicon else None
+        phones = sorted({phone for cut in cuts for phone in phones_of(cut, lexicon)})
+        return cls((*phones, UNKNOWN), "phones", lexicon)
+
+    def targets(self, cut: Cut) -> list[int]:
+        """(U), numbers of the symbols.
+
+        Raises:
+            DataError: without a transcript, or for one in other characters.
+        """
+        if self.kind == "phones":
+            phones = phones_of(cut, self.pronunciations)
+            symbols = [phone if phone in self.symbols else UNKNOWN for phone in phones]
+        else:
+            symbols = [*WORD_END.join(text_of(cut).upper().split()), WORD_END]
+        if unknown := next((symbol for symbol in symbols if symbol not in self.symbols), None):
+            known = " ".join(self.symbols)
+            raise DataError(f"{cut.id}: {unknown!r} in its transcript is none of {known}; normalise the text")
+        return [1 + self.symbols.index(symbol) for symbol in symbols]
+
+    def head(self, dim: int, width: int | None) -> CharacterHead | PhoneHead:
+        """A new head."""
+        if self.kind == "characters":
+            return CharacterHead(dim, 1 + len(self.symbols), width or 1024)
+        return PhoneHead(dim, 1 + len(self.symbols), width or 256)
+
+    def loss(self, head: Head, outputs: Tensor, frames: Tensor, targets: Tensor, lengths: Tensor) -> Tensor:
+        """A number to be lowered."""
+        return ctc_loss(outputs, frames, targets, lengths)
+
+    def outcomes(
+        self,
+        head: Head,
+        outputs: Tensor,
+        frames: Tensor,
+        targets: list[list[int]],
+        decode: Callable[[Tensor], list[str]] | None = None,
+    ) -> list[Outcome]:
+        """Words or phonemes that are wrong, left out or too many, and how many there should be.
+
+        Args:
+            head: not needed here.
+            outputs: (B, F, V) log-probabilities.
+            frames: (B,) valid frames.
+            targets: symbols of each utterance.
+            decode: (F, V) -> words, with a language model; default: the likeliest symbol of each frame.
+        """
+        log_probs = outputs.detach().float().cpu()
+        found = []
+        for row, n_frames, target in zip(log_probs, frames.tolist(), targets, strict=True):
+            said = decode(row[:n_frames]) if decode else self.units(greedy(row[:n_frames]))
+            truth = self.units(target)
+            found.append((float(edit_distance(said, truth)), float(len(truth))))
+        return found
+
+    def units(self, numbers: Sequence[int]) -> list[str]:
+        """Words, or phonemes."""
+        symbols = [self.symbols[number - 1] for number in numbers]
+        return "".join(symbols).replace(WORD_END, " ").split() if self.kind == "characters" else symbols
+
+
+Labels = ClassLabels | TokenLabels
+
+
+def make_labels(cuts: Sequence[Cut], config: EvaluationConfig) -> Labels:
+    """The labels of a task, from its training speech."""
+    if config.defaults.kind == "classes":
+        return ClassLabels.of(cuts, config.label or config.defaults.label)
+    return TokenLabels.of(cuts, config)
+
+
+def class_of(cut: Cut, column: str) -> str:
+    """The class of an utterance: a custom field of its own or of its supervision.
+
+    Raises:
+        DataError: if it has none.
+    """
+    for place in [getattr(cut, "custom", None) or {}, *(s.custom or {} for s in cut.supervisions)]:
+        if column in place:
+            return str(place[column])
+    raise DataError(f"{cut.id} has no {column!r}: name the field or column with the classes with label=NAME")
+
+
+def text_of(cut: Cut) -> str:
+    """The transcript: of the supervision, else a custom field `text`."""
+    texts = [s.text for s in cut.supervisions if s.text] or [(getattr(cut, "custom", None) or {}).get("text")]
+    if not texts[0]:
+        raise DataError(f"{cut.id} has no transcript: prepare the corpus with its texts")
+    return " ".join(map(str, texts))
+
+
+def phones_of(cut: Cut, pronunciations: Mapping[str, Sequence[str]] | None) -> list[str]:
+    """Phonemes: an alignment of the supervision, else a custom field `phones`, else by the lexicon."""
+    for supervision in cut.supervisions:
+        if supervision.alignment and "phone" in supervision.alignment:
+            return [item.symbol for item in supervision.alignment["phone"]]
+    if phones := (getattr(cut, "custom", None) or {}).get("phones"):
+        return str(phones).split()
+    if pronunciations is None:
+        raise DataError(f"{cut.id} has no phones: name a lexicon (WORD PHONE PHONE ...) with lexicon=FILE")
+    words = text_of(cut).upper().split()
+    if lacking := [word for word in words if word not in pronunciations]:
+        raise DataError(f"{cut.id}: the lexicon does not have {', '.join(lacking[:5])}: add what is missing")
+    return [phone for word in words for phone in pronunciations[word]]
+
+
+def read_pronunciations(path: Path) -> dict[str, list[str]]:
+    """A lexicon with a line `WORD PHONE PHONE ...` for each pronunciation; the first of a word counts.
+
+    Raises:
+        DataError: if it is missing or has a word without phones.
+    """
+    if not path.is_file():
+        raise DataError(f"lexicon {path}: no such file")
+    found: dict[str, list[str]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        word, *phones = line.split() or [""]
+        if word and not phones:
+            raise DataError(f"lexicon {path}: no phones in line {line!r}")
+        found.setdefault(word.upper(), phones)
+    return found
+
+
+def edit_distance(said: Sequence[Any], truth: Sequence[Any]) -> int:
+    """Fewest insertions, deletions and substitutions (Levenshtein 1966)."""
+    numbers = {symbol: number for number, symbol in enumerate(dict.fromkeys([*said, *truth]))}
+    columns = np.array([numbers[symbol] for symbol in truth], dtype=np.int64)
+    steps = np.arange(len(truth) + 1)
+    costs = steps
+    for count, symbol in enumerate(said, start=1):
+        best = np.empty_like(costs)
+        best[0] = count
+        np.minimum(costs[1:] + 1, costs[:-1] + (columns != numbers[symbol]), out=best[1:])
+        costs = np.minimum.accumulate(best - steps) + steps  # insertions, from left to right
+    return int(costs[-1])

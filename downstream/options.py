@@ -1,0 +1,264 @@
+"""Every option of an evaluation on a SUPERB task, and each task's settings."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from distill.errors import UsageError
+from distill.options import LoggingConfig, OptimConfig, Recipe, ValidationConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What a task is, and its settings where an evaluation does not say otherwise."""
+
+    title: str
+    """For people."""
+    corpus: str
+    """Folder of its manifests below the data folder."""
+    train: tuple[str, ...]
+    """Manifests of training speech; of ER the sessions, of which a fold tests on one."""
+    dev: str | None
+    """Manifest to choose the best head on; None: a part of the training speech."""
+    test: str | None
+    """Manifest of the test speech; None: a session of `train`."""
+    kind: Literal["classes", "characters", "phones"]
+    """What is predicted."""
+    label: str = "label"
+    """Custom field with the class; several classes are joined by `|`."""
+    conditions: tuple[str, ...] = ("clean", "2-dist", "fsd", "dns")
+    """What to test under."""
+    batch_size: int = 32
+    """Utterances of the global batch."""
+    lr: float = 1e-4
+    """Learning rate of Adam, constant."""
+    steps: int = 200_000
+    """Updates of the head."""
+    every_n_steps: int = 2_000
+    """Updates between two validations."""
+    folds: int = 0
+    """Folds of a cross-validation; 0: none."""
+    balanced: bool = False
+    """Draw every class equally often in training, and weigh it so in validation."""
+    crop_s: float | None = None
+    """Training utterances that are longer are cropped at a random place, anew each time, seconds."""
+    buckets: int = 1
+    """Batches that are made together of utterances of similar duration; 1: of any."""
+
+    @property
+    def metric(self) -> str:
+        """What its score is called."""
+        return {"classes": "accuracy", "characters": "wer", "phones": "per"}[self.kind]
+
+
+# Batch sizes, learning rates and steps of KS, IC, ER and ASR: Huang et al. 2022, section 4.3. The rest:
+# SUPERB (Yang et al. 2021) as s3prl has it; SLURP as IC, after Pasad et al. 2023.
+TASKS: dict[str, Task] = {
+    "ks": Task(
+        title="keyword spotting",
+        corpus="speech_commands",
+        train=("train",),
+        dev="dev",
+        test="test",
+        kind="classes",
+        lr=1e-3,
+        every_n_steps=5_000,
+        balanced=True,
+        crop_s=1.0,
+    ),
+    "ic": Task(
+        title="intent classification",
+        corpus="fluent_commands",
+        train=("train",),
+        dev="valid",
+        test="test",
+        kind="classes",
+        every_n_steps=5_000,
+    ),
+    "er": Task(
+        title="emotion recognition",
+        corpus="iemocap",
+        train=tuple(f"session{number}" for number in range(1, 6)),
+        dev=None,
+        test=None,
+        kind="classes",
+        batch_size=4,
+        steps=30_000,
+        every_n_steps=500,
+        folds=5,
+    ),
+    "asr": Task(
+        title="speech recognition",
+        corpus="librispeech",
+        train=("train-clean-100",),
+        dev="dev-clean",
+        test="test-clean",
+        kind="characters",
+        conditions=("clean", "2-dist", "fsd", "dns", "test-other", "chime3"),
+        buckets=30,
+    ),
+    "pr": Task(
+        title="phoneme recognition",
+        corpus="librispeech",
+        train=("train-clean-100",),
+        dev="dev-clean",
+        test="test-clean",
+        kind="phones",
+        lr=1e-2,
+        steps=100_000,
+        every_n_steps=1_000,
+        buckets=30,
+    ),
+    **{
+        f"slurp_{label}": Task(
+            title=f"SLURP {label}",
+            corpus="slurp",
+            train=("train",),
+            dev="devel",
+            test="test",
+            kind="classes",
+            label=label,
+            every_n_steps=5_000,
+        )
+        for label in ("action", "scenario")
+    },
+}
+
+# Test sets of their own, that are not distorted: condition -> manifest below the data folder. CHiME-3's
+# channel 0 is the likely one of the paper; another one is named in `sources`.
+RECORDED = {"test-other": "librispeech/test-other", "chime3": "chime3/et05_real_ch0"}
+
+# Where noise for testing is, below the data folder, unless `noises` says otherwise.
+NOISES = {"musan": "musan/all", "wham": "wham/tt", "fsd": "fsd50k/test", "dns": "dns/noise", "rir": "dns/rir"}
+
+_FEATURES = re.compile(r"last|weighted_sum|layer:\d+")
+
+
+@dataclass(kw_only=True)
+class EvaluationConfig:
+    """How to evaluate a model on one task. What is None is the task's own (`TASKS`)."""
+
+    task: str
+    """ks, ic, er, asr, pr, slurp_action or slurp_scenario."""
+    data: str = "data"
+    """Folder of the prepared corpora: DATA/speech_commands/train.jsonl.gz and so on."""
+    sources: dict[str, str] = field(default_factory=dict)
+    """By manifest's name (train, dev, test, session1, test-other, chime3, ...): another source of speech."""
+    label: str | None = None
+    """Custom field or TSV column with the class."""
+    noises: dict[str, list[str]] = field(default_factory=dict)
+    """By corpus (musan, wham, fsd, dns, rir): sources of noise; those of the data folder by default."""
+    conditions: list[str] | None = None
+    """clean, 2-dist, fsd, dns, one distortion alone, and for asr test-other and chime3."""
+    features: str = "last"
+    """"last" hidden state, "weighted_sum" of all with learned weights, or "layer:K" (0: the input)."""
+    finetune: bool = False
+    """Train the whole model and not only the head."""
+    steps: int | None = None
+    """Updates of the head."""
+    batch_size: int | None = None
+    """Utterances of the global batch."""
+    lr: float | None = None
+    """Learning rate."""
+    every_n_steps: int | None = None
+    """Updates between two validations."""
+    width: int | None = None
+    """Of the projection, and of each direction of ASR's LSTMs; default: 256, and 1024 for ASR."""
+    seed: int = 0
+    """Of head, order of the data, and distortions of the test sets."""
+    folds: list[int] | None = None
+    """ER: sessions to test on, one after the other; default: all five."""
+    lm: str | None = None
+    """ASR: n-gram model (ARPA, .arpa.gz or kenlm binary) to decode with, beside decoding without."""
+    lexicon: str | None = None
+    """ASR with a language model: lines `WORD W O R D |`; default: all words of an ARPA file. PR: lines
+    `WORD PHONE PHONE ...`, for speech without phones in its manifest."""
+    cache: str = "off"
+    """Extract the features of training and dev speech once: "off", "float16" or "float32"."""
+    cache_folder: str | None = None
+    """Where to; default: `cache` in the output folder."""
+    workers: int = 4
+    """Processes that read data, per training process."""
+    logging: LoggingConfig = field(default_factory=LoggingConfig)
+    """Loggers of the head's training."""
+    trainer: dict[str, Any] = field(default_factory=dict)
+    """Passed on to Lightning's Trainer: devices, num_nodes, precision, strategy, ..."""
+
+    def __post_init__(self) -> None:
+        if self.task not in TASKS:
+            close = difflib.get_close_matches(self.task, TASKS, n=1)
+            hint = f": did you mean {close[0]!r}?" if close else f"; there are {', '.join(TASKS)}"
+            raise UsageError(f"unknown task {self.task!r}{hint}")
+        if self.cache in ("False", "false"):  # YAML reads a bare `off` as a boolean
+            self.cache = "off"
+        self._check()
+        self.recipe()  # checks what both have
+
+    def _check(self) -> None:
+        task = self.defaults
+        if not _FEATURES.fullmatch(self.features):
+            raise UsageError(f"features must be last, weighted_sum or layer:K, not {self.features!r}")
+        if self.cache not in ("off", "float16", "float32"):
+            raise UsageError(f"cache must be off, float16 or float32, not {self.cache!r}")
+        if self.finetune and self.cache != "off":
+            raise UsageError("finetune changes the features: set cache=off")
+        for fold in self.folds or []:
+            if not 1 <= fold <= task.folds:
+                there = f"there are 1 to {task.folds}" if task.folds else f"{self.task} has none"
+                raise UsageError(f"fold {fold} does not exist: {there}")
+        if self.lm is not None and task.kind != "characters":
+            raise UsageError(f"lm: {self.task} is not decoded with a language model, leave it out")
+        for name in ("steps", "batch_size", "every_n_steps", "width"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise UsageError(f"{name} must be at least 1, not {value}")
+        if self.workers < 0:
+            raise UsageError(f"workers must be at least 0, not {self.workers}")
+        only_asr = sorted(set(self.conditions or ()) & RECORDED.keys() - set(task.conditions))
+        if only_asr:
+            raise UsageError(f"condition {only_asr[0]} is for asr only, not for {self.task}")
+
+    @property
+    def defaults(self) -> Task:
+        """The task's own settings."""
+        return TASKS[self.task]
+
+    @property
+    def settled_batch_size(self) -> int:
+        """Utterances of the global batch."""
+        return self.batch_size or self.defaults.batch_size
+
+    @property
+    def settled_folds(self) -> list[int | None]:
+        """One head is trained for each of these."""
+        return list(self.folds or range(1, self.defaults.folds + 1)) or [None]
+
+    @property
+    def settled_conditions(self) -> list[str]:
+        """What to test under."""
+        return list(self.conditions or self.defaults.conditions)
+
+    def recipe(self, name: str = "") -> Recipe:
+        """The training of a head, as the framework's Trainer takes it."""
+        task = self.defaults
+        try:
+            optim = OptimConfig(
+                lr=task.lr if self.lr is None else self.lr,
+                max_steps=self.steps or task.steps,
+                clip_norm=1.0,  # as s3prl's runner
+                warmup=0.0,
+            )
+            logging = replace(self.logging, audio_every_n_steps=0)
+            return Recipe(
+                kind="evaluate",
+                name=name or self.task,
+                optim=optim,
+                validation=ValidationConfig(every_n_steps=self.every_n_steps or task.every_n_steps),
+                logging=logging,
+                trainer=self.trainer,
+                seed=self.seed,
+            )
+        except ValueError as error:
+            raise UsageError(str(error)) from None

@@ -1,0 +1,144 @@
+"""What evaluations leave behind, one JSON file each, and the numbers of the paper to set beside them.
+
+The paper is Huang et al., "Improving generalizability of distilled self-supervised speech processing models
+under distorted settings".
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from distill.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+METRICS = {
+    "accuracy": "accuracy in %, higher is better",
+    "f1": "F1 in %, higher is better",
+    "wer": "word error rate in %, lower is better",
+    "per": "phoneme error rate in %, lower is better",
+}
+CONDITIONS = ("clean", "test-other", "2-dist", "fsd", "dns", "chime3")
+"""In the paper's order."""
+
+ABOUT = ("domain_adapted_teacher", "parameters")
+"""What the paper says about a row, besides its model and scores."""
+
+_PAPER_COLUMNS = {"2-dist": "2dist", "test-other": "other"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One evaluation of one student under one condition, as its JSON file says it."""
+
+    task: str
+    """ks, ic, er, asr, pr, slurp_action, slurp_scenario."""
+    condition: str
+    """clean, 2-dist, fsd, dns, test-other, chime3."""
+    metric: str
+    """A key of `METRICS`."""
+    value: float
+    """In per cent."""
+    seed: int
+    """Of the head."""
+    fold: int | None
+    """Of IEMOCAP; None elsewhere."""
+    lm: bool
+    """Whether a language model helped to decode."""
+    features: str
+    """What the head heard: last, weighted_sum, layer:k."""
+    model: str
+    """Name of the checkpoint."""
+    checkpoint_hash: str
+    """Of its weights."""
+    recipe: str | None
+    """Recipe that made the checkpoint, if known."""
+    head_steps: int
+    """Updates of the head."""
+    n_utterances: int
+    """Of the test set."""
+    versions: dict[str, str]
+    """Of the software."""
+    finished: str
+    """When, ISO 8601."""
+
+
+def read_results(folders: Iterable[Path]) -> list[Result]:
+    """All results below some folders (every `results/*.json`); damaged or foreign files are warned about.
+
+    Args:
+        folders: run folders, outputs of evaluations or of a whole sweep.
+
+    Raises:
+        UserError: for a folder that does not exist.
+    """
+    paths: set[Path] = set()
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"{folder} is not a folder: name folders that `distill evaluate` wrote")
+        own = folder.glob("*.json") if folder.name == "results" else ()
+        paths |= {path.resolve() for path in (*own, *folder.rglob("results/*.json"))}
+    results = []
+    for path in sorted(paths):
+        try:
+            results.append(parse_result(json.loads(path.read_text(encoding="utf-8"))))
+        except (OSError, ValueError) as error:  # broken JSON and UTF-8 are ValueErrors, too
+            logger.warning("skipped %s: not a result of an evaluation (%s)", path, error)
+    return results
+
+
+def parse_result(values: Any) -> Result:
+    """A result from what its JSON holds; other keys are ignored.
+
+    Raises:
+        ValueError: naming the field that is missing or of another type.
+    """
+    if not isinstance(values, dict):
+        raise ValueError("no JSON object")
+    for field in fields(Result):
+        if field.name not in values:
+            raise ValueError(f"no {field.name!r}")
+        value, kind = values[field.name], str(field.type)
+        allowed = {"str": str, "int": int, "float": int | float, "bool": bool, "dict[str, str]": dict}
+        optional = kind.endswith(" | None")
+        fits = isinstance(value, allowed[kind.removesuffix(" | None")]) or (optional and value is None)
+        if not fits or (isinstance(value, bool) and kind != "bool"):  # to Python True is an int
+            raise ValueError(f"{field.name} is {value!r}")
+    if not math.isfinite(values["value"]):
+        raise ValueError(f"value is {values['value']}")
+    if values["metric"] not in METRICS:
+        raise ValueError(f"metric is {values['metric']!r}; there are {', '.join(METRICS)}")
+    return Result(**{field.name: values[field.name] for field in fields(Result)})
+
+
+def paper_numbers(task: str, *, lm: bool = False) -> dict[str, dict[str, str]]:
+    """The paper's rows (T1, T1', S1, ...) of one of its tasks.
+
+    Args:
+        task: ks, ic, er or asr.
+        lm: ASR with a language model.
+
+    Returns:
+        By row: the number as printed by condition, and `model`, `domain_adapted_teacher`, `parameters`.
+    """
+    asr = task == "asr"
+    name = "table2_asr_wer.csv" if asr else "table1_ks_ic_er_accuracy.csv"
+    text = (resources.files("recipes") / "paper" / name).read_text(encoding="utf-8")
+    rows = {}
+    for line in csv.DictReader(io.StringIO(text)):
+        rows[line["row"]] = {key: line[key] for key in ("model", *ABOUT)}
+        for condition in CONDITIONS:
+            column = _PAPER_COLUMNS.get(condition, condition)
+            column = column + "_lm" * lm if asr else f"{task}_{column}"
+            if column in line:
+                rows[line["row"]][condition] = line[column]
+    return rows

@@ -1,0 +1,213 @@
+"""Training and testing a head under Lightning.
+
+Shapes: B utterances, T samples, F frames, D features, V outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from lhotse.cut import Cut
+from torch import Tensor
+from tqdm import tqdm
+
+from distill.batch import Batch
+from distill.data import NoiseReader, SpeechDataset, dev_loader, hash_number
+from distill.distortions import Distorter
+from distill.errors import DataError
+from distill.hubert import HubertEncoder
+from distill.manifest import ListedCuts
+from distill.options import OptimConfig
+from downstream.batches import HeadBatch
+from downstream.features import Selection
+from downstream.heads import Head, spec_augment
+from downstream.labels import Labels, Outcome
+
+
+class HeadTraining(pl.LightningModule):
+    """A head on a frozen model, or on one that is trained with it.
+
+    Args:
+        encoder: the model.
+        selection: which of its hidden states the head hears.
+        head: the task's.
+        labels: the task's.
+        optim: learning rate and clipping.
+        finetune: train the model too.
+        augment: SpecAugment on the features in training.
+        seed: of SpecAugment.
+    """
+
+    def __init__(
+        self,
+        encoder: HubertEncoder,
+        selection: Selection,
+        head: Head,
+        labels: Labels,
+        optim: OptimConfig,
+        *,
+        finetune: bool = False,
+        augment: bool = False,
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.encoder = encoder.requires_grad_(finetune)
+        self.selection, self.head = selection, head
+        self.labels, self.optim = labels, optim
+        self.finetune, self.augment, self.seed = finetune, augment, seed
+        self.counts = [0.0, 0.0]
+
+    def hear(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T), (B,) samples -> what `Selection.select` keeps, (B,) frames."""
+        full = bool((lengths == waveforms.shape[1]).all())  # no masks then: crops of a second, say
+        with torch.set_grad_enabled(self.finetune and torch.is_grad_enabled()):
+            out = self.encoder(waveforms, None if full else lengths)
+            return self.selection.select(out.hidden_states), out.lengths
+
+    def features(self, batch: HeadBatch) -> tuple[Tensor, Tensor]:
+        """(B, F, D) features and (B,) frames of a batch, computed or taken from the cache."""
+        if batch.features is None:
+            selected, frames = self.hear(batch.waveforms, batch.lengths)
+        else:
+            assert batch.frames is not None
+            selected, frames = batch.features, batch.frames.to(self.device)
+            if batch.online:
+                computed, _ = self.hear(batch.waveforms, batch.lengths[batch.online])
+                selected[batch.online, : computed.shape[1]] = computed.to(selected.dtype)
+        return self.selection(selected), frames
+
+    def training_step(self, batch: HeadBatch, batch_idx: int) -> Tensor:
+        """One batch -> the task's loss."""
+        features, frames = self.features(batch)
+        if self.augment:
+            generator = torch.Generator().manual_seed(hash_number(self.seed, *batch.position) >> 1)
+            features = spec_augment(features, frames, generator)
+        loss = self.loss(self.head(features, frames), frames, batch)
+        self.log("train/loss", loss.detach(), batch_size=len(batch))
+        return loss
+
+    def loss(self, outputs: Tensor, frames: Tensor, batch: HeadBatch) -> Tensor:
+        """Of the head's outputs."""
+        return self.labels.loss(self.head, outputs, frames, batch.targets, batch.target_lengths)
+
+    def on_validation_epoch_start(self) -> None:
+        """Count from nothing."""
+        self.counts = [0.0, 0.0]
+
+    def validation_step(self, batch: HeadBatch, batch_idx: int) -> None:
+        """Count errors."""
+        features, frames = self.features(batch)
+        outputs = self.head(features, frames)
+        self.log("val/loss", self.loss(outputs, frames, batch), batch_size=len(batch), sync_dist=True)
+        targets = unpadded(batch.targets, batch.target_lengths)
+        weights = [1.0] * len(batch) if batch.weights is None else batch.weights.tolist()
+        outcomes = self.labels.outcomes(self.head, outputs, frames, targets)
+        for weight, outcome in zip(weights, outcomes, strict=True):
+            self.counts = [total + weight * part for total, part in zip(self.counts, outcome, strict=True)]
+
+    def on_validation_epoch_end(self) -> None:
+        """The share of errors in per cent, over all processes."""
+        counts = torch.tensor(self.counts, device=self.device)
+        if self.trainer.world_size > 1:
+            torch.distributed.all_reduce(counts)
+        self.log("val/error", 100.0 * counts[0] / counts[1], sync_dist=True)
+
+    def configure_optimizers(self) -> Any:
+        """Adam with a constant learning rate, as SUPERB."""
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        return torch.optim.Adam(trained, lr=self.optim.lr)
+
+    def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
+        """Clip to `optim.clip_norm`; Lightning refuses another `gradient_clip_val` by itself."""
+        self.clip_gradients(optimizer, gradient_clip_val=self.optim.clip_norm, gradient_clip_algorithm="norm")
+
+    def train(self, mode: bool = True) -> HeadTraining:
+        """A frozen model stays in eval mode."""
+        super().train(mode)
+        if not self.finetune:
+            self.encoder.eval()
+        return self
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """A frozen model has its own checkpoint."""
+        if not self.finetune:
+            weights = checkpoint["state_dict"]
+            checkpoint["state_dict"] = {k: v for k, v in weights.items() if not k.startswith("encoder.")}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put the frozen model back in."""
+        if not self.finetune:
+            for name, value in self.encoder.state_dict().items():
+                checkpoint["state_dict"][f"encoder.{name}"] = value
+
+
+def unpadded(targets: Tensor, lengths: Tensor) -> list[list[int]]:
+    """(B, U), (B,) -> a list for each utterance."""
+    return [row[:length] for row, length in zip(targets.tolist(), lengths.tolist(), strict=True)]
+
+
+@torch.inference_mode()
+def measure(
+    module: HeadTraining,
+    cuts: Sequence[Cut],
+    targets: Mapping[str, list[int]],
+    distorter: Distorter,
+    noises: NoiseReader,
+    *,
+    seed: int,
+    batch_size: int,
+    workers: int,
+    name: str,
+    decoders: Sequence[Callable[[Tensor], list[str]] | None] = (None,),
+) -> list[Outcome]:
+    """Errors on distorted speech: the same audio for every model, batch size and number of workers.
+
+    Args:
+        module: trained, on any device.
+        cuts: test utterances, of similar length one after the other.
+        targets: by utterance id.
+        distorter: of the condition, for the split "test".
+        noises: what it needs.
+        seed: of the distortions.
+        batch_size: utterances that are heard together.
+        workers: processes that read.
+        name: for the progress bar.
+        decoders: how to decode, each; None: greedily.
+
+    Returns:
+        For every decoder, (errors, out of how many).
+
+    Raises:
+        DataError: for an utterance that cannot be read: everybody's score is that of all.
+    """
+    speech = SpeechDataset(
+        ListedCuts(cuts),
+        distorter=distorter,
+        noises=noises,
+        streams=["test"],
+        max_samples=1 << 62,
+        seed=seed,
+        fixed_epoch=True,
+    )
+    module.eval()
+    sums = [(0.0, 0.0) for _ in decoders]
+    loader = dev_loader(speech, batch_size=batch_size, workers=workers)
+    batch: Batch
+    for batch in tqdm(loader, total=-(-len(cuts) // batch_size), desc=name, unit="batch", disable=None):
+        if batch.skipped:
+            raise DataError(f"test utterance {batch.skipped[0][0]}: {batch.skipped[0][1]}; mend it first")
+        view = batch.views["test"].to(module.device)
+        waves, _ = distorter(
+            batch.waveforms.to(module.device), batch.lengths, view.plan, view.noises, view.rirs
+        )
+        selected, frames = module.hear(waves, batch.lengths)
+        outputs = module.head(module.selection(selected), frames)
+        truth = [targets[name] for name in batch.ids]
+        for number, decode in enumerate(decoders):
+            outcomes = module.labels.outcomes(module.head, outputs, frames, truth, decode)
+            errors, total = sums[number]
+            sums[number] = errors + sum(e for e, _ in outcomes), total + sum(n for _, n in outcomes)
+    return sums

@@ -1,0 +1,156 @@
+"""The speech of a task: training, dev and test utterances, checked to be all there."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from lhotse import MonoCut
+from lhotse.cut import Cut
+
+from distill.data import MIN_SAMPLES, samples_at_16k
+from distill.distortions import CONDITIONS
+from distill.errors import DataError
+from distill.sources import open_cuts
+from downstream.distorted_sets import find_condition
+from downstream.options import NOISES, RECORDED, EvaluationConfig
+
+DEV_SHARE = 0.2
+"""Of the training speech, for tasks without a dev set; as in s3prl."""
+
+
+class TaskSpeech:
+    """The utterances of a task; every manifest is read once.
+
+    Args:
+        config: the evaluation.
+    """
+
+    def __init__(self, config: EvaluationConfig):
+        self.config = config
+        self._splits: dict[str, list[Cut]] = {}
+
+    def split(self, name: str) -> list[Cut]:
+        """The utterances of a manifest; see `read_split`."""
+        if name not in self._splits:
+            self._splits[name] = read_split(self.config, name)
+        return self._splits[name]
+
+    def training(self, fold: int | None) -> tuple[list[Cut], list[Cut]]:
+        """Training and dev utterances.
+
+        Args:
+            fold: ER: the session that is left out; of the others' utterances a fifth, drawn by the seed, is
+                for dev.
+        """
+        task = self.config.defaults
+        names = [name for number, name in enumerate(task.train, start=1) if number != fold]
+        train = [cut for name in names for cut in self.split(name)]
+        if task.dev is not None:
+            return self._cropped(train), self.split(task.dev)
+        order = np.random.Generator(np.random.Philox(key=[self.config.seed, fold or 0])).permutation(
+            len(train)
+        )
+        n_train = int((1 - DEV_SHARE) * len(train))
+        train, dev = ([train[n] for n in sorted(part)] for part in (order[:n_train], order[n_train:]))
+        return train, dev
+
+    def test(self, condition: str, fold: int | None) -> list[Cut]:
+        """Test utterances of a condition, before they are distorted, the shortest first."""
+        task = self.config.defaults
+        name = condition if condition in RECORDED else task.test or task.train[(fold or 1) - 1]
+        return sorted(self.split(name), key=lambda cut: cut.duration)
+
+    def cacheable(self) -> dict[str, list[Cut]]:
+        """By manifest, all training and dev utterances of all folds that are never cropped."""
+        task = self.config.defaults
+        most_s = task.crop_s or float("inf")
+        found = {name: self._cropped(self.split(name)) for name in task.train}
+        if task.dev is not None:
+            found[task.dev] = self.split(task.dev)
+        return {
+            name: [cut for cut in cuts if name == task.dev or cut.duration <= most_s]
+            for name, cuts in found.items()
+        }
+
+    def _cropped(self, cuts: list[Cut]) -> list[Cut]:
+        return cuts if self.config.defaults.crop_s is None else whole_recordings(cuts)
+
+
+def source_of(config: EvaluationConfig, name: str) -> str:
+    """Where a manifest is: as `config.sources` says, else in the data folder."""
+    below = RECORDED.get(name, f"{config.defaults.corpus}/{name}")
+    return config.sources.get(name, f"{config.data}/{below}.jsonl.gz")
+
+
+def read_split(config: EvaluationConfig, name: str) -> list[Cut]:
+    """The utterances of a manifest.
+
+    Raises:
+        DataError: if it is missing, has two utterances of the same name, or audio files are missing.
+    """
+    source = source_of(config, name)
+    cuts: list[Cut] = list(open_cuts(source))  # pyright: ignore[reportAssignmentType]
+    twice = [name for name, count in Counter(cut.id for cut in cuts).items() if count > 1]
+    if twice:
+        raise DataError(f"{source}: {twice[0]} is there twice; names of utterances must differ")
+    check_files(cuts, source)
+    if short := next((cut for cut in cuts if samples_at_16k(cut) < MIN_SAMPLES), None):
+        raise DataError(
+            f"{source}: {short.id} has {samples_at_16k(short)} samples, a frame needs {MIN_SAMPLES}: "
+            "remove it"
+        )
+    return cuts
+
+
+def check_files(cuts: Sequence[Cut], source: str) -> None:
+    """Refuse half a corpus, naming files that are missing."""
+    files = dict.fromkeys(
+        part.source
+        for cut in cuts
+        if isinstance(cut, MonoCut) and cut.recording is not None
+        for part in cut.recording.sources
+        if part.type == "file"
+    )
+    missing = [file for file in files if not Path(str(file)).is_file()]
+    if missing:
+        some = ", ".join(map(str, missing[:3])) + (", ..." if len(missing) > 3 else "")
+        raise DataError(
+            f"{source}: {len(missing)} of {len(files)} audio files are missing: {some}; fetch the rest of "
+            "the corpus, or prepare it again where it lies now"
+        )
+
+
+def whole_recordings(cuts: Sequence[Cut]) -> list[Cut]:
+    """Pieces of one file (background noise, cut into seconds) become that file again, to be cropped anew."""
+    found: dict[str, Cut] = {}
+    for cut in cuts:
+        recording = cut.recording if isinstance(cut, MonoCut) else None
+        if recording is None or cut.duration >= recording.duration:
+            found[cut.id] = cut
+        elif recording.id not in found:
+            whole = recording.to_cut()
+            assert isinstance(whole, MonoCut)
+            whole.id, whole.custom = recording.id, getattr(cut, "custom", None)
+            found[recording.id] = whole
+    return list(found.values())
+
+
+def noise_sources(config: EvaluationConfig) -> dict[str, list[str]]:
+    """The noise that the conditions need, by corpus.
+
+    Raises:
+        UsageError: for an unknown condition.
+    """
+    needed: set[str] = set()
+    for condition in config.settled_conditions:
+        if condition in RECORDED:
+            continue
+        distortion = CONDITIONS.get(condition) or find_condition(condition)
+        needed |= set(distortion.additive) - {"gaussian", "none"}
+        needed |= {"rir"} if distortion.rir else set()
+    return {
+        name: config.noises.get(name) or [f"{config.data}/{NOISES[name]}.jsonl.gz"] for name in sorted(needed)
+    }

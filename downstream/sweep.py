@@ -1,0 +1,359 @@
+"""Many evaluations: students x tasks x features x seeds, here one after the other or as a SLURM array.
+
+A job is one head: a student, a task, what the head hears and a seed, tested under all conditions. A student's
+jobs share a folder, and in it the cached features; it is named after the student's weights, so one that was
+trained anew is evaluated anew. What has its results is left out: the same command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from distill.errors import UsageError, UserError
+from downstream.options import RECORDED, TASKS
+from downstream.results import Result, read_results
+
+logger = logging.getLogger(__name__)
+
+_WEIGHTS = (".safetensors", ".ckpt", ".pt", ".bin", ".onnx")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One head and its tests."""
+
+    checkpoint: str
+    """The student: file, run folder or hub id."""
+    task: str
+    """ks, ic, er, asr, pr, slurp_action or slurp_scenario."""
+    features: str
+    """What the head hears: last, weighted_sum or layer:k."""
+    seed: int
+    """Of the head."""
+    conditions: tuple[str, ...]
+    """Those that have no result yet."""
+    data: str
+    """Folder of the manifests."""
+    out: Path
+    """Folder of the student's evaluations."""
+    words: tuple[str, ...] = ()
+    """More words for the command line: options and key=value."""
+
+    @property
+    def head(self) -> str:
+        """Name of the head within the student's folder."""
+        return f"{self.task}-{self.features.replace(':', '-')}-seed{self.seed}"
+
+    @property
+    def name(self) -> str:
+        """Student and head."""
+        return f"{self.out.name}/{self.head}"
+
+    def command(self) -> list[str]:
+        """The command line that does it, with this Python."""
+        conditions = [word for condition in self.conditions for word in ("--condition", condition)]
+        return [
+            *(sys.executable, "-m", "distill", "evaluate", self.task),
+            *("--student", self.checkpoint, "--data", self.data, "--out", str(self.out)),
+            *conditions,
+            *("--features", self.features, "--seed", str(self.seed)),
+            *self.words,
+        ]
+
+
+# ---------------------------------------------------------------------------------------------- planning
+
+
+def plan_sweep(
+    checkpoints: Sequence[str],
+    tasks: Sequence[str],
+    conditions: Sequence[str],
+    *,
+    data: str,
+    out: Path,
+    features: Sequence[str] = ("last",),
+    seeds: Sequence[int] = (0,),
+    words: Sequence[str] = (),
+) -> list[Job]:
+    """What is still to be done.
+
+    Args:
+        checkpoints: students.
+        tasks: of `downstream.options.TASKS`.
+        conditions: clean, 2-dist, fsd, dns, ...; test-other and chime3 are left out for all but ASR. None
+            named: each task's own.
+        data: folder of the manifests.
+        out: folder of the whole sweep.
+        features: last, weighted_sum, layer:k.
+        seeds: of the heads.
+        words: more words for every evaluation's command line; "asr:lm=4-gram.bin" is for ASR only.
+
+    Returns:
+        Jobs in the order of the arguments, without conditions that have a result.
+
+    Raises:
+        UsageError: for an unknown task, or if a job was begun with other words or data.
+    """
+    for task in tasks:
+        if task not in TASKS:
+            raise UsageError(f"unknown task {task!r}; there are {', '.join(TASKS)}")
+    jobs = []
+    for checkpoint in dict.fromkeys(checkpoints):
+        folder = out / student_folder(checkpoint)
+        results = read_results([folder / "results"]) if (folder / "results").is_dir() else []
+        for task in dict.fromkeys(tasks):
+            own = TASKS[task].conditions
+            here = tuple(c for c in dict.fromkeys(conditions or own) if c in own or c not in RECORDED)
+            for heard in dict.fromkeys(features):
+                for seed in dict.fromkeys(seeds):
+                    job = Job(
+                        checkpoint=checkpoint,
+                        task=task,
+                        features=heard,
+                        seed=seed,
+                        conditions=here,
+                        data=data,
+                        out=folder,
+                        words=words_for(task, words),
+                    )
+                    if missing := missing_conditions(job, results):
+                        jobs.append(replace(job, conditions=missing))
+    return jobs
+
+
+def words_for(task: str, words: Sequence[str]) -> tuple[str, ...]:
+    """The words that are for a task: "asr:lm=X" becomes "lm=X" for ASR and nothing for the others."""
+    kept = []
+    for word in words:
+        owner, colon, rest = word.partition(":")
+        if not colon or owner not in TASKS:
+            kept.append(word)
+        elif owner == task:
+            kept.append(rest)
+    return tuple(kept)
+
+
+def student_folder(checkpoint: str) -> str:
+    """Name of a student's folder: its own, with a hash of its weights' bytes if they are on this machine."""
+    path = Path(checkpoint)
+    files = [path] if path.is_file() else []
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.suffix in _WEIGHTS)
+        files = files or sorted(path.glob("checkpoints/last.ckpt"))
+    if not files:
+        return _slug(checkpoint)
+    digest = hashlib.blake2b(digest_size=4)
+    for file in files:
+        with file.open("rb") as opened:
+            while block := opened.read(1 << 20):
+                digest.update(block)
+    name = path.resolve().name if path.is_dir() else f"{path.resolve().parent.name}-{path.stem}"
+    return f"{_slug(name)}-{digest.hexdigest()}"
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("._") or "_"
+
+
+def missing_conditions(job: Job, results: Sequence[Result]) -> tuple[str, ...]:
+    """Conditions of a job that have no result among the student's.
+
+    Raises:
+        UsageError: if the job was begun with other data or words: its head is another one.
+    """
+    before = _begun_with(job)
+    if before and before != _settings(job):
+        raise UsageError(
+            f"{job.name} was begun with {_in_words(before)}, not {_in_words(_settings(job))}: choose another "
+            f"--out, or remove {_settings_file(job)} to go on all the same"
+        )
+    return tuple(condition for condition in job.conditions if not _is_done(job, condition, results))
+
+
+def _is_done(job: Job, condition: str, results: Sequence[Result]) -> bool:
+    """Whether a condition has all its results: of every fold, without and with the language model."""
+    found = {
+        (result.fold, result.lm)
+        for result in results
+        if (result.task, result.condition, result.seed) == (job.task, condition, job.seed)
+        and result.features.removeprefix("finetune:") == job.features
+    }
+    chosen = [word for word in job.words if word.startswith("folds=")]
+    folds = [int(number) for number in re.findall(r"\d+", chosen[-1])] if chosen else []
+    decodings = {False} | {True for word in job.words if re.match("lm=(?!null$)", word)}
+    needed = folds or range(1, TASKS[job.task].folds + 1) or [None]
+    return {(fold, lm) for fold in needed for lm in decodings} <= found
+
+
+def _settings(job: Job) -> dict[str, Any]:
+    """What must not change between the visits to a job's folder."""
+    return {"data": job.data, "words": list(job.words)}
+
+
+def _settings_file(job: Job) -> Path:
+    return job.out / "sweep" / f"{job.head}.json"
+
+
+def _begun_with(job: Job) -> dict[str, Any] | None:
+    """The settings that were kept for a job; None if there are none, or only part of them."""
+    try:
+        return json.loads(_settings_file(job).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _in_words(settings: dict[str, Any]) -> str:
+    return f"data={settings['data']} {shlex.join(settings['words'])}".strip()
+
+
+def begin(job: Job) -> None:
+    """Keep what a job's head depends on."""
+    file = _settings_file(job)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(_settings(job), indent=2) + "\n", encoding="utf-8")
+
+
+# ----------------------------------------------------------------------------------------- on this machine
+
+
+def run_sweep(jobs: Sequence[Job], evaluate: Callable[[Job], object] | None = None) -> None:
+    """Do jobs one after the other; one that fails does not stop the others.
+
+    Args:
+        jobs: from `plan_sweep`.
+        evaluate: does one; raises if it fails. By default a process of its own runs `Job.command`, so that
+            not even a crash or lack of memory ends the sweep.
+
+    Raises:
+        UserError: at the end, naming the jobs that failed and why.
+    """
+    evaluate = evaluate or run_command
+    failures = []
+    for job in (progress := tqdm(jobs, desc="sweep", unit="head", disable=None)):
+        progress.set_postfix_str(job.name)
+        begin(job)
+        try:
+            evaluate(job)
+        except UserError as error:
+            if error.exit_code > 128:  # a signal: not this job alone was meant
+                raise
+            failures.append(f"{job.name}: {error}")
+        except Exception as error:  # noqa: BLE001 whatever it is, the other jobs are not at fault
+            logger.exception("%s failed", job.name)
+            failures.append(f"{job.name}: {type(error).__name__}: {error}")
+    if failures:
+        raise UserError(
+            f"{len(failures)} of {len(jobs)} evaluations failed, the same command tries them again: "
+            + "; ".join(failures)
+        )
+
+
+def run_command(job: Job) -> None:
+    """Run one job's command line; what it prints is seen.
+
+    Raises:
+        UserError: if it fails.
+        KeyboardInterrupt: if it was stopped by Ctrl-C.
+        SystemExit: if this process was told to end (SIGTERM).
+    """
+    stopped = False
+    process: subprocess.Popen[bytes] | None = None
+
+    def stop(*_: object) -> None:  # the evaluation saves its head and ends; alone it would outlive the sweep
+        nonlocal stopped
+        stopped = True
+        if process is not None:
+            process.terminate()
+
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        process = subprocess.Popen(job.command())
+        if stopped:  # while it was being started
+            process.terminate()
+        code = process.wait()
+    except KeyboardInterrupt:
+        if process is not None:
+            process.terminate()
+            process.wait()
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    if stopped:
+        raise SystemExit(128 + signal.SIGTERM)
+    if code in (128 + signal.SIGINT, -signal.SIGINT):
+        raise KeyboardInterrupt
+    if code:
+        raise UserError(f"exit code {code} of {shlex.join(job.command())}")
+
+
+# ------------------------------------------------------------------------------------------------- SLURM
+
+
+def write_slurm(jobs: Sequence[Job], out: Path, *, options: Sequence[str] = ()) -> Path:
+    """Write a batch script with one array task per job.
+
+    Args:
+        jobs: from `plan_sweep`; at least one.
+        out: folder of the sweep; the script is `sweep.sbatch` there, logs go to `slurm/`.
+        options: of sbatch, such as "--partition=gpu", "--gpus=1", "--time=04:00:00".
+
+    Returns:
+        The script.
+
+    Raises:
+        ValueError: without jobs.
+    """
+    if not jobs:
+        raise ValueError("no jobs: nothing to write")
+    logs = out / "slurm"
+    logs.mkdir(parents=True, exist_ok=True)  # SLURM does not make it
+    for job in jobs:
+        begin(job)
+    pattern = str(logs.resolve()).replace("%", "%%") + "/%A_%a.log"
+    lines = [
+        "#!/bin/bash",
+        "#SBATCH --job-name=distill-sweep",
+        f"#SBATCH --array=0-{len(jobs) - 1}",
+        f"#SBATCH --chdir={shlex.quote(str(Path.cwd()))}",
+        f"#SBATCH --output={shlex.quote(pattern)}",
+        *(f"#SBATCH {option}" for option in options),
+        "# exec: SLURM's signals reach the evaluation itself, which saves its head before it ends",
+        'case "$SLURM_ARRAY_TASK_ID" in',
+        *(f"{index}) exec {shlex.join(job.command())} ;;" for index, job in enumerate(jobs)),
+        '*) echo "no task $SLURM_ARRAY_TASK_ID in this array" >&2; exit 2 ;;',
+        "esac",
+    ]
+    script = out / "sweep.sbatch"
+    script.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return script
+
+
+def submit(script: Path) -> str:
+    """Hand a batch script to SLURM; returns what sbatch says.
+
+    Raises:
+        UserError: if there is no sbatch, or it refuses.
+    """
+    try:
+        done = subprocess.run(["sbatch", str(script)], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise UserError(
+            f"sbatch was not found: submit {script} on a machine of the cluster, or leave out --submit"
+        ) from None
+    if done.returncode:
+        reason = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
+        raise UserError(f"sbatch refused {script}: {reason}")
+    return done.stdout.strip()

@@ -1,0 +1,63 @@
+"""The tasks' corpora in their real layouts, prepared; a small student; a quick evaluation."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from distill.options import LoggingConfig
+from downstream.options import EvaluationConfig
+
+
+@pytest.fixture(scope="session")
+def task_data(mini_data, tmp_path_factory) -> Path:
+    """Manifests of every corpus: DATA/CORPUS/SPLIT.jsonl.gz."""
+    from data_prep import CORPORA, mini_layouts
+
+    root = tmp_path_factory.mktemp("task_layouts")
+    out = tmp_path_factory.mktemp("task_data")
+    for corpus in mini_layouts.LAYOUTS:
+        mini_layouts.write_layout(corpus, mini_data, root)
+        CORPORA[corpus](root, out / corpus)
+    rows = ["path\taction\tscenario"]
+    for index, path in enumerate(sorted(root.glob("fluent_speech_commands_dataset/wavs/*/*/*.wav"))):
+        rows.append(f"{path}\taction{index % 3}\tscenario{index % 2}")
+    (out / "slurp.tsv").write_text("\n".join(rows[:7]) + "\n")
+    return out
+
+
+@pytest.fixture(scope="session")
+def student(tmp_path_factory) -> Path:
+    """The run folder of a student with random weights."""
+    from distill import Student, load_teacher
+    from distill.checkpoints import export
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    teacher = load_teacher("random:mini")
+    export(Student.from_teacher(teacher, layers=2, targets=(2, 4)), "native", folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def quick(task_data):
+    """An `EvaluationConfig` of a few steps; keyword arguments win."""
+
+    def make(task: str, **options) -> EvaluationConfig:
+        defaults = {
+            "data": str(task_data),
+            "steps": 4,
+            "every_n_steps": 2,
+            "workers": 0,
+            "width": 16,
+            "logging": LoggingConfig(wandb="off", every_n_steps=2),
+            "trainer": {"accelerator": "cpu", "devices": 1},
+        }
+        if task == "pr":  # TIMIT has phones; its splits stand in for LibriSpeech's
+            names = {"train-clean-100": "train", "dev-clean": "dev", "test-clean": "test"}
+            defaults["sources"] = {k: f"{task_data}/timit/{v}.jsonl.gz" for k, v in names.items()}
+        if task.startswith("slurp"):
+            defaults["sources"] = dict.fromkeys(("train", "devel", "test"), f"{task_data}/slurp.tsv")
+        return EvaluationConfig(task=task, **(defaults | options))
+
+    return make

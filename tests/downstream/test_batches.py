@@ -1,0 +1,102 @@
+"""Which utterances a head hears when."""
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from data_prep.manifests import cut_from_file
+from distill.errors import DataError
+from downstream.batches import BalancedSampler, HeadSpeech, class_weights
+from downstream.options import EvaluationConfig
+from downstream.speech import TaskSpeech, whole_recordings
+
+
+def test_every_class_is_drawn_equally_often():
+    targets = {f"u{i}": [0] if i < 900 else [1] if i < 990 else [2] for i in range(1000)}
+    weights = class_weights(targets)
+    assert sum(weights.values()) == pytest.approx(3)
+    sampler = BalancedSampler(list(weights.values()), batch_size=20, seed=1)
+    drawn = np.array([targets[f"u{n}"][0] for _ in range(4) for *_, numbers in sampler for n in numbers])
+    assert len(drawn) == 4 * 50 * 20
+    assert np.bincount(drawn) / len(drawn) == pytest.approx([1 / 3] * 3, abs=0.03)
+
+
+def test_draws_are_resumed_and_shared_among_processes():
+    weights = np.random.default_rng(0).random(100)
+    whole = BalancedSampler(weights.tolist(), batch_size=10, seed=2)
+    epochs = [list(whole) for _ in range(3)]
+    assert epochs[0] != epochs[1]
+    assert [position for *position, _ in epochs[1]] == [[1, index] for index in range(10)]
+    later = BalancedSampler(weights.tolist(), batch_size=10, seed=2)
+    later.start_behind(1, 7)
+    assert list(later) == epochs[1][7:] and list(later) == epochs[2]
+    parts = [BalancedSampler(weights.tolist(), batch_size=10, seed=2, rank=r, world_size=2) for r in (0, 1)]
+    for (_, _, numbers), (_, _, even), (_, _, odd) in zip(epochs[0], *parts, strict=True):
+        assert numbers[::2] == even and numbers[1::2] == odd
+
+
+def test_silence_is_a_new_second_of_whole_recordings(task_data):
+    config = EvaluationConfig(task="ks", data=str(task_data))
+    train, dev = TaskSpeech(config).training(None)
+    silence = [cut for cut in train if cut.custom["label"] == "_silence_"]  # pyright: ignore
+    (recording,) = silence
+    assert recording.duration == pytest.approx(3.7) and len({cut.id for cut in train}) == len(train)
+    assert {cut.duration for cut in dev} == {1.0}
+    number = train.index(recording)
+    speech = HeadSpeech(train, {cut.id: [0] for cut in train}, crop_samples=16_000, seed=5)
+    batch = speech[(0, 3, [number, number, 0])]
+    assert batch.lengths.tolist() == [16_000] * 3
+    assert not torch.equal(batch.waveforms[0], batch.waveforms[1])
+    assert torch.equal(speech[(0, 3, [number, number, 0])].waveforms, batch.waveforms)
+    assert not torch.equal(speech[(1, 3, [number, number, 0])].waveforms[0], batch.waveforms[0])
+    other = HeadSpeech(train, speech.targets, crop_samples=16_000, seed=6)
+    assert not torch.equal(other[(0, 3, [number])].waveforms[0], batch.waveforms[0])
+
+
+def test_ranks_crop_as_one_process_would(task_data):
+    config = EvaluationConfig(task="ks", data=str(task_data))
+    train, _ = TaskSpeech(config).training(None)
+    number = next(n for n, cut in enumerate(train) if cut.duration > 2)
+    make = {"targets": {cut.id: [0] for cut in train}, "crop_samples": 16_000}
+    whole = HeadSpeech(train, **make)[(0, 0, [number] * 4)].waveforms
+    ranks = [HeadSpeech(train, **make, rank=r, world_size=2)[(0, 0, [number] * 2)].waveforms for r in (0, 1)]
+    assert torch.equal(whole[::2], ranks[0]) and torch.equal(whole[1::2], ranks[1])
+
+
+def test_whole_recordings_leaves_the_rest_alone(task_data):
+    config = EvaluationConfig(task="ks", data=str(task_data))
+    cuts = TaskSpeech(config).split("train")
+    words = [cut for cut in cuts if cut.custom["label"] != "_silence_"]  # pyright: ignore
+    assert [cut.id for cut in whole_recordings(cuts)][: len(words)] == [cut.id for cut in words]
+    assert sum(cut.custom["label"] == "_silence_" for cut in cuts) == 3  # pyright: ignore
+
+
+def test_folds_of_emotion_recognition(task_data):
+    """Each session is tested on once, by heads that have not heard it; the dev part follows the seed."""
+    parts = {}
+    for seed in (0, 1):
+        config = EvaluationConfig(task="er", data=str(task_data), seed=seed)
+        speech = TaskSpeech(config)
+        for fold in range(1, 6):
+            train, dev = speech.training(fold)
+            test = speech.test("clean", fold)
+            assert (len(train), len(dev), len(test)) == (32, 8, 10)
+            names = [{cut.id for cut in part} for part in (train, dev, test)]
+            assert len(set.union(*names)) == 50
+            assert {name[:5] for name in names[2]} == {f"Ses{fold:02d}"}
+            assert f"Ses{fold:02d}" not in {name[:5] for name in names[0] | names[1]}
+            parts[seed, fold] = names[1]
+    assert parts[0, 1] != parts[1, 1]
+
+
+def test_what_cannot_be_read_is_left_out_and_said(task_data, tmp_path):
+    good = TaskSpeech(EvaluationConfig(task="ic", data=str(task_data))).split("test")[0]
+    path = tmp_path / "bad.wav"
+    soundfile.write(path, np.full(4000, np.nan), 16_000, subtype="FLOAT")
+    bad = cut_from_file(path)
+    speech = HeadSpeech([good, bad], {good.id: [0], "bad": [1]})
+    batch = speech[(0, 0, [0, 1])]
+    assert batch.ids == [good.id] and batch.skipped == [("bad", "samples are not finite")]
+    with pytest.raises(DataError, match="a batch of 2 utterances has none that can be used: "):
+        speech[(0, 0, [1, 1])]

@@ -1,0 +1,237 @@
+"""The feature cache: the same heads, whole again after a crash, and only of the model that it is of."""
+
+import json
+import multiprocessing
+import shutil
+from collections import namedtuple
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from distill.audio import read_audio
+from distill.errors import UserError
+from distill.hubert import HubertEncoder
+from distill.sources import open_cuts
+from downstream import cache as cache_module
+from downstream.cache import FeatureCache, fill_all
+from downstream.evaluate import evaluate
+from downstream.features import Selection
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def encoder() -> HubertEncoder:
+    torch.manual_seed(0)
+    return HubertEncoder.from_preset("mini", layers=2).eval()
+
+
+@pytest.fixture(scope="module")
+def speech(tmp_path_factory) -> Path:
+    """Eleven utterances of noise."""
+    root = tmp_path_factory.mktemp("speech")
+    generator = np.random.default_rng(0)
+    for index in range(11):
+        n_samples = int(generator.integers(2000, 9000))
+        soundfile.write(root / f"u{index:02d}.wav", 0.1 * generator.standard_normal(n_samples), 16_000)
+    return root
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(cache_module, "_BLOCK", 3)
+
+
+def make(folder: Path, speech: Path, encoder: HubertEncoder, features="last", dtype="float32", name="a"):
+    selection = Selection(features, encoder.config.layers)
+    cuts = list(open_cuts(str(speech)))
+    options = {"features": features, "checkpoint_hash": name, "dtype": dtype}
+    return FeatureCache(folder, cuts, encoder, selection, **options), selection  # pyright: ignore
+
+
+@pytest.mark.parametrize(
+    ("features", "dtype", "tolerance"),
+    [("last", "float32", 1e-5), ("layer:0", "float32", 1e-5), ("weighted_sum", "float16", 2e-3)],
+)
+def test_features_are_those_of_each_utterance_alone(
+    tmp_path, speech, encoder, small_blocks, features, dtype, tolerance
+):
+    cache, selection = make(tmp_path, speech, encoder, features, dtype)
+    fill_all([cache], encoder, selection, devices=[CPU], workers=2)
+    assert not cache.missing and len(cache.blocks) == 4
+    for cut in cache.cuts:
+        with torch.no_grad():
+            states = encoder(read_audio(cut)[None]).hidden_states
+        states = {"last": states[-1][0], "layer:0": states[0][0]}.get(features, torch.stack(states, 2)[0])
+        found = cache.read(cut.id)
+        assert found is not None and found.dtype == torch.float32
+        torch.testing.assert_close(found, states, atol=tolerance, rtol=tolerance)
+    on_disk = sum(path.stat().st_size for path in tmp_path.glob("*.features"))
+    assert on_disk == cache.room.sum() * 128 * {"weighted_sum": 3 * 2}.get(features, 4)
+
+
+@pytest.mark.parametrize(
+    ("task", "options"),
+    [("ks", {"batch_size": 12}), ("er", {"folds": [3]}), ("asr", {"lr": 1e-3, "steps": 10})],
+)
+def test_heads_are_the_same_with_and_without(quick, student, tmp_path, task, options):
+    """100 steps from the same seed; KS with its random crops of silence."""
+    states = {}
+    for cache in ("off", "float32"):
+        steps = {"steps": 100, "every_n_steps": 100}
+        config = quick(task, **(steps | options), conditions=["clean"], cache=cache)
+        evaluate(student, config, tmp_path / cache)
+        (path,) = (tmp_path / cache).glob("heads/*/checkpoints/last.ckpt")
+        states[cache] = torch.load(path, weights_only=True)["state_dict"]
+    for name, value in states["off"].items():
+        torch.testing.assert_close(value, states["float32"][name], atol=1e-5, rtol=0)
+    scores = [
+        json.loads(next((tmp_path / cache).glob("results/*.json")).read_text())["value"] for cache in states
+    ]
+    assert scores[0] == scores[1]
+
+
+def test_only_random_crops_are_computed_online(quick, student, tmp_path, monkeypatch):
+    config = quick("ks", cache="float32", conditions=["clean"])
+    evaluate(student, config, tmp_path)
+    shutil.rmtree(tmp_path / "heads")
+    shutil.rmtree(tmp_path / "results")
+    heard, forward = [], HubertEncoder.forward
+
+    def count(self, waveforms, lengths=None, **options):
+        if not torch.is_inference_mode_enabled():
+            assert lengths is None  # all are equally long
+            heard.append(waveforms.shape)
+        return forward(self, waveforms, lengths, **options)
+
+    monkeypatch.setattr(HubertEncoder, "forward", count)
+    evaluate(student, config, tmp_path)
+    assert heard and all(n_samples == 16_000 for _, n_samples in heard)
+    assert sum(rows for rows, _ in heard) < 0.3 * 4 * 32  # a twelfth of the draws is silence
+
+
+def test_a_crash_in_the_middle_resumes(tmp_path, speech, encoder, small_blocks, monkeypatch):
+    cache, selection = make(tmp_path, speech, encoder)
+    forward, calls = HubertEncoder.forward, []
+
+    def crash(self, *args, **options):
+        calls.append(1)
+        if len(calls) == 3:
+            raise RuntimeError("the power is gone")
+        return forward(self, *args, **options)
+
+    monkeypatch.setattr(HubertEncoder, "forward", crash)
+    with pytest.raises(RuntimeError):
+        cache.fill(encoder, selection, device=CPU)
+    assert cache.missing == [2, 3]
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("0000[01].*")}
+    again, _ = make(tmp_path, speech, encoder)
+    again.fill(encoder, selection, device=CPU)
+    assert len(calls) == 3 + 2 and not again.missing
+    assert kept == {path: path.stat().st_mtime_ns for path in kept}
+    whole, _ = make(tmp_path / "whole", speech, encoder)
+    whole.fill(encoder, selection, device=CPU)
+    for cut in cache.cuts:
+        torch.testing.assert_close(again.read(cut.id), whole.read(cut.id))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "b"}, "features of another checkpoint:"),
+        ({"features": "layer:1"}, "features of another features:"),
+        ({"dtype": "float16"}, "features of another dtype:"),
+    ],
+)
+def test_a_cache_of_something_else_is_refused(tmp_path, speech, encoder, change, message):
+    cache, selection = make(tmp_path, speech, encoder)
+    cache.fill(encoder, selection, device=CPU)
+    with pytest.raises(UserError, match=message):
+        make(tmp_path, speech, encoder, **change)
+
+
+def test_a_cache_of_other_speech_is_refused(tmp_path, speech, encoder):
+    cache, selection = make(tmp_path / "cache", speech, encoder)
+    cache.fill(encoder, selection, device=CPU)
+    shutil.copytree(speech, tmp_path / "speech")
+    (tmp_path / "speech" / "u03.wav").unlink()
+    with pytest.raises(
+        UserError, match="another list of utterances: remove it, or name another cache_folder"
+    ):
+        make(tmp_path / "cache", tmp_path / "speech", encoder)
+
+
+def test_evaluations_refuse_the_cache_of_another_checkpoint(quick, student, tmp_path):
+    options = {"cache": "float32", "cache_folder": str(tmp_path / "cache"), "conditions": ["clean"]}
+    evaluate(student, quick("ic", **options), tmp_path / "first")
+    torch.manual_seed(5)
+    with pytest.raises(
+        UserError, match="fluent_commands-train-last-float32 holds features of another checkp"
+    ):
+        evaluate("random:mini", quick("ic", **options), tmp_path / "second")
+
+
+def test_the_size_is_said_and_too_small_a_disk_refused(tmp_path, speech, encoder, monkeypatch, capsys):
+    cache, selection = make(tmp_path / "new", speech, encoder)
+    usage = namedtuple("usage", "total used free")(1, 1, 1 << 30)
+    monkeypatch.setattr(cache_module.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(
+        UserError, match=r"the feature cache needs 0\.1 MB and 1\.1 GB to spare.*cache=float16"
+    ):
+        fill_all([cache], encoder, selection, devices=[CPU])
+    assert not (tmp_path / "new").exists()
+    monkeypatch.undo()
+    fill_all([cache], encoder, selection, devices=[CPU])
+    assert "cache: 0.1 MB of features, " in capsys.readouterr().err
+    fill_all([cache], encoder, selection, devices=[CPU])
+    assert capsys.readouterr().err == ""  # nothing is left to do
+
+
+def _fill(folder, speech, weights, started):
+    torch.set_num_threads(1)
+    cache_module._BLOCK = 1
+    encoder = HubertEncoder.from_preset("mini", layers=2).eval()
+    encoder.load_state_dict(weights)
+    extract = FeatureCache._extract
+
+    def noted(self, block, *rest):
+        with started.get_lock():
+            started.value += 1
+        extract(self, block, *rest)
+
+    FeatureCache._extract = noted
+    cache, selection = make(folder, speech, encoder)
+    cache.fill(encoder, selection, device=CPU, workers=1)
+
+
+def test_processes_share_the_work(tmp_path, speech, encoder):
+    """Two at once: each block is extracted once, and both end when all are there."""
+    context = multiprocessing.get_context("fork")
+    started = context.Value("i", 0)
+    arguments = (tmp_path, speech, encoder.state_dict(), started)
+    processes = [context.Process(target=_fill, args=arguments) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert started.value == 11
+    assert len(list(tmp_path.glob("*.features"))) == 11
+
+
+def test_helpers_work_on_the_other_devices(tmp_path, speech, encoder):
+    cache, selection = make(tmp_path, speech, encoder)
+    fill_all([cache], encoder, selection, devices=[CPU, CPU], workers=1)
+    assert not cache.missing
+
+
+def test_utterances_that_cannot_be_read_are_left_out(tmp_path, speech, encoder, caplog):
+    shutil.copytree(speech, tmp_path / "speech")
+    soundfile.write(tmp_path / "speech" / "u04.wav", np.full(4000, np.nan), 16_000, subtype="FLOAT")
+    cache, selection = make(tmp_path / "cache", tmp_path / "speech", encoder)
+    cache.fill(encoder, selection, device=CPU)
+    assert "u04: samples are not finite" in caplog.text
+    assert [cut.id for cut in cache.cuts if cache.read(cut.id) is None] == ["u04"]

@@ -1,0 +1,141 @@
+"""Greedy decoding, and what a language model changes."""
+
+import gzip
+import itertools
+import sys
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distill.errors import DataError, UserError
+from downstream.decoding import LanguageModelDecoder, arpa_words, greedy, language_model_kind, read_lexicon
+from downstream.labels import CHARACTERS, WORD_END
+
+ARPA = """
+\\data\\
+ngram 1=6
+ngram 2=4
+
+\\1-grams:
+-1.0\t<unk>\t0
+-99\t<s>\t-0.3
+-1.0\t</s>\t0
+-0.7\tTHE\t-0.3
+-0.9\tCAT\t-0.3
+-0.9\tKAT\t-0.3
+
+\\2-grams:
+-0.1\t<s> THE
+-0.1\tTHE CAT
+-3.0\tTHE KAT
+-0.1\tCAT </s>
+
+\\end\\
+"""
+
+
+@pytest.fixture
+def arpa(tmp_path):
+    path = tmp_path / "tiny.arpa"
+    path.write_text(ARPA)
+    return path
+
+
+def spoken(text: str, unsure: dict[int, tuple[str, float]]) -> torch.Tensor:
+    """Log-probabilities of a text, spelled with a blank behind every character.
+
+    Args:
+        unsure: by character, another one with its share.
+    """
+    rows = []
+    for index, character in enumerate(text):
+        row = torch.full((1 + len(CHARACTERS),), 1e-6)
+        row[1 + CHARACTERS.index(character)] = 1.0
+        if index in unsure:
+            other, share = unsure[index]
+            row[1 + CHARACTERS.index(character)] = 1 - share
+            row[1 + CHARACTERS.index(other)] = share
+        blank = torch.full((1 + len(CHARACTERS),), 1e-6)
+        blank[0] = 1.0
+        rows += [row / row.sum(), blank / blank.sum()]
+    return torch.stack(rows).log()
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=30))
+def test_greedy_decoding_is_grouping(path):
+    log_probs = torch.nn.functional.one_hot(torch.tensor(path), 5).float().log_softmax(-1)
+    assert greedy(log_probs) == [number for number, _ in itertools.groupby(path) if number]
+
+
+def test_a_language_model_corrects_a_spelling(arpa):
+    pytest.importorskip("flashlight.lib.text.decoder.kenlm")
+    said = spoken("THE|KAT|", {4: ("C", 0.4)})
+    assert "".join(CHARACTERS[n - 1] for n in greedy(said)) == "THE|KAT|"
+    decoder = LanguageModelDecoder(arpa, CHARACTERS, word_end=WORD_END)
+    assert decoder(said) == ["THE", "CAT"]
+    assert decoder(spoken("THE|KAT|", {})) == ["THE", "KAT"]  # against a clear voice it does not win
+    packed = arpa.with_name("tiny.arpa.gz")
+    packed.write_bytes(gzip.compress(arpa.read_bytes()))
+    assert LanguageModelDecoder(packed, CHARACTERS, word_end=WORD_END)(said) == ["THE", "CAT"]
+
+
+def test_only_words_of_the_lexicon_are_said(arpa, tmp_path):
+    pytest.importorskip("flashlight.lib.text.decoder.kenlm")
+    (tmp_path / "lexicon.txt").write_text("THE T H E |\nKAT K A T |\n")
+    decoder = LanguageModelDecoder(arpa, CHARACTERS, word_end=WORD_END, lexicon=tmp_path / "lexicon.txt")
+    assert decoder(spoken("THE|CAT|", {4: ("K", 0.2)})) == ["THE", "KAT"]
+
+
+def test_kinds_of_language_models(arpa, tmp_path):
+    assert language_model_kind(arpa) == "arpa"
+    assert list(arpa_words(arpa)) == ["THE", "CAT", "KAT"]
+    packed = tmp_path / "a.gz"
+    packed.write_bytes(gzip.compress(arpa.read_bytes()))
+    assert language_model_kind(packed) == "arpa" and list(arpa_words(packed)) == ["THE", "CAT", "KAT"]
+    (tmp_path / "b.bin").write_bytes(b"mmap lm http://kheafield.com/code format version 5\n\0")
+    assert language_model_kind(tmp_path / "b.bin") == "binary"
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"hello", b"\x80\x04\x95", gzip.compress(b"hello"), b"\x1f\x8bnot gzip", b"PK\x03\x04"]
+)
+def test_a_language_model_of_another_kind_is_refused(tmp_path, content):
+    (tmp_path / "lm").write_bytes(content)
+    with pytest.raises(DataError, match="lm is no n-gram language model: expected an ARPA file") as caught:
+        LanguageModelDecoder(tmp_path / "lm", CHARACTERS, word_end=WORD_END)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_else_can_be_wrong_with_it(arpa, tmp_path, monkeypatch):
+    with pytest.raises(DataError, match="no such file"):
+        LanguageModelDecoder(tmp_path / "none.arpa", CHARACTERS, word_end=WORD_END)
+    (tmp_path / "b.bin").write_bytes(b"mmap lm http://kheafield.com/code format version 5\n\0")
+    with pytest.raises(DataError, match="is binary and does not list its words: name a lexicon=FILE"):
+        LanguageModelDecoder(tmp_path / "b.bin", CHARACTERS, word_end=WORD_END)
+    (tmp_path / "words.txt").write_text("HELLO\n")
+    with pytest.raises(DataError, match="no spelling in line 'HELLO', expected WORD W O R D"):
+        read_lexicon(tmp_path / "words.txt")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "flashlight"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "flashlight", None)
+    with pytest.raises(UserError, match=r"pip install 'robust-distilhubert\[lm\]'"):
+        LanguageModelDecoder(arpa, CHARACTERS, word_end=WORD_END)
+
+
+def test_lexicons_in_other_characters_are_refused(arpa, tmp_path):
+    pytest.importorskip("flashlight.lib.text.decoder.kenlm")
+    (tmp_path / "lower.txt").write_text("the t h e |\n")
+    with pytest.raises(DataError, match="the is spelled t h e |, expected"):
+        LanguageModelDecoder(arpa, CHARACTERS, word_end=WORD_END, lexicon=tmp_path / "lower.txt")
+
+
+def test_both_ways_of_decoding_are_scored(quick, student, tmp_path, arpa):
+    pytest.importorskip("flashlight.lib.text.decoder.kenlm")
+    import json
+
+    from downstream.evaluate import evaluate
+
+    paths = evaluate(student, quick("asr", lm=str(arpa), conditions=["clean"], steps=1), tmp_path)
+    assert [json.loads(path.read_text())["lm"] for path in paths] == [False, True]

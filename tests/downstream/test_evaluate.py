@@ -1,0 +1,328 @@
+"""Evaluations from end to end: scores are right, nothing is done twice, mistakes are named."""
+
+import json
+import os
+import shutil
+import signal
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from distill.callbacks import Interrupted
+from distill.data import NoiseReader
+from distill.distortions import Distorter
+from distill.errors import DataError, UsageError, UserError
+from distill.hubert import HubertEncoder
+from downstream.distorted_sets import DistortedSet
+from downstream.evaluate import evaluate
+from downstream.features import load_upstream
+from downstream.options import TASKS, EvaluationConfig
+from downstream.results import Result
+from downstream.runner import measure
+from downstream.speech import TaskSpeech, noise_sources
+
+TESTED = {"ks": 21, "ic": 6, "er": 10, "asr": 3, "pr": 4, "slurp_action": 6, "slurp_scenario": 6}
+
+
+def read(paths: list[Path]) -> list[dict]:
+    return [json.loads(path.read_text()) for path in paths]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_from_end_to_end(task, quick, student, tmp_path):
+    config = quick(task, folds=[2]) if task == "er" else quick(task)
+    paths = evaluate(student, config, tmp_path)
+    results = read(paths)
+    assert {path.parent for path in paths} == {tmp_path / "results"}
+    assert [result["condition"] for result in results] == list(TASKS[task].conditions)
+    for result in results:
+        assert set(result) == {field.name for field in fields(Result)}
+        assert (result["task"], result["metric"]) == (task, TASKS[task].metric)
+        assert result["value"] >= 0 and (result["value"] <= 100 or result["metric"] != "accuracy")
+        assert (result["seed"], result["fold"], result["lm"]) == (0, 2 if task == "er" else None, False)
+        assert (result["features"], result["model"], result["head_steps"]) == ("last", "tiny", 4)
+        assert result["checkpoint_hash"] == load_upstream(student).checkpoint_hash
+    counts = {result["condition"]: result["n_utterances"] for result in results}
+    recorded = {"test-other": 1, "chime3": 4}
+    assert counts == {c: recorded.get(c, TESTED[task]) for c in TASKS[task].conditions}
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    assert evaluate(student, config, tmp_path) == paths  # all is there: nothing is written
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_all_folds_and_several_features_and_seeds_live_side_by_side(quick, student, tmp_path):
+    clean = {"conditions": ["clean"], "steps": 1, "every_n_steps": 1}
+    paths = evaluate(student, quick("er", **clean), tmp_path)
+    paths += evaluate(student, quick("er", folds=[1], seed=1, **clean), tmp_path)
+    paths += evaluate(student, quick("er", folds=[1], features="layer:0", **clean), tmp_path)
+    assert [result["fold"] for result in read(paths)] == [1, 2, 3, 4, 5, 1, 1]
+    assert len(set(paths)) == 7
+
+
+def test_a_head_is_not_trained_again_for_another_condition(quick, student, tmp_path):
+    (clean,) = evaluate(student, quick("ic", conditions=["clean"]), tmp_path)
+    (head,) = tmp_path.glob("heads/*/checkpoints/last.ckpt")
+    before = head.stat().st_mtime_ns, clean.stat().st_mtime_ns
+    both = evaluate(student, quick("ic", conditions=["clean", "reverb"]), tmp_path)
+    assert before == (head.stat().st_mtime_ns, clean.stat().st_mtime_ns)
+    assert [result["condition"] for result in read(both)] == ["clean", "reverb"]
+
+
+@pytest.fixture(scope="module")
+def tones(tmp_path_factory) -> dict[str, str]:
+    """Sources of tones, low and high and hiss, as keywords."""
+    root = tmp_path_factory.mktemp("tones")
+    generator = np.random.default_rng(0)
+    rows = ["path\tlabel\tsplit"]
+    for split, count in {"train": 48, "dev": 12, "test": 24}.items():
+        for index in range(count):
+            hz = (300, 3000)[index % 2]
+            time_s = np.arange(int(generator.integers(3000, 6000))) / 16_000
+            wave = 0.3 * np.sin(2 * np.pi * hz * generator.uniform(0.98, 1.02) * time_s)
+            wave += 0.01 * generator.standard_normal(len(wave))
+            soundfile.write(root / f"{split}{index}.wav", wave, 16_000)
+            rows.append(f"{split}{index}.wav\t{hz}\t{split}")
+    (root / "all.tsv").write_text("\n".join(rows) + "\n")
+    return {split: f"{root}/all.tsv?split={split}" for split in ("train", "dev", "test")}
+
+
+@pytest.mark.parametrize("features", ["last", "weighted_sum", "layer:0"])
+def test_what_can_be_heard_is_learned(quick, student, tones, tmp_path, features):
+    config = quick(
+        "ks",
+        sources=tones,
+        conditions=["clean"],
+        steps=60,
+        every_n_steps=60,
+        batch_size=16,
+        features=features,
+    )
+    (result,) = read(evaluate(student, config, tmp_path))
+    assert result["value"] > 90
+    weights = list(tmp_path.glob("heads/*/layer_weights.json"))
+    if features == "weighted_sum":
+        learned = json.loads(weights[0].read_text())["weights"]
+        assert len(learned) == 3 and sum(learned) == pytest.approx(1) and len(set(learned)) == 3
+    else:
+        assert not weights
+
+
+def test_fine_tuning_trains_the_model_too(quick, student, tones, tmp_path):
+    options = {"sources": tones, "conditions": ["clean"], "steps": 10, "lr": 1e-3}
+    (tuned,) = read(evaluate(student, quick("ks", finetune=True, **options), tmp_path))
+    (frozen,) = read(evaluate(student, quick("ks", **options), tmp_path))
+    assert (tuned["features"], frozen["features"]) == ("finetune:last", "last")
+    encoder = load_upstream(student).encoder.state_dict()
+    state = {
+        name: torch.load(tmp_path / "heads" / name / "checkpoints" / "last.ckpt", weights_only=True)[
+            "state_dict"
+        ]
+        for name in ("ks-finetune-last-seed0", "ks-last-seed0")
+    }
+    assert not any(name.startswith("encoder.") for name in state["ks-last-seed0"])
+    moved = [
+        name
+        for name, value in encoder.items()
+        if not torch.equal(value, state["ks-finetune-last-seed0"][f"encoder.{name}"])
+    ]
+    assert len(moved) > 0.9 * len(encoder)
+
+
+def test_the_score_is_that_of_the_head_on_the_distorted_set(quick, student, task_data, tmp_path):
+    """Utterance by utterance, with the audio of `DistortedSet` and the head's weights by hand."""
+    config = quick("ks", conditions=["2-dist", "dns"], steps=20, every_n_steps=20, batch_size=8, seed=3)
+    results = read(evaluate(student, config, tmp_path))
+    (path,) = tmp_path.glob("heads/*/checkpoints/best.ckpt")
+    weights = torch.load(path, weights_only=True)["state_dict"]
+    classes = json.loads((path.parents[1] / "head.json").read_text())["labels"][0]
+    encoder = load_upstream(student).encoder
+    cuts = TaskSpeech(config).test("clean", None)
+    for result in results:
+        right = 0
+        distorted = DistortedSet(cuts, result["condition"], NoiseReader(noise_sources(config)), seed=3)
+        for (cut,), wave, _, _ in distorted.batches(1):
+            with torch.no_grad():
+                z = encoder(wave).hidden_states[-1][0]
+            hidden = z @ weights["head.projector.weight"].T + weights["head.projector.bias"]
+            scores = weights["head.linear.weight"] @ hidden.mean(0) + weights["head.linear.bias"]
+            right += classes[int(scores.argmax())] == cut.custom["label"]
+        assert result["value"] == pytest.approx(100 * right / len(cuts))
+    assert len({result["value"] for result in results}) > 1 or results[0]["value"] > 100 / 12
+
+
+class Ear:
+    """Stands in for a model: keeps what it hears."""
+
+    device = torch.device("cpu")
+
+    def __init__(self):
+        self.heard = {}
+        self.labels = self
+
+    def eval(self):
+        return self
+
+    def hear(self, waves, lengths):
+        self.waves = [wave[:n].clone() for wave, n in zip(waves, lengths.tolist(), strict=True)]
+        return waves, lengths
+
+    def selection(self, selected):
+        return selected
+
+    def head(self, features, frames):
+        return features
+
+    def outcomes(self, head, outputs, frames, targets, decode):
+        self.heard |= dict(zip((name for (name,) in targets), self.waves, strict=True))
+        return [(1.0, 2.0)] * len(targets)
+
+
+def test_the_audio_depends_on_seed_and_utterance_only(quick, task_data):
+    config = quick("ic", conditions=["2-dist"])
+    cuts = TaskSpeech(config).test("2-dist", None)
+    noises = NoiseReader(noise_sources(config))
+    distorter = Distorter.from_config("2-dist", split="test")
+    heard = {}
+    for size, workers, seed in ((1, 0, 0), (4, 1, 0), (4, 0, 1)):
+        ear = Ear()
+        sums = measure(
+            ear,  # pyright: ignore
+            cuts,
+            {cut.id: [cut.id] for cut in cuts},  # pyright: ignore
+            distorter,
+            noises,
+            seed=seed,
+            batch_size=size,
+            workers=workers,
+            name="test",
+            decoders=(None, None),
+        )
+        assert sums == [(6.0, 12.0)] * 2
+        heard[size, workers, seed] = ear.heard
+    for name, wave in heard[1, 0, 0].items():
+        torch.testing.assert_close(wave, heard[4, 1, 0][name], atol=2e-6, rtol=0)
+    assert any(not torch.equal(wave, heard[4, 0, 1][name]) for name, wave in heard[1, 0, 0].items())
+
+
+def test_an_interrupted_training_goes_on(quick, student, tmp_path, monkeypatch):
+    """Ctrl-C after three steps, the same command again: the head of an uninterrupted training."""
+    options = {"conditions": ["clean"], "steps": 6, "every_n_steps": 2, "batch_size": 8}
+    config = quick("ic", **options)
+    evaluate(student, config, tmp_path / "whole")
+
+    forward, calls = HubertEncoder.forward, []
+
+    def stopped(self, *args, **kwargs):
+        if self.training is False and torch.is_inference_mode_enabled() is False:
+            calls.append(1)
+            if len(calls) == 4:  # steps 1 and 2, one validation batch ran without gradients before
+                os.kill(os.getpid(), signal.SIGINT)
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(HubertEncoder, "forward", stopped)
+    with pytest.raises(Interrupted, match="give the same command again to go on"):
+        evaluate(student, config, tmp_path / "halves")
+    monkeypatch.setattr(HubertEncoder, "forward", forward)
+    assert not (tmp_path / "halves" / "results").exists()
+    evaluate(student, config, tmp_path / "halves")
+    states = [
+        torch.load(next((tmp_path / name).glob("heads/*/checkpoints/last.ckpt")), weights_only=True)
+        for name in ("whole", "halves")
+    ]
+    assert states[0]["global_step"] == states[1]["global_step"] == 6
+    for name, value in states[0]["state_dict"].items():
+        torch.testing.assert_close(value, states[1]["state_dict"][name], atol=1e-6, rtol=0)
+
+
+# ------------------------------------------------------------------------------------------------- mistakes
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"task": "kss"}, "unknown task 'kss': did you mean 'ks'?"),
+        ({"task": "ks", "features": "layer"}, "features must be last, weighted_sum or layer:K, not 'layer'"),
+        ({"task": "er", "folds": [6]}, "fold 6 does not exist: there are 1 to 5"),
+        ({"task": "ks", "folds": [1]}, "fold 1 does not exist: ks has none"),
+        ({"task": "ks", "lm": "4gram.arpa"}, "lm: ks is not decoded with a language model"),
+        ({"task": "ks", "conditions": ["chime3"]}, "condition chime3 is for asr only, not for ks"),
+        ({"task": "ks", "finetune": True, "cache": "float16"}, "set cache=off"),
+        ({"task": "ks", "cache": "int8"}, "cache must be off, float16 or float32"),
+        ({"task": "ks", "steps": 0}, "steps must be at least 1"),
+        ({"task": "ks", "lr": 0.0}, "lr must be positive"),
+        ({"task": "ks", "trainer": {"max_steps": 3}}, "trainer.max_steps is not passed on"),
+    ],
+)
+def test_wrong_options_are_refused(options, message):
+    with pytest.raises(UsageError, match=message.replace("?", "\\?")):
+        EvaluationConfig(**options)
+
+
+def test_a_layer_that_the_model_does_not_have(quick, student, tmp_path):
+    with pytest.raises(UsageError, match=r"layer:9: the model has layers 0 .* to 2"):
+        evaluate(student, quick("ks", features="layer:9"), tmp_path)
+
+
+def test_an_unknown_condition(quick, student, tmp_path):
+    with pytest.raises(UsageError, match="unknown condition 'rain'"):
+        evaluate(student, quick("ks", conditions=["rain"]), tmp_path)
+
+
+def test_a_missing_corpus_is_named_with_the_command_that_makes_it(quick, student, tmp_path):
+    with pytest.raises(
+        DataError,
+        match=r"speech_commands/train.jsonl.gz does not exist; distill data prepare speech_commands",
+    ):
+        evaluate(student, quick("ks", data=str(tmp_path), conditions=["clean"]), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_half_a_corpus_is_refused_with_the_files_that_are_missing(quick, student, tones, tmp_path):
+    folder = tmp_path / "half"
+    shutil.copytree(Path(tones["train"].partition("?")[0]).parent, folder)
+    from data_prep.manifests import cut_from_file, write_cuts
+
+    cuts = [cut_from_file(path) for path in sorted(folder.glob("train*.wav"))]
+    for cut in cuts:
+        cut.custom = {"label": "tone"}
+    write_cuts(cuts, folder / "train.jsonl.gz")
+    for index in (3, 5, 7, 9):
+        (folder / f"train{index}.wav").unlink()
+    sources = tones | {"train": str(folder / "train.jsonl.gz")}
+    with pytest.raises(
+        DataError, match=r"4 of 48 audio files are missing: .*train3.wav, .*train5.wav.*, \.\.\.;"
+    ):
+        evaluate(student, quick("ks", sources=sources, conditions=["clean"]), tmp_path / "out")
+
+
+def test_heads_of_another_model_or_length_are_left_alone(quick, student, tones, tmp_path):
+    options = {"sources": tones, "conditions": ["clean"]}
+    evaluate(student, quick("ks", **options), tmp_path)
+    with pytest.raises(UserError, match="head of another checkpoint: choose another --out"):
+        torch.manual_seed(1)
+        evaluate("random:mini", quick("ks", **options), tmp_path)
+    with pytest.raises(UserError, match="head of another lr"):
+        evaluate(student, quick("ks", lr=0.5, conditions=["clean", "pitch"], sources=tones), tmp_path)
+    with pytest.raises(UserError, match="trained for 4 steps already: set steps=4"):
+        evaluate(student, quick("ks", steps=2, **options), tmp_path)
+
+
+def test_a_test_class_that_training_did_not_have(quick, student, tones, tmp_path):
+    folder = Path(tones["test"].partition("?")[0]).parent
+    (folder / "odd.tsv").write_text("path\tlabel\ntest0.wav\t9000\n")
+    sources = tones | {"test": str(folder / "odd.tsv")}
+    with pytest.raises(DataError, match="test0: its label '9000' is not one of the training speech"):
+        evaluate(student, quick("ks", sources=sources, conditions=["clean"]), tmp_path)
+
+
+def test_a_test_utterance_that_cannot_be_read_is_not_left_out(quick, student, tones, tmp_path):
+    folder = Path(tones["test"].partition("?")[0]).parent
+    soundfile.write(folder / "bad.wav", np.full(4000, np.nan), 16_000, subtype="FLOAT")
+    (folder / "bad.tsv").write_text("path\tlabel\ntest0.wav\t300\nbad.wav\t300\n")
+    sources = tones | {"test": str(folder / "bad.tsv")}
+    with pytest.raises(DataError, match="test utterance bad: samples are not finite"):
+        evaluate(student, quick("ks", sources=sources, conditions=["clean"]), tmp_path)

@@ -1,0 +1,140 @@
+"""Targets and error counts, against torchaudio's, s3prl's and counting by hand."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+import torchaudio.functional
+from hypothesis import given
+from hypothesis import strategies as st
+from lhotse import MonoCut, SupervisionSegment
+from lhotse.supervision import AlignmentItem
+
+from distill.errors import DataError
+from downstream.labels import (
+    CHARACTERS,
+    ClassLabels,
+    TokenLabels,
+    edit_distance,
+    make_labels,
+    read_pronunciations,
+)
+from downstream.options import EvaluationConfig
+
+words = st.lists(st.sampled_from("abcd"), max_size=12)
+
+
+def cut(name="u", text=None, phones=None, **custom) -> MonoCut:
+    supervision = SupervisionSegment(id=name, recording_id=name, start=0, duration=1, text=text)
+    if phones:
+        supervision.alignment = {"phone": [AlignmentItem(p, 0.1 * i, 0.1) for i, p in enumerate(phones)]}
+    return MonoCut(name, 0, 1, 0, supervisions=[supervision], custom=custom)
+
+
+@given(words, words)
+def test_edit_distance_is_torchaudios(said, truth):
+    assert edit_distance(said, truth) == torchaudio.functional.edit_distance(said, truth)
+
+
+def log_probs_of(numbers: list[int], symbols: int) -> torch.Tensor:
+    """CTC output that says these symbols: each twice, blanks between them."""
+    path = [0]
+    for number in numbers:
+        path += [number, number, 0]
+    return torch.nn.functional.one_hot(torch.tensor(path), symbols).float().mul(20).log_softmax(-1)
+
+
+def outcomes(labels: TokenLabels, said: list[str], truth: list[MonoCut]) -> list[tuple[float, float]]:
+    rows = [log_probs_of(labels.targets(cut(text=text)), 1 + len(labels.symbols)) for text in said]
+    frames = torch.tensor([len(row) for row in rows])
+    padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=0.0)
+    return labels.outcomes(None, padded, frames, [labels.targets(c) for c in truth])  # pyright: ignore
+
+
+SAID = ["THE CAT SAT", "HELLO WORLD", "IT'S", "A B C D"]
+TRUE = ["THE CAT SAT", "HELLO OLD WORLD", "ITS FINE", "B D"]
+
+
+def test_word_errors_by_hand():
+    labels = make_labels([], EvaluationConfig(task="asr"))
+    assert isinstance(labels, TokenLabels) and labels.symbols == CHARACTERS and len(CHARACTERS) == 28
+    found = outcomes(labels, SAID, [cut(text=text) for text in TRUE])
+    assert found == [(0, 3), (1, 3), (2, 2), (2, 2)]
+
+
+def test_word_and_phoneme_error_rates_are_s3prls():
+    pytest.importorskip("s3prl")
+    pytest.importorskip("editdistance")
+    spec = importlib.util.find_spec("s3prl")
+    assert spec is not None and spec.submodule_search_locations
+    path = Path(spec.submodule_search_locations[0]) / "downstream" / "ctc" / "metric.py"
+    loaded = importlib.util.spec_from_file_location("their_metric", path)
+    assert loaded is not None and loaded.loader is not None
+    theirs = importlib.util.module_from_spec(loaded)
+    loaded.loader.exec_module(theirs)
+    labels = make_labels([], EvaluationConfig(task="asr"))
+    assert isinstance(labels, TokenLabels)
+    found = outcomes(labels, SAID, [cut(text=text) for text in TRUE])
+    rate = sum(errors for errors, _ in found) / sum(total for _, total in found)
+    assert rate == pytest.approx(theirs.wer(hypothesis=SAID, groundtruth=TRUE))
+    phones = TokenLabels(("a", "b", "c", "d"), "phones")
+    said, truth = [1, 2, 3, 3, 4], [1, 3, 4, 4]
+    rows = log_probs_of(said, 5)
+    ((errors, total),) = phones.outcomes(None, rows[None], torch.tensor([len(rows)]), [truth])  # pyright: ignore
+    spelled = [" ".join("abcd"[n - 1] for n in numbers) for numbers in (said, truth)]
+    assert errors / total == pytest.approx(theirs.per(hypothesis=spelled[:1], groundtruth=spelled[1:]))
+
+
+def test_transcripts_become_characters():
+    labels = TokenLabels(CHARACTERS, "characters")
+    numbers = labels.targets(cut(text="it's  Me"))
+    assert "".join(CHARACTERS[n - 1] for n in numbers) == "IT'S|ME|"
+    assert labels.units(numbers) == ["IT'S", "ME"]
+    with pytest.raises(DataError, match="u: '-' in its transcript is none of"):
+        labels.targets(cut(text="re-do"))
+    with pytest.raises(DataError, match="u has no transcript"):
+        labels.targets(cut())
+
+
+def test_an_intent_is_right_if_all_its_slots_are():
+    cuts = [cut(label="on|light|hall"), cut(label="off|heat|hall"), cut(label="on|heat|none")]
+    labels = ClassLabels.of(cuts, "label")
+    assert labels.slots == (("off", "on"), ("heat", "light"), ("hall", "none"))
+    assert [labels.targets(c) for c in cuts] == [[1, 1, 0], [0, 0, 0], [1, 0, 1]]
+    head = labels.head(8, 4)
+    logits = torch.zeros(2, 6)
+    logits[:, [1, 3, 4]] = 1.0  # on, light, hall
+    found = labels.outcomes(head, logits, torch.ones(2), [[1, 1, 0], [1, 1, 1]])
+    assert found == [(0, 1), (1, 1)]
+    with pytest.raises(DataError, match=r"u: its label 'on\|tv\|hall' is not one of the training speech"):
+        labels.targets(cut(label="on|tv|hall"))
+    with pytest.raises(DataError, match="u has no 'label': name the field or column"):
+        labels.targets(cut())
+    with pytest.raises(DataError, match="not equally many slots"):
+        ClassLabels.of([*cuts, cut(label="on")], "label")
+
+
+def test_phonemes_come_from_alignment_field_or_lexicon(tmp_path):
+    (tmp_path / "lexicon.txt").write_text("hi HH AY1\nhi HH IH1\nho\tHH OW1\n\n")
+    config = EvaluationConfig(task="pr", lexicon=str(tmp_path / "lexicon.txt"))
+    three = [cut(phones=["sil", "ah"]), cut(phones="") if False else cut(text="Hi ho")]
+    three.append(MonoCut("v", 0, 1, 0, custom={"phones": "b d"}))
+    labels = make_labels(three, config)
+    assert isinstance(labels, TokenLabels)
+    assert labels.symbols == ("AY1", "HH", "OW1", "ah", "b", "d", "sil", "<unk>")
+    said = [[labels.symbols[n - 1] for n in labels.targets(c)] for c in three]
+    assert said == [["sil", "ah"], ["HH", "AY1", "HH", "OW1"], ["b", "d"]]
+    assert labels.targets(cut(phones=["zh"])) == [8]
+    with pytest.raises(DataError, match="u: the lexicon does not have HEY, YOU: add what is missing"):
+        labels.targets(cut(text="hey you hi"))
+    with pytest.raises(DataError, match="u has no phones: name a lexicon"):
+        make_labels([cut(text="hi")], EvaluationConfig(task="pr"))
+
+
+def test_a_lexicon_that_is_none(tmp_path):
+    with pytest.raises(DataError, match="no such file"):
+        read_pronunciations(tmp_path / "none.txt")
+    (tmp_path / "words.txt").write_text("HELLO\n")
+    with pytest.raises(DataError, match="no phones in line 'HELLO'"):
+        read_pronunciations(tmp_path / "words.txt")

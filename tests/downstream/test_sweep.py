@@ -1,0 +1,278 @@
+"""What a sweep has still to do, that a failure does not end it, and its SLURM script in a real bash."""
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from distill.callbacks import Interrupted
+from distill.errors import UsageError, UserError
+from downstream.sweep import Job, plan_sweep, run_command, run_sweep, student_folder, submit, write_slurm
+
+CONDITIONS = ("clean", "2-dist")
+
+
+@pytest.fixture
+def students(tmp_path) -> list[str]:
+    for name in ("s1", "s4"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "student.safetensors").write_bytes(name.encode())
+    return [str(tmp_path / "s1"), str(tmp_path / "s4")]
+
+
+def plan(students, tmp_path, tasks=("ks",), conditions=CONDITIONS, **options) -> list[Job]:
+    return plan_sweep(students, tasks, conditions, data="data", out=tmp_path / "out", **options)
+
+
+def finish(job: Job, *, conditions=None, folds=(None,), lms=(False,)) -> None:
+    """Write results as an evaluation would."""
+    (job.out / "results").mkdir(parents=True, exist_ok=True)
+    for condition in job.conditions if conditions is None else conditions:
+        for fold in folds:
+            for lm in lms:
+                result = {
+                    "task": job.task,
+                    "condition": condition,
+                    "metric": "accuracy",
+                    "value": 50.0,
+                    "seed": job.seed,
+                    "fold": fold,
+                    "lm": lm,
+                    "features": job.features,
+                    "model": "m",
+                    "checkpoint_hash": "h",
+                    "recipe": None,
+                    "head_steps": 1,
+                    "n_utterances": 1,
+                    "versions": {},
+                    "finished": "2026-01-01",
+                }
+                (job.out / "results" / f"{job.head}-{condition}-{fold}-{lm}.json").write_text(
+                    json.dumps(result)
+                )
+
+
+# ----------------------------------------------------------------------------------------------- planning
+
+
+def test_every_combination_is_a_job_in_its_students_folder(students, tmp_path):
+    jobs = plan(students, tmp_path, ("ks", "ic"), features=("last", "layer:1"), seeds=(0, 1))
+    assert len(jobs) == len({job.name for job in jobs}) == 2 * 2 * 2 * 2
+    assert len({job.out for job in jobs}) == 2
+    first = jobs[0]
+    assert (first.task, first.features, first.seed) == ("ks", "last", 0)
+    assert first.conditions == CONDITIONS
+    assert first.command() == [
+        *(sys.executable, "-m", "distill", "evaluate", "ks", "--student", students[0]),
+        *("--data", "data", "--out", str(first.out), "--condition", "clean", "--condition", "2-dist"),
+        *("--features", "last", "--seed", "0"),
+    ]
+
+
+def test_what_is_said_twice_is_done_once(students, tmp_path):
+    assert len(plan([students[0]] * 2, tmp_path, ("ks", "ks"), ("clean", "clean"), seeds=(1, 1))) == 1
+
+
+def test_finished_conditions_are_left_out(students, tmp_path):
+    first, second = plan(students, tmp_path)
+    finish(first)
+    finish(second, conditions=["2-dist"])
+    (left,) = plan(students, tmp_path)
+    assert left == replace(second, conditions=("clean",))
+
+
+def test_other_heads_and_damaged_results_do_not_count(students, tmp_path):
+    job = plan(students[:1], tmp_path)[0]
+    for other in (replace(job, seed=7), replace(job, features="layer:1"), replace(job, task="ic")):
+        finish(other)
+    (job.out / "results" / "x.json").write_text("{")
+    assert plan(students[:1], tmp_path) == [job]
+
+
+def test_er_needs_all_its_folds(students, tmp_path):
+    (job,) = plan(students[:1], tmp_path, ("er",))
+    finish(job, folds=(1, 2, 3, 4))
+    assert plan(students[:1], tmp_path, ("er",)) == [job]
+    assert plan(students[:1], tmp_path, ("er",), words=["folds=[1,4]"]) == []
+    finish(job, folds=(5,))
+    assert plan(students[:1], tmp_path, ("er",)) == []
+
+
+def test_asr_with_a_language_model_needs_both_results(students, tmp_path):
+    (job,) = plan(students[:1], tmp_path, ("asr",), words=["asr:lm=4.bin"])
+    finish(job)
+    assert plan(students[:1], tmp_path, ("asr",), words=["asr:lm=4.bin"]) == [job]
+    finish(job, lms=(True,))
+    assert plan(students[:1], tmp_path, ("asr",), words=["asr:lm=4.bin"]) == []
+
+
+def test_conditions_and_words_of_one_task(students, tmp_path):
+    conditions = ("clean", "test-other", "chime3")
+    words = ["workers=1", "asr:lm=4.bin", "--noise", "fsd=C:clips"]
+    ks, asr = plan(students[:1], tmp_path, ("ks", "asr"), conditions, words=words)
+    assert ks.conditions == ("clean",)
+    assert asr.conditions == conditions
+    assert ks.words == ("workers=1", "--noise", "fsd=C:clips")
+    assert asr.words == ("workers=1", "lm=4.bin", "--noise", "fsd=C:clips")
+    assert asr.command()[-4:] == list(asr.words)
+
+
+def test_without_conditions_each_task_has_its_own(students, tmp_path):
+    ks, asr = plan(students[:1], tmp_path, ("ks", "asr"), ())
+    assert ks.conditions == ("clean", "2-dist", "fsd", "dns")
+    assert asr.conditions == ("clean", "2-dist", "fsd", "dns", "test-other", "chime3")
+
+
+def test_an_unknown_task(students, tmp_path):
+    with pytest.raises(UsageError, match="unknown task 'kws'; there are ks, ic"):
+        plan(students, tmp_path, ("kws",))
+
+
+def test_a_student_trained_anew_is_evaluated_anew(students, tmp_path):
+    before = student_folder(students[0])
+    assert before.startswith("s1-")
+    assert before == student_folder(students[0] + "/")
+    assert before != student_folder(students[1])
+    (Path(students[0]) / "student.safetensors").write_bytes(b"other weights")
+    assert student_folder(students[0]) != before
+    assert student_folder("facebook/hubert-base-ls960") == "facebook_hubert-base-ls960"
+    assert student_folder(str(Path(students[0]) / "student.safetensors")).startswith("s1-student-")
+    assert student_folder("../..") not in ("", "..")
+
+
+def test_other_settings_are_refused(students, tmp_path):
+    jobs = plan(students[:1], tmp_path, words=["steps=10"])
+    with pytest.raises(UserError):
+        run_sweep(jobs, fail)
+    assert plan(students[:1], tmp_path, words=["steps=10"]) == jobs
+    with pytest.raises(UsageError, match="begun with data=data steps=10, not data=data steps=20"):
+        plan(students[:1], tmp_path, words=["steps=20"])
+    (jobs[0].out / "sweep" / "ks-last-seed0.json").write_text("{")  # a write that was cut off says nothing
+    assert len(plan(students[:1], tmp_path, words=["steps=20"])) == 1
+
+
+# ------------------------------------------------------------------------------------------------ running
+
+
+def fail(job: Job) -> None:
+    raise UserError("the corpus is missing")
+
+
+def test_a_failure_does_not_stop_the_others(students, tmp_path):
+    jobs = plan(students, tmp_path, seeds=(0, 1))
+    done = []
+
+    def evaluate(job: Job) -> None:
+        done.append(job)
+        if job.seed == 0:
+            fail(job) if "s1" in job.checkpoint else 1 / 0  # noqa: B018
+        finish(job)
+
+    with pytest.raises(UserError) as error:
+        run_sweep(jobs, evaluate)
+    assert done == jobs
+    message = str(error.value)
+    assert message.startswith("2 of 4 evaluations failed")
+    assert f"{jobs[0].name}: the corpus is missing" in message
+    assert f"{jobs[2].name}: ZeroDivisionError" in message
+    assert "\n" not in message
+    assert plan(students, tmp_path, seeds=(0, 1)) == [jobs[0], jobs[2]]
+    run_sweep([jobs[0], jobs[2]], finish)
+    assert plan(students, tmp_path, seeds=(0, 1)) == []
+
+
+@pytest.mark.parametrize(
+    "stop", [KeyboardInterrupt(), SystemExit(143), Interrupted(signal.SIGTERM, Path("a/b/c"))]
+)
+def test_signals_end_the_sweep(students, tmp_path, stop):
+    def evaluate(job: Job) -> None:
+        done.append(job)
+        raise stop
+
+    done: list[Job] = []
+    with pytest.raises(type(stop)):
+        run_sweep(plan(students, tmp_path), evaluate)
+    assert len(done) == 1
+
+
+@pytest.fixture
+def fake_distill(tmp_path, monkeypatch) -> Path:
+    """Stands for Python: notes its arguments, one a line, and ends as the file `code` says."""
+    script = tmp_path / "python it is"
+    log = tmp_path / "log"
+    script.write_text(
+        f'#!/bin/sh\nprintf "%s\\n" "$@" > "{log}"\n[ ! -f "{tmp_path}/code" ] || . "{tmp_path}/code"\n'
+    )
+    script.chmod(script.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setattr(sys, "executable", str(script))
+    return log
+
+
+def test_a_job_as_a_process(students, tmp_path, fake_distill):
+    (job,) = plan(students[:1], tmp_path, words=["data.x=a b"])
+    run_command(job)
+    assert fake_distill.read_text().splitlines() == job.command()[1:]
+    (tmp_path / "code").write_text("exit 3")
+    with pytest.raises(UserError, match="exit code 3 of"):
+        run_command(job)
+    (tmp_path / "code").write_text("kill -9 $$")  # what lack of memory looks like
+    with pytest.raises(UserError, match="exit code -9 of"):
+        run_command(job)
+    (tmp_path / "code").write_text("exit 130")
+    with pytest.raises(KeyboardInterrupt):
+        run_command(job)
+
+
+def test_sigterm_reaches_the_process(students, tmp_path, fake_distill):
+    (job,) = plan(students[:1], tmp_path)
+    told = tmp_path / "told"
+    (tmp_path / "code").write_text(
+        f"trap 'touch {told}; exit 143' TERM; kill -TERM {os.getpid()}; sleep 9 & wait"
+    )
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as error:
+        run_command(job)
+    assert error.value.code == 143
+    assert told.exists()
+    assert signal.getsignal(signal.SIGTERM) is handler
+
+
+# -------------------------------------------------------------------------------------------------- SLURM
+
+
+def test_each_array_task_runs_its_job(students, tmp_path, fake_distill):
+    jobs = plan(students, tmp_path, seeds=(0, 1), words=["data.x=it's $HOME; rm"])
+    script = write_slurm(jobs, tmp_path / "out", options=["--partition=gpu", "--gpus=1"])
+    text = script.read_text()
+    assert "#SBATCH --array=0-3\n" in text
+    assert "#SBATCH --partition=gpu\n#SBATCH --gpus=1\n" in text
+    assert (tmp_path / "out" / "slurm").is_dir()
+    for index, job in enumerate(jobs):
+        subprocess.run(["bash", script], env=os.environ | {"SLURM_ARRAY_TASK_ID": str(index)}, check=True)
+        assert fake_distill.read_text().splitlines() == job.command()[1:]
+    outside = subprocess.run(["bash", script], env=os.environ | {"SLURM_ARRAY_TASK_ID": "4"}, check=False)
+    assert outside.returncode == 2
+    with pytest.raises(UsageError, match="was begun with"):
+        plan(students, tmp_path, words=["steps=1"])
+    with pytest.raises(ValueError, match="no jobs"):
+        write_slurm([], tmp_path)
+
+
+def test_submitting(tmp_path, monkeypatch):
+    script = tmp_path / "sweep.sbatch"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="sbatch was not found"):
+        submit(script)
+    sbatch = tmp_path / "sbatch"
+    sbatch.write_text('#!/bin/sh\necho "Submitted batch job 7 $1"\n')
+    sbatch.chmod(0o755)
+    assert submit(script) == f"Submitted batch job 7 {script}"
+    sbatch.write_text('#!/bin/sh\necho "sbatch: error: invalid partition" >&2\nexit 1\n')
+    with pytest.raises(UserError, match="invalid partition"):
+        submit(script)

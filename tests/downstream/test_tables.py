@@ -1,0 +1,300 @@
+"""Every number of ours in its place beside the paper's; nothing averaged that should not be."""
+
+import csv
+import io
+import json
+import logging
+import math
+import re
+from pathlib import Path
+
+import pytest
+
+from distill.errors import UserError
+from downstream.results import paper_numbers, parse_result, read_results
+from downstream.tables import build_tables, make_tables, row_name
+
+
+def values(**changes) -> dict:
+    """What an evaluation writes."""
+    return {
+        "task": "ks",
+        "condition": "clean",
+        "metric": "accuracy",
+        "value": 90.0,
+        "seed": 0,
+        "fold": None,
+        "lm": False,
+        "features": "last",
+        "model": "runs/s4",
+        "checkpoint_hash": "a" * 32,
+        "recipe": "s4",
+        "head_steps": 200_000,
+        "n_utterances": 3081,
+        "versions": {"torch": "2.11.0"},
+        "finished": "2026-01-01T00:00:00",
+    } | changes
+
+
+def tables(*changes: dict) -> dict:
+    """Tables of such results, by (task, metric, lm)."""
+    built = build_tables(parse_result(values(**change)) for change in changes)
+    return {(table.task, table.metric, table.lm): table for table in built}
+
+
+def cell(table, label: str, condition: str):
+    row = {row.label: row for row in table.rows}[label]
+    return row.cells[table.conditions.index(condition)]
+
+
+def write(folder: Path, *changes: dict) -> Path:
+    (folder / "results").mkdir(parents=True, exist_ok=True)
+    for index, change in enumerate(changes):
+        (folder / "results" / f"{index}.json").write_text(json.dumps(values(**change)))
+    return folder
+
+
+KS = ("ks", "accuracy", False)
+
+
+# ------------------------------------------------------------------------------------------ the paper's
+
+
+@pytest.mark.parametrize(
+    ("task", "lm", "row", "condition", "printed"),  # read off the printed tables
+    [
+        ("ks", False, "T1", "clean", "96.30"),
+        ("ic", False, "S1", "dns", "48.30"),
+        ("er", False, "S8'", "2-dist", "62.88"),
+        ("asr", False, "S4'", "clean", "13.7"),
+        ("asr", False, "S6", "test-other", "37.37"),
+        ("asr", True, "S7", "chime3", "43.44"),
+        ("asr", True, "S5'", "2-dist", "12.70"),
+    ],
+)
+def test_the_papers_numbers(task, lm, row, condition, printed):
+    assert paper_numbers(task, lm=lm)[row][condition] == printed
+
+
+def test_without_results_the_papers_tables_stand_alone_in_its_order():
+    found = {(t.task, t.lm): t for t in build_tables([])}
+    assert list(found) == [("ks", False), ("ic", False), ("er", False), ("asr", False), ("asr", True)]
+    assert found["ks", False].conditions == ("clean", "2-dist", "fsd", "dns")
+    assert found["asr", True].conditions == ("clean", "test-other", "2-dist", "fsd", "dns", "chime3")
+    labels = [row.label for row in found["asr", True].rows]
+    assert labels[:4] == ["T1", "T1'", "S1", "S1'"]
+    assert labels[-2:] == ["S8", "S8'"]
+    assert len(labels) == 18
+    assert all(c.ours() == "" and c.paper for t in found.values() for row in t.rows for c in row.cells)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "label"),
+    [
+        ("s4", "S4"),
+        ("s4_prime", "S4'"),
+        ("t1_prime", "T1'"),
+        ("mini", "mini"),
+        ("s9", "s9"),
+        (None, "runs/s4"),
+    ],
+)
+def test_rows_are_called_as_in_the_paper(recipe, label):
+    assert row_name(parse_result(values(recipe=recipe))) == label
+
+
+# ------------------------------------------------------------------------------------------------ cells
+
+
+def test_mean_and_spread_over_seeds():
+    table = tables({"value": 90.0}, {"value": 93.5, "seed": 1}, {"value": 91.0, "seed": 2})[KS]
+    found = cell(table, "S4", "clean")
+    assert found.mean == pytest.approx(91.5)
+    assert found.spread == pytest.approx(3.5)
+    assert found.ours() == "91.50 (3.50, n=3)"
+    assert found.paper == "96.27"
+    assert cell(table, "S4", "dns").ours() == ""
+    assert table.notes == ("Heads: 200,000 steps",)
+
+
+def test_er_is_averaged_over_folds_before_seeds():
+    folds = [
+        {"task": "er", "fold": fold, "seed": seed, "value": 60.0 + 2 * fold + 10 * seed, "n_utterances": fold}
+        for fold in range(1, 6)
+        for seed in (0, 1)
+    ]
+    table = tables(*folds)["er", "accuracy", False]
+    found = cell(table, "S4", "clean")
+    assert (found.mean, found.spread, found.n_seeds) == (pytest.approx(71.0), pytest.approx(10.0), 2)
+    assert table.notes == ("Heads: 200,000 steps",)
+    partial = tables(*folds[:4])["er", "accuracy", False]
+    assert "S4, clean: seed 1 has fold 1, 2 of 5 only" in partial.notes
+
+
+def test_folds_count_rather_than_somebodys_mean_over_them():
+    table = tables(
+        {"task": "er", "value": 10.0}, *({"task": "er", "fold": fold, "value": 60.0} for fold in range(1, 6))
+    )["er", "accuracy", False]
+    assert cell(table, "S4", "clean").ours() == "60.00"
+
+
+def test_a_second_student_with_the_same_seed_gets_a_row_of_its_own():
+    table = tables({"value": 90.0}, {"value": 80.0, "checkpoint_hash": "b" * 32, "condition": "dns"})[KS]
+    labels = [row.label for row in table.rows if row.label.startswith("S4 ")]
+    assert labels == ["S4 (student aaaaaaaa)", "S4 (student bbbbbbbb)"]
+    assert "S4" not in [row.label for row in table.rows]
+    assert cell(table, "S4 (student aaaaaaaa)", "clean").ours() == "90.00"
+    assert cell(table, "S4 (student aaaaaaaa)", "dns").ours() == ""
+    assert cell(table, "S4 (student bbbbbbbb)", "dns").paper == "77.47"
+    assert len([note for note in table.notes if "2 students were evaluated with the same seed" in note]) == 1
+
+
+def test_a_student_per_seed_is_one_row_and_says_so():
+    table = tables({"value": 90.0}, {"value": 80.0, "checkpoint_hash": "b" * 32, "seed": 1})[KS]
+    assert cell(table, "S4", "clean").ours() == "85.00 (10.00, n=2)"
+    assert "S4: every seed is another student (2 in all)" in table.notes
+
+
+def test_other_features_are_rows_of_their_own_without_the_papers_numbers():
+    table = tables({"value": 90.0}, {"value": 95.0, "features": "weighted_sum"})[KS]
+    labels = [row.label for row in table.rows]
+    assert labels.index("S4 (weighted_sum)") == labels.index("S4") + 1
+    assert cell(table, "S4", "clean").ours() == "90.00"
+    assert cell(table, "S4 (weighted_sum)", "clean").ours() == "95.00"
+    assert cell(table, "S4 (weighted_sum)", "clean").paper == ""
+
+
+def test_the_latest_of_two_measurements_counts_and_is_noted():
+    new = {"value": 91.0, "finished": "2026-02-01T00:00:00"}
+    table = tables(new, {"value": 90.0})[KS]
+    assert cell(table, "S4", "clean").ours() == "91.00"
+    assert "S4, clean: seed 0 was measured more than once, the latest counts" in table.notes
+
+
+def test_different_heads_and_test_sets_are_noted():
+    table = tables({}, {"seed": 1, "head_steps": 100, "n_utterances": 30})[KS]
+    assert table.notes == (
+        "Heads: 100, 200,000 steps",
+        "S4, clean: heads of 100 to 200,000 steps are averaged",
+        "S4, clean: seeds were tested on different numbers of utterances",
+    )
+
+
+def test_asr_with_and_without_language_model_are_kept_apart():
+    found = tables(
+        {"task": "asr", "metric": "wer", "value": 14.0, "condition": "chime3"},
+        {"task": "asr", "metric": "wer", "value": 9.0, "condition": "chime3", "lm": True},
+    )
+    assert cell(found["asr", "wer", False], "S4", "chime3").ours() == "14.00"
+    assert cell(found["asr", "wer", True], "S4", "chime3").ours() == "9.00"
+    assert cell(found["asr", "wer", True], "S4", "chime3").paper == "30.80"
+
+
+def test_what_the_paper_does_not_have_follows():
+    found = tables(
+        {"task": "pr", "metric": "per", "value": 20.0, "recipe": "mini"},
+        {"condition": "reverb", "value": 70.0, "recipe": "zeta"},
+        {"value": 71.0, "recipe": "alpha", "model": "a|b"},
+    )
+    assert list(found)[-1] == ("pr", "per", False)
+    assert [row.label for row in found["pr", "per", False].rows] == ["mini"]
+    assert found[KS].conditions == ("clean", "2-dist", "fsd", "dns", "reverb")
+    assert [row.label for row in found[KS].rows][-3:] == ["S8'", "alpha", "zeta"]
+    assert cell(found[KS], "zeta", "reverb").ours() == "70.00"
+    assert [row.label for row in found["ic", "accuracy", False].rows][-1] == "S8'"
+
+
+# --------------------------------------------------------------------------------------------- reading
+
+
+def test_results_are_found_below_runs_and_sweeps_once(tmp_path):
+    write(tmp_path / "sweep" / "s4-1a2b" / "ks-last-seed0", {})
+    assert len(read_results([tmp_path / "sweep", tmp_path / "sweep" / "s4-1a2b"])) == 1
+    assert len(read_results([tmp_path / "sweep/s4-1a2b/ks-last-seed0/results"])) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ('{"task": "ks"', "Expecting"),
+        ("[1, 2]", "no JSON object"),
+        ('{"loss": 1}', "no 'task'"),
+        (json.dumps(values(value="high")), "value is 'high'"),
+        (json.dumps(values(value=math.nan)), "value is nan"),
+        (json.dumps(values(value=True)), "value is True"),
+        (json.dumps(values(lm=1)), "lm is 1"),
+        (json.dumps(values(seed=None)), "seed is None"),
+        (json.dumps(values(metric="bleu")), "metric is 'bleu'"),
+        ("\udcff", "codec"),
+    ],
+)
+def test_damaged_and_foreign_files_are_named_and_left_out(tmp_path, caplog, content, reason):
+    write(tmp_path, {})
+    bad = tmp_path / "results" / "bad.json"
+    bad.write_bytes(content.encode("utf-8", "surrogateescape"))
+    with caplog.at_level(logging.WARNING):
+        assert len(read_results([tmp_path])) == 1
+    assert str(bad) in caplog.text
+    assert reason in caplog.text
+
+
+def test_a_missing_folder_and_one_without_results(tmp_path):
+    with pytest.raises(UserError, match="nowhere is not a folder"):
+        make_tables([tmp_path / "nowhere"])
+    with pytest.raises(UserError, match="no results in"):
+        make_tables([tmp_path])
+    with pytest.raises(ValueError, match="markdown, csv, latex"):
+        make_tables([], "html")
+
+
+# --------------------------------------------------------------------------------------------- writing
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    return write(
+        tmp_path,
+        {"value": 93.0},
+        {"value": 93.5, "seed": 1},
+        {"recipe": "a|b_c & 50%", "value": 12.3456, "condition": "dns"},
+        {"task": "pr", "metric": "per", "value": 20.0},
+    )
+
+
+def test_markdown_has_ours_beside_the_papers(folder):
+    text = make_tables([folder])
+    row = next(line for line in text.splitlines() if line.startswith("| S4 |"))
+    assert row.startswith(
+        "| S4 | DistilHuBERT (Tr2) setup2 | no | 23M | 93.25 (0.50, n=2) | 96.27 |  | 92.99 |"
+    )
+    assert "### Table 2, ASR with language model: word error rate in %, lower is better" in text
+    block: list[str] = []
+    for line in [*text.splitlines(), ""]:  # every line of a table has as many cells as its head
+        if line.startswith("|"):
+            block.append(line)
+        elif block:
+            assert len({len(re.findall(r"(?<!\\)\|", row)) for row in block}) == 1
+            block = []
+    assert r"a\|b_c & 50%" in text
+
+
+def test_csv_is_one_table(folder):
+    lines = list(csv.DictReader(io.StringIO(make_tables([folder], "csv"))))
+    assert len(lines) == 18 * 5 + 1 + 1  # the paper's, one recipe more in ks, and pr
+    s4 = next(line for line in lines if (line["task"], line["row"]) == ("ks", "S4"))
+    assert (s4["clean"], s4["clean spread"], s4["clean seeds"]) == ("93.2500", "0.5000", "2")
+    assert (s4["clean paper"], s4["dns"], s4["dns paper"]) == ("96.27", "", "77.47")
+    assert (s4["chime3 paper"], s4["parameters"]) == ("", "23M")
+
+
+def test_latex_has_even_rows_and_escapes(folder):
+    text = make_tables([folder], "latex")
+    assert text.count(r"\begin{tabular}") == text.count(r"\end{table}") == 6
+    assert r"a|b\_c \& 50\%" in text
+    assert r"S4 & DistilHuBERT (Tr2) setup2 & no & 23M & 93.25 (0.50, n=2) & 96.27 &  & 92.99" in text
+    for part in re.findall(r"\\begin\{tabular\}\{(.*?)\}\n(.*?)\\end\{tabular\}", text, re.DOTALL):
+        columns, body = part
+        for line in body.splitlines():
+            if line.endswith(r"\\"):
+                wide = sum(int(n) - 1 for n in re.findall(r"multicolumn\{(\d)\}", line))
+                assert len(re.findall(r"(?<!\\)&", line)) + wide + 1 == len(columns)
