@@ -1,6 +1,6 @@
 """Steps per second of a keyword spotting head, from the feature cache and without it.
 
-    python -m bench.heads
+    python -m bench heads
 
 The student has the base size and random weights, whose speed is that of trained ones; the speech is noise
 with the lengths of Speech Commands: a second, and long recordings of silence that are cropped at random and
@@ -9,7 +9,6 @@ computed online. Without a GPU, seconds are those of the processor: other progra
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import tempfile
 import time
@@ -124,10 +123,3 @@ def rate(out: Path, encoder: HubertEncoder, cuts: list[Cut], caches: list[Featur
     trainer.callbacks.append(stopwatch)  # pyright: ignore[reportAttributeAccessIssue]
     trainer.fit(module, datamodule=data)
     return steps / stopwatch.seconds
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m bench.heads", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5, help="rounds to take the median of (5)")
-    torch.set_num_threads(1)
-    main(Path(), parser.parse_args().rounds)

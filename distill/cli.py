@@ -245,6 +245,7 @@ def add_evaluations(verbs: Any) -> None:
 
     sweep = add_verb(verbs, "sweep", "many evaluations, without those that are done", commands.run_sweep)
     sweep.add_argument("students", nargs="+", help="checkpoints, and key=value words for all evaluations")
+    sweep.set_defaults(overrides=[])  # what follows the first option
     sweep.add_argument("--task", action="append", required=True, help="repeat for several")
     sweep.add_argument(
         "--condition", action="append", default=[], help="repeat for several (all of the task's)"

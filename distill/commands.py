@@ -189,8 +189,8 @@ def run_evaluate(options: argparse.Namespace) -> None:
     }
     config = from_words(EvaluationConfig, values, options.overrides)
     out = options.out or Path("evaluations") / Path(options.student).name
-    for path in evaluate(options.student, config, out):
-        print(path)
+    paths = evaluate(options.student, config, out)
+    print(f"{len(paths)} results in {out}/results; tables of them: distill table {out}")
 
 
 def run_sweep(options: argparse.Namespace) -> None:
@@ -198,8 +198,9 @@ def run_sweep(options: argparse.Namespace) -> None:
     from downstream.sweep import plan_sweep, run_sweep, submit, write_slurm
 
     noise_sources(options.noise)  # checked before anything starts
+    words = [*options.students, *options.overrides]
     jobs = plan_sweep(
-        [word for word in options.students if "=" not in word],
+        [word for word in words if "=" not in word],
         options.task,
         options.condition,
         data=options.data,
@@ -208,7 +209,7 @@ def run_sweep(options: argparse.Namespace) -> None:
         seeds=options.seed or [0],
         words=[
             *(word for pair in options.noise for word in ("--noise", pair)),
-            *(word for word in options.students if "=" in word),
+            *(word for word in words if "=" in word),
         ],
     )
     if not jobs:

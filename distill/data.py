@@ -6,11 +6,9 @@ comes out the same whatever batch, process or worker it falls to. Shapes: B utte
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import signal
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +21,7 @@ from distill.batch import Batch, View, pad
 from distill.distortions import Distorter, Plan, UtterancePlan
 from distill.distortions.additive import noise_segment
 from distill.errors import DataError
+from distill.hashing import hash_number
 from distill.hubert import SAMPLE_RATE
 from distill.manifest import Cuts
 from distill.sampler import EpochSampler
@@ -190,11 +189,6 @@ class SpeechDataset(Dataset):
         if missing > 1 or not len(labels):
             raise DataError(f"{cut.id}: {len(labels)} labels for {frames} frames; make the targets again")
         return samples, torch.cat([labels, labels[-1:].expand(missing)])
-
-
-def hash_number(*parts: Any) -> int:
-    """A 64-bit number that depends on nothing but `parts`."""
-    return int.from_bytes(hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest())
 
 
 def train_loader(

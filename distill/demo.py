@@ -1,7 +1,8 @@
 """The whole story on synthetic speech, offline: a teacher is born, students are distilled, noise is heard.
 
-mini corpora -> mini HuBERT (masked prediction) -> s1 (plain DistilHuBERT) and s4 (setup2) -> a linear keyword
-probe trained on clean speech -> accuracy on clean and distorted speech. The numbers are what came out.
+mini corpora -> mini HuBERT (masked prediction) -> s1 (plain DistilHuBERT), s4 (setup2) -> keyword spotting
+(SUPERB's KS head, trained on clean speech) -> accuracy on clean and distorted speech -> a page to look at.
+The numbers are what came out.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from distill.checkpoints import load_student, load_teacher
 from distill.config import load
 from distill.data import NoiseReader, open_cuts
 from distill.errors import UserError
+from distill.options import LoggingConfig
 from distill.training import run
 
 CONDITIONS = ("clean", "2-dist", "fsd", "dns")
@@ -31,6 +33,7 @@ SEEDS = (0, 1, 2)
 N_KEYWORDS = 10
 TEACHER_STEPS = 300
 STUDENT_STEPS = 80
+HEAD_STEPS = 1000
 
 
 @dataclass
@@ -58,7 +61,7 @@ def run_demo(out: Path) -> str:
     Raises:
         UserError: if the teacher is below three times chance on clean speech.
     """
-    from downstream.probe import ProbeTask, probe
+    from analysis.report import make_report
 
     started = time.monotonic()
     say(f"everything goes to {out}/", started)
@@ -67,31 +70,33 @@ def run_demo(out: Path) -> str:
     say(f"speech and noise made ({data}); next: pre-training a mini HuBERT", started)
     teacher_run = train_once("mini_teacher", out / "runs" / "teacher", data, TEACHER_STEPS, seed=0)
     teacher = load_teacher(str(teacher_run))
-    models: dict[str, nn.Module] = {"teacher": teacher}  # students as "s1-seed0"
     for name, cdm in STUDENTS.items():
         for seed in SEEDS:
             say(f"distilling {name} (cdm: {cdm}), seed {seed}", started)
             folder = out / "runs" / f"{name}-seed{seed}"
-            options = [f"cdm={cdm}", f"teacher={teacher_run}"]
+            options = [f"name=mini_{name}", f"cdm={cdm}", f"teacher={teacher_run}"]
             train_once("mini", folder, data, STUDENT_STEPS, seed=seed, options=options)
-            models[folder.name] = load_student(str(folder)).encoder
-    say("probing for keywords: a linear classifier trained on clean speech", started)
-    noises = NoiseReader(test_noises(data))
-    task = ProbeTask(
-        train=keyword_set(data, "train"), dev=keyword_set(data, "dev"), test=keyword_set(data, "test")
-    )
-    accuracies = probe(models, task, CONDITIONS, noises)
     results = []
-    for name in ("teacher", *STUDENTS):
-        runs = [values for model, values in accuracies.items() if model.partition("-")[0] == name]
-        results.append(Result(name, {c: [values[c] for values in runs] for c in CONDITIONS}))
+    for name, seeds in {"teacher": [None], **dict.fromkeys(STUDENTS, SEEDS)}.items():
+        say(f"keyword spotting on {name}: heads trained on clean speech, tested clean and distorted", started)
+        runs = {folder_of(out, name, seed): seed or 0 for seed in seeds}
+        results.append(Result(name, evaluate_keywords(runs, data, out)))
     report = write_report(results, out)
-    say("drawing curves and t-SNE, writing audio", started)
+    say("drawing curves and t-SNE, writing audio and the report", started)
+    noises = NoiseReader(test_noises(data))
     draw_curves(out)
-    shown = {name: models[name] for name in ("teacher", *(f"{student}-seed0" for student in STUDENTS))}
+    shown: dict[str, nn.Module] = {"teacher": teacher}
+    shown |= {name: load_student(str(folder_of(out, name, 0))).encoder for name in STUDENTS}
     draw_tsne(shown, keyword_set(data, "test").subset(first=100), noises, out / "tsne.png")
     write_audio(keyword_set(data, "test"), noises, out / "audio")
-    say(f"done: {out}/table.md, curves.png, tsne.png, audio/, runs/ (with offline wandb runs)", started)
+    make_report(
+        [*sorted((out / "runs").iterdir()), out / "evaluations"],
+        out / "report.html",
+        speech=keyword_source(data, "test"),
+        noises=test_noises(data),
+        tsne=out / "tsne.png",
+    )
+    say(f"done: open {out}/report.html; table.md, curves.png, tsne.png, audio/, runs/ are beside it", started)
     chance = 100.0 / N_KEYWORDS
     if results[0].mean("clean") < 3 * chance:
         raise UserError(
@@ -123,7 +128,6 @@ def train_once(
         resolved = load(
             recipe,
             [
-                f"name={folder.name}",
                 f"data.root={data}",
                 f"seed={seed}",
                 f"optim.max_steps={steps}",
@@ -138,9 +142,45 @@ def train_once(
     return folder
 
 
+def folder_of(out: Path, name: str, seed: int | None) -> Path:
+    """The run folder of a model."""
+    return out / "runs" / (name if seed is None else f"{name}-seed{seed}")
+
+
+def evaluate_keywords(runs: Mapping[Path, int], data: Path, out: Path) -> dict[str, list[float]]:
+    """`distill evaluate ks` for each run, by its seed: by condition, accuracies in per cent."""
+    from downstream.evaluate import evaluate
+    from downstream.options import EvaluationConfig
+
+    accuracies: dict[str, list[float]] = {condition: [] for condition in CONDITIONS}
+    for run_folder, seed in runs.items():
+        config = EvaluationConfig(
+            task="ks",
+            sources={split: keyword_source(data, split) for split in ("train", "dev", "test")},
+            noises=test_noises(data),
+            conditions=list(CONDITIONS),
+            steps=HEAD_STEPS,
+            every_n_steps=HEAD_STEPS // 4,
+            seed=seed,
+            cache="float32",
+            workers=0,
+            logging=LoggingConfig(wandb="off"),
+            trainer={"accelerator": "cpu", "devices": 1},
+        )
+        for path in evaluate(run_folder, config, out / "evaluations" / run_folder.name):
+            score = json.loads(path.read_text(encoding="utf-8"))
+            accuracies[score["condition"]].append(score["value"])
+    return accuracies
+
+
+def keyword_source(data: Path, split: str) -> str:
+    """Manifest of single spoken keywords; the speakers of test are in no other split."""
+    return str(data / f"keywords_{split}.jsonl.gz")
+
+
 def keyword_set(data: Path, split: str) -> CutSet:
-    """Single spoken keywords; the speakers of test are in no other split."""
-    return open_cuts(str(data / f"keywords_{split}.jsonl.gz"))
+    """Its utterances."""
+    return open_cuts(keyword_source(data, split))
 
 
 def test_noises(data: Path) -> dict[str, list[str]]:
@@ -163,7 +203,7 @@ def write_report(results: Sequence[Result], out: Path) -> str:
         [
             *lines,
             "",
-            f"Linear keyword probe, {N_KEYWORDS} words (chance {100 / N_KEYWORDS:.0f} %), test "
+            f"Keyword spotting, {N_KEYWORDS} words (chance {100 / N_KEYWORDS:.0f} %), test "
             f"speakers unseen in training; students: mean over {len(SEEDS)} seeds, "
             "in brackets largest minus smallest.",
             "",

@@ -5,15 +5,17 @@ from __future__ import annotations
 import functools
 import logging
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from lhotse import CutSet, MonoCut, Recording
 
 from distill.audio import reason
 from distill.errors import DataError
 from distill.files import audio_files
+from distill.hashing import hash_number
 from distill.manifest import Cuts, JoinedCuts, ListedCuts, ManifestCuts
 
 logger = logging.getLogger(__name__)
@@ -25,7 +27,8 @@ def open_cuts(sources: str | Path | Sequence[str]) -> CutSet:
     Args:
         sources: one or several of: a lhotse cut manifest (.jsonl, .jsonl.gz; opened lazily), a TSV with a
             header and a column `path` (relative to the TSV), a folder of audio (searched recursively).
-            `FILE.tsv?column=value&column=value` keeps the rows that match.
+            `FILE.tsv?column=value&column=value` keeps the rows that match; `SOURCE?part=0.9-1`, of any kind,
+            the tenth whose names' hashes are the highest: `part=0-0.9` has the others.
 
     Raises:
         DataError: for a source that is missing, empty or of another kind.
@@ -66,7 +69,10 @@ def _open_source(source: str) -> CutSet:
     if not path.exists():
         advice = f"; {how_to_make(path)}" if path.name.endswith(".jsonl.gz") else ""
         raise DataError(f"{location} does not exist{advice}")
-    if query and path.suffix != ".tsv":
+    conditions = [pair.partition("=")[::2] for pair in query.split("&") if pair]
+    part = next((read_part(value, source) for name, value in conditions if name == "part"), None)
+    wanted = {name: value for name, value in conditions if name != "part"}
+    if wanted and path.suffix != ".tsv":
         raise DataError(f"{source}: only the rows of a .tsv can be chosen with ?column=value")
     if path.is_dir():
         cuts = _cuts_from_files(
@@ -75,10 +81,12 @@ def _open_source(source: str) -> CutSet:
     elif path.name.endswith((".jsonl", ".jsonl.gz")):
         cuts = CutSet.from_jsonl_lazy(path)
     elif path.suffix == ".tsv":
-        cuts = _cuts_from_tsv(path, query)
+        cuts = _cuts_from_tsv(path, wanted)
     else:
         raise DataError(f"{location}: expected a .jsonl.gz manifest, a .tsv or a folder of audio")
     try:
+        if part is not None:
+            cuts = cuts.filter(lambda cut: within(part, cut)).to_eager()
         empty = next(iter(cuts), None) is None
     except Exception as error:  # noqa: BLE001 lhotse raises whatever its parser does
         raise DataError(f"{location}: not a lhotse cut manifest ({error})") from None
@@ -101,9 +109,27 @@ def how_to_make(path: Path) -> str:
     return f"distill data prepare {corpus}{root} --out {path.parent}"
 
 
-def _cuts_from_tsv(path: Path, query: str) -> CutSet:
-    pairs = [pair.partition("=") for pair in query.split("&") if pair]
-    wanted = {column: value for column, _, value in pairs}
+def read_part(text: str, source: str) -> tuple[float, float]:
+    """Two numbers: "0.9-1" -> (0.9, 1.0).
+
+    Raises:
+        DataError: if it is no part of 0 to 1.
+    """
+    try:
+        low, high = (float(number) for number in text.split("-"))
+    except ValueError:
+        low = high = 0.0
+    if not 0 <= low < high <= 1:
+        raise DataError(f"{source}: part={text} must be two numbers of 0 to 1, as in ?part=0.9-1")
+    return low, high
+
+
+def within(part: tuple[float, float], cut: Any) -> bool:
+    """Whether the hash of a clip's name falls into a part of [0, 1)."""
+    return part[0] <= hash_number("part", cut.id) / 2**64 < part[1]
+
+
+def _cuts_from_tsv(path: Path, wanted: Mapping[str, str]) -> CutSet:
     lines = path.read_text(encoding="utf-8").splitlines()
     header = lines[0].split("\t") if lines else []
     unknown = [column for column in ("path", *wanted) if column not in header]

@@ -20,8 +20,9 @@ from torch.utils.data import Dataset
 
 from distill.audio import read_audio, samples_at_16k
 from distill.batch import pad
-from distill.data import HOP, MIN_SAMPLES, _loader, hash_number
+from distill.data import HOP, MIN_SAMPLES, _loader
 from distill.errors import DataError, UsageError
+from distill.hashing import hash_number
 from distill.hubert import SAMPLE_RATE
 from distill.manifest import ListedCuts
 from distill.sampler import EpochSampler

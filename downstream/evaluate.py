@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -37,6 +38,8 @@ from downstream.labels import CHARACTERS, WORD_END, Labels, TokenLabels, make_la
 from downstream.options import RECORDED, EvaluationConfig
 from downstream.runner import HeadTraining, measure
 from downstream.speech import TaskSpeech, noise_sources
+
+logger = logging.getLogger(__name__)
 
 
 def evaluate(checkpoint: str | Path, config: EvaluationConfig, out: Path) -> list[Path]:
@@ -161,6 +164,7 @@ class Evaluation:
             )
         if done == wanted:
             return own_devices(config)[0]
+        warn_of_crops(train, config.settled_crop_s)
         data = HeadData(
             train,
             dev,
@@ -168,7 +172,7 @@ class Evaluation:
             caches=self._fill_caches() if config.cache != "off" else [],
             batch_size=config.settled_batch_size,
             balanced=task.balanced,
-            crop_s=task.crop_s,
+            crop_s=config.settled_crop_s,
             buckets=task.buckets,
             workers=config.workers,
             seed=config.seed,
@@ -216,6 +220,7 @@ class Evaluation:
             "batch_size": config.settled_batch_size,
             "lr": self.recipe.optim.lr,
             "width": config.width,
+            "crop_s": config.settled_crop_s,
             "training data": says,
             "labels": list(labels.symbols) if isinstance(labels, TokenLabels) else labels.slots,
         }
@@ -286,6 +291,19 @@ class Evaluation:
         text = json.dumps(result, indent=2) + "\n"
         write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
         tqdm.write(f"{path.stem}: {metric} {value:.2f} ({about['n_utterances']} utterances)", file=sys.stderr)
+
+
+def warn_of_crops(train: Sequence[Cut], crop_s: float | None) -> None:
+    """Say that words are cropped: meant for long recordings of silence, of which there are few."""
+    longer = sum(crop_s is not None and cut.duration > crop_s for cut in train)
+    if longer > 0.1 * len(train):
+        logger.warning(
+            "%d of %d training utterances are longer than %g s and are cropped to that at random places; set "
+            "crop_s=0 to keep them whole",
+            longer,
+            len(train),
+            crop_s,
+        )
 
 
 def features_name(config: EvaluationConfig) -> str:

@@ -146,7 +146,7 @@ class EvaluationConfig:
     data: str = "data"
     """Folder of the prepared corpora: DATA/speech_commands/train.jsonl.gz and so on."""
     sources: dict[str, str] = field(default_factory=dict)
-    """By manifest's name (train, dev, test, session1, test-other, chime3, ...): another source of speech."""
+    """Other speech for train, dev, test, or a manifest by its name (session1, test-other, chime3, ...)."""
     label: str | None = None
     """Custom field or TSV column with the class."""
     noises: dict[str, list[str]] = field(default_factory=dict)
@@ -165,6 +165,8 @@ class EvaluationConfig:
     """Learning rate."""
     every_n_steps: int | None = None
     """Updates between two validations."""
+    crop_s: float | None = None
+    """Training utterances that are longer are cropped at a random place, seconds; 0: never."""
     width: int | None = None
     """Of the projection, and of each direction of ASR's LSTMs; default: 256, and 1024 for ASR."""
     seed: int = 0
@@ -194,8 +196,23 @@ class EvaluationConfig:
             raise UsageError(f"unknown task {self.task!r}{hint}")
         if self.cache in ("False", "false"):  # YAML reads a bare `off` as a boolean
             self.cache = "off"
+        self.sources = self._by_manifest(self.sources)
         self._check()
         self.recipe()  # checks what both have
+
+    def _by_manifest(self, sources: dict[str, str]) -> dict[str, str]:
+        """The sources by the task's own names: IC's dev is "valid", ASR's train "train-clean-100"."""
+        task = self.defaults
+        roles = {"dev": task.dev, "test": task.test}
+        if len(task.train) == 1:
+            roles["train"] = task.train[0]
+        own = {role: name for role, name in roles.items() if name}
+        recorded = RECORDED.keys() & set(task.conditions)
+        known = [*own, *dict.fromkeys([*task.train, *own.values(), *sorted(recorded)])]
+        for name in sources:
+            if name not in known:
+                raise UsageError(f"sources.{name}: {self.task} has {', '.join(dict.fromkeys(known))}")
+        return {own.get(name, name): source for name, source in sources.items()}
 
     def _check(self) -> None:
         task = self.defaults
@@ -214,6 +231,8 @@ class EvaluationConfig:
         for name in ("steps", "batch_size", "every_n_steps", "width"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise UsageError(f"{name} must be at least 1, not {value}")
+        if self.crop_s is not None and not (self.crop_s == 0 or self.crop_s >= 0.1):
+            raise UsageError(f"crop_s must be 0 (never crop) or at least 0.1 seconds, not {self.crop_s}")
         if self.workers < 0:
             raise UsageError(f"workers must be at least 0, not {self.workers}")
         only_asr = sorted(set(self.conditions or ()) & RECORDED.keys() - set(task.conditions))
@@ -229,6 +248,11 @@ class EvaluationConfig:
     def settled_batch_size(self) -> int:
         """Utterances of the global batch."""
         return self.batch_size or self.defaults.batch_size
+
+    @property
+    def settled_crop_s(self) -> float | None:
+        """Longest training utterance, seconds; None: any."""
+        return (self.defaults.crop_s if self.crop_s is None else self.crop_s) or None
 
     @property
     def settled_folds(self) -> list[int | None]:

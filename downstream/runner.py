@@ -15,9 +15,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from distill.batch import Batch
-from distill.data import NoiseReader, SpeechDataset, dev_loader, hash_number
+from distill.data import NoiseReader, SpeechDataset, dev_loader
 from distill.distortions import Distorter
 from distill.errors import DataError
+from distill.hashing import hash_number
 from distill.hubert import HubertEncoder
 from distill.manifest import ListedCuts
 from distill.options import OptimConfig
@@ -25,6 +26,9 @@ from downstream.batches import HeadBatch
 from downstream.features import Selection
 from downstream.heads import Head, spec_augment
 from downstream.labels import Labels, Outcome
+
+_WORTH_A_PROCESS = 200
+"""Test utterances; fewer are read by the time that a process has started."""
 
 
 class HeadTraining(pl.LightningModule):
@@ -194,6 +198,7 @@ def measure(
     )
     module.eval()
     sums = [(0.0, 0.0) for _ in decoders]
+    workers = min(workers, len(cuts) // _WORTH_A_PROCESS)
     loader = dev_loader(speech, batch_size=batch_size, workers=workers)
     batch: Batch
     for batch in tqdm(loader, total=-(-len(cuts) // batch_size), desc=name, unit="batch", disable=None):

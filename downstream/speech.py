@@ -66,7 +66,7 @@ class TaskSpeech:
     def cacheable(self) -> dict[str, list[Cut]]:
         """By manifest, all training and dev utterances of all folds that are never cropped."""
         task = self.config.defaults
-        most_s = task.crop_s or float("inf")
+        most_s = self.config.settled_crop_s or float("inf")
         found = {name: self._cropped(self.split(name)) for name in task.train}
         if task.dev is not None:
             found[task.dev] = self.split(task.dev)
@@ -76,7 +76,7 @@ class TaskSpeech:
         }
 
     def _cropped(self, cuts: list[Cut]) -> list[Cut]:
-        return cuts if self.config.defaults.crop_s is None else whole_recordings(cuts)
+        return cuts if self.config.settled_crop_s is None else whole_recordings(cuts)
 
 
 def source_of(config: EvaluationConfig, name: str) -> str:

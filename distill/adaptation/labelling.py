@@ -20,8 +20,9 @@ from torch import Tensor
 
 from distill.adaptation.targets import align_labels, layer_features, mfcc_features, nearest, pack_labels
 from distill.checkpoints.weights import atomic, fill_encoder
-from distill.data import MIN_SAMPLES, hash_number, read_audio, samples_at_16k
+from distill.data import MIN_SAMPLES, read_audio, samples_at_16k
 from distill.errors import DataError
+from distill.hashing import hash_number
 from distill.hubert import HubertConfig, HubertEncoder
 from distill.manifest import Cuts
 

@@ -29,8 +29,9 @@ from distill.adaptation.labelling import Job, ShardMaker, Speech, each, labels_n
 from distill.adaptation.targets import FRAME_RATE_HZ, MAX_CLUSTERS, Targets, fit_kmeans
 from distill.adaptation.workers import run_shards
 from distill.checkpoints.weights import atomic
-from distill.data import MIN_SAMPLES, hash_number, samples_at_16k
+from distill.data import MIN_SAMPLES, samples_at_16k
 from distill.errors import DataError
+from distill.hashing import hash_number
 from distill.hubert import SAMPLE_RATE, HubertEncoder
 
 logger = logging.getLogger(__name__)

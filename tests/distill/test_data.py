@@ -9,7 +9,7 @@ import pytest
 import soundfile
 import torch
 import torchaudio.functional
-from lhotse import CutSet
+from lhotse import CutSet, MonoCut
 
 from distill.data import (
     NoiseReader,
@@ -19,6 +19,7 @@ from distill.data import (
 )
 from distill.distortions import Distorter, DistortionConfig, UtterancePlan
 from distill.errors import DataError
+from distill.hashing import hash_number
 
 SPEECH = 22  # utterances: no multiple of any batch size here
 
@@ -79,6 +80,33 @@ def test_manifests_are_lazy_and_the_same(cuts, tmp_path, suffix):
     CutSet.from_cuts(list(cuts)).to_file(path)
     opened = open_cuts(path)
     assert opened.is_lazy and ids(opened) == ids(cuts)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".tsv", ""])
+def test_clips_are_held_out_by_their_names(speech, tmp_path, suffix):
+    recording = next(iter(open_cuts(speech))).recording
+    names = [f"clip{number}" for number in range(400)]
+    path = tmp_path / f"noise{suffix}"
+    if suffix == ".tsv":
+        path.write_text("path\tset\n" + "".join(f"{name}.wav\tseen\n" for name in names))
+    if suffix in (".tsv", ""):
+        folder = path if suffix == "" else tmp_path
+        folder.mkdir(exist_ok=True)
+        for name in names:
+            soundfile.write(folder / f"{name}.wav", np.zeros(160), 16_000)
+    else:
+        cuts = [MonoCut(name, 0.0, recording.duration, 0, recording=recording) for name in names]
+        CutSet.from_cuts(cuts).to_file(path)
+    joint = "&set=seen" if suffix == ".tsv" else ""
+    kept, held_out = ids(open_cuts(f"{path}?part=0-0.9{joint}")), ids(open_cuts(f"{path}?part=0.9-1{joint}"))
+    assert sorted([*kept, *held_out]) == sorted(names) and 20 <= len(held_out) <= 60
+    assert held_out[0] == [name for name in names if hash_number("part", name) >= 0.9 * 2**64][0]
+
+
+def test_parts_that_are_none(noise_folder):
+    for text in ("0.9", "1-0.9", "0-2", "a-b", ""):
+        assert f"part={text} must be two numbers of 0 to 1" in refused(f"{noise_folder}?part={text}")
+    assert "nothing in it (or no row) matches" in refused(f"{noise_folder}?part=0-0.000001")
 
 
 def test_several_sources_follow_each_other(speech, noise_folder, table, tmp_path):

@@ -113,6 +113,20 @@ def test_only_random_crops_are_computed_online(quick, student, tmp_path, monkeyp
     assert sum(rows for rows, _ in heard) < 0.3 * 4 * 32  # a twelfth of the draws is silence
 
 
+def test_nothing_is_cropped_if_one_says_so(quick, student, tmp_path, caplog):
+    lists = dict.fromkeys(("train", "dev", "test"), quick("ic").data + "/fluent_commands/train.jsonl.gz")
+    words = {"label": "label", "sources": lists, "conditions": ["clean"], "cache": "float32"}
+    evaluate(student, quick("ks", **words), tmp_path / "cropped")
+    assert "longer than 1 s and are cropped to that at random places" in caplog.text
+    evaluate(student, quick("ks", crop_s=0.0, **words), tmp_path / "whole")
+    sizes = {
+        p: sum(f.stat().st_size for f in (tmp_path / p).rglob("*.features")) for p in ("cropped", "whole")
+    }
+    assert sizes["whole"] > 1.5 * sizes["cropped"]  # train and dev, and not dev alone
+    with pytest.raises(UserError, match="has a head of another crop_s"):
+        evaluate(student, quick("ks", crop_s=0.0, **words | {"conditions": ["2-dist"]}), tmp_path / "cropped")
+
+
 def test_a_crash_in_the_middle_resumes(tmp_path, speech, encoder, small_blocks, monkeypatch):
     cache, selection = make(tmp_path, speech, encoder)
     forward, calls = HubertEncoder.forward, []

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 from dataclasses import fields
@@ -254,12 +255,24 @@ def test_an_interrupted_training_goes_on(quick, student, tmp_path, monkeypatch):
         ({"task": "ks", "cache": "int8"}, "cache must be off, float16 or float32"),
         ({"task": "ks", "steps": 0}, "steps must be at least 1"),
         ({"task": "ks", "lr": 0.0}, "lr must be positive"),
+        ({"task": "ic", "sources": {"tset": "a.tsv"}}, "sources.tset: ic has dev, test, train, valid"),
+        ({"task": "er", "sources": {"test": "a.tsv"}}, "sources.test: er has session1, session2, session3"),
+        ({"task": "ks", "crop_s": -1.0}, "crop_s must be 0 (never crop) or at least 0.1 seconds, not -1.0"),
         ({"task": "ks", "trainer": {"max_steps": 3}}, "trainer.max_steps is not passed on"),
     ],
 )
 def test_wrong_options_are_refused(options, message):
-    with pytest.raises(UsageError, match=message.replace("?", "\\?")):
+    with pytest.raises(UsageError, match=re.escape(message)):
         EvaluationConfig(**options)
+
+
+def test_sources_by_role_and_by_name():
+    roles = {"train": "a.tsv", "dev": "b.tsv", "test": "c.tsv"}
+    names = {"train": "a.tsv", "valid": "b.tsv", "test": "c.tsv"}
+    assert EvaluationConfig(task="ic", sources=roles).sources == names
+    assert EvaluationConfig(task="ic", sources=names).sources == names
+    asr = EvaluationConfig(task="asr", sources={"train": "a.tsv", "chime3": "d.tsv"})
+    assert asr.sources == {"train-clean-100": "a.tsv", "chime3": "d.tsv"}
 
 
 def test_a_layer_that_the_model_does_not_have(quick, student, tmp_path):
