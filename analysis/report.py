@@ -21,7 +21,7 @@ from analysis.curves import COLOURS, curve_chart, style
 from analysis.run_logs import RunLog, read_runs
 from distill.errors import UserError
 from downstream.results import read_results
-from downstream.tables import CAPTION, Row, Table, build_tables
+from downstream.tables import CAPTION, Row, Table, build_tables, is_measured
 
 CONDITION_COLOURS: dict[str, str] = {
     "clean": COLOURS[0],
@@ -162,11 +162,6 @@ def details(log: RunLog) -> str:
 
 
 # ---------------------------------------------------------------------------------------------- results
-
-
-def is_measured(row: Row) -> bool:
-    """Whether anything in a row is ours."""
-    return any(cell.mean is not None for cell in row.cells)
 
 
 def results_card(table: Table) -> str:

@@ -272,6 +272,7 @@ def add_evaluations(verbs: Any) -> None:
     table.add_argument(
         "--format", choices=("markdown", "csv", "latex"), default="markdown", help="(markdown)"
     )
+    table.add_argument("--measured", action="store_true", help="without rows of which nothing is measured")
 
     report = add_verb(
         verbs, "report", "one HTML page: tables, curves, robustness, sounds", commands.run_report

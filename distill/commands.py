@@ -225,7 +225,7 @@ def run_table(options: argparse.Namespace) -> None:
     """`distill table`."""
     from downstream.tables import make_tables
 
-    print(make_tables(options.folders, options.format), end="")
+    print(make_tables(options.folders, options.format, measured=options.measured), end="")
 
 
 def run_report(options: argparse.Namespace) -> None:

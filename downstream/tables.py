@@ -12,7 +12,7 @@ import functools
 import io
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -248,12 +248,13 @@ def _row(
 # ------------------------------------------------------------------------------------------------- writing
 
 
-def make_tables(folders: Sequence[Path], format: str = "markdown") -> str:
+def make_tables(folders: Sequence[Path], format: str = "markdown", *, measured: bool = False) -> str:
     """Tables 1 and 2, ours beside the paper's, as text.
 
     Args:
         folders: run folders, outputs of evaluations or of a sweep; without any, the paper's numbers alone.
         format: "markdown", "csv" (one file, a line for each row of each table) or "latex" (booktabs).
+        measured: leave out tables and rows in which nothing is ours.
 
     Raises:
         UserError: for a folder that is missing, or if none of them has a result.
@@ -266,7 +267,19 @@ def make_tables(folders: Sequence[Path], format: str = "markdown") -> str:
     if folders and not results:
         listed = ", ".join(map(str, folders))
         raise UserError(f"no results in {listed}: make some with `distill evaluate` or `distill sweep`")
-    return writers[format](build_tables(results))
+    tables = build_tables(results)
+    return writers[format](only_measured(tables) if measured else tables)
+
+
+def is_measured(row: Row) -> bool:
+    """Whether anything in a row is ours."""
+    return any(cell.mean is not None for cell in row.cells)
+
+
+def only_measured(tables: Iterable[Table]) -> list[Table]:
+    """The tables and rows in which something is ours."""
+    kept = [replace(table, rows=tuple(filter(is_measured, table.rows))) for table in tables]
+    return [table for table in kept if table.rows]
 
 
 def _pairs(row: Row) -> list[str]:

@@ -12,7 +12,7 @@ import pytest
 
 from distill.errors import UserError
 from downstream.results import paper_numbers, parse_result, read_results
-from downstream.tables import build_tables, make_tables, row_name
+from downstream.tables import build_tables, make_tables, only_measured, row_name
 
 
 def values(**changes) -> dict:
@@ -276,6 +276,17 @@ def test_markdown_has_ours_beside_the_papers(folder):
             assert len({len(re.findall(r"(?<!\\)\|", row)) for row in block}) == 1
             block = []
     assert r"a\|b_c & 50%" in text
+
+
+def test_only_what_is_measured(folder):
+    text = make_tables([folder], measured=True)
+    assert "| S4 | DistilHuBERT (Tr2) setup2 | no | 23M | 93.25 (0.50, n=2) | 96.27 |" in text
+    assert "| S3 |" not in text and "| T1 |" not in text
+    tables = build_tables(read_results([folder]))
+    kept = only_measured(tables)
+    assert kept and all(any(c.mean is not None for c in row.cells) for table in kept for row in table.rows)
+    measured = sum(cell.mean is not None for table in tables for row in table.rows for cell in row.cells)
+    assert measured == sum(cell.mean is not None for t in kept for row in t.rows for cell in row.cells)
 
 
 def test_csv_is_one_table(folder):
