@@ -46,14 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     handler.setLevel(logging.WARNING)  # of the handler: libraries set their loggers' levels themselves
     logging.basicConfig(format="%(levelname)s %(message)s", handlers=[handler])
     parser = build_parser()
-    words = list(sys.argv[1:] if argv is None else argv)
-    if words[:2] == ["adapt", "targets"]:  # a verb of two words beside one of the first alone
-        words[:2] = ["adapt targets"]
-    options, extra = parser.parse_known_args(words)
-    if extra:  # argparse gives up on key=value that follow an option
-        if not hasattr(options, "overrides") or any(word.startswith("-") for word in extra):
-            parser.error(f"unrecognized arguments: {' '.join(extra)}")
-        options.overrides += extra
+    options = parse(parser, list(sys.argv[1:] if argv is None else argv))
     if options.run is None:
         parser.print_help()
         return 2
@@ -98,6 +91,18 @@ def quiet_libraries() -> None:
     warnings.filterwarnings(
         "ignore", module=r"pytorch_lightning|lightning_fabric|torch\.|lhotse|wandb|tensorboard"
     )
+
+
+def parse(parser: argparse.ArgumentParser, words: list[str]) -> argparse.Namespace:
+    """Command-line words -> options; ends the process if they are wrong, as argparse does."""
+    if words[:2] == ["adapt", "targets"]:  # a verb of two words beside one of the first alone
+        words = ["adapt targets", *words[2:]]
+    options, extra = parser.parse_known_args(words)
+    if extra:  # argparse gives up on key=value that follow an option
+        if not hasattr(options, "overrides") or any(word.startswith("-") for word in extra):
+            parser.error(f"unrecognized arguments: {' '.join(extra)}")
+        options.overrides += extra
+    return options
 
 
 def build_parser() -> argparse.ArgumentParser:

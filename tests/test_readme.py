@@ -7,17 +7,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from distill.cli import build_parser
-from distill.config import load, recipe_names
+from distill.cli import build_parser, parse
+from distill.commands import noise_sources
+from distill.config import from_words, load, recipe_names
+from downstream.options import EvaluationConfig
 
-README = Path(__file__).parents[1] / "README.md"
-TEXT = README.read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def commands() -> list[str]:
-    """Indented lines that start with `distill`, without comments and launchers."""
+    """Indented lines of README and docs that start with `distill`, without comments and launchers."""
+    texts = [TEXT, *(path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md")))]
+    joined = re.sub(r"\\\n\s*", "", "\n".join(texts))  # lines that end in a backslash go on
     lines = [
-        line.strip().partition("  #")[0].strip() for line in TEXT.splitlines() if line.startswith("    ")
+        line.strip().partition("  #")[0].strip() for line in joined.splitlines() if line.startswith("    ")
     ]
     launched = [re.sub(r"^(torchrun .* -m |srun )", "", line) for line in lines]
     return [line for line in launched if line.startswith("distill ")]
@@ -27,14 +31,16 @@ def test_there_are_commands():
     assert len(commands()) > 8
 
 
-@pytest.mark.parametrize("command", commands())
+@pytest.mark.parametrize("command", dict.fromkeys(commands()))
 def test_the_command_line_is_understood(command):
-    options, extra = build_parser().parse_known_args(shlex.split(command)[1:])
+    options = parse(build_parser(), shlex.split(command)[1:])
     assert options.run is not None
-    assert all("=" in word and not word.startswith("-") for word in extra)
+    if command.startswith("distill evaluate"):
+        values = {"task": options.task, "noises": noise_sources(options.noise)}
+        from_words(EvaluationConfig, values, options.overrides)
     recipe = getattr(options, "recipe", None)
     if recipe in recipe_names():
-        load(recipe, options.overrides + extra)
+        load(recipe, options.overrides)
 
 
 def test_every_recipe_of_the_table_exists():
@@ -100,7 +106,7 @@ def test_the_upstream_examples_run(runs, monkeypatch):
     scope["waveforms"], scope["lengths"] = torch.randn(2, 32_000), torch.tensor([32_000, 24_000])
     exec(register.split("```")[0].replace("runs/s4", str(runs / "runs" / "s4")), scope)
     assert scope["features"].shape == (2, 100, 128) and scope["frames"].tolist() == [100, 75]
-    monkeypatch.chdir(README.parent)
+    monkeypatch.chdir(ROOT)
     exec(hub.split("```")[0].replace("runs/s4", str(runs / "runs" / "s4")), scope)
     assert scope["z"].shape == (2, 99, 128)
 
