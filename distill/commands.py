@@ -190,7 +190,8 @@ def run_evaluate(options: argparse.Namespace) -> None:
     config = from_words(EvaluationConfig, values, options.overrides)
     out = options.out or Path("evaluations") / Path(options.student).name
     paths = evaluate(options.student, config, out)
-    print(f"{len(paths)} results in {out}/results; tables of them: distill table {out}")
+    if not is_follower():
+        print(f"{len(paths)} results in {out}/results; tables of them: distill table {out}")
 
 
 def run_sweep(options: argparse.Namespace) -> None:

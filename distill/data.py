@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -232,7 +233,7 @@ def train_loader(
         rank=rank,
         world_size=world_size,
     )
-    return _loader(sampler, dataset, workers)
+    return batch_loader(sampler, dataset, workers)
 
 
 def dev_loader(
@@ -243,13 +244,14 @@ def dev_loader(
     sampler = EpochSampler(
         dataset.cuts, batch_size=size, buckets=1, shuffle=False, rank=rank, world_size=world_size
     )
-    return _loader(sampler, dataset, workers)
+    return batch_loader(sampler, dataset, workers)
 
 
-def _loader(sampler: EpochSampler, dataset: SpeechDataset, workers: int) -> DataLoader:
+def batch_loader(sampler: Any, dataset: Dataset, workers: int) -> DataLoader:
+    """A loader whose sampler makes whole batches, which `dataset[...]` reads."""
     return DataLoader(
         dataset,
-        sampler=sampler,  # pyright: ignore[reportArgumentType]
+        sampler=sampler,
         batch_size=None,
         num_workers=workers,
         persistent_workers=workers > 0,

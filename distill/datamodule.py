@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 
-from distill.batch import Batch
 from distill.data import NoiseReader, SpeechDataset, dev_loader, train_loader
 from distill.distortions import Distorter
 from distill.errors import ConfigError
@@ -16,7 +15,34 @@ from distill.options import Recipe
 from distill.sources import index_cuts
 
 
-class SpeechData(pl.LightningDataModule):
+class ResumableData(pl.LightningDataModule):
+    """A data module that goes on where it was: its checkpoint says which batches were consumed.
+
+    Batches have a `position`, (epoch, index); training loaders start behind `consumed`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.consumed = {"epoch": 0, "batches": 0}
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Note where a batch is that the model is about to see: what was fetched ahead does not count."""
+        assert self.trainer is not None
+        if self.trainer.training:
+            epoch, index = batch.position
+            self.consumed = {"epoch": epoch, "batches": index + 1}
+        return batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Batches consumed in this epoch."""
+        return dict(self.consumed)
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Start behind those batches."""
+        self.consumed = state_dict
+
+
+class SpeechData(ResumableData):
     """The loaders of a recipe, and the position in the data as part of the checkpoint.
 
     Args:
@@ -32,7 +58,6 @@ class SpeechData(pl.LightningDataModule):
         self.recipe = recipe
         self.streams = streams
         self.targets = targets
-        self.consumed = {"epoch": 0, "batches": 0}
         # Opened here, so that whatever is missing is said before anything else happens.
         self.train_cuts, self.dev_cuts = index_cuts(recipe.data.train), index_cuts(recipe.data.dev)
         wanted = [name for name in recipe.distortion.additive if name not in ("gaussian", "none")]
@@ -91,19 +116,3 @@ class SpeechData(pl.LightningDataModule):
             targets=self.targets,
             fixed_epoch=split == "dev",
         )
-
-    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Note where a batch is that the model is about to see: what was fetched ahead does not count."""
-        assert self.trainer is not None
-        if self.trainer.training:
-            epoch, index = batch.position
-            self.consumed = {"epoch": epoch, "batches": index + 1}
-        return batch
-
-    def state_dict(self) -> dict[str, int]:
-        """Batches consumed in this epoch."""
-        return dict(self.consumed)
-
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Start behind those batches."""
-        self.consumed = state_dict

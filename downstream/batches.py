@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from lhotse.cut import Cut
 from torch import Tensor
@@ -20,7 +19,8 @@ from torch.utils.data import Dataset
 
 from distill.audio import read_audio, samples_at_16k
 from distill.batch import pad
-from distill.data import HOP, MIN_SAMPLES, _loader
+from distill.data import HOP, MIN_SAMPLES, batch_loader
+from distill.datamodule import ResumableData
 from distill.errors import DataError, UsageError
 from distill.hashing import hash_number
 from distill.hubert import SAMPLE_RATE
@@ -208,7 +208,7 @@ def class_weights(targets: Mapping[str, list[int]]) -> dict[str, float]:
     return {name: share[target[0]] for name, target in targets.items()}
 
 
-class HeadData(pl.LightningDataModule):
+class HeadData(ResumableData):
     """The loaders of a head's training, and the position in the data as part of the checkpoint.
 
     Args:
@@ -243,7 +243,6 @@ class HeadData(pl.LightningDataModule):
         self.targets, self.caches, self.batch_size = targets, caches, batch_size
         self.balanced, self.crop_s, self.buckets = balanced, crop_s, buckets
         self.workers, self.seed = workers, seed
-        self.consumed = {"epoch": 0, "batches": 0}
 
     def train_dataloader(self) -> Any:  # noqa: D102
         process = self._process()
@@ -264,7 +263,7 @@ class HeadData(pl.LightningDataModule):
         speech = HeadSpeech(
             cuts, self.targets, caches=self.caches, crop_samples=crop, seed=self.seed, **process
         )
-        return _loader(sampler, speech, self.workers)  # pyright: ignore[reportArgumentType]
+        return batch_loader(sampler, speech, self.workers)
 
     def val_dataloader(self) -> Any:  # noqa: D102
         process = self._process()
@@ -279,24 +278,8 @@ class HeadData(pl.LightningDataModule):
             rank=process["rank"],
             world_size=process["world_size"],
         )
-        return _loader(sampler, speech, min(self.workers, 2))  # pyright: ignore[reportArgumentType]
+        return batch_loader(sampler, speech, min(self.workers, 2))
 
     def _process(self) -> dict[str, Any]:
         assert self.trainer is not None
         return {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
-
-    def on_before_batch_transfer(self, batch: HeadBatch, dataloader_idx: int) -> HeadBatch:
-        """Note where a batch is that the head is about to see: what was fetched ahead does not count."""
-        assert self.trainer is not None
-        if self.trainer.training:
-            epoch, index = batch.position
-            self.consumed = {"epoch": epoch, "batches": index + 1}
-        return batch
-
-    def state_dict(self) -> dict[str, int]:
-        """Batches consumed in this epoch."""
-        return dict(self.consumed)
-
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Start behind those batches."""
-        self.consumed = state_dict
