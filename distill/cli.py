@@ -235,7 +235,13 @@ def add_evaluations(verbs: Any) -> None:
         commands.run_evaluate,
     )
     evaluate.add_argument("task", help="ks, ic, er, asr, pr, slurp_action or slurp_scenario")
-    evaluate.add_argument("overrides", nargs="*", metavar="key=value", help="options of the evaluation")
+    evaluate.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="cache=float16, steps, batch_size, lr, finetune=true, label, sources.train, lm, "
+        "trainer.devices and more: docs/evaluation.md",
+    )
     evaluate.add_argument("--student", required=True, metavar="CKPT", help="student or teacher")
     evaluate.add_argument("--data", default="data", help="folder of the prepared corpora (data)")
     evaluate.add_argument(
