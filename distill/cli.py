@@ -70,6 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             errno.EROFS,
             errno.EACCES,
             errno.EPERM,
+            errno.ENOTDIR,
+            errno.EISDIR,
         ):
             raise
         print(f"distill: {one_line(error)}", file=sys.stderr)  # full or read-only: nothing to trace back
@@ -122,11 +124,13 @@ def build_parser() -> argparse.ArgumentParser:
     demo.add_argument("--out", type=Path, default=Path("demo"), help="folder for everything it makes (demo)")
 
     train = add_verb(verbs, "train", "distil a student", commands.run_train)
+    train.set_defaults(verb="train")
     add_run_options(train, "recipe's name (s4, s4_prime, mini) or YAML file")
 
     adapt = add_verb(
         verbs, "adapt", "pre-train a teacher, or adapt one to distorted speech", commands.run_train
     )
+    adapt.set_defaults(verb="adapt")
     add_run_options(adapt, "recipe's name (t1_prime, mini_teacher) or YAML file")
     add_targets(verbs)
 
@@ -156,7 +160,7 @@ def build_parser() -> argparse.ArgumentParser:
     data.set_defaults(run=lambda _: data.print_help())
     data_verbs = data.add_subparsers(title="verbs", metavar="VERB")
     add_prepare(data_verbs)
-    check = add_verb(data_verbs, "data check", "is everything there that a recipe needs?", commands.run_check)
+    check = add_verb(data_verbs, "data check", "say what a recipe needs and lacks", commands.run_check)
     check.add_argument("recipe", help="recipe's name (s4, s4_prime, mini) or YAML file")
     check.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the recipe")
     check.add_argument("--out", type=Path, help="run folder whose disk is asked about (runs/NAME)")
@@ -166,7 +170,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     distort.add_argument("speech", help="manifest, TSV or folder of audio")
     distort.add_argument("out", type=Path, help="folder for FLAC files and distortions.tsv")
-    distort.add_argument("--condition", default="2-dist", help="clean, 2-dist, fsd or dns (2-dist)")
+    distort.add_argument(
+        "--condition",
+        default="2-dist",
+        help="clean, 2-dist, fsd, dns, or one alone: musan, reverb (2-dist)",
+    )
     add_noise_option(distort)
     distort.add_argument("--seed", type=int, default=0, help="another seed, other distortions (0)")
 
@@ -204,7 +212,7 @@ def build_parser() -> argparse.ArgumentParser:
     invariance.add_argument("--out", type=Path, help="picture of the cosines by layer")
     invariance.add_argument("--seed", type=int, default=0, help="of distortions and masks (0)")
 
-    tsne = add_verb(verbs, "tsne", "t-SNE of the last layer, clean and distorted (Fig. 2)", commands.run_tsne)
+    tsne = add_verb(verbs, "tsne", "draw the last layer, clean and distorted (Fig. 2)", commands.run_tsne)
     tsne.add_argument("checkpoints", nargs="+", help="students or teachers")
     tsne.add_argument("--speech", required=True, help="manifest, TSV or folder of audio")
     add_noise_option(tsne)
@@ -245,7 +253,7 @@ def add_evaluations(verbs: Any) -> None:
     evaluate.add_argument("--student", required=True, metavar="CKPT", help="student or teacher")
     evaluate.add_argument("--data", default="data", help="folder of the prepared corpora (data)")
     evaluate.add_argument(
-        "--out", type=Path, help="folder for heads and results (evaluations/NAME of the model)"
+        "--out", type=Path, help="folder for heads and results (evaluations/NAME-HASH of the model)"
     )
     evaluate.add_argument(
         "--condition", action="append", help="to test under; repeat for several (all of the task's)"

@@ -26,6 +26,9 @@ def run_train(options: argparse.Namespace) -> None:
     if options.print:
         print(config.to_yaml(recipe), end="")
         return
+    verb = "adapt" if recipe.kind == "adapt" else "train"
+    if options.verb != verb:
+        raise UsageError(f"{recipe.name} is a recipe for distill {verb}, not for distill {options.verb}")
     out = options.resume or options.out or Path("runs") / recipe.name
     from distill.training import run
 
@@ -178,6 +181,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
     from distill.config import from_words
     from downstream.evaluate import evaluate
     from downstream.options import EvaluationConfig
+    from downstream.sweep import student_folder
 
     values = {
         "task": options.task,
@@ -188,7 +192,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
         "noises": noise_sources(options.noise),
     }
     config = from_words(EvaluationConfig, values, options.overrides)
-    out = options.out or Path("evaluations") / Path(options.student).name
+    out = options.out or Path("evaluations") / student_folder(options.student)
     paths = evaluate(options.student, config, out)
     if not is_follower():
         print(f"{len(paths)} results in {out}/results; tables of them: distill table {out}")
@@ -196,10 +200,15 @@ def run_evaluate(options: argparse.Namespace) -> None:
 
 def run_sweep(options: argparse.Namespace) -> None:
     """`distill sweep`."""
-    from downstream.sweep import plan_sweep, run_sweep, submit, write_slurm
+    from distill.config import from_words
+    from downstream.options import EvaluationConfig
+    from downstream.sweep import plan_sweep, run_sweep, submit, words_for, write_slurm
 
     noise_sources(options.noise)  # checked before anything starts
     words = [*options.students, *options.overrides]
+    options_of_heads = [word for word in words if "=" in word]
+    for task in options.task:  # a word that is wrong for the last task is said before the first is trained
+        from_words(EvaluationConfig, {"task": task}, words_for(task, options_of_heads))
     jobs = plan_sweep(
         [word for word in words if "=" not in word],
         options.task,
@@ -210,7 +219,7 @@ def run_sweep(options: argparse.Namespace) -> None:
         seeds=options.seed or [0],
         words=[
             *(word for pair in options.noise for word in ("--noise", pair)),
-            *(word for word in words if "=" in word),
+            *options_of_heads,
         ],
     )
     if not jobs:

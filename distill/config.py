@@ -181,6 +181,8 @@ def _explain(error: Any, values: Any, kind: type[Any]) -> str:
     if isinstance(default, Sequence) and not isinstance(default, str):
         example = list(default) or ["a.tsv", "b.tsv"]
         reason = f"expected a list, as in [{', '.join(map(str, example))}]"
+    elif "ListConfig" in reason:
+        reason = f"expected a list in brackets, as in '{key}=[1,2]'"
     if "is not a subclass of" in reason:
         reason = f"a section of keys was expected, not one value ({reason.rpartition('value: ')[2]})"
     return f"{key}: {reason}" if key else reason

@@ -101,7 +101,10 @@ def how_to_make(path: Path) -> str:
 
     corpus, split = path.parent.name, path.name.removesuffix(".jsonl.gz")
     if path.name == split or corpus not in CORPORA:
-        return "set data.root to the folder of your manifests, or name other sources in data.train and so on"
+        return (
+            "name the folder of your manifests (data.root=..., evaluate: --data), or other sources "
+            "(data.train, evaluate: sources.train=... label=...)"
+        )
     splits = [part.name for part in PUBLISHED[corpus].splits] if corpus in PUBLISHED else [split]
     if split not in splits:
         return f"{corpus} has no split {split}: name one of {', '.join(splits)}"
@@ -143,6 +146,11 @@ def _cuts_from_tsv(path: Path, wanted: Mapping[str, str]) -> CutSet:
         if all(row.get(column) == value for column, value in wanted.items()):
             extra = {name: value for name, value in row.items() if name != "path"}
             entries.append((str(Path(row["path"]).with_suffix("")), path.parent / row["path"], extra))
+    if entries and not any(file.exists() for _, file, _ in entries):
+        raise DataError(
+            f"{path}: none of its {len(entries)} files exists, such as {entries[0][1]}; paths in a TSV are "
+            "relative to the folder that the TSV is in"
+        )
     return _cuts_from_files(entries)
 
 

@@ -128,7 +128,12 @@ class FeatureCache:
     @property
     def missing(self) -> list[int]:
         """Blocks that are not there yet."""
-        return [block for block in self.blocks if not self._lengths(block).exists()]
+        return [block for block in self.blocks if not self._is_whole(block)]
+
+    def _is_whole(self, block: int) -> bool:
+        data = self._data(block)
+        size = self._rows(block) * self._row_bytes
+        return self._lengths(block).exists() and data.exists() and data.stat().st_size == size
 
     @property
     def missing_bytes(self) -> int:

@@ -118,6 +118,9 @@ class Evaluation:
         train, dev = self.speech.training(fold)
         labels = make_labels(train, self.config)
         targets = {cut.id: labels.targets(cut) for cut in [*train, *dev]}
+        for condition in self.config.settled_conditions:  # what cannot be scored is said before the training
+            for cut in self.speech.test(condition, fold):
+                labels.targets(cut)
         folder = self.out / "heads" / head_name(self.config, fold)
         module = self._module(labels)
         sign_head(folder, self._identity(labels, targets))

@@ -33,6 +33,13 @@ CONDITIONS = ("clean", "test-other", "2-dist", "fsd", "dns", "chime3")
 ABOUT = ("domain_adapted_teacher", "parameters")
 """What the paper says about a row, besides its model and scores."""
 
+TEST_UTTERANCES = {
+    "ks": {"": 3_081},
+    "ic": {"": 3_793},
+    "asr": {"": 2_620, "test-other": 2_939, "chime3": 1_320},
+}
+"""Of the paper's test sets, by task and condition ("": all others)."""
+
 _PAPER_COLUMNS = {"2-dist": "2dist", "test-other": "other"}
 
 

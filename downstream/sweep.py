@@ -135,15 +135,18 @@ def plan_sweep(
 
 
 def words_for(task: str, words: Sequence[str]) -> tuple[str, ...]:
-    """The words that are for a task: "asr:lm=X" becomes "lm=X" for ASR and nothing for the others."""
-    kept = []
+    """The words that are for a task: "asr:lm=X" becomes "lm=X" for ASR and nothing for the others.
+
+    A task's own words come last: they win over those for all.
+    """
+    general, own = [], []
     for word in words:
         owner, colon, rest = word.partition(":")
         if not colon or owner not in TASKS:
-            kept.append(word)
+            general.append(word)
         elif owner == task:
-            kept.append(rest)
-    return tuple(kept)
+            own.append(rest)
+    return (*general, *own)
 
 
 def student_folder(checkpoint: str) -> str:

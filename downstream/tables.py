@@ -17,7 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from distill.errors import UserError
-from downstream.results import ABOUT, CONDITIONS, METRICS, Result, paper_numbers, read_results
+from downstream.results import (
+    ABOUT,
+    CONDITIONS,
+    METRICS,
+    TEST_UTTERANCES,
+    Result,
+    paper_numbers,
+    read_results,
+)
 
 PAPER_FEATURES = "last"
 """The paper's heads hear the last hidden state: only rows with these features get its numbers beside them."""
@@ -190,6 +198,19 @@ def make_cell(results: Iterable[Result], paper: str, where: str, notes: list[str
     return Cell(sum(means) / len(means), max(means) - min(means), len(means), paper)
 
 
+def other_speech(label: str, results: Sequence[Result]) -> list[str]:
+    """A note if a row was not tested on the paper's test set, going by the number of utterances."""
+    for result in results:
+        known = TEST_UTTERANCES.get(result.task, {})
+        count = known.get(result.condition, known.get("", result.n_utterances))
+        if result.n_utterances != count:
+            return [
+                f"{label}: not the paper's test set: {result.n_utterances:,} utterances, not {count:,} "
+                f"({result.condition})"
+            ]
+    return []
+
+
 def build_tables(results: Iterable[Result]) -> list[Table]:
     """The paper's tables with our numbers in them, then those of what the paper does not have."""
     results = list(results)
@@ -216,6 +237,7 @@ def _build(
     used = {result.condition for result in every}.union(*paper.values()) - {"model", *ABOUT}
     columns = [c for c in CONDITIONS if c in used] + sorted(used.difference(CONDITIONS))
     notes = [note for line, note in line_notes.items() if line in kept]
+    notes += [note for line, members in kept.items() for note in other_speech(line.label(), members)]
     if every:
         steps = sorted({result.head_steps for result in every})
         notes.insert(0, f"Heads: {', '.join(f'{n:,}' for n in steps)} steps")

@@ -134,7 +134,9 @@ def test_files_of_a_list_that_are_gone(distill, models, sources, tmp_path):
     words = [word.format(**models, **sources) for word in (*RUNNABLE, "data.train=[{gone}]")]
     code, _, err = distill("train", "s4", *words, "--out", tmp_path / "run")
     assert code == 1 and "Traceback" not in err
-    assert err.splitlines()[-1].startswith("distill: ") and "has no audio" in err.splitlines()[-1]
+    assert (
+        err.splitlines()[-1].startswith("distill: ") and "none of its 1 files exists" in err.splitlines()[-1]
+    )
 
 
 @pytest.mark.parametrize(
@@ -266,6 +268,23 @@ def test_nothing_at_all_is_a_usage_error(distill):
 
 
 # ---------------------------------------------------------------------------------------------------- verbs
+
+
+@pytest.mark.parametrize(
+    ("verb", "recipe", "other"), [("train", "mini_teacher", "adapt"), ("adapt", "s4", "train")]
+)
+def test_each_recipe_has_its_verb(distill, tmp_path, verb, recipe, other):
+    code, _, err = distill(verb, recipe, "--out", tmp_path / "run")
+    assert code == 2
+    assert err == f"distill: {recipe} is a recipe for distill {other}, not for distill {verb}\n"
+
+
+def test_the_words_of_a_sweep_are_checked_first(distill, tmp_path):
+    code, _, err = distill(
+        "sweep", "random:mini", "--task", "ks", "--task", "asr", "asr:stepz=5", "--out", tmp_path / "out"
+    )
+    assert (code, err) == (2, "distill: unknown key 'stepz': did you mean 'steps'?\n")
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_resolved_recipe_is_printed(distill, tmp_path):

@@ -136,7 +136,9 @@ def test_sources_that_are_none(tmp_path, table, noise_folder):
 def test_a_missing_manifest_says_how_to_make_it(tmp_path):
     said = refused(tmp_path / "mini" / "speech_dev.jsonl.gz")
     assert f"distill data prepare mini --out {tmp_path}/mini" in said
-    assert "set data.root" in refused(tmp_path / "elsewhere" / "speech_dev.jsonl.gz")
+    assert "name the folder of your manifests (data.root=..., evaluate: --data)" in refused(
+        tmp_path / "elsewhere" / "speech_dev.jsonl.gz"
+    )
 
 
 @pytest.mark.parametrize("content", ["not json\n", '{"a": 1}\n', "[1, 2]\n"])

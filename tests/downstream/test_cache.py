@@ -127,6 +127,18 @@ def test_nothing_is_cropped_if_one_says_so(quick, student, tmp_path, caplog):
         evaluate(student, quick("ks", crop_s=0.0, **words | {"conditions": ["2-dist"]}), tmp_path / "cropped")
 
 
+def test_a_block_that_lost_its_features_is_made_again(tmp_path, speech, encoder, small_blocks):
+    cache, selection = make(tmp_path, speech, encoder)
+    cache.fill(encoder, selection, device=CPU)
+    kept = cache.read("u00").clone()
+    (cache.folder / "00000.features").unlink()
+    (cache.folder / "00001.features").write_bytes(b"half")
+    again, _ = make(tmp_path, speech, encoder)
+    assert again.missing == [0, 1]
+    again.fill(encoder, selection, device=CPU)
+    assert again.missing == [] and torch.equal(again.read("u00"), kept)
+
+
 def test_a_crash_in_the_middle_resumes(tmp_path, speech, encoder, small_blocks, monkeypatch):
     cache, selection = make(tmp_path, speech, encoder)
     forward, calls = HubertEncoder.forward, []

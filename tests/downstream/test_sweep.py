@@ -119,7 +119,7 @@ def test_conditions_and_words_of_one_task(students, tmp_path):
     assert ks.conditions == ("clean",)
     assert asr.conditions == conditions
     assert ks.words == ("workers=1", "--noise", "fsd=C:clips")
-    assert asr.words == ("workers=1", "lm=4.bin", "--noise", "fsd=C:clips")
+    assert asr.words == ("workers=1", "--noise", "fsd=C:clips", "lm=4.bin")  # its own last: they win
     assert asr.command()[-4:] == list(asr.words)
 
 
