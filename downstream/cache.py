@@ -217,7 +217,7 @@ class FeatureCache:
         """Extract a block unless somebody else does."""
         try:
             with FileLock(self.folder / f".{block:05d}.lock", timeout=0):
-                if not self._lengths(block).exists():
+                if not self._is_whole(block):
                     self._extract(block, encoder, selection, device, workers)
                 return True
         except Timeout:
