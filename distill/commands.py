@@ -195,7 +195,8 @@ def run_evaluate(options: argparse.Namespace) -> None:
     out = options.out or Path("evaluations") / student_folder(options.student)
     paths = evaluate(options.student, config, out)
     if not is_follower():
-        print(f"{len(paths)} results in {out}/results; tables of them: distill table {out}")
+        results = "1 result" if len(paths) == 1 else f"{len(paths)} results"
+        print(f"{results} in {out}/results; tables of them: distill table {out}")
 
 
 def run_sweep(options: argparse.Namespace) -> None:

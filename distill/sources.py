@@ -148,8 +148,8 @@ def _cuts_from_tsv(path: Path, wanted: Mapping[str, str]) -> CutSet:
             entries.append((str(Path(row["path"]).with_suffix("")), path.parent / row["path"], extra))
     if entries and not any(file.exists() for _, file, _ in entries):
         raise DataError(
-            f"{path}: none of its {len(entries)} files exists, such as {entries[0][1]}; paths in a TSV are "
-            "relative to the folder that the TSV is in"
+            f"{path}: no file that it names exists, such as {entries[0][1]}; paths in a TSV are relative to "
+            "the folder that the TSV is in"
         )
     return _cuts_from_files(entries)
 

@@ -37,7 +37,7 @@ from downstream.features import Selection, load_upstream
 from downstream.labels import CHARACTERS, WORD_END, Labels, TokenLabels, make_labels
 from downstream.options import RECORDED, EvaluationConfig
 from downstream.runner import HeadTraining, measure
-from downstream.speech import TaskSpeech, noise_sources
+from downstream.speech import TaskSpeech, check_sources, noise_sources
 
 logger = logging.getLogger(__name__)
 
@@ -103,6 +103,7 @@ class Evaluation:
     def prepare(self) -> None:
         """Open all that is needed, so that whatever is missing is said before anything else happens."""
         config = self.config
+        check_sources(config)
         self.noises = NoiseReader(noise_sources(config))
         if config.lm is not None:
             self.decoder = LanguageModelDecoder(

@@ -228,6 +228,9 @@ class EvaluationConfig:
                 raise UsageError(f"fold {fold} does not exist: {there}")
         if self.lm is not None and task.kind != "characters":
             raise UsageError(f"lm: {self.task} is not decoded with a language model, leave it out")
+        if self.lexicon is not None and self.lm is None and task.kind != "phones":
+            helped = "set lm=FILE too" if task.kind == "characters" else "leave it out"
+            raise UsageError(f"lexicon: {self.task} without a language model needs none, {helped}")
         for name in ("steps", "batch_size", "every_n_steps", "width"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise UsageError(f"{name} must be at least 1, not {value}")

@@ -13,7 +13,7 @@ from lhotse.cut import Cut
 from distill.data import MIN_SAMPLES, samples_at_16k
 from distill.distortions import CONDITIONS
 from distill.errors import DataError
-from distill.sources import open_cuts
+from distill.sources import how_to_make, open_cuts
 from downstream.distorted_sets import find_condition
 from downstream.options import NOISES, RECORDED, EvaluationConfig
 
@@ -83,6 +83,25 @@ def source_of(config: EvaluationConfig, name: str) -> str:
     """Where a manifest is: as `config.sources` says, else in the data folder."""
     below = RECORDED.get(name, f"{config.defaults.corpus}/{name}")
     return config.sources.get(name, f"{config.data}/{below}.jsonl.gz")
+
+
+def check_sources(config: EvaluationConfig) -> None:
+    """Name all manifests and noises that are missing at once, and the commands that make them.
+
+    Raises:
+        DataError: if any is.
+    """
+    task = config.defaults
+    names = [*task.train, *(name for name in (task.dev, task.test) if name)]
+    names += [name for name in config.settled_conditions if name in RECORDED]
+    sources = [source_of(config, name) for name in names]
+    sources += [source for several in noise_sources(config).values() for source in several]
+    paths = [Path(source.partition("?")[0]) for source in dict.fromkeys(sources)]
+    missing = [path for path in dict.fromkeys(paths) if not path.exists()]
+    if missing:
+        ways = dict.fromkeys(how_to_make(path) for path in missing if path.name.endswith(".jsonl.gz"))
+        verb = "does" if len(missing) == 1 else "do"
+        raise DataError("; ".join([f"{', '.join(map(str, missing))} {verb} not exist", *ways]))
 
 
 def read_split(config: EvaluationConfig, name: str) -> list[Cut]:

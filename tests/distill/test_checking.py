@@ -129,7 +129,7 @@ def test_files_that_a_table_or_folder_leaves_out(corpus, kind, caplog):
     [
         ("a.jsonl.gz", "no gzip", "not a lhotse cut manifest"),
         ("a.tsv", "file\nx.wav\n", "no column 'path'"),
-        ("a.tsv", "path\nx.wav\n", "has no audio"),
+        ("a.tsv", "path\nx.wav\n", "no file that it names exists"),
         ("a.txt", "x.wav\n", "expected a .jsonl.gz manifest, a .tsv or a folder of audio"),
     ],
 )
@@ -170,7 +170,7 @@ def test_all_problems_at_once(mini_data, tmp_path):
         "distill data prepare musan --root FOLDER --out /nowhere/musan",
         "distill adapt t1_prime",
         "data.batch_size=8",
-        "set data.root to the folder of your manifests",
+        "name the folder of your manifests (data.root=...",
         "leave wham out of distortion.additive",
     ):
         assert " ".join(text.split()).count(command) == 1  # lines are wrapped

@@ -247,6 +247,11 @@ def test_an_interrupted_training_goes_on(quick, student, tmp_path, monkeypatch):
     [
         ({"task": "kss"}, "unknown task 'kss': did you mean 'ks'?"),
         ({"task": "ks", "features": "layer"}, "features must be last, weighted_sum or layer:K, not 'layer'"),
+        (
+            {"task": "asr", "lexicon": "a.txt"},
+            "lexicon: asr without a language model needs none, set lm=FILE",
+        ),
+        ({"task": "ks", "lexicon": "a.txt"}, "lexicon: ks without a language model needs none, leave it out"),
         ({"task": "er", "folds": [6]}, "fold 6 does not exist: there are 1 to 5"),
         ({"task": "ks", "folds": [1]}, "fold 1 does not exist: ks has none"),
         ({"task": "ks", "lm": "4gram.arpa"}, "lm: ks is not decoded with a language model"),
@@ -285,12 +290,22 @@ def test_an_unknown_condition(quick, student, tmp_path):
         evaluate(student, quick("ks", conditions=["rain"]), tmp_path)
 
 
-def test_a_missing_corpus_is_named_with_the_command_that_makes_it(quick, student, tmp_path):
-    with pytest.raises(
-        DataError,
-        match=r"speech_commands/train.jsonl.gz does not exist; distill data prepare speech_commands",
-    ):
-        evaluate(student, quick("ks", data=str(tmp_path), conditions=["clean"]), tmp_path / "out")
+def test_missing_corpora_are_named_at_once_with_the_commands_that_make_them(quick, student, tones, tmp_path):
+    lacking = {"data": str(tmp_path), "noises": {}, "conditions": ["clean", "dns"]}
+    with pytest.raises(DataError) as error:
+        evaluate(student, quick("ks", **lacking), tmp_path / "out")
+    said, *commands = str(error.value).split("; ")
+    names = ("train", "dev", "test")
+    assert all(f"{tmp_path}/speech_commands/{name}.jsonl.gz" in said for name in names)
+    assert said.endswith(" do not exist") and f"{tmp_path}/dns/" in said
+    assert commands[0] == (
+        f"distill data prepare speech_commands --root FOLDER --out {tmp_path}/speech_commands"
+    )
+    assert [command for command in commands if command.startswith("distill data prepare dns ")]
+    assert len(commands) == len(set(commands))
+    sources = tones | {"train": str(tmp_path / "gone.tsv")}
+    with pytest.raises(DataError, match=r"^\S+gone.tsv does not exist$"):
+        evaluate(student, quick("ks", sources=sources, conditions=["clean"]), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
