@@ -234,7 +234,7 @@ def verdict(plain: Result, robust: Result, condition: str) -> str:
     difference = robust.mean(condition) - plain.mean(condition)
     spread = max(plain.spread(condition), robust.spread(condition))
     if abs(difference) <= spread:
-        return f"{condition}: no difference (s4 {difference:+.1f} points, spread over seeds {spread:.1f})"
+        return f"{condition}: s4 {difference:+.1f} points, within the spread over seeds ({spread:.1f})"
     better, worse = ("s4", "s1") if difference > 0 else ("s1", "s4")
     return (
         f"{condition}: {better} is better than {worse} by {abs(difference):.1f} points (spread {spread:.1f})"
