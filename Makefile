@@ -3,6 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 STOCK := .venv-s3prl-stock
+JOBS ?= 2
 
 .PHONY: venv demo test test-s3prl-stock lint format bench clean
 
@@ -16,8 +17,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: venv  ## the whole story on synthetic speech, into the folder demo/
 	$(BIN)/distill demo --out demo
 
-test: venv  ## every test that needs neither network nor GPU
-	$(BIN)/python -m pytest
+test: venv  ## every test that needs neither network nor GPU, in JOBS processes
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
 
 test-s3prl-stock:  ## the upstream on torch and torchaudio 2.8, where s3prl works as it is; 5 GB, minutes
 	test -x $(STOCK)/bin/python || $(PYTHON) -m venv $(STOCK)

@@ -182,4 +182,5 @@ def test_a_resumed_run_goes_on_in_weights_and_biases(mini_data, tmp_path):
     run(first, tmp_path)
     run(tiny(mini_data, "logging.wandb=offline", steps=4), tmp_path, resume=True)
     folders = [path.name for path in (tmp_path / "wandb").glob("offline-run-*")]
-    assert len(folders) == 2 and len({name.split("-")[-1] for name in folders}) == 1
+    ids = {name.split("-")[3] for name in folders}  # offline-run-TIME-ID, and -1 if both begin in one second
+    assert len(folders) == 2 and len(ids) == 1
