@@ -7,6 +7,7 @@ import errno
 import logging
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -63,20 +64,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return 0
     except OSError as error:
-        if error.errno not in (
-            errno.ENOSPC,
-            errno.EDQUOT,
-            errno.EFBIG,
-            errno.EROFS,
-            errno.EACCES,
-            errno.EPERM,
-            errno.ENOTDIR,
-            errno.EISDIR,
-        ):
+        if not is_about_a_place(error):
             raise
-        print(f"distill: {one_line(error)}", file=sys.stderr)  # full or read-only: nothing to trace back
+        print(f"distill: {one_line(error)}", file=sys.stderr)
         return 1
     return 0
+
+
+def is_about_a_place(error: OSError) -> bool:
+    """Whether a place is full or cannot be written to: then there is nothing to trace back."""
+    if error.errno == errno.ENOENT:  # /proc/x: it cannot be made although its parents would be, too
+        return traceback.extract_tb(error.__traceback__)[-1].name == "mkdir"
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    forbidden = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR)
+    return error.errno in (*full, *forbidden)
 
 
 def one_line(error: BaseException) -> str:

@@ -6,7 +6,9 @@ comes out the same whatever batch, process or worker it falls to. Shapes: B utte
 
 from __future__ import annotations
 
+import atexit
 import logging
+import multiprocessing
 import signal
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -249,6 +251,9 @@ def dev_loader(
 
 def batch_loader(sampler: Any, dataset: Dataset, workers: int) -> DataLoader:
     """A loader whose sampler makes whole batches, which `dataset[...]` reads."""
+    if workers:
+        atexit.unregister(_end_workers)  # once, and before multiprocessing waits for its children
+        atexit.register(_end_workers)
     return DataLoader(
         dataset,
         sampler=sampler,
@@ -265,3 +270,11 @@ def _start_worker(_: int) -> None:
     torch.set_num_threads(1)
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(signum, signal.SIG_IGN)
+
+
+def _end_workers() -> None:
+    """Workers that an error left behind ignore the signal by which multiprocessing would end them."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler complains of workers that were killed
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()

@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 
 from distill.data import NoiseReader, SpeechDataset, dev_loader, train_loader
 from distill.distortions import Distorter
-from distill.errors import ConfigError
+from distill.errors import ConfigError, DataError
 from distill.options import Recipe
 from distill.sources import index_cuts
 
@@ -67,6 +67,15 @@ class SpeechData(ResumableData):
                 "dev_noises", recipe.data.dev_noises or recipe.data.noises, wanted if streams else []
             ),
         }
+
+    def setup(self, stage: str) -> None:  # noqa: D102
+        world_size = self._process()["world_size"]
+        for key, cuts in (("train", self.train_cuts), ("dev", self.dev_cuts)):
+            if len(cuts) < world_size:
+                raise DataError(
+                    f"data.{key} has {len(cuts)} utterances for {world_size} processes: use fewer "
+                    "(trainer.devices, trainer.num_nodes), or name more speech"
+                )
 
     def _open_noises(self, key: str, sources: Mapping[str, list[str]], wanted: Sequence[str]) -> NoiseReader:
         """The corpora that will be drawn from; what else is given stays unopened."""

@@ -280,6 +280,13 @@ def test_each_recipe_has_its_verb(distill, tmp_path, verb, recipe, other):
     assert err == f"distill: {recipe} is a recipe for distill {other}, not for distill {verb}\n"
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="a place where even root cannot make folders")
+def test_a_folder_that_cannot_be_made(distill, models):
+    code, _, err = distill("export", models["student"], "--to", "huggingface", "--out", "/proc/nowhere/hf")
+    assert code == 1 and err.splitlines()[-1].startswith("distill: ") and "/proc/nowhere" in err
+    assert "Traceback" not in err
+
+
 def test_the_words_of_a_sweep_are_checked_first(distill, tmp_path):
     code, _, err = distill(
         "sweep", "random:mini", "--task", "ks", "--task", "asr", "asr:stepz=5", "--out", tmp_path / "out"

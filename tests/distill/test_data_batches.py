@@ -1,6 +1,8 @@
 """Batches: crops, plans, workers, processes, epochs and where a resumed run goes on."""
 
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -365,3 +367,17 @@ def test_a_resumed_epoch_goes_on_where_it_stopped(cuts, noise_folder, workers):
     following = list(resumed)  # the next epoch, from its beginning
     assert [batch.ids for batch in following] == [batch.ids for batch in loader(data, epoch=2)]
     assert [batch.position for batch in following] == [(2, index) for index in range(len(following))]
+
+
+LEFT_BEHIND = """
+from distill.data import batch_loader
+
+batches = iter(batch_loader(range(8), list(range(8)), workers=1))
+print(next(batches), flush=True)
+raise SystemExit(1)  # with the worker alive and never told to stop
+"""
+
+
+def test_workers_that_an_error_left_behind_end_with_the_process():
+    ended = subprocess.run([sys.executable, "-c", LEFT_BEHIND], capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (1, "0\n", "")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +19,8 @@ from distill import runs
 from distill.callbacks import Interrupted
 from distill.checkpoints import inspect, load_student, load_teacher
 from distill.config import load, recipe_names
-from distill.errors import ConfigError, UserError
+from distill.datamodule import SpeechData
+from distill.errors import ConfigError, DataError, UserError
 from distill.options import DistillRecipe, Recipe
 from distill.training import run
 
@@ -380,3 +382,15 @@ def test_mistakes_are_named_before_training(mini_data, tmp_path, changes, messag
 def test_a_target_layer_that_the_teacher_does_not_have(mini_data, tmp_path):
     with pytest.raises(ConfigError, match=r"targets: layer must be in 1..6, not 9"):
         run(tiny(mini_data, "targets.layer=9", name="t1_prime"), tmp_path)
+
+
+@pytest.mark.parametrize("key", ["train", "dev"])
+def test_fewer_utterances_than_processes_are_said_before_the_first_step(mini_data, key):
+    data = SpeechData(tiny(mini_data), streams=[])
+    few = len(data.train_cuts if key == "train" else data.dev_cuts)
+    setattr(data, f"{'dev' if key == 'train' else 'train'}_cuts", range(few + 1))
+    data.trainer = SimpleNamespace(global_rank=0, world_size=few + 1)
+    with pytest.raises(DataError, match=rf"data.{key} has {few} utterances for {few + 1} processes: use few"):
+        data.setup("fit")
+    data.trainer.world_size = few
+    data.setup("fit")
