@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from distill.batch import Batch
 from distill.errors import UserError
+from distill.hashing import hash_number
 from distill.hubert import SAMPLE_RATE
 
 
@@ -200,6 +201,22 @@ def memory_gib(device: torch.device) -> float:
 
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+class StepSeed(Callback):
+    """Seeds torch for every training batch by (seed, epoch, index of the batch, process).
+
+    Dropout is then the same in a run that was stopped and resumed as in one that never was, without any state
+    to save.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_batch_start(  # noqa: D102
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        torch.manual_seed(hash_number("step", self.seed, *batch.position, trainer.global_rank) >> 1)
 
 
 class GracefulStop(Callback):

@@ -30,6 +30,9 @@ from distill.processes import is_follower
 
 log = logging.getLogger(__name__)
 
+WANDB_ID = "wandb_id"
+"""File of a run folder with its id in Weights & Biases."""
+
 
 class SafeLogger(Logger):
     """A logger whose failures do not stop training: its first is warned about, later ones are ignored.
@@ -154,7 +157,7 @@ def _wandb(kind: type[WandbLogger], recipe: Recipe, out: Path) -> WandbLogger:
 
 def _wandb_id(out: Path) -> str:
     """The same when a run is resumed, so that Weights & Biases goes on with its curves."""
-    path = out / "wandb_id"
+    path = out / WANDB_ID
     if path.exists():
         return path.read_text(encoding="utf-8").strip()
     made = secrets.token_hex(4)

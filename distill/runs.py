@@ -17,13 +17,13 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from distill.callbacks import Gauges, GracefulStop, StepProgress, WaitClock
+from distill.callbacks import Gauges, GracefulStop, StepProgress, StepSeed, WaitClock
 from distill.checkpoints import native
 from distill.config import to_yaml
 from distill.errors import ConfigError, UserError
 from distill.faults import BadData, CarefulCheckpointIO, SkipNonFinite
 from distill.hubert import HubertEncoder
-from distill.logs import Listening, make_loggers
+from distill.logs import WANDB_ID, Listening, make_loggers
 from distill.options import Recipe
 from distill.processes import is_follower
 from distill.student import Student
@@ -38,7 +38,8 @@ def check_run_folder(out: Path, *, resume: bool) -> None:
         raise UserError(f"{out} has no checkpoints/last.ckpt to resume from")
     if out.is_file():
         raise UserError(f"{out} is a file: choose a folder for the run with --out")
-    if out.is_dir() and any(out.iterdir()) and not (out / "recipe.yaml").exists():
+    others = [path for path in out.iterdir() if path.name != WANDB_ID] if out.is_dir() else []
+    if others and not (out / "recipe.yaml").exists():
         raise UserError(f"{out} holds other things: choose an empty or new folder with --out")
 
 
@@ -114,6 +115,7 @@ def make_trainer(recipe: Recipe, out: Path, *, monitor: str = "val/loss", accumu
                 Listening(recipe.logging.audio_every_n_steps),
                 SkipNonFinite(out, recipe.optim.max_nonfinite),
                 BadData(out, recipe.data.max_bad_fraction),
+                StepSeed(recipe.seed),
                 GracefulStop(),
             ],
             use_distributed_sampler=False,

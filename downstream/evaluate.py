@@ -36,6 +36,7 @@ from downstream.distorted_sets import find_condition
 from downstream.features import Selection, load_upstream
 from downstream.labels import CHARACTERS, WORD_END, Labels, TokenLabels, make_labels
 from downstream.options import RECORDED, EvaluationConfig
+from downstream.results import check_settings
 from downstream.runner import HeadTraining, measure
 from downstream.speech import TaskSpeech, check_sources, noise_sources
 
@@ -230,7 +231,11 @@ class Evaluation:
         }
 
     def _is_done(self, path: Path) -> bool:
-        """Whether a result is there, of this model and as many steps."""
+        """Whether a result is there, of this model and as many steps.
+
+        Raises:
+            UserError: if other settings differ.
+        """
         if not path.exists():
             return False
         try:
@@ -241,7 +246,10 @@ class Evaluation:
             "checkpoint_hash": self.upstream.checkpoint_hash,
             "head_steps": self.recipe.optim.max_steps,
         }
-        return isinstance(found, dict) and wanted.items() <= found.items()
+        if not (isinstance(found, dict) and wanted.items() <= found.items()):
+            return False
+        check_settings(found.get("settings", {}), self.config.settings, str(path))
+        return True
 
     def _test(
         self, module: HeadTraining, condition: str, fold: int | None, paths: Mapping[bool, Path]
@@ -289,6 +297,7 @@ class Evaluation:
             "head_steps": self.recipe.optim.max_steps,
             "n_utterances": about["n_utterances"],
             "versions": versions(),
+            "settings": config.settings,
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -267,6 +267,21 @@ class EvaluationConfig:
         """What to test under."""
         return list(self.conditions or self.defaults.conditions)
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What scores depend on beside task, features, seed and steps, as JSON has it; kept with them."""
+        return {
+            "batch_size": self.settled_batch_size,
+            "lr": self.recipe().optim.lr,
+            "every_n_steps": self.recipe().validation.every_n_steps,
+            "width": self.width,
+            "crop_s": self.settled_crop_s,
+            "sources": dict(self.sources),
+            "label": self.label,
+            "noises": {name: list(sources) for name, sources in self.noises.items()},
+            "lexicon": self.lexicon,
+        }
+
     def recipe(self, name: str = "") -> Recipe:
         """The training of a head, as the framework's Trainer takes it."""
         task = self.defaults

@@ -11,8 +11,8 @@ import io
 import json
 import logging
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,8 @@ class Result:
     """Of the software."""
     finished: str
     """When, ISO 8601."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """What else it depends on (`EvaluationConfig.settings`)."""
 
 
 def read_results(folders: Iterable[Path]) -> list[Result]:
@@ -111,20 +113,35 @@ def parse_result(values: Any) -> Result:
     """
     if not isinstance(values, dict):
         raise ValueError("no JSON object")
-    for field in fields(Result):
-        if field.name not in values:
-            raise ValueError(f"no {field.name!r}")
-        value, kind = values[field.name], str(field.type)
-        allowed = {"str": str, "int": int, "float": int | float, "bool": bool, "dict[str, str]": dict}
+    values = {"settings": {}} | values
+    for entry in fields(Result):
+        if entry.name not in values:
+            raise ValueError(f"no {entry.name!r}")
+        value, kind = values[entry.name], str(entry.type)
+        allowed = {"str": str, "int": int, "float": int | float, "bool": bool}
+        allowed |= {"dict[str, str]": dict, "dict[str, Any]": dict}
         optional = kind.endswith(" | None")
         fits = isinstance(value, allowed[kind.removesuffix(" | None")]) or (optional and value is None)
         if not fits or (isinstance(value, bool) and kind != "bool"):  # to Python True is an int
-            raise ValueError(f"{field.name} is {value!r}")
+            raise ValueError(f"{entry.name} is {value!r}")
     if not math.isfinite(values["value"]):
         raise ValueError(f"value is {values['value']}")
     if values["metric"] not in METRICS:
         raise ValueError(f"metric is {values['metric']!r}; there are {', '.join(METRICS)}")
     return Result(**{field.name: values[field.name] for field in fields(Result)})
+
+
+def check_settings(found: Mapping[str, Any], wanted: Mapping[str, Any], where: str) -> None:
+    """Refuse scores of other settings; what was not noted with them is not asked about.
+
+    Raises:
+        UserError: naming what differs.
+    """
+    differing = [key for key, value in wanted.items() if found.get(key, value) != value]
+    if differing:
+        raise UserError(
+            f"{where} was measured with another {' and '.join(differing)}: choose another --out, or remove it"
+        )
 
 
 def paper_numbers(task: str, *, lm: bool = False) -> dict[str, dict[str, str]]:

@@ -22,12 +22,14 @@ from typing import Any
 
 from tqdm import tqdm
 
+from distill.config import from_words
 from distill.errors import UsageError, UserError
-from downstream.options import RECORDED, TASKS
-from downstream.results import Result, read_results
+from downstream.options import RECORDED, TASKS, EvaluationConfig
+from downstream.results import Result, check_settings, read_results
 
 logger = logging.getLogger(__name__)
 
+_HARMLESS = re.compile(r"(cache|cache_folder|workers|logging\.\w+|trainer\.\w+)=")
 _WEIGHTS = (".safetensors", ".ckpt", ".pt", ".bin", ".onnx")
 
 
@@ -61,6 +63,17 @@ class Job:
     def name(self) -> str:
         """Student and head."""
         return f"{self.out.name}/{self.head}"
+
+    def config(self) -> EvaluationConfig:
+        """What the command line asks for."""
+        words, noises = list(self.words), {}
+        while "--noise" in words:
+            place = words.index("--noise")
+            name, _, source = words[place + 1].partition("=")
+            noises.setdefault(name, []).append(source)
+            del words[place : place + 2]
+        given = {"task": self.task, "features": self.features, "seed": self.seed, "noises": noises}
+        return from_words(EvaluationConfig, given, words)
 
     def command(self) -> list[str]:
         """The command line that does it, with this Python."""
@@ -175,25 +188,31 @@ def missing_conditions(job: Job, results: Sequence[Result]) -> tuple[str, ...]:
     """Conditions of a job that have no result among the student's.
 
     Raises:
-        UsageError: if the job was begun with other data or words: its head is another one.
+        UserError: if the job was begun, or has results, with other data or words: its head is another one.
     """
     before = _begun_with(job)
-    if before and before != _settings(job):
+    if before and _that_matters(before) != _that_matters(_settings(job)):
         raise UsageError(
             f"{job.name} was begun with {_in_words(before)}, not {_in_words(_settings(job))}: choose another "
             f"--out, or remove {_settings_file(job)} to go on all the same"
         )
-    return tuple(condition for condition in job.conditions if not _is_done(job, condition, results))
+    config = job.config()
+    features = f"finetune:{job.features}" if config.finetune else job.features
+    head = (job.task, job.seed, features, config.recipe().optim.max_steps)
+    own = [
+        result
+        for result in results
+        if (result.task, result.seed, result.features, result.head_steps) == head
+        and result.condition in job.conditions
+    ]
+    for result in own:
+        check_settings(result.settings, config.settings, f"{job.name}: {result.condition}")
+    return tuple(condition for condition in job.conditions if not _is_done(job, condition, own))
 
 
 def _is_done(job: Job, condition: str, results: Sequence[Result]) -> bool:
     """Whether a condition has all its results: of every fold, without and with the language model."""
-    found = {
-        (result.fold, result.lm)
-        for result in results
-        if (result.task, result.condition, result.seed) == (job.task, condition, job.seed)
-        and result.features.removeprefix("finetune:") == job.features
-    }
+    found = {(result.fold, result.lm) for result in results if result.condition == condition}
     chosen = [word for word in job.words if word.startswith("folds=")]
     folds = [int(number) for number in re.findall(r"\d+", chosen[-1])] if chosen else []
     decodings = {False} | {True for word in job.words if re.match("lm=(?!null$)", word)}
@@ -204,6 +223,12 @@ def _is_done(job: Job, condition: str, results: Sequence[Result]) -> bool:
 def _settings(job: Job) -> dict[str, Any]:
     """What must not change between the visits to a job's folder."""
     return {"data": job.data, "words": list(job.words)}
+
+
+def _that_matters(settings: dict[str, Any]) -> dict[str, Any]:
+    """Without the words that change nothing but where and how fast."""
+    words = [word for word in settings["words"] if not _HARMLESS.match(word)]
+    return settings | {"words": words}
 
 
 def _settings_file(job: Job) -> Path:

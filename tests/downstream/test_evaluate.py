@@ -334,7 +334,9 @@ def test_heads_of_another_model_or_length_are_left_alone(quick, student, tones, 
         torch.manual_seed(1)
         evaluate("random:mini", quick("ks", **options), tmp_path)
     with pytest.raises(UserError, match="head of another lr"):
-        evaluate(student, quick("ks", lr=0.5, conditions=["clean", "pitch"], sources=tones), tmp_path)
+        evaluate(student, quick("ks", lr=0.5, conditions=["pitch"], sources=tones), tmp_path)
+    with pytest.raises(UserError, match="clean.json was measured with another lr: choose another --out"):
+        evaluate(student, quick("ks", lr=0.5, **options), tmp_path)
     with pytest.raises(UserError, match="trained for 4 steps already: set steps=4"):
         evaluate(student, quick("ks", steps=2, **options), tmp_path)
 

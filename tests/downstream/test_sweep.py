@@ -13,7 +13,16 @@ import pytest
 
 from distill.callbacks import Interrupted
 from distill.errors import UsageError, UserError
-from downstream.sweep import Job, plan_sweep, run_command, run_sweep, student_folder, submit, write_slurm
+from downstream.sweep import (
+    Job,
+    begin,
+    plan_sweep,
+    run_command,
+    run_sweep,
+    student_folder,
+    submit,
+    write_slurm,
+)
 
 CONDITIONS = ("clean", "2-dist")
 
@@ -48,10 +57,11 @@ def finish(job: Job, *, conditions=None, folds=(None,), lms=(False,)) -> None:
                     "model": "m",
                     "checkpoint_hash": "h",
                     "recipe": None,
-                    "head_steps": 1,
+                    "head_steps": job.config().recipe().optim.max_steps,
                     "n_utterances": 1,
                     "versions": {},
                     "finished": "2026-01-01",
+                    "settings": job.config().settings,
                 }
                 (job.out / "results" / f"{job.head}-{condition}-{fold}-{lm}.json").write_text(
                     json.dumps(result)
@@ -157,6 +167,25 @@ def test_other_settings_are_refused(students, tmp_path):
     assert len(plan(students[:1], tmp_path, words=["steps=20"])) == 1
 
 
+def test_words_that_change_no_score_may_change(students, tmp_path):
+    (job,) = plan(students[:1], tmp_path, words=["steps=10", "cache=float32", "trainer.devices=2"])
+    begin(job)
+    (again,) = plan(students[:1], tmp_path, words=["steps=10", "workers=0"])
+    assert again.words == ("steps=10", "workers=0")
+
+
+def test_results_of_other_settings_do_not_count_as_done(students, tmp_path):
+    noise = ["--noise", "musan=a.tsv"]
+    (job,) = plan(students[:1], tmp_path, words=["lr=0.1", *noise])
+    finish(job)  # as `distill evaluate` does, which keeps no words
+    assert plan(students[:1], tmp_path, words=["lr=0.1", *noise]) == []
+    assert len(plan(students[:1], tmp_path, words=["lr=0.1", "steps=9", *noise])) == 1
+    with pytest.raises(UserError, match="(clean|2-dist) was measured with another lr: choose another --out"):
+        plan(students[:1], tmp_path, words=["lr=0.2", *noise])
+    with pytest.raises(UserError, match="measured with another lr and noises"):
+        plan(students[:1], tmp_path)
+
+
 # ------------------------------------------------------------------------------------------------ running
 
 
@@ -215,7 +244,7 @@ def fake_distill(tmp_path, monkeypatch) -> Path:
 
 
 def test_a_job_as_a_process(students, tmp_path, fake_distill):
-    (job,) = plan(students[:1], tmp_path, words=["data.x=a b"])
+    (job,) = plan(students[:1], tmp_path, words=["label=a b"])
     run_command(job)
     assert fake_distill.read_text().splitlines() == job.command()[1:]
     (tmp_path / "code").write_text("exit 3")
@@ -247,7 +276,7 @@ def test_sigterm_reaches_the_process(students, tmp_path, fake_distill):
 
 
 def test_each_array_task_runs_its_job(students, tmp_path, fake_distill):
-    jobs = plan(students, tmp_path, seeds=(0, 1), words=["data.x=it's $HOME; rm"])
+    jobs = plan(students, tmp_path, seeds=(0, 1), words=["label=it's $HOME; rm"])
     script = write_slurm(jobs, tmp_path / "out", options=["--partition=gpu", "--gpus=1"])
     text = script.read_text()
     assert "#SBATCH --array=0-3\n" in text
