@@ -305,8 +305,9 @@ def picture(path: Path) -> str:
     return (
         '<figure class="card"><div class="scroll" tabindex="0">'
         f'<img class="picture" src="{uri}" alt="t-SNE of representations, {name}"></div>'
-        f"<figcaption>{name}: last layer averaged over time; points of one split that fall together mean a "
-        "representation that the distortion does not move.</figcaption></figure>"
+        f"<figcaption>{name}: last layer; each point is the average over a part of the speech in one "
+        "condition. Where the colours mix, the distortion does not move the representation."
+        "</figcaption></figure>"
     )
 
 

@@ -63,7 +63,7 @@ def draw(projections: Mapping[str, Mapping[str, np.ndarray]], out: Path) -> Path
 
     columns = min(3, len(projections))
     rows = -(-len(projections) // columns)
-    figure = Figure(figsize=(4.2 * columns, 4.2 * rows + 0.6), layout="constrained")
+    figure = Figure(figsize=(4.2 * columns, 4.2 * rows + (0.6 if columns > 1 else 0.9)), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat[len(projections) :]:
         axis.axis("off")
@@ -73,7 +73,9 @@ def draw(projections: Mapping[str, Mapping[str, np.ndarray]], out: Path) -> Path
             axis.scatter(*points.T, s=14, color=colour, alpha=0.75, linewidths=0, label=kind)
         axis.set(title=model, xticks=[], yticks=[])
     handles, labels = axes.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=min(len(labels), 3 * columns), frameon=False
+    )
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=150)
     return out

@@ -50,7 +50,8 @@ def check(recipe: Recipe, out: Path | None = None, *, sample: int = 2000) -> Che
     report = CheckReport(recipe=recipe.name)
     hours = 0.0
     if recipe.kind != "teacher":
-        hours = _check_data(recipe, sample, report)
+        layout = layout_of(recipe)
+        hours = _check_data(recipe, sample, layout.processes * layout.nodes, report)
     config = _check_teacher(recipe, report)
     if recipe.kind != "teacher":
         if isinstance(recipe, AdaptRecipe):
@@ -64,7 +65,7 @@ def check(recipe: Recipe, out: Path | None = None, *, sample: int = 2000) -> Che
 # ---------------------------------------------------------------------------------------------- speech, noise
 
 
-def _check_data(recipe: Recipe, sample: int, report: CheckReport) -> float:
+def _check_data(recipe: Recipe, sample: int, processes: int, report: CheckReport) -> float:
     """Every source that training opens; returns the hours of speech."""
     surveys: dict[str, Survey] = {}  # noise of dev is often that of training: one line is enough
     hours = 0.0
@@ -77,6 +78,11 @@ def _check_data(recipe: Recipe, sample: int, report: CheckReport) -> float:
             surveys[source] = survey(source, sample=sample, seed=recipe.seed)
             report.findings.append(_source_finding(f"{role}: {_name(source)}", source, surveys[source]))
             hours += surveys[source].hours if role in ("train", "dev") else 0.0
+        count = sum(surveys[source].utterances for source in sources or ())
+        if role in ("train", "dev") and 0 < count < processes:
+            problem = f"data.{role} has {count} utterances for {processes} processes"
+            fix = f"use fewer (trainer.devices, trainer.num_nodes), or name more speech in data.{role}"
+            report.findings.append(wrong(role, f"fewer than {processes} processes", problem, fix))
     return hours
 
 

@@ -272,6 +272,7 @@ def run_sweep(jobs: Sequence[Job], evaluate: Callable[[Job], object] | None = No
     failures = []
     for job in (progress := tqdm(jobs, desc="sweep", unit="head", disable=None)):
         progress.set_postfix_str(job.name)
+        progress.write(f"{job.name}: {', '.join(job.conditions)}", file=sys.stderr)
         begin(job)
         try:
             evaluate(job)

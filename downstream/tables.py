@@ -32,7 +32,8 @@ PAPER_FEATURES = "last"
 
 CAPTION = (
     "Ours: mean over seeds, in brackets largest minus smallest and the number of seeds; empty: not measured. "
-    "Paper: Huang et al., Improving generalizability of distilled self-supervised speech processing models "
+    "Paper, and its da. (domain-adapted teacher) and para. (parameters): "
+    "Huang et al., Improving generalizability of distilled self-supervised speech processing models "
     "under distorted settings, Tables 1 and 2."
 )
 _PUBLISHED = (
@@ -205,8 +206,8 @@ def other_speech(label: str, results: Sequence[Result]) -> list[str]:
         count = known.get(result.condition, known.get("", result.n_utterances))
         if result.n_utterances != count:
             return [
-                f"{label}: not the paper's test set: {result.n_utterances:,} utterances, not {count:,} "
-                f"({result.condition})"
+                f"{label}: not the paper's test set: {result.n_utterances:,} utterances, not {count:,}, "
+                f"in {result.condition} for one"
             ]
     return []
 

@@ -140,6 +140,12 @@ def test_a_source_that_cannot_be_used(mini_data, tmp_path, name, text, message):
     assert line.state == "wrong" and message in line.problem and len(report.problems) == 1
 
 
+def test_fewer_utterances_than_processes(mini_data):
+    report = check(mini(mini_data, "trainer.devices=1000", "data.batch_size=1000"))
+    said = [line.problem for line in report.problems if line.what == "dev"]
+    assert len(said) == 1 and said[0].endswith(" utterances for 1000 processes")
+
+
 def test_all_problems_at_once(mini_data, tmp_path):
     recipe = mini(
         mini_data,

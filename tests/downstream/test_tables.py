@@ -175,7 +175,7 @@ def test_different_heads_and_test_sets_are_noted():
     table = tables({}, {"seed": 1, "head_steps": 100, "n_utterances": 30})[KS]
     assert table.notes == (
         "Heads: 100, 200,000 steps",
-        "S4: not the paper's test set: 30 utterances, not 3,081 (clean)",
+        "S4: not the paper's test set: 30 utterances, not 3,081, in clean for one",
         "S4, clean: heads of 100 to 200,000 steps are averaged",
         "S4, clean: seeds were tested on different numbers of utterances",
     )
