@@ -144,7 +144,7 @@ def iemocap(mini_folder: Path, root: Path) -> None:
         write_lines(home / "dialog" / "transcriptions" / f"{dialogue}.txt", transcript)
 
 
-# Speakers of TIMIT's first dialect region; XXX0 is in neither Kaldi's dev set nor the core test set.
+# Speakers of TIMIT's first dialect region; MZZZ0 is nobody's: in neither Kaldi's dev set nor the core test set.
 _TIMIT_SPEAKERS = {
     "train": ("FCJF0", "MCPM0", "MDAC0", "MDPK0", "MEDR0", "MGRL0", "MJEB1", "MJWS0", "FDAW0"),
     "dev": ("FAKS0", "MMDB1"),
@@ -172,7 +172,7 @@ def timit(mini_folder: Path, root: Path) -> None:
             _timit_sentence(cuts[0], part / name / "SA1")
         for i, cut in enumerate(cuts):
             _timit_sentence(cut, part / names[spoken(cut).speaker or ""] / f"SX{i + 1}")
-    _timit_sentence(cuts_of(mini_folder, "speech_test")[0], root / "TIMIT" / "TEST" / "DR1" / "MXXX0" / "SX1")
+    _timit_sentence(cuts_of(mini_folder, "speech_test")[0], root / "TIMIT" / "TEST" / "DR1" / "MZZZ0" / "SX1")
 
 
 def _timit_sentence(cut: MonoCut, stem: Path) -> None:

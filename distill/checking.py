@@ -48,15 +48,13 @@ def check(recipe: Recipe, out: Path | None = None, *, sample: int = 2000) -> Che
     """
     out = out or Path("runs") / recipe.name
     report = CheckReport(recipe=recipe.name)
-    hours = 0.0
+    hours, layout = 0.0, layout_of(recipe)
     if recipe.kind != "teacher":
-        layout = layout_of(recipe)
         hours = _check_data(recipe, sample, layout.processes * layout.nodes, report)
     config = _check_teacher(recipe, report)
     if recipe.kind != "teacher":
         if isinstance(recipe, AdaptRecipe):
             report.findings += _check_targets(recipe, config)
-        layout = layout_of(recipe)
         report.findings += [_check_batch(recipe, layout), _check_out(out)]
         report.findings += _check_needs(recipe, config, out, hours, layout)
     return report

@@ -201,15 +201,9 @@ def run_evaluate(options: argparse.Namespace) -> None:
 
 def run_sweep(options: argparse.Namespace) -> None:
     """`distill sweep`."""
-    from distill.config import from_words
-    from downstream.options import EvaluationConfig
-    from downstream.sweep import plan_sweep, run_sweep, submit, words_for, write_slurm
+    from downstream.sweep import plan_sweep, run_sweep, submit, write_slurm
 
-    noise_sources(options.noise)  # checked before anything starts
     words = [*options.students, *options.overrides]
-    options_of_heads = [word for word in words if "=" in word]
-    for task in options.task:  # a word that is wrong for the last task is said before the first is trained
-        from_words(EvaluationConfig, {"task": task}, words_for(task, options_of_heads))
     jobs = plan_sweep(
         [word for word in words if "=" not in word],
         options.task,
@@ -218,10 +212,8 @@ def run_sweep(options: argparse.Namespace) -> None:
         out=options.out,
         features=options.features or ["last"],
         seeds=options.seed or [0],
-        words=[
-            *(word for pair in options.noise for word in ("--noise", pair)),
-            *options_of_heads,
-        ],
+        words=[word for word in words if "=" in word],
+        noises=noise_sources(options.noise),
     )
     if not jobs:
         print("everything is evaluated already")

@@ -118,10 +118,10 @@ def parse_result(values: Any) -> Result:
         if entry.name not in values:
             raise ValueError(f"no {entry.name!r}")
         value, kind = values[entry.name], str(entry.type)
-        allowed = {"str": str, "int": int, "float": int | float, "bool": bool}
-        allowed |= {"dict[str, str]": dict, "dict[str, Any]": dict}
+        allowed = {"str": str, "int": int, "float": int | float, "bool": bool, "dict": dict}
         optional = kind.endswith(" | None")
-        fits = isinstance(value, allowed[kind.removesuffix(" | None")]) or (optional and value is None)
+        plain = kind.removesuffix(" | None").partition("[")[0]
+        fits = isinstance(value, allowed[plain]) or (optional and value is None)
         if not fits or (isinstance(value, bool) and kind != "bool"):  # to Python True is an int
             raise ValueError(f"{entry.name} is {value!r}")
     if not math.isfinite(values["value"]):

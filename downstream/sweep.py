@@ -15,8 +15,8 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,9 @@ class Job:
     out: Path
     """Folder of the student's evaluations."""
     words: tuple[str, ...] = ()
-    """More words for the command line: options and key=value."""
+    """More options: key=value."""
+    noises: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """By corpus: sources of noise other than the data folder's."""
 
     @property
     def head(self) -> str:
@@ -64,16 +66,16 @@ class Job:
         """Student and head."""
         return f"{self.out.name}/{self.head}"
 
+    @property
+    def noise_words(self) -> list[str]:
+        """The noises for the command line."""
+        pairs = [f"{corpus}={source}" for corpus, sources in self.noises.items() for source in sources]
+        return [word for pair in pairs for word in ("--noise", pair)]
+
     def config(self) -> EvaluationConfig:
         """What the command line asks for."""
-        words, noises = list(self.words), {}
-        while "--noise" in words:
-            place = words.index("--noise")
-            name, _, source = words[place + 1].partition("=")
-            noises.setdefault(name, []).append(source)
-            del words[place : place + 2]
-        given = {"task": self.task, "features": self.features, "seed": self.seed, "noises": noises}
-        return from_words(EvaluationConfig, given, words)
+        given = {"task": self.task, "features": self.features, "seed": self.seed, "noises": self.noises}
+        return from_words(EvaluationConfig, given, self.words)
 
     def command(self) -> list[str]:
         """The command line that does it, with this Python."""
@@ -82,6 +84,7 @@ class Job:
             *(sys.executable, "-m", "distill", "evaluate", self.task),
             *("--student", self.checkpoint, "--data", self.data, "--out", str(self.out)),
             *conditions,
+            *self.noise_words,
             *("--features", self.features, "--seed", str(self.seed)),
             *self.words,
         ]
@@ -100,6 +103,7 @@ def plan_sweep(
     features: Sequence[str] = ("last",),
     seeds: Sequence[int] = (0,),
     words: Sequence[str] = (),
+    noises: Mapping[str, Sequence[str]] | None = None,
 ) -> list[Job]:
     """What is still to be done.
 
@@ -113,6 +117,7 @@ def plan_sweep(
         features: last, weighted_sum, layer:k.
         seeds: of the heads.
         words: more words for every evaluation's command line; "asr:lm=4-gram.bin" is for ASR only.
+        noises: by corpus: sources of noise other than the data folder's.
 
     Returns:
         Jobs in the order of the arguments, without conditions that have a result.
@@ -141,6 +146,7 @@ def plan_sweep(
                         data=data,
                         out=folder,
                         words=words_for(task, words),
+                        noises=noises or {},
                     )
                     if missing := missing_conditions(job, results):
                         jobs.append(replace(job, conditions=missing))
@@ -222,7 +228,7 @@ def _is_done(job: Job, condition: str, results: Sequence[Result]) -> bool:
 
 def _settings(job: Job) -> dict[str, Any]:
     """What must not change between the visits to a job's folder."""
-    return {"data": job.data, "words": list(job.words)}
+    return {"data": job.data, "words": [*job.noise_words, *job.words]}
 
 
 def _that_matters(settings: dict[str, Any]) -> dict[str, Any]:

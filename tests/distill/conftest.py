@@ -1,4 +1,4 @@
-"""Speech that the tests of sources and of batches share."""
+"""The command line, and speech that the tests of sources and of batches share."""
 
 from pathlib import Path
 
@@ -7,11 +7,26 @@ import pytest
 import soundfile
 from lhotse import CutSet
 
-from distill.data import (
-    open_cuts,
-)
+from distill.cli import main
+from distill.data import open_cuts
 
 SPEECH = 22  # utterances: no multiple of any batch size here
+
+
+@pytest.fixture
+def distill(capsys):
+    """Run a command line: (exit code, stdout, stderr)."""
+
+    def call(*words: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        try:
+            code = main([str(word) for word in words])
+        except SystemExit as stopped:  # argparse
+            code = int(stopped.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The command: exit codes, one line for every foreseeable mistake, help with examples, verbs on tiny data."""
+"""The command: exit codes, one line for every foreseeable mistake, verbs on tiny data."""
 
 import gzip
 import json
@@ -15,27 +15,11 @@ import torch
 from lhotse import CutSet
 
 from distill.checkpoints import native
-from distill.cli import EXAMPLES, main, one_line
+from distill.cli import one_line
 from distill.config import load, recipe_names
 from distill.errors import DataError
 from distill.hubert import HubertEncoder
 from distill.student import Student
-
-
-@pytest.fixture
-def distill(capsys):
-    """Run a command line: (exit code, stdout, stderr)."""
-
-    def call(*words: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        try:
-            code = main([str(word) for word in words])
-        except SystemExit as stopped:  # argparse
-            code = int(stopped.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture(scope="module")
@@ -228,44 +212,6 @@ def test_the_module_exits_with_the_code():
     )
     assert done.returncode == 2 and not done.stdout
     assert done.stderr == "distill: unknown recipe 's44': did you mean 's4'?\n"
-
-
-# ----------------------------------------------------------------------------------------------------- help
-
-
-def verbs(parser=None, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
-    """All verbs that do something, by the parser itself."""
-    from distill.cli import build_parser
-
-    parser = parser or build_parser()
-    choices = [a.choices for a in parser._actions if hasattr(a, "choices") and isinstance(a.choices, dict)]
-    if not choices:
-        return [path]
-    return [verb for name, inner in choices[0].items() for verb in verbs(inner, (*path, name))]
-
-
-@pytest.mark.parametrize("verb", verbs(), ids=" ".join)
-def test_help_has_an_example(distill, verb):
-    code, out, _ = distill(*verb, "--help")
-    assert code == 0
-    assert f"example:\n  distill {' '.join(verb)}" in out
-    assert EXAMPLES[" ".join(verb)] in out
-
-
-def test_there_are_the_verbs_of_the_examples():
-    assert {" ".join(verb) for verb in verbs()} == set(EXAMPLES)
-
-
-@pytest.mark.parametrize("words", [[], ["data"]])
-def test_a_verb_is_missing(distill, words):
-    _, out, _ = distill(*words)
-    assert "verbs:" in out
-
-
-def test_nothing_at_all_is_a_usage_error(distill):
-    assert distill()[0] == 2
-    code, out, _ = distill("--version")
-    assert code == 0 and out.startswith("distill ")
 
 
 # ---------------------------------------------------------------------------------------------------- verbs

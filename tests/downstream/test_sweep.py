@@ -124,13 +124,13 @@ def test_asr_with_a_language_model_needs_both_results(students, tmp_path):
 
 def test_conditions_and_words_of_one_task(students, tmp_path):
     conditions = ("clean", "test-other", "chime3")
-    words = ["workers=1", "asr:lm=4.bin", "--noise", "fsd=C:clips"]
+    words = ["workers=1", "asr:lm=4.bin", "label=C:clips"]
     ks, asr = plan(students[:1], tmp_path, ("ks", "asr"), conditions, words=words)
     assert ks.conditions == ("clean",)
     assert asr.conditions == conditions
-    assert ks.words == ("workers=1", "--noise", "fsd=C:clips")
-    assert asr.words == ("workers=1", "--noise", "fsd=C:clips", "lm=4.bin")  # its own last: they win
-    assert asr.command()[-4:] == list(asr.words)
+    assert ks.words == ("workers=1", "label=C:clips")
+    assert asr.words == ("workers=1", "label=C:clips", "lm=4.bin")  # its own last: they win
+    assert asr.command()[-3:] == list(asr.words)
 
 
 def test_without_conditions_each_task_has_its_own(students, tmp_path):
@@ -175,13 +175,15 @@ def test_words_that_change_no_score_may_change(students, tmp_path):
 
 
 def test_results_of_other_settings_do_not_count_as_done(students, tmp_path):
-    noise = ["--noise", "musan=a.tsv"]
-    (job,) = plan(students[:1], tmp_path, words=["lr=0.1", *noise])
+    noise = {"noises": {"musan": ["a.tsv", "b.tsv"]}}
+    (job,) = plan(students[:1], tmp_path, words=["lr=0.1"], **noise)
+    noise_words = ["--noise", "musan=a.tsv", "--noise", "musan=b.tsv"]
+    assert " ".join(noise_words) in " ".join(job.command())
     finish(job)  # as `distill evaluate` does, which keeps no words
-    assert plan(students[:1], tmp_path, words=["lr=0.1", *noise]) == []
-    assert len(plan(students[:1], tmp_path, words=["lr=0.1", "steps=9", *noise])) == 1
+    assert plan(students[:1], tmp_path, words=["lr=0.1"], **noise) == []
+    assert len(plan(students[:1], tmp_path, words=["lr=0.1", "steps=9"], **noise)) == 1
     with pytest.raises(UserError, match="(clean|2-dist) was measured with another lr: choose another --out"):
-        plan(students[:1], tmp_path, words=["lr=0.2", *noise])
+        plan(students[:1], tmp_path, words=["lr=0.2"], **noise)
     with pytest.raises(UserError, match="measured with another lr and noises"):
         plan(students[:1], tmp_path)
 
