@@ -144,7 +144,7 @@ def iemocap(mini_folder: Path, root: Path) -> None:
         write_lines(home / "dialog" / "transcriptions" / f"{dialogue}.txt", transcript)
 
 
-# Speakers of TIMIT's first dialect region; MZZZ0 is nobody's: in neither Kaldi's dev set nor the core test set.
+# Speakers of TIMIT's first dialect region; MZZZ0 is in neither Kaldi's dev set nor the core test set.
 _TIMIT_SPEAKERS = {
     "train": ("FCJF0", "MCPM0", "MDAC0", "MDPK0", "MEDR0", "MGRL0", "MJEB1", "MJWS0", "FDAW0"),
     "dev": ("FAKS0", "MMDB1"),

@@ -213,17 +213,13 @@ def missing_conditions(job: Job, results: Sequence[Result]) -> tuple[str, ...]:
     ]
     for result in own:
         check_settings(result.settings, config.settings, f"{job.name}: {result.condition}")
-    return tuple(condition for condition in job.conditions if not _is_done(job, condition, own))
-
-
-def _is_done(job: Job, condition: str, results: Sequence[Result]) -> bool:
-    """Whether a condition has all its results: of every fold, without and with the language model."""
-    found = {(result.fold, result.lm) for result in results if result.condition == condition}
-    chosen = [word for word in job.words if word.startswith("folds=")]
-    folds = [int(number) for number in re.findall(r"\d+", chosen[-1])] if chosen else []
-    decodings = {False} | {True for word in job.words if re.match("lm=(?!null$)", word)}
-    needed = folds or range(1, TASKS[job.task].folds + 1) or [None]
-    return {(fold, lm) for fold in needed for lm in decodings} <= found
+    done = {(result.condition, result.fold, result.lm) for result in own}
+    decodings = (False, True) if config.lm else (False,)
+    return tuple(
+        condition
+        for condition in job.conditions
+        if not {(condition, fold, lm) for fold in config.settled_folds for lm in decodings} <= done
+    )
 
 
 def _settings(job: Job) -> dict[str, Any]:
