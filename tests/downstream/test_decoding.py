@@ -99,7 +99,15 @@ def test_kinds_of_language_models(arpa, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"hello", b"\x80\x04\x95", gzip.compress(b"hello"), b"\x1f\x8bnot gzip", b"PK\x03\x04"]
+    "content",
+    [
+        pytest.param(b"", id="empty"),
+        pytest.param(b"hello", id="text"),
+        pytest.param(b"\x80\x04\x95", id="pickle"),
+        pytest.param(gzip.compress(b"hello", mtime=0), id="packed text"),
+        pytest.param(b"\x1f\x8bnot gzip", id="broken gzip"),
+        pytest.param(b"PK\x03\x04", id="zip"),
+    ],
 )
 def test_a_language_model_of_another_kind_is_refused(tmp_path, content):
     (tmp_path / "lm").write_bytes(content)
