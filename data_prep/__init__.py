@@ -61,14 +61,23 @@ def _folder(root: Path | None, out: Path, **options: Any) -> Any:
     return folder.prepare(root, out, **options)
 
 
+def _shar(root: Path | None, out: Path, **options: Any) -> Any:
+    from data_prep import shar
+
+    if root is None:
+        raise UsageError("corpus shar: say where the shards are with --root FOLDER")
+    return shar.prepare(root, out, **options)
+
+
 CORPORA: dict[str, Callable[..., Any]] = {
     **{name: partial(_published, name) for name in PUBLISHED},
     "mini": _mini,
     "mini_layouts": _mini_layouts,
     "folder": _folder,
+    "shar": _shar,
 }
 """Corpus name -> `prepare(root, out, **options)`, with the options of `data_prep.preparation.prepare`, or of
-the module's own `prepare` for mini, mini_layouts and folder.
+the module's own `prepare` for mini, mini_layouts, folder and shar.
 
 The result says what was made, for the command line to print.
 """

@@ -15,12 +15,15 @@ from data_prep.headers import Header, read_header
 SAMPLE_RATE = 16_000
 
 
-def write_cuts(cuts: Iterable[Cut], path: Path) -> None:
+def write_cuts(cuts: Iterable[Cut], path: Path) -> tuple[int, float]:
     """Write a manifest; a reader never sees a half-written one.
 
     Args:
         cuts: read once, written as they come.
         path: ends in `.jsonl.gz` or `.jsonl`; its folder is made.
+
+    Returns:
+        The number of cuts and their seconds.
     """
     path = Path(path)
     if not path.name.endswith((".jsonl", ".jsonl.gz")):
@@ -28,13 +31,17 @@ def write_cuts(cuts: Iterable[Cut], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # The same suffix, which lhotse takes the compression from; the same folder, so that the rename is atomic.
     partial = path.with_name(f".{os.getpid()}-{path.name}")
+    count, seconds = 0, 0.0
     try:
         with CutSet.open_writer(partial, overwrite=True) as writer:
             for cut in cuts:
                 writer.write(cut)
+                count += 1
+                seconds += cut.duration
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+    return count, seconds
 
 
 def cut_from_file(path: Path, id: str | None = None) -> MonoCut:  # noqa: A002

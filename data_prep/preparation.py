@@ -231,13 +231,12 @@ def _prepare_split(split: Split, clips: list[Clip], ledger: _Ledger, jobs: int) 
             raise DataError(
                 f"{split.name}: none of its {len(clips)} files can be read, first {clips[0].path}"
             )
-        durations: list[float] = []
-        write_cuts(_noted(_cuts(clips, headers), durations), manifest)
+        utterances, seconds = write_cuts(_cuts(clips, headers), manifest)
         entry = {
             "digest": digest,
-            "utterances": len(durations),
+            "utterances": utterances,
             "files": len(headers),
-            "hours": sum(durations) / 3600,
+            "hours": seconds / 3600,
             "skipped": {str(path): reason for path, reason in broken.items()},
         }
         ledger.record(split.name, entry)
@@ -256,12 +255,6 @@ def _digest(clips: Sequence[Clip]) -> str:
     for clip in clips:
         state.update(repr(clip).encode("utf-8", "surrogateescape"))
     return state.hexdigest()
-
-
-def _noted(cuts: Iterator[MonoCut], durations: list[float]) -> Iterator[MonoCut]:
-    for cut in cuts:
-        durations.append(cut.duration)
-        yield cut
 
 
 def _cuts(clips: Sequence[Clip], headers: Mapping[Path, Header]) -> Iterator[MonoCut]:

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import filecmp
 import itertools
 import logging
-from collections.abc import Callable, Collection, Iterator
+import os
+import shutil
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from hashlib import blake2b
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 from lhotse import CutSet
 from lhotse.audio import AudioLoadingError, DurationMismatchError
 from lhotse.cut import Cut
+from lhotse.serialization import open_best
 from lhotse.shar import SharWriter
 from lhotse.utils import is_valid_url
 from tqdm import tqdm
 
+from data_prep.manifests import write_cuts
 from distill.errors import DataError, UserError
+from distill.shar import located_cuts
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +46,11 @@ def check_destination(destination: str) -> None:
         )
 
 
+def manifest_of_shards(manifest: Path) -> Path:
+    """`SPLIT.jsonl.gz` -> `SPLIT.shards.jsonl.gz`: the same cuts, with their audio in shards."""
+    return manifest.with_name(manifest.name.replace(".jsonl.gz", ".shards.jsonl.gz"))
+
+
 def write_shards(
     manifest: Path,
     folder: str,
@@ -48,9 +62,11 @@ def write_shards(
 ) -> None:
     """Write `folder/cuts.000000.jsonl.gz` and `folder/recording.000000.tar` (16 kHz mono FLAC), and so on.
 
-    In a local folder, shards that have gone are written again, and leftovers of a larger corpus removed.
+    Beside the manifest comes that of the shards (`manifest_of_shards`), which says where in them each
+    utterance is, so that training reads them in any order. In a local folder, shards that have gone are
+    written again, and leftovers of a larger corpus removed.
 
-    lhotse's `to_shar(num_jobs=...)` writes the same files but cannot go on where it was stopped.
+    lhotse's `to_shar(num_jobs=...)` writes the same shards but cannot go on where it was stopped.
 
     Args:
         manifest: of cuts.
@@ -65,7 +81,11 @@ def write_shards(
     """
     n_shards = -(-n_cuts // SHARD_SIZE)
     if not is_valid_url(folder):
+        folder = str(Path(folder).absolute())  # for the manifest
         done = _tidy(Path(folder), done, n_shards)
+    parts = _parts(manifest, folder)
+    parts.mkdir(parents=True, exist_ok=True)
+    done = {index for index in done if _part(parts, index).exists()}
     bar = tqdm(
         total=n_shards, initial=len(done), desc=f"shards of {manifest.name}", unit="shard", disable=None
     )
@@ -75,9 +95,10 @@ def write_shards(
         for index, cuts in _batches(manifest):
             if index in done:
                 continue
-            running[pool.submit(_write_shard, cuts, folder, index)] = index
+            running[pool.submit(_write_shard, cuts, folder, index, _part(parts, index))] = index
             _collect(running, finished, bar, at_most=jobs)  # a whole corpus of cuts does not fit in memory
         _collect(running, finished, bar, at_most=0)
+        _join([_part(parts, index) for index in range(n_shards)], manifest_of_shards(manifest))
     finally:
         pool.shutdown(cancel_futures=True)
         bar.close()
@@ -116,17 +137,64 @@ def _collect(
             bar.update()
 
 
-def _write_shard(cuts: list[Cut], folder: str, index: int) -> None:
+def _parts(manifest: Path, folder: str) -> Path:
+    """Where the manifests of single shards are kept, so that one of them can be written again."""
+    place = blake2b(folder.encode(), digest_size=4).hexdigest()
+    return manifest.parent / ".shards" / f"{manifest.name.removesuffix('.jsonl.gz')}-{place}"
+
+
+def _part(parts: Path, index: int) -> Path:
+    return parts / f"{index:06d}.jsonl.gz"
+
+
+def _join(parts: Sequence[Path], manifest: Path) -> None:
+    """One gzip file of several is what comes of writing them one after the other."""
+    partial = manifest.with_name(f".{os.getpid()}-{manifest.name}")
     try:
-        with SharWriter(
-            folder, fields={"recording": "flac"}, shard_size=None, shard_suffix=f".{index:06d}"
-        ) as writer:
-            for cut in cuts:
-                try:
-                    writer.write(cut)  # decodes before it writes anything
-                except (AudioLoadingError, DurationMismatchError) as error:
-                    # Training skips such a file as well; the header alone did not show it.
-                    logger.warning("left %s out of the shards: %s", cut.id, str(error).splitlines()[0])
+        with partial.open("wb") as whole:
+            for part in parts:
+                whole.write(part.read_bytes())
+        if not manifest.exists() or not filecmp.cmp(partial, manifest, shallow=False):
+            partial.replace(manifest)  # else its index stays good
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _write_shard(cuts: list[Cut], folder: str, index: int, part: Path) -> None:
+    """One shard, and `part`, the manifest of its cuts: made on this machine, then moved to its place."""
+    beside = None if is_valid_url(folder) else Path(folder).parent
+    names = [f"recording.{index:06d}.tar", f"cuts.{index:06d}.jsonl.gz"]  # in this order: cuts are there last
+    try:
+        with TemporaryDirectory(prefix=".shard-", dir=beside) as made:
+            _write_cuts(cuts, made, index)
+            tar, listed = (Path(made, name) for name in names)
+            if listed.exists():
+                write_cuts(located_cuts(listed, tar, f"{folder}/{names[0]}"), part)
+                for name in names:
+                    _move(Path(made, name), f"{folder}/{name}")
+            else:  # not one utterance can be read
+                write_cuts([], part)
     except Exception as error:  # noqa: BLE001 disks and object stores each have exceptions of their own
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{folder}: shard {index} cannot be written ({reason})") from error
+
+
+def _write_cuts(cuts: list[Cut], folder: str, index: int) -> None:
+    with SharWriter(
+        folder, fields={"recording": "flac"}, shard_size=None, shard_suffix=f".{index:06d}"
+    ) as writer:
+        for cut in cuts:
+            try:
+                writer.write(cut)  # decodes before it writes anything
+            except (AudioLoadingError, DurationMismatchError) as error:
+                # Training skips such a file as well; the header alone did not show it.
+                logger.warning("left %s out of the shards: %s", cut.id, str(error).splitlines()[0])
+
+
+def _move(made: Path, place: str) -> None:
+    if not is_valid_url(place):
+        made.replace(place)
+        return
+    stream: Any = open_best(place, "wb")
+    with made.open("rb") as source, stream:
+        shutil.copyfileobj(source, stream)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from distill.errors import DataError
 from distill.hubert import SAMPLE_RATE
+from distill.shar import in_memory
 
 
 def read_audio(cut: Cut, start: int = 0, count: int | None = None) -> Tensor:
@@ -22,11 +23,13 @@ def read_audio(cut: Cut, start: int = 0, count: int | None = None) -> Tensor:
         count: number of samples wanted, at 16 kHz; None: to the end.
 
     Raises:
-        DataError: if the file cannot be read, is shorter than promised, or holds values that are not finite.
+        DataError: if the file or shard cannot be read, is shorter than promised, or holds values that are not
+            finite.
     """
     rate = cut.sampling_rate
     try:
         _check_rate(cut)
+        cut = in_memory(cut)
         if start or count is not None:
             duration = None if count is None else min(count / SAMPLE_RATE, cut.duration - start / SAMPLE_RATE)
             cut = cut.truncate(offset=start / SAMPLE_RATE, duration=duration, preserve_id=True)

@@ -108,7 +108,9 @@ def run_prepare(options: argparse.Namespace) -> None:
     if name == "folder" and options.split:
         given["split"] = options.split[-1]
         del given["splits"]
-    allowed = {"folder": {"jobs", "split"}} | dict.fromkeys(PUBLISHED, {"jobs", "splits", "shards"})
+    allowed = {"folder": {"jobs", "split"}, "shar": {"jobs"}} | dict.fromkeys(
+        PUBLISHED, {"jobs", "splits", "shards"}
+    )
     if unknown := sorted(given.keys() - allowed.get(name, set())):
         raise UsageError(f"corpus {name} has no option --{unknown[0].replace('splits', 'split')}")
     print(CORPORA[name](options.root, options.out, **given))

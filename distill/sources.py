@@ -91,6 +91,9 @@ def _open_source(source: str) -> CutSet:
     except Exception as error:  # noqa: BLE001 lhotse raises whatever its parser does
         raise DataError(f"{location}: not a lhotse cut manifest ({error})") from None
     if empty:
+        if path.is_dir() and next(path.rglob("cuts.*.jsonl.gz"), None):
+            advice = f"make their manifest with distill data prepare shar --root {path} --out FOLDER"
+            raise DataError(f"{location} holds Shar shards: {advice}")
         raise DataError(f"{source} has no audio: nothing in it (or no row) matches")
     return cuts
 

@@ -12,11 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import soundfile
+from lhotse.audio import AudioSource
 from lhotse.cut import Cut
+from lhotse.utils import is_valid_url
 from tqdm import tqdm
 
 from distill.errors import DataError
 from distill.manifest import Cuts
+from distill.shar import place_of
 from distill.sources import index_cuts
 
 _JOBS = 8  # threads: file systems of clusters answer slowly, but many at once
@@ -98,7 +101,11 @@ def _look_at(cuts: Cuts, number: int) -> str:
         if recording is None:
             continue
         for source in recording.sources:
-            problem = _problem(source.source, recording.duration) if source.type == "file" else ""
+            problem = ""
+            if source.type == "file":
+                problem = _problem(source.source, recording.duration)
+            elif source.type == "shar":
+                problem = _problem_of_shard(source)
             if problem:
                 return f"{source.source}: {problem}"
     return ""
@@ -118,3 +125,17 @@ def _problem(file: str, duration_s: float) -> str:
     if abs(found.duration - duration_s) > _TOLERANCE_S:
         return f"has {found.duration:.2f} s, its manifest says {duration_s:.2f} s"
     return ""
+
+
+def _problem_of_shard(source: AudioSource) -> str:
+    try:
+        tar, offset, n_bytes = place_of(source)
+        if is_valid_url(tar):
+            return ""
+        return "its shard ends too early" if os.stat(tar).st_size < offset + n_bytes else ""
+    except FileNotFoundError:
+        return "its shard does not exist"
+    except OSError as error:
+        return f"its shard cannot be read ({error.strerror or error})"
+    except DataError as error:
+        return str(error)

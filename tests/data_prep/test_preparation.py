@@ -13,11 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 from lhotse import CutSet
 
 from data_prep import CORPORA, PUBLISHED, headers, preparation, shards
 from data_prep.corpus import Split
 from data_prep.preparation import SplitResult, prepare
+from distill.audio import read_audio
 from distill.errors import DataError, UsageError, UserError
 
 LIBRISPEECH = PUBLISHED["librispeech"]
@@ -257,9 +259,13 @@ def test_shards_hold_the_same_speech(tmp_path, monkeypatch):
     prepare(LIBRISPEECH, tmp_path / "root", tmp_path / "out", shards=str(tmp_path / "shards"))
     assert len(list((tmp_path / "shards/librispeech/dev-clean").glob("recording.*.tar"))) == 2
     found = read_shards(tmp_path / "shards/librispeech/dev-clean")
+    located = {cut.id: cut for cut in CutSet.from_file(tmp_path / "out" / "dev-clean.shards.jsonl.gz")}
     for cut in CutSet.from_file(tmp_path / "out" / "dev-clean.jsonl.gz"):
         assert found[cut.id].supervisions[0].text == cut.supervisions[0].text
         np.testing.assert_array_equal(found[cut.id].load_audio(), cut.load_audio())  # FLAC loses nothing
+        assert torch.equal(read_audio(located.pop(cut.id)), read_audio(cut))
+    assert not located
+    assert not list((tmp_path / "shards/librispeech").glob(".*"))  # where they were made
 
 
 def test_shards_are_16_khz_mono_with_classes(layouts, tmp_path):
@@ -280,11 +286,11 @@ def test_stopped_sharding_goes_on_at_the_next_shard(tmp_path, monkeypatch):
     target = str(tmp_path / "shards")
     write, calls = shards._write_shard, []
 
-    def failing(cuts, folder, index):
+    def failing(cuts, folder, index, part):
         calls.append(index)
         if index == 3:
             raise DataError("disk full")
-        write(cuts, folder, index)
+        write(cuts, folder, index, part)
 
     monkeypatch.setattr(shards, "_write_shard", failing)
     with pytest.raises(DataError, match="disk full"):
@@ -303,11 +309,21 @@ def test_stopped_sharding_goes_on_at_the_next_shard(tmp_path, monkeypatch):
     assert not calls
     folder = tmp_path / "shards/librispeech/dev-clean"
     assert len(read_shards(folder)) == 10
+    listed = tmp_path / "out/dev-clean.shards.jsonl.gz"
+    before, n_before = listed.stat().st_mtime_ns, len(list(CutSet.from_file(listed)))
     (folder / "cuts.000001.jsonl.gz").unlink()  # lost: written again
     (folder / "cuts.000005.jsonl.gz").touch()  # of a larger corpus: removed
     prepare(LIBRISPEECH, tmp_path / "root", tmp_path / "out", shards=target)
     assert calls == [1]
-    assert len(read_shards(folder)) == 10
+    assert len(read_shards(folder)) == n_before == 10
+    prepare(LIBRISPEECH, tmp_path / "root", tmp_path / "out", shards=str(tmp_path / "elsewhere"))
+    assert str(tmp_path / "elsewhere") in gzip.decompress(listed.read_bytes()).decode()
+    prepare(LIBRISPEECH, tmp_path / "root", tmp_path / "out", shards=target)
+    assert sorted(calls[1:]) == [0, 1, 2, 3, 4]
+    assert str(tmp_path / "elsewhere") not in gzip.decompress(listed.read_bytes()).decode()
+    after = listed.stat().st_mtime_ns
+    prepare(LIBRISPEECH, tmp_path / "root", tmp_path / "out", shards=target)
+    assert after == listed.stat().st_mtime_ns > before  # nothing new: its index stays good
 
 
 def test_audio_that_breaks_off_is_left_out_of_shards_with_a_warning(tmp_path, caplog):

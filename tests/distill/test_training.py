@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from lhotse import CutSet
 
+from data_prep import CORPORA
 from distill import runs
 from distill.callbacks import Interrupted
 from distill.checkpoints import inspect, load_student, load_teacher
@@ -223,6 +225,17 @@ def test_the_same_seed_gives_the_same_student(mini_data, tmp_path, finished):
     assert differs(load_student(tmp_path / "other").state_dict(), expected) > 0
 
 
+def test_shards_give_the_student_that_files_give(mini_data, tmp_path, finished):
+    (tmp_path / "shards").mkdir()
+    CutSet.from_file(mini_data / "speech_train.jsonl.gz").to_shar(
+        str(tmp_path / "shards"), fields={"recording": "flac"}, shard_size=5
+    )
+    CORPORA["shar"](tmp_path / "shards", tmp_path / "data")
+    of_shards = ["validation.every_n_steps=2", "seed=3", f"data.train=[{tmp_path}/data/shards.jsonl.gz]"]
+    run(tiny(mini_data, *of_shards, "data.workers=1", name="s6", steps=8), tmp_path / "run")
+    assert differs(weights(tmp_path / "run"), weights(finished)) == 0
+
+
 def test_an_offline_wandb_run_is_written(mini_data, tmp_path):
     run(tiny(mini_data, "logging.wandb=offline", name="s1"), tmp_path)
     (file,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
@@ -277,12 +290,13 @@ def never_stopped(mini_data, tmp_path_factory) -> Path:
 def test_a_resumed_run_ends_where_it_would_have(mini_data, tmp_path, monkeypatch, never_stopped, step):
     """In the first epoch, at its end (3), at a validation (4) and behind both: the same weights and log."""
     recipe = tiny(mini_data, *STEADY, name="s6", steps=10)
+    before = signal.getsignal(signal.SIGINT)  # ignored, if a shell started this in the background
     with monkeypatch.context() as patch:
         interrupt(patch, step, signal.SIGINT)
         with pytest.raises(Interrupted, match=rf"stopped by SIGINT; .* --resume {tmp_path}") as stopped:
             run(recipe, tmp_path)
     assert stopped.value.exit_code == 130
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
     last = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
     assert last["global_step"] == step
     assert not (tmp_path / "student.safetensors").exists()
