@@ -13,6 +13,7 @@ from data_prep.fluent_commands import FLUENT_COMMANDS
 from data_prep.iemocap import IEMOCAP
 from data_prep.librispeech import LIBRISPEECH, MINI_LIBRISPEECH
 from data_prep.noises import DNS, FSD50K, MUSAN, WHAM
+from data_prep.slurp import SLURP
 from data_prep.speech_commands import SPEECH_COMMANDS
 from data_prep.timit import TIMIT
 from distill.errors import UsageError
@@ -27,6 +28,7 @@ PUBLISHED: dict[str, Corpus] = {
     "chime3": CHIME3,
     "speech_commands": SPEECH_COMMANDS,
     "fluent_commands": FLUENT_COMMANDS,
+    "slurp": SLURP,
     "iemocap": IEMOCAP,
     "timit": TIMIT,
 }

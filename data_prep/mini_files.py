@@ -33,10 +33,10 @@ def samples_of(cut: MonoCut) -> np.ndarray:
     return soundfile.read(source_of(cut))[0]
 
 
-def write_wav(path: Path, samples: np.ndarray, rate: int = SAMPLE_RATE, *, sphere: bool = False) -> None:
-    """16-bit PCM, as WAV or NIST SPHERE; `samples` is (T,) or (T, channels)."""
+def write_wav(path: Path, samples: np.ndarray, rate: int = SAMPLE_RATE, *, container: str = "WAV") -> None:
+    """16-bit PCM, as WAV, FLAC or NIST (SPHERE); `samples` is (T,) or (T, channels)."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, samples, rate, subtype="PCM_16", format="NIST" if sphere else "WAV")
+    soundfile.write(path, samples, rate, subtype="PCM_16", format=container)
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:

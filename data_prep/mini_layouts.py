@@ -205,6 +205,7 @@ LAYOUTS: dict[str, Callable[[Path, Path], None]] = {
     "chime3": _chime3,
     "speech_commands": mini_tasks.speech_commands,
     "fluent_commands": mini_tasks.fluent_commands,
+    "slurp": mini_tasks.slurp,
     "iemocap": mini_tasks.iemocap,
     "timit": mini_tasks.timit,
 }

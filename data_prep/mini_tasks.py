@@ -6,11 +6,12 @@ An emotion is a way of speaking here: pitch, rate and loudness.
 from __future__ import annotations
 
 import csv
+import json
 import zlib
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from lhotse import MonoCut
@@ -107,6 +108,38 @@ def fluent_commands(mini_folder: Path, root: Path) -> None:
             csv.writer(lines).writerows([head, *rows])
 
 
+_REQUESTS = (  # text, scenario, action
+    ("wake me up at eight o'clock", "alarm", "set"),
+    ("remove the alarm for tomorrow", "alarm", "remove"),
+    ("make the lights brighter", "iot", "hue_lightup"),
+    ("play some jazz please", "play", "music"),
+)
+
+
+def slurp(mini_folder: Path, root: Path) -> None:
+    """SLURP: a speaker of the split for each request, with two microphones; the synthetic part has one."""
+    home = root / "slurp"
+    users: dict[str, dict[str, Any]] = {}
+    splits = zip((*SPLITS, "train"), ("train", "devel", "test", "train_synthetic"), strict=True)
+    for ours, theirs in splits:
+        synthetic, entries = theirs == "train_synthetic", []
+        for i, (text, scenario, action) in enumerate(_REQUESTS):
+            speaker = SPEAKERS[ours][i % len(SPEAKERS[ours])]
+            number = zlib.crc32(f"{theirs}{i}".encode())
+            samples = _say(text, speaker)
+            levels = {"": 1.0} if synthetic else {"-headset": 1.0, "": 0.4}
+            names = [f"audio-{number}{microphone}.flac" for microphone in levels]
+            for name, level in zip(names, levels.values(), strict=True):
+                path = home / "audio" / ("slurp_synth" if synthetic else "slurp_real") / name
+                write_wav(path, level * samples, container="FLAC")
+            users[str(number)] = {"recordings": {name: {"usrid": speaker.name} for name in names}}
+            about = {"slurp_id": number, "sentence": text, "scenario": scenario, "action": action}
+            recordings = [{"file": name, "status": "correct"} for name in names]
+            entries.append(about | {"intent": f"{scenario}_{action}", "recordings": recordings})
+        write_lines(home / "dataset/slurp" / f"{theirs}.jsonl", map(json.dumps, entries))
+    write_lines(home / "dataset/slurp/metadata.json", [json.dumps(users)])
+
+
 _EMOTIONS = {  # pitch, relative rate, relative level
     "neu": (0, 1.0, 0.6),
     "hap": (14, 1.1, 0.8),
@@ -178,7 +211,7 @@ def timit(mini_folder: Path, root: Path) -> None:
 def _timit_sentence(cut: MonoCut, stem: Path) -> None:
     assert source_of(cut).is_file()
     samples = samples_of(cut)
-    write_wav(stem.with_suffix(".WAV"), samples, sphere=True)
+    write_wav(stem.with_suffix(".WAV"), samples, container="NIST")
     write_lines(stem.with_suffix(".TXT"), [f"0 {len(samples)} {(spoken(cut).text or '').capitalize()}."])
     tiers = spoken(cut).alignment or {}
     words = [(*_span(item), item.symbol) for item in tiers["word"]]

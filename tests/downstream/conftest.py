@@ -19,10 +19,6 @@ def task_data(mini_data, tmp_path_factory) -> Path:
     for corpus in mini_layouts.LAYOUTS:
         mini_layouts.write_layout(corpus, mini_data, root)
         CORPORA[corpus](root, out / corpus)
-    rows = ["path\taction\tscenario"]
-    for index, path in enumerate(sorted(root.glob("fluent_speech_commands_dataset/wavs/*/*/*.wav"))):
-        rows.append(f"{path}\taction{index % 3}\tscenario{index % 2}")
-    (out / "slurp.tsv").write_text("\n".join(rows[:7]) + "\n")
     return out
 
 
@@ -56,8 +52,6 @@ def quick(task_data):
         if task == "pr":  # TIMIT has phones; its splits stand in for LibriSpeech's
             names = {"train-clean-100": "train", "dev-clean": "dev", "test-clean": "test"}
             defaults["sources"] = {k: f"{task_data}/timit/{v}.jsonl.gz" for k, v in names.items()}
-        if task.startswith("slurp"):
-            defaults["sources"] = dict.fromkeys(("train", "devel", "test"), f"{task_data}/slurp.tsv")
         return EvaluationConfig(task=task, **(defaults | options))
 
     return make

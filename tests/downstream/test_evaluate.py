@@ -26,7 +26,7 @@ from downstream.results import Result
 from downstream.runner import measure
 from downstream.speech import TaskSpeech, noise_sources
 
-TESTED = {"ks": 21, "ic": 6, "er": 10, "asr": 3, "pr": 4, "slurp_action": 6, "slurp_scenario": 6}
+TESTED = {"ks": 21, "ic": 6, "er": 10, "asr": 3, "pr": 4, "slurp_action": 8, "slurp_scenario": 8}
 
 
 def read(paths: list[Path]) -> list[dict]:
