@@ -18,8 +18,10 @@ from string import Template
 import numpy as np
 
 from analysis.curves import COLOURS, curve_chart, style
+from analysis.head_curves import read_heads
 from analysis.run_logs import RunLog, read_runs
 from distill.errors import UserError
+from downstream.options import TASKS
 from downstream.results import read_results
 from downstream.tables import CAPTION, Row, Table, build_tables, is_measured
 
@@ -42,6 +44,10 @@ CURVES = {
     "dat/accuracy": ("Distortion classifier's accuracy", "share of labels"),
     "gradient_norm": ("Norm of the gradient", "norm"),
     "lr": ("Learning rate", "rate"),
+}
+HEAD_CURVES = {
+    "train/loss": ("training loss", "loss"),
+    "val/error": ("errors on dev", "%"),
 }
 
 
@@ -80,6 +86,7 @@ def make_report(
         "Results": f"<p>{escape(CAPTION)}</p>{''.join(map(results_card, tables))}" if tables else "",
         "Robustness": robustness(tables),
         "Training": training(logs),
+        "Heads": heads(runs),
         "t-SNE": "".join(picture(path) for path in pictures),
         "Sounds": sounds(speech, noises or {}) if speech else "",
         "Recipes and versions": "".join(details(log) for log in logs if log.recipe_text or log.versions),
@@ -274,6 +281,25 @@ def training(logs: Sequence[RunLog]) -> str:
         parts.append(legend((_line(*styles[log.label]), log.label) for log in members))
         parts.append(f'<div class="grid">{"".join(charts)}</div>')
     return "".join(parts)
+
+
+def heads(folders: Sequence[Path]) -> str:
+    """Charts of the training of heads, a pair per task."""
+    tasks = read_heads(folders)
+    labels = sorted({label for metrics in tasks.values() for curves in metrics.values() for label in curves})
+    styles = {label: style(index) for index, label in enumerate(labels)}
+    charts = []
+    for task, metrics in tasks.items():
+        name = TASKS[task].title if task in TASKS else task
+        for metric, (title, unit) in HEAD_CURVES.items():
+            if curves := metrics.get(metric):
+                chart = curve_chart(f"{name}: {title}", unit, curves, styles, prefix=f"head-{task}-{metric}")
+                charts.append(f'<figure class="card">{chart}</figure>')
+    if not charts:
+        return ""
+    keys = legend((_line(*styles[label]), label) for label in labels)
+    note = "<p>Means over seeds and folds, at the updates that all of them have.</p>"
+    return f'{note}{keys}<div class="grid">{"".join(charts)}</div>'
 
 
 def _line(colour: str, dashes: str) -> str:

@@ -15,6 +15,7 @@ import torch
 from browser import PROGRAM, Browser
 
 from analysis.curves import thin
+from analysis.head_curves import mean_curve, read_heads
 from analysis.listening import KINDS, samples_of_distortions
 from analysis.report import bars, make_report
 from analysis.run_logs import read_curves, read_runs, unique_labels
@@ -109,6 +110,33 @@ def test_long_curves_are_averaged_not_sampled():
     assert (steps[0], steps[-1]) == (9, 3999)
 
 
+def write_head(folder: Path, errors: list[float], *, every: int = 10) -> None:
+    (folder / "csv").mkdir(parents=True)
+    lines = [f"{every * number - 1},{error}" for number, error in enumerate(errors, start=1)]
+    (folder / "csv" / "metrics.csv").write_text("\n".join(["step,val/error", *lines]) + "\n")
+
+
+def test_heads_of_a_model_are_one_curve_whatever_fold_and_seed(tmp_path):
+    heads = tmp_path / "all/s4-1234/heads"
+    write_head(heads / "er-fold1-last-seed0", [50, 40, 30])
+    write_head(heads / "er-fold2-last-seed0", [40, 20])  # has not come as far
+    write_head(heads / "er-fold1-layer-2-seed0", [10, 5])
+    write_head(heads / "ks-last-seed1", [9], every=7)
+    write_head(tmp_path / "all/s1-5678/heads/ks-last-seed0", [8], every=7)
+    (heads / "notes").mkdir()
+    found = read_heads([tmp_path / "all", heads.parent])
+    assert found.keys() == {"er", "ks"} and found["ks"]["val/error"].keys() == {"s1-5678", "s4-1234"}
+    steps, values = found["er"]["val/error"]["s4-1234"]
+    assert (steps.tolist(), values.tolist()) == ([10, 20], [45, 30])
+    assert found["er"]["val/error"]["s4-1234, layer-2"][1].tolist() == [10, 5]
+    assert read_heads([tmp_path / "all/s4-1234"])["ks"]["val/error"].keys() == {"s4-1234"}
+
+
+def test_curves_without_a_common_update_are_not_averaged():
+    first = (np.array([1, 2]), np.array([3.0, 4.0]))
+    assert mean_curve([first, (np.array([5]), np.array([6.0]))]) is first
+
+
 def test_labels_tell_folders_apart(tmp_path):
     folders = [tmp_path / "a" / "s4", tmp_path / "b" / "s4", tmp_path / "b" / "s1"]
     assert unique_labels(folders) == ["a/s4", "b/s4", "b/s1"]
@@ -158,6 +186,7 @@ def page(tmp_path_factory, sources) -> Path:
     ]
     imsave(runs[0] / "tsne.png", np.random.default_rng(0).random((200, 600, 3)))
     write_results(root / "sweep" / "s4" / "ks")
+    write_head(root / "sweep" / NASTY.replace("/", "") / "heads" / "ks-last-seed0", [50, 40])
     noises = {name: [sources[name]] for name in ("fsd", "musan", "wham")}
     return make_report(runs, root / "new" / "report.html", speech=sources["speech"], noises=noises)
 
@@ -220,9 +249,19 @@ def test_names_are_shown_as_they_are(page):
 
 def test_every_part_is_there(page):
     text = Checker(page.read_text(encoding="utf-8")).text
-    for words in ("Runs", "Results", "Robustness", "Training", "t-SNE", "Sounds", "Recipes and versions"):
+    for words in (
+        "Runs",
+        "Results",
+        "Robustness",
+        "Training",
+        "Heads",
+        "t-SNE",
+        "Sounds",
+        "Recipes and versions",
+    ):
         assert words in text
     assert "Table 1, KS: accuracy in %, higher is better" in text
+    assert "keyword spotting: errors on dev" in text
     assert "0.0500 at 40" in text  # lowest validation loss, 2 / 40
     assert "torch 2.11.0" in text
 
