@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import datetime
+import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
@@ -24,6 +25,8 @@ from distill.errors import UserError
 from downstream.options import TASKS
 from downstream.results import read_results
 from downstream.tables import CAPTION, Row, Table, build_tables, is_measured
+
+logger = logging.getLogger(__name__)
 
 CONDITION_COLOURS: dict[str, str] = {
     "clean": COLOURS[0],
@@ -59,7 +62,7 @@ def make_report(
     noises: Mapping[str, Sequence[str]] | None = None,
     tsne: Path | None = None,
 ) -> Path:
-    """Write the page.
+    """Write the page; what is left out for want of an option is warned about.
 
     Args:
         runs: run folders, folders of evaluations or sweeps.
@@ -94,7 +97,21 @@ def make_report(
     page = fill_page(", ".join(log.label for log in logs), {k: v for k, v in sections.items() if v})
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(page, encoding="utf-8")
+    if lacking := left_out(speech, noises or {}, pictures):
+        logger.warning("%s is without %s", out, "; ".join(lacking))
     return out
+
+
+def left_out(speech: str | None, noises: Mapping[str, Sequence[str]], pictures: Sequence[Path]) -> list[str]:
+    """The parts that a page will not have, and the options that add them."""
+    parts = []
+    if not speech:
+        parts.append("sounds (add --speech SOURCE --noise CORPUS=SOURCE)")
+    elif not noises:
+        parts.append("the sound of noise (add --noise CORPUS=SOURCE)")
+    if not pictures:
+        parts.append("t-SNE (add --tsne PICTURE, made by `distill tsne`)")
+    return parts
 
 
 def fill_page(names: str, sections: Mapping[str, str]) -> str:

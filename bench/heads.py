@@ -1,10 +1,11 @@
-"""Steps per second of a keyword spotting head, from the feature cache and without it.
+"""Steps per second of the heads: keyword spotting with the feature cache and without it, the others with it.
 
     python -m bench heads
 
-The student has the base size and random weights, whose speed is that of trained ones; the speech is noise
-with the lengths of Speech Commands: a second, and long recordings of silence that are cropped at random and
-computed online. Without a GPU, seconds are those of the processor: other programs do not count.
+The student has the base size and random weights, whose speed is that of trained ones. Keyword spotting hears
+noise with the lengths of Speech Commands: a second, and long recordings of silence that are cropped at random
+and computed online. The other heads hear random features of utterances that are as long as their corpus's are
+on average. Without a GPU, seconds are those of the processor: other programs do not count.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import statistics
 import tempfile
 import time
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ import numpy as np
 import pytorch_lightning as pl
 import soundfile
 import torch
+from lhotse import Recording
 from lhotse.cut import Cut
 from pytorch_lightning.callbacks import Callback
 
@@ -27,20 +30,59 @@ from distill.hubert import SAMPLE_RATE, HubertEncoder
 from distill.options import LoggingConfig
 from distill.runs import make_trainer
 from distill.sources import open_cuts
-from downstream.batches import HeadData
+from downstream.batches import HeadData, n_frames
 from downstream.cache import FeatureCache, fill_all
 from downstream.features import Selection
-from downstream.labels import ClassLabels
-from downstream.options import EvaluationConfig
+from downstream.labels import CHARACTERS, ClassLabels, Labels, TokenLabels
+from downstream.options import TASKS, EvaluationConfig
 from downstream.runner import HeadTraining
 
 WORDS, RECORDINGS = 256, 5
 UNTIMED = 2
 """First steps, in which caches and memory fill."""
+DIM = 768
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """What a head hears and says, and how many steps of it are timed."""
+
+    length_s: float
+    """Average utterance of the training corpus."""
+    labels: Labels
+    symbols_per_s: float = 0.0
+    """Length of the transcripts; 0: classes."""
+    share: float = 1.0
+    """Of the length that is heard: a step takes as many times longer as there are more frames."""
+    steps: int
+    """On one thread."""
+
+
+SHAPES = {
+    "ic": Shape(
+        length_s=2.3,  # 14.7 h of 23 132 utterances
+        labels=ClassLabels(tuple(tuple(map(str, range(n))) for n in (6, 14, 4)), "label"),
+        steps=40,
+    ),
+    "er": Shape(length_s=4.5, labels=ClassLabels((("ang", "hap", "neu", "sad"),), "label"), steps=80),
+    "asr": Shape(
+        length_s=12.7,  # 100.6 h of 28 539 utterances
+        labels=TokenLabels(CHARACTERS, "characters"),
+        symbols_per_s=14.0,
+        share=0.1,
+        steps=2,
+    ),
+    "pr": Shape(
+        length_s=12.7,
+        labels=TokenLabels(tuple(map(str, range(70))), "phones"),
+        symbols_per_s=10.0,
+        steps=4,
+    ),
+}
 
 
 def main(_: Path, rounds: int) -> None:
-    """Print the two rates and their ratio, the median of rounds in which both take turns."""
+    """Print rates, the median of rounds in which all take turns."""
     warnings.filterwarnings("ignore", module=r"pytorch_lightning|lightning_fabric|torch\.")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with tempfile.TemporaryDirectory() as name:
@@ -57,16 +99,31 @@ def main(_: Path, rounds: int) -> None:
         seconds = clock() - started
         print(f"extracting: {len(words) / seconds:.1f} utterances of a second per second ({device})")
         steps = {"uncached": 6, "cached": 100} if device == "cpu" else {"uncached": 100, "cached": 500}
-        rates: dict[str, list[float]] = {name: [] for name in steps}
+        rates: dict[str, list[float]] = {name: [] for name in (*steps, *SHAPES)}
         for turn in range(rounds):
             for name, count in steps.items():
                 caches = [cache] if name == "cached" else []
-                rates[name].append(rate(folder / f"{name}{turn}", encoder, cuts, caches, count))
-        for name, found in rates.items():
-            spread = f"{min(found):.2f} to {max(found):.2f}"
-            print(f"{name:>9}: {statistics.median(found):7.2f} steps/s, batch 32 ({spread})")
-        ratios = [a / b for a, b in zip(rates["cached"], rates["uncached"], strict=True)]
-        print(f"    ratio: {statistics.median(ratios):7.1f} ({min(ratios):.1f} to {max(ratios):.1f})")
+                rates[name].append(rate_of_keywords(folder / f"{name}{turn}", encoder, cuts, caches, count))
+            for name, shape in SHAPES.items():
+                rates[name].append(rate_of_shape(folder / f"{name}{turn}", encoder, name, shape))
+    print_rate("uncached", "ks", rates["uncached"])
+    print_rate("cached", "ks", rates["cached"])
+    ratios = [a / b for a, b in zip(rates["cached"], rates["uncached"], strict=True)]
+    print(f"    ratio: {statistics.median(ratios):7.1f} ({min(ratios):.1f} to {max(ratios):.1f})")
+    for name in SHAPES:
+        print_rate("cached", name, rates[name])
+
+
+def print_rate(what: str, task: str, rates: list[float]) -> None:
+    """The median, its spread, and the hours that the task's steps then take, validations apart."""
+    middle, options = statistics.median(rates), TASKS[task]
+    heads = options.folds or 1
+    hours = heads * options.steps / middle / 3600
+    of = f"{heads} x {options.steps:,}" if heads > 1 else f"{options.steps:,}"
+    print(
+        f"{what:>9} {task:>3}: {middle:8.3g} steps/s of batch {options.batch_size} "
+        f"({min(rates):.3g} to {max(rates):.3g}); {of} steps: {hours:,.1f} h"
+    )
 
 
 def write_speech(folder: Path) -> list[Cut]:
@@ -104,20 +161,61 @@ class Stopwatch(Callback):
         self.seconds = clock() - self.started
 
 
-def rate(out: Path, encoder: HubertEncoder, cuts: list[Cut], caches: list[FeatureCache], steps: int) -> float:
+class RandomFeatures:
+    """A cache that has features of every utterance; reading converts them as it does a memory map's."""
+
+    def __init__(self, frames: int):
+        rng = np.random.default_rng(0)
+        self.values = rng.standard_normal((8, frames, DIM), dtype=np.float32).astype(np.float16)
+
+    def __contains__(self, name: str) -> bool:  # noqa: D105
+        return True
+
+    def read(self, name: str) -> torch.Tensor:  # noqa: D102
+        return torch.from_numpy(np.array(self.values[int(name) % 8], dtype=np.float32))
+
+
+def rate_of_keywords(
+    out: Path, encoder: HubertEncoder, cuts: list[Cut], caches: list[FeatureCache], steps: int
+) -> float:
+    """Steps per second of keyword spotting."""
+    labels = ClassLabels.of(cuts, "label")
+    targets = {cut.id: labels.targets(cut) for cut in cuts}
+    workers = 4 if torch.cuda.is_available() else 0
+    data = HeadData(cuts, cuts[:1], targets, caches=caches, balanced=True, crop_s=1.0, workers=workers)
+    return rate(out, encoder, "ks", labels, data, steps)
+
+
+def rate_of_shape(out: Path, encoder: HubertEncoder, task: str, shape: Shape) -> float:
+    """Steps per second from cached features."""
+    seconds = shape.share * shape.length_s
+    n_samples = round(seconds * SAMPLE_RATE)
+    many = 4 * TASKS[task].batch_size
+    recordings = [Recording(str(number), [], SAMPLE_RATE, n_samples, seconds) for number in range(many)]
+    cuts: list[Cut] = [recording.to_cut() for recording in recordings]
+    if shape.symbols_per_s:
+        length = round(seconds * shape.symbols_per_s)
+        targets = {cut.id: [1 + (int(cut.id) + place) % 20 for place in range(length)] for cut in cuts}
+    else:
+        assert isinstance(shape.labels, ClassLabels)
+        targets = {cut.id: [int(cut.id) % len(slot) for slot in shape.labels.slots] for cut in cuts}
+    caches: Any = [RandomFeatures(n_frames(n_samples))]
+    data = HeadData(cuts, cuts[:1], targets, caches=caches, batch_size=TASKS[task].batch_size)
+    steps = shape.steps * (10 if torch.cuda.is_available() else 1)
+    return shape.share * rate(out, encoder, task, shape.labels, data, steps)
+
+
+def rate(out: Path, encoder: HubertEncoder, task: str, labels: Labels, data: HeadData, steps: int) -> float:
     """Steps per second of a training as `evaluate` does it, validation apart."""
     config = EvaluationConfig(
-        task="ks",
+        task=task,
         steps=steps + UNTIMED,
         logging=LoggingConfig(wandb="off"),
     )
-    labels = ClassLabels.of(cuts, "label")
-    targets = {cut.id: labels.targets(cut) for cut in cuts}
     recipe = config.recipe()
-    head = labels.head(encoder.config.dim, None)
-    module = HeadTraining(encoder, Selection("last", 2), head, labels, recipe.optim)
-    workers = 4 if torch.cuda.is_available() else 0
-    data = HeadData(cuts, cuts[:1], targets, caches=caches, balanced=True, crop_s=1.0, workers=workers)
+    head = labels.head(DIM, None)
+    augment = TASKS[task].kind == "characters"
+    module = HeadTraining(encoder, Selection("last", 2), head, labels, recipe.optim, augment=augment)
     trainer = make_trainer(recipe, out)
     stopwatch = Stopwatch()
     trainer.callbacks.append(stopwatch)  # pyright: ignore[reportAttributeAccessIssue]

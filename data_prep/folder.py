@@ -1,17 +1,21 @@
-"""Manifests for any folder of audio files: any rate, any number of channels, no transcripts needed."""
+"""Manifests for any folder of audio files: any rate, any number of channels, no transcripts needed.
+
+All channels of a file are averaged when it is read, as they are of a folder that is itself a source.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from lhotse import MonoCut
+from lhotse.cut.data import DataCut
 from tqdm import tqdm
 
-from data_prep.manifests import cut_from_file, write_cuts
-from distill.errors import DataError
+from data_prep.manifests import cut_of_all_channels, write_cuts
+from distill.errors import DataError, UsageError
 from distill.files import audio_files
 
 SPLITS = ("train", "dev", "test")
@@ -56,21 +60,22 @@ def prepare(
     Args:
         root: folder of audio files, searched recursively.
         out: folder for the manifests, which name the audio by absolute paths.
-        split: put everything into the manifest of this name instead.
+        split: put everything into the manifest of this name instead: letters, digits, `_`, `.` and `-`.
         dev_fraction: part of the files that goes to dev, in [0, 1). Above 0, at least one of two files.
         seed: another seed draws another dev set.
         jobs: threads that read headers.
 
     Raises:
         DataError: `root` is missing, or holds no readable audio.
-        ValueError: an option is out of range.
+        UsageError: `split` is no plain name.
+        ValueError: another option is out of range.
     """
     if not 0 <= dev_fraction < 1:
         raise ValueError(f"dev_fraction must be in [0, 1), not {dev_fraction}")
     if jobs < 1:
         raise ValueError(f"jobs must be at least 1, not {jobs}")
-    if split is not None and (not split or "/" in split):
-        raise ValueError(f"split must be a plain name such as test, not {split!r}")
+    if split is not None and not re.fullmatch(r"\w[\w.-]*", split):
+        raise UsageError(f"--split {split!r}: a manifest's name is a plain word such as test")
     root, out = Path(root), Path(out)
     files = [path.relative_to(root) for path in audio_files(root)]
     cuts, skipped = _read_headers(root, files, jobs)
@@ -96,17 +101,17 @@ def prepare(
     )
 
 
-Cuts = dict[Path, MonoCut]
+Cuts = dict[Path, DataCut]
 Skipped = list[tuple[Path, str]]
 
 
 def _read_headers(root: Path, files: list[Path], jobs: int) -> tuple[Cuts, Skipped]:
     """Cuts by relative path, and (path, reason) of what cannot be read."""
 
-    def read(path: Path) -> MonoCut | str:
+    def read(path: Path) -> DataCut | str:
         try:
             path.as_posix().encode()
-            return cut_from_file(root / path, id=path.with_suffix("").as_posix())
+            return cut_of_all_channels(root / path, id=path.with_suffix("").as_posix())
         except UnicodeEncodeError:
             return "its name is not UTF-8, which manifests are written in; rename it"
         except DataError as error:

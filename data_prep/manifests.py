@@ -9,6 +9,7 @@ from pathlib import Path
 from lhotse import CutSet, MonoCut, Recording
 from lhotse.audio import AudioSource
 from lhotse.cut import Cut
+from lhotse.cut.data import DataCut
 
 from data_prep.headers import Header, read_header
 
@@ -62,6 +63,17 @@ def cut_from_file(path: Path, id: str | None = None) -> MonoCut:  # noqa: A002
 
 def cut_from_header(path: Path, header: Header, id: str) -> MonoCut:  # noqa: A002
     """As `cut_from_file`, for a header that was read before. `path` is absolute."""
+    recording = _recording(path, header, id)
+    return MonoCut(id=id, start=0, duration=recording.duration, channel=0, recording=recording)
+
+
+def cut_of_all_channels(path: Path, id: str) -> DataCut:  # noqa: A002
+    """As `cut_from_file`, but over all channels of a file, which `distill.audio.read_audio` averages."""
+    path = Path(path).absolute()
+    return _recording(path, read_header(path), id).to_cut()  # pyright: ignore[reportReturnType]
+
+
+def _recording(path: Path, header: Header, id: str) -> Recording:  # noqa: A002
     recording = Recording(
         id=id,
         sources=[AudioSource(type="file", channels=list(range(header.n_channels)), source=str(path))],
@@ -69,6 +81,4 @@ def cut_from_header(path: Path, header: Header, id: str) -> MonoCut:  # noqa: A0
         num_samples=header.n_samples,
         duration=header.n_samples / header.sampling_rate,
     )
-    if header.sampling_rate != SAMPLE_RATE:
-        recording = recording.resample(SAMPLE_RATE)
-    return MonoCut(id=id, start=0, duration=recording.duration, channel=0, recording=recording)
+    return recording if header.sampling_rate == SAMPLE_RATE else recording.resample(SAMPLE_RATE)

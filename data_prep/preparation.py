@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,8 @@ from data_prep.headers import Header, read_headers
 from data_prep.manifests import cut_from_header, write_cuts
 from data_prep.shards import check_destination, write_shards
 from distill.errors import DataError, UsageError
+
+logger = logging.getLogger(__name__)
 
 _VERSION = 1  # raise it when the manifests of the same clips change, so that prepared folders are made anew
 
@@ -41,6 +44,11 @@ class SplitResult:
     hours: float
     skipped: int
     """Files left out because they cannot be read."""
+
+    @property
+    def missing(self) -> int:
+        """Published files that were not there, readable or not."""
+        return max(0, (self.split.files or 0) - self.files - self.skipped)
 
     @property
     def check(self) -> str:
@@ -111,7 +119,8 @@ def prepare(
 
     Only headers are read. An interrupted call goes on where it was; a split that is done, and whose lists and
     files have the same names and texts as then, is not read again. Unreadable files are left out and listed
-    in `out/skipped.tsv`; they are tried again next time.
+    in `out/skipped.tsv`; they are tried again next time. A warning names splits that have fewer files than
+    published.
 
     Args:
         corpus: which one, see `data_prep.PUBLISHED`.
@@ -149,7 +158,20 @@ def prepare(
     ledger.write_skipped()
     if not any(result.skipped for result in results):
         ledger.header_cache.unlink(missing_ok=True)  # a split that is done does not ask for it
+    _warn(corpus, results)
     return Prepared(corpus=corpus, root=root, out=out, results=tuple(results), missing=missing)
+
+
+def _warn(corpus: Corpus, results: Sequence[SplitResult]) -> None:
+    """Folders that are missing as a whole are in no list: only the figures show them."""
+    partial = [result for result in results if result.missing]
+    if partial:
+        counts = ", ".join(f"{r.split.name} has {r.files + r.skipped} of {r.split.files}" for r in partial)
+        logger.warning(
+            "%s: fewer files than published: %s; unpack the archives again if that is not meant",
+            corpus.name,
+            counts,
+        )
 
 
 def _chosen(corpus: Corpus, names: Sequence[str] | None) -> list[Split]:

@@ -13,16 +13,16 @@ from distill.files import audio_files
 KEYWORDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
 UNKNOWN, SILENCE = "_unknown_", "_silence_"
 _NOISE = "_background_noise_"
-_DEV_NOISE = "running_tap.wav"  # the noise that s3prl keeps for validation
 _TEST = "speech_commands_test_set_v0.01"
 
 
 def find(root: Path, split: str) -> list[Clip] | None:
     """Clips with `custom["label"]`.
 
-    Train and dev are what the official lists leave and `validation_list.txt`; their silence is the
-    background noise, cut into seconds. `test` is the official test set, a download of its own and what
-    SUPERB reports; `testing_list` are the words of `testing_list.txt`.
+    Train and dev are what the official lists leave and `validation_list.txt` (the lists are made by the hash
+    by which s3prl divides the words); the silence of both is all background noise, as in s3prl, cut into
+    seconds. `test` is the official test set, a download of its own and what SUPERB reports; `testing_list`
+    are the words of `testing_list.txt`.
     """
     home = next((path for path in (root / "speech_commands_v0.01", root) if _is_home(path)), None)
     if split == "test":
@@ -34,18 +34,17 @@ def find(root: Path, split: str) -> list[Clip] | None:
     lists = {name: _names(home / f"{name}.txt") for name in ("validation_list", "testing_list")}
     if split == "testing_list":
         return [_clip(home / name) for name in lists["testing_list"]]
-    noises = [path for path in audio_files(home) if path.parent.name == _NOISE]
+    files = audio_files(home)
+    noises = [path for path in files if path.parent.name == _NOISE]
     if split == "dev":
         words = [home / name for name in lists["validation_list"]]
-        noises = [path for path in noises if path.name == _DEV_NOISE]
     else:
         taken = {*lists["validation_list"], *lists["testing_list"]}
         words = [
             path
-            for path in audio_files(home)
+            for path in files
             if path.parent.name != _NOISE and path.relative_to(home).as_posix() not in taken
         ]
-        noises = [path for path in noises if path.name != _DEV_NOISE]
     return [_clip(path) for path in [*words, *noises]]
 
 
@@ -76,9 +75,9 @@ def _clip(path: Path) -> Clip:
 SPEECH_COMMANDS = Corpus(
     name="speech_commands",
     title="Speech Commands v0.01",
-    splits=(  # 64 727 files: 64 721 words and six background noises, five of them in train
-        Split(name="train", files=51088 + 5),
-        Split(name="dev", files=6798 + 1),
+    splits=(  # 64 727 files: 64 721 words and six background noises, which train and dev share
+        Split(name="train", files=51088 + 6),
+        Split(name="dev", files=6798 + 6),
         Split(name="test", files=3081),
         Split(name="testing_list", files=6835),
     ),

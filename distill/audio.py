@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import soundfile
 import torch
-from lhotse import MonoCut
+from lhotse import Recording
 from lhotse.cut import Cut
+from lhotse.cut.data import DataCut
 from torch import Tensor
 
 from distill.errors import DataError
@@ -51,23 +52,31 @@ def read_audio(cut: Cut, start: int = 0, count: int | None = None) -> Tensor:
 
 def _check_rate(cut: Cut) -> None:
     """Lhotse trusts the manifest: part of a file of another rate would be another part of the speech."""
-    recording = cut.recording if isinstance(cut, MonoCut) else None
-    if recording is None:
-        return
-    promised = recording.sampling_rate
-    for transform in recording.transforms or []:
-        options = transform["kwargs"] if isinstance(transform, dict) else vars(transform)
-        if "source_sampling_rate" in options:
-            promised = options["source_sampling_rate"]
-            break
-    for source in recording.sources:
-        if source.type == "file":
+    for recording in recordings_of(cut):
+        for source in recording.sources:
+            if source.type != "file":
+                continue
             try:
                 found = soundfile.info(str(source.source)).samplerate
             except soundfile.SoundFileError:  # nothing, or nothing that it can read: the reading will tell
                 continue
-            if found != promised:
+            if found != (promised := file_rate(recording)):
                 raise DataError(f"{cut.id}: its file has {found} Hz, its manifest says {promised}")
+
+
+def recordings_of(cut: Cut) -> list[Recording]:
+    """What a cut, or each part of a mixture, is cut from."""
+    parts = [track.cut for track in getattr(cut, "tracks", ())] or [cut]
+    return [p.recording for p in parts if isinstance(p, DataCut) and p.recording is not None]
+
+
+def file_rate(recording: Recording) -> int:
+    """The sampling rate that a manifest says the file has, before it is resampled."""
+    for transform in recording.transforms or []:
+        options = transform["kwargs"] if isinstance(transform, dict) else vars(transform)
+        if "source_sampling_rate" in options:
+            return options["source_sampling_rate"]
+    return recording.sampling_rate
 
 
 def reason(error: Exception) -> str:

@@ -53,6 +53,10 @@ class Batch:
     """Epoch, and which of its batches this is: where a resumed run has to go on behind."""
     skipped: list[tuple[str, str]] = field(default_factory=list)
     """(id, reason) of utterances that were to be in it and could not be used."""
+    noise_reads: int = 0
+    """Recordings of noise and rooms that were to be read for its views."""
+    noise_lost: list[tuple[str, str]] = field(default_factory=list)
+    """(id, reason) of those that could not be read."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -83,6 +87,8 @@ class Batch:
             None if self.targets is None else self.targets.to(device, non_blocking=True),
             self.position,
             self.skipped,
+            self.noise_reads,
+            self.noise_lost,
         )
 
     def pin_memory(self) -> Batch:

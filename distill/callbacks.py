@@ -14,6 +14,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.profilers import PassThroughProfiler
+from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
 from distill.batch import Batch
@@ -24,6 +25,8 @@ from distill.hubert import SAMPLE_RATE
 
 class Interrupted(UserError):
     """The run was told to stop; everything is saved, or `problem` says why not."""
+
+    joint = True
 
     def __init__(self, signum: int, checkpoint: Path, problem: str = "", done: str = ""):
         saved = f"but {problem}" if problem else f"saved {checkpoint}"
@@ -219,18 +222,54 @@ class StepSeed(Callback):
         torch.manual_seed(hash_number("step", self.seed, *batch.position, trainer.global_rank) >> 1)
 
 
+class RecipeSettings(Callback):
+    """Optimisers keep the settings they were made with, those of the recipe, when a run is resumed.
+
+    Lightning restores learning rate, betas, eps and weight decay from the checkpoint, along with the moments.
+    A recipe that was changed (`--override`) would have no effect.
+    """
+
+    def __init__(self) -> None:
+        self.made: list[list[dict[str, Any]]] = []
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Optimisers are made, and not yet restored."""
+        self.made = [
+            [{key: value for key, value in group.items() if key != "params"} for group in made.param_groups]
+            for made in trainer.optimizers
+        ]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """They are restored; the schedule goes on from the number of updates made."""
+        for optimizer, groups in zip(trainer.optimizers, self.made, strict=True):
+            for group, made in zip(optimizer.param_groups, groups, strict=True):
+                group.update(made)
+        for config in trainer.lr_scheduler_configs:
+            schedule = config.scheduler
+            assert isinstance(schedule, LambdaLR)
+            groups = schedule.optimizer.param_groups
+            schedule.base_lrs = [group["initial_lr"] for group in groups]
+            factors = [factor(schedule.last_epoch) for factor in schedule.lr_lambdas]
+            schedule._last_lr = [lr * factor for lr, factor in zip(schedule.base_lrs, factors, strict=True)]
+            for group, lr in zip(groups, schedule._last_lr, strict=True):
+                group["lr"] = lr
+
+
 class GracefulStop(Callback):
     """Ctrl-C and SIGTERM finish the step, save `last.ckpt`, then stop; a second Ctrl-C stops at once.
 
     So does SIGUSR1, which SLURM sends when asked to (`--signal=USR1@120`); the job is then put back into its
-    queue.
+    queue. A validation is broken off and done again when the run goes on, except the one behind the last
+    step, which is finished.
     """
 
     def __init__(self) -> None:
         self.received = 0
+        self.speaks = False
         self.previous: dict[int, Any] = {}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:  # noqa: D102
+        self.speaks = trainer.is_global_zero
         self._catch(signal.SIGUSR1)  # would end the process at once
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
@@ -244,21 +283,36 @@ class GracefulStop(Callback):
     def _note(self, signum: int, _: Any) -> None:
         if self.received and signum == signal.SIGINT:
             raise KeyboardInterrupt
+        if self.speaks and not self.received:  # not by print, which may be what the signal interrupted
+            name = signal.Signals(signum).name
+            os.write(2, f"distill: {name}: saving after this step, then stopping\n".encode())
         self.received = signum
 
     def on_train_batch_end(  # noqa: D102
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        received = self.received
-        if trainer.world_size > 1:  # all processes must save together
-            agreed = torch.tensor(received, device=pl_module.device)
-            torch.distributed.all_reduce(agreed, op=torch.distributed.ReduceOp.MAX)
-            received = int(agreed)
-        if received:
-            path = save_last(trainer)
-            problem = getattr(trainer.strategy.checkpoint_io, "problem", "")
-            requeued = requeue() if received == signal.SIGUSR1 and trainer.is_global_zero else ""
-            raise Interrupted(received, path, problem, requeued)
+        received = largest_of_all(trainer, self.received)
+        if received and not validation_follows(trainer):  # which would be skipped when the run goes on
+            self._stop(trainer, received)
+
+    def on_validation_batch_end(  # noqa: D102
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        received = largest_of_all(trainer, self.received)
+        if received and trainer.global_step < trainer.max_steps:  # no resumed run does the last one again
+            self._stop(trainer, received)
+
+    def _stop(self, trainer: pl.Trainer, received: int) -> None:
+        path = save_last(trainer)
+        problem = getattr(trainer.strategy.checkpoint_io, "problem", "")
+        requeued = requeue() if received == signal.SIGUSR1 and trainer.is_global_zero else ""
+        raise Interrupted(received, path, problem, requeued)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
         save_last(trainer)
@@ -297,10 +351,36 @@ def in_words(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
-def save_last(trainer: pl.Trainer) -> Path:
-    """Write `last.ckpt` beside the best checkpoint."""
+def largest_of_all(trainer: pl.Trainer, value: int) -> int:
+    """The largest of what all processes have: what one of them met, all must act on together."""
+    if trainer.world_size == 1:
+        return value
+    agreed = torch.tensor(value, device=trainer.strategy.root_device)
+    torch.distributed.all_reduce(agreed, op=torch.distributed.ReduceOp.MAX)
+    return int(agreed)
+
+
+def validation_follows(trainer: pl.Trainer) -> bool:
+    """Whether a validation is due behind the batch that has just been trained on."""
+    every = trainer.val_check_batch
+    return bool(every and trainer.enable_validation and (trainer.fit_loop.total_batch_idx + 1) % every == 0)
+
+
+def last_checkpoint(trainer: pl.Trainer) -> Path:
+    """Where `last.ckpt` is: beside the best checkpoint."""
     callback = trainer.checkpoint_callback
     assert isinstance(callback, ModelCheckpoint) and callback.dirpath
-    path = Path(callback.dirpath) / "last.ckpt"
+    return Path(callback.dirpath) / "last.ckpt"
+
+
+def save_last(trainer: pl.Trainer) -> Path:
+    """Write `last.ckpt`. In the middle of a validation: so that a resumed run begins with all of it."""
+    if trainer.validating:
+        # As if its first batch were being evaluated: what Lightning knows as a validation to go back to.
+        progress: Any = trainer.fit_loop.epoch_loop.val_loop.batch_progress
+        progress.total.ready = progress.total.started = progress.total.completed + 1
+        progress.total.processed = progress.total.completed
+        progress.current.reset()
+    path = last_checkpoint(trainer)
     trainer.save_checkpoint(path)
     return path

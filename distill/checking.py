@@ -23,6 +23,8 @@ from distill.sources import how_to_make
 from distill.survey import Survey, survey
 
 _LESS_MEMORY = "optim.accumulate=2 halves what a step needs, fewer data.workers need less"
+SAMPLE = 2000
+"""Files of a source that are opened, unless it is said otherwise."""
 _NAMED = 5  # files of a source that are named
 _PUBLISHED = {  # what is on the hub and in torchaudio under these names
     "facebook/hubert-base-ls960": "base",
@@ -33,14 +35,14 @@ _PUBLISHED = {  # what is on the hub and in torchaudio under these names
 _MEGABYTES = {"base": 378, "large": 1266}  # of their float32 weights
 
 
-def check(recipe: Recipe, out: Path | None = None, *, sample: int = 2000) -> CheckReport:
+def check(recipe: Recipe, out: Path | None = None, *, sample: int | None = SAMPLE) -> CheckReport:
     """Look at everything that a recipe needs, without touching the network.
 
     Args:
         recipe: of any kind.
         out: its run folder; `runs/NAME` if not given.
-        sample: files of each source that are looked at: all, or as many random ones (drawn with the recipe's
-            seed).
+        sample: files of each source that are opened: all, or as many random ones (drawn with the recipe's
+            seed); None: all. Whether files are there is asked for all of them.
 
     Returns:
         One finding for each source, the teacher, the options, disk and memory. Problems are collected,
@@ -63,7 +65,7 @@ def check(recipe: Recipe, out: Path | None = None, *, sample: int = 2000) -> Che
 # ---------------------------------------------------------------------------------------------- speech, noise
 
 
-def _check_data(recipe: Recipe, sample: int, processes: int, report: CheckReport) -> float:
+def _check_data(recipe: Recipe, sample: int | None, processes: int, report: CheckReport) -> float:
     """Every source that training opens; returns the hours of speech."""
     surveys: dict[str, Survey] = {}  # noise of dev is often that of training: one line is enough
     hours = 0.0
@@ -74,7 +76,8 @@ def _check_data(recipe: Recipe, sample: int, processes: int, report: CheckReport
             if source in surveys:
                 continue
             surveys[source] = survey(source, sample=sample, seed=recipe.seed)
-            report.findings.append(_source_finding(f"{role}: {_name(source)}", source, surveys[source]))
+            what, tolerated = f"{role}: {_name(source)}", recipe.data.max_bad_fraction
+            report.findings.append(_source_finding(what, source, surveys[source], tolerated))
             hours += surveys[source].hours if role in ("train", "dev") else 0.0
         count = sum(surveys[source].utterances for source in sources or ())
         if role in ("train", "dev") and 0 < count < processes:
@@ -117,26 +120,42 @@ def _name(source: str) -> str:
     return name.removesuffix(".gz").removesuffix(".jsonl")
 
 
-def _source_finding(what: str, source: str, found: Survey) -> Finding:
-    """One manifest, TSV or folder."""
+def _source_finding(what: str, source: str, found: Survey, tolerated: float) -> Finding:
+    """One manifest, TSV or folder, of which a share of files may be bad: training leaves those out."""
     path = Path(source.partition("?")[0])
     if not found.exists:
         return missing(what, "not there", found.error, how_to_make(path))
     if found.error:
         return wrong(what, "cannot be used", _listed(found.error, found.bad), f"mend or replace {path}")
     hours = f"{found.hours:.{1 if found.hours >= 1 else 2}f} h"
+    extent = ""
+    if found.looked_at < found.utterances:
+        extent = f"{found.looked_at} of {found.utterances} files looked at"
     if not found.bad:
-        return Finding(what=what, state="ok", detail=f"{found.utterances} utterances, {hours}")
-    some = "" if found.looked_at == found.utterances else f" of {found.looked_at} looked at"
-    head = f"{len(found.bad)} bad files{some} in {source}"
-    fix = f"restore the files, or make {path} again without them"
+        state = "note" if found.unprepared else "ok"
+        detail = f"{found.utterances} utterances, {hours}"
+        there = "all" if found.there == found.utterances else found.there
+        more = f"{extent}, {there} are there" if extent else ""
+        return Finding(what=what, state=state, detail=detail, fix=found.unprepared, more=more)
     detail = f"{len(found.bad)} bad of {found.utterances}, {hours}"
+    if found.bad_share <= tolerated:
+        some = f"training does without them, up to data.max_bad_fraction={tolerated:g}: "
+        some += "; ".join([*_few(found.bad), *filter(None, [found.unprepared])])
+        return Finding(what=what, state="note", detail=detail, fix=some, more=extent)
+    head = f"{len(found.bad)} bad files in {source}" + (f" ({extent})" if extent else "")
+    if found.unprepared:
+        head += f"; {found.unprepared}"
+    fix = f"restore the files, or make {path} again without them"
     return missing(what, detail, _listed(head, found.bad), fix)
 
 
 def _listed(head: str, lines: Sequence[str]) -> str:
+    return "\n".join([head, *_few(lines)])
+
+
+def _few(lines: Sequence[str]) -> list[str]:
     more = [f"and {len(lines) - _NAMED} more"] if len(lines) > _NAMED else []
-    return "\n".join([head, *lines[:_NAMED], *more])
+    return [*lines[:_NAMED], *more]
 
 
 # ---------------------------------------------------------------------------------------------------- teacher

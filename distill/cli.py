@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import logging
+import re
 import signal
 import sys
 import traceback
@@ -14,8 +15,13 @@ from typing import Any
 
 from distill import commands
 from distill.errors import UserError
-from distill.processes import is_follower
+from distill.processes import is_follower, speaker
 
+CONNECTION_LOST = re.compile(
+    r"Connection (closed|reset) by (remote )?peer|writev: Broken pipe|Connection was likely closed"
+    r"|failed to recv, got 0 bytes|ncclRemoteError|remote process (has )?exit",
+    re.IGNORECASE,
+)
 EXAMPLES = {
     "demo": "distill demo --out demo",
     "train": "distill train s4 data.root=data trainer.devices=4\n  distill train --resume runs/s4\n"
@@ -55,8 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         options.run(options)
     except UserError as error:
-        if not is_follower():
-            print(f"distill: {one_line(error)}", file=sys.stderr)
+        if not (error.joint and is_follower()):
+            print(f"distill: {speaker()}{one_line(error)}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("distill: stopped", file=sys.stderr)
@@ -66,7 +72,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if not is_about_a_place(error):
             raise
-        print(f"distill: {one_line(error)}", file=sys.stderr)
+        print(f"distill: {speaker()}{one_line(error)}", file=sys.stderr)
+        return 1
+    except RuntimeError as error:
+        if not is_about_another_process(error):
+            raise
+        print(
+            f"distill: {speaker()}another process ended: see its message, above or in its own log; "
+            "then go on from the last checkpoint with --resume",
+            file=sys.stderr,
+        )
         return 1
     return 0
 
@@ -78,6 +93,11 @@ def is_about_a_place(error: OSError) -> bool:
     full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     forbidden = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR)
     return error.errno in (*full, *forbidden)
+
+
+def is_about_another_process(error: RuntimeError) -> bool:
+    """Whether gloo, NCCL or torch's store say that the connection to another process is gone."""
+    return bool(CONNECTION_LOST.search(str(error)))
 
 
 def one_line(error: BaseException) -> str:
@@ -164,6 +184,13 @@ def build_parser() -> argparse.ArgumentParser:
     check = add_verb(data_verbs, "data check", "say what a recipe needs and lacks", commands.run_check)
     check.add_argument("recipe", help="recipe's name (s4, s4_prime, mini) or YAML file")
     check.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the recipe")
+    check.add_argument(
+        "--sample",
+        type=sample_size,
+        default=2000,
+        metavar="N|all",
+        help="files of each source to open, at random (2000); that files are there is asked for all",
+    )
     check.add_argument("--out", type=Path, help="run folder whose disk is asked about (runs/NAME)")
 
     distort = add_verb(
@@ -334,6 +361,9 @@ def add_targets(verbs: Any) -> None:
     )
     targets.add_argument("--seed", type=int, help="of the k-means")
     targets.add_argument("--jobs", type=int, help="processes (one for each core, or GPU)")
+    targets.add_argument(
+        "--max-bad-fraction", type=float, help="share of utterances that may be unusable (0.01)"
+    )
     targets.add_argument("--export-fairseq", type=Path, metavar="DIR", help="write .tsv, .km and dict.km.txt")
     targets.add_argument("--manifests", action="store_true", help="write lhotse manifests with the labels")
 
@@ -358,6 +388,15 @@ def add_prepare(verbs: Any) -> None:
     prepare.add_argument(
         "--shards", metavar="PLACE", help="write the audio as Shar shards too: a folder, or s3://BUCKET/PATH"
     )
+
+
+def sample_size(text: str) -> int | None:
+    """A positive number, or None for "all"."""
+    if text == "all":
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a positive number nor all")
+    return int(text)
 
 
 def add_run_options(parser: argparse.ArgumentParser, what: str) -> None:

@@ -32,7 +32,7 @@ def run_train(options: argparse.Namespace) -> None:
     out = options.resume or options.out or Path("runs") / recipe.name
     from distill.training import run
 
-    model = run(recipe, out, resume=options.resume is not None)
+    model = run(recipe, out, resume=options.resume is not None, other_speech=options.override)
     if not is_follower():
         print(model)
 
@@ -122,7 +122,7 @@ def run_check(options: argparse.Namespace) -> None:
     from distill.checking import check
 
     recipe = config.load(options.recipe, options.overrides)
-    report = check(recipe, options.out or Path("runs") / recipe.name)
+    report = check(recipe, options.out or Path("runs") / recipe.name, sample=options.sample)
     print(report)
     if not report.ok:
         raise UserError(f"{recipe.name} cannot be trained yet: see the table above")
@@ -133,7 +133,9 @@ def run_profile(options: argparse.Namespace) -> None:
     from distill import config
     from distill.profiling import profile
 
-    print(profile(config.load(options.recipe, options.overrides), steps=options.steps))
+    report = profile(config.load(options.recipe, options.overrides), steps=options.steps)
+    if not is_follower():  # Lightning starts the whole command once for each process
+        print(report)
 
 
 def run_distort(options: argparse.Namespace) -> None:
@@ -270,6 +272,7 @@ def run_targets(options: argparse.Namespace) -> None:
                 sample_hours=options.sample_hours,
                 seed=options.seed,
                 jobs=options.jobs,
+                max_bad_fraction=options.max_bad_fraction,
                 fairseq=options.export_fairseq,
                 manifests=options.manifests,
             )

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from lhotse.cut import Cut
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from distill.audio import read_audio, samples_at_16k
 from distill.batch import Batch, View, pad
@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 MIN_SAMPLES = 400  # one frame of HuBERT
 HOP = 320  # samples between frames
-_MOST_NEIGHBOURS = 100  # unusable utterances on end that are no longer bad luck
+_MOST_REPLACEMENTS = 100  # unusable utterances on end that are no longer bad luck
 
 
 class NoiseReader:
@@ -59,22 +59,53 @@ class NoiseReader:
 
     def __init__(self, corpora: Mapping[str, str | Sequence[str]]):
         self.corpora: dict[str, Cuts] = {name: index_cuts(s) for name, s in corpora.items()}
+        self._lost: list[tuple[str, str]] = []
+        self._warned: set[str] = set()
 
     def noise(self, plan: UtterancePlan, n_samples: int) -> Tensor | None:
-        """The noise for an utterance of `n_samples`: a segment of that length, or a shorter clip as it is."""
-        if plan.additive in ("none", "gaussian"):
+        """The noise for an utterance of `n_samples`: a segment of that length, or a shorter clip as it is.
+
+        What cannot be read is silence, with which the distorter leaves an utterance as it is.
+        """
+        if plan.noise_corpus is None:
             return None
-        cut = self._choose(plan.additive, plan.noise_choice)
-        start, count = noise_segment(samples_at_16k(cut), n_samples, plan.noise_offset)
+        cut, start, count = self.noise_clip(plan, n_samples)
         try:
             return read_audio(cut, start, count)
-        except DataError as error:  # one broken clip must not end a run of days
-            logger.warning("used silence for the noise %s", error)
-            return torch.zeros(1)  # the distorter leaves such an utterance as it is, and counts it
+        except DataError as error:
+            return self._silence(cut, error)
+
+    def noise_clip(self, plan: UtterancePlan, n_samples: int) -> tuple[Cut, int, int]:
+        """Which clip is the noise of an utterance of `n_samples`, from which sample on, how many of it."""
+        cut = self._choose(plan.additive, plan.noise_choice)
+        return cut, *noise_segment(samples_at_16k(cut), n_samples, plan.noise_offset)
 
     def rir(self, plan: UtterancePlan) -> Tensor | None:
-        """The room impulse response for an utterance."""
-        return read_audio(self._choose("rir", plan.rir_choice)) if plan.rir else None
+        """The room impulse response for an utterance; silence, as for noise, if it cannot be read."""
+        if not plan.rir:
+            return None
+        cut = self.rir_clip(plan)
+        try:
+            return read_audio(cut)
+        except DataError as error:
+            return self._silence(cut, error)
+
+    def rir_clip(self, plan: UtterancePlan) -> Cut:
+        """Which room impulse response an utterance gets."""
+        return self._choose("rir", plan.rir_choice)
+
+    def take_lost(self) -> list[tuple[str, str]]:
+        """(id, reason) of every recording that could not be read since this was last asked."""
+        lost, self._lost = self._lost, []
+        return lost
+
+    def _silence(self, cut: Cut, error: DataError) -> Tensor:
+        """In place of a recording: one that is broken must not end a run of days."""
+        self._lost.append((cut.id, str(error).removeprefix(f"{cut.id}: ")))
+        if cut.id not in self._warned and get_worker_info() is None:  # workers hand over their list
+            logger.warning("used silence for the noise %s", error)
+            self._warned.add(cut.id)
+        return torch.zeros(1)
 
     def view(self, plan: Plan, lengths: Iterable[int]) -> View:
         """Everything that a plan for utterances of these lengths needs."""
@@ -133,19 +164,22 @@ class SpeechDataset(Dataset):
         """Read and crop the speech, draw the plans, read their noise.
 
         Utterances that cannot be used are left out and listed in `Batch.skipped`. Every process needs a batch
-        for every step: one of which nothing is left takes the next utterance of the corpus that can be used.
+        for every step: one of which nothing is left gets an utterance from anywhere in the corpus (what is
+        next to lost files is often lost, too), and is empty only if a hundred of those cannot be used either.
         """
         epoch, index, numbers = item
         position = (epoch, index)
         if self.fixed_epoch:
             epoch = 0
         utterances, skipped = self._read(numbers, epoch)
-        for following in range(numbers[-1] + 1, numbers[-1] + 1 + _MOST_NEIGHBOURS):
+        for attempt in range(_MOST_REPLACEMENTS):
             if not utterances:
-                utterances, more = self._read([following % len(self.cuts)], epoch)
+                place = hash_number(self.seed, epoch, "replacement", index, numbers[0], attempt)
+                utterances, more = self._read([place % len(self.cuts)], epoch)
                 skipped += more
         if not utterances:
-            raise DataError(f"{len(skipped)} utterances on end cannot be used; the last: {skipped[-1][1]}")
+            empty = torch.zeros(0, MIN_SAMPLES), torch.zeros(0, dtype=torch.int64)
+            return Batch([], *empty, position=position, skipped=skipped)
         ids = [name for name, _, _ in utterances]
         waveforms, lengths = pad([samples for _, samples, _ in utterances])
         batch = Batch(ids, waveforms, lengths, position=position, skipped=skipped)
@@ -155,7 +189,9 @@ class SpeechDataset(Dataset):
         for stream in self.streams:
             assert self.distorter is not None
             plan = self.distorter.plan(ids, seed=self.seed, epoch=epoch, stream=stream)
-            batch.views[stream] = self.noises.view(plan, lengths.tolist())
+            view = batch.views[stream] = self.noises.view(plan, lengths.tolist())
+            batch.noise_reads += sum(clip is not None for clip in (*view.noises, *view.rirs))
+        batch.noise_lost = self.noises.take_lost()
         return batch
 
     def _read(

@@ -8,11 +8,32 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 
+from distill.batch import Batch
+from distill.callbacks import largest_of_all
 from distill.data import NoiseReader, SpeechDataset, dev_loader, train_loader
 from distill.distortions import Distorter
 from distill.errors import ConfigError, DataError
+from distill.manifest import fingerprint
 from distill.options import Recipe
 from distill.sources import index_cuts
+
+
+class NothingUsable(DataError):
+    """A process has a batch of which nothing can be used; raised by all of them.
+
+    Args:
+        skipped: (id, reason) of what this process tried.
+    """
+
+    joint = True
+
+    def __init__(self, skipped: Sequence[tuple[str, str]]):
+        last = f", here the last: {': '.join(skipped[-1])}" if skipped else ""
+        super().__init__(
+            "no utterance of a batch can be used, nor any of those tried in their place from all over the "
+            f"corpus{last}"
+        )
+        self.skipped = skipped
 
 
 class ResumableData(pl.LightningDataModule):
@@ -33,11 +54,11 @@ class ResumableData(pl.LightningDataModule):
             self.consumed = {"epoch": epoch, "batches": index + 1}
         return batch
 
-    def state_dict(self) -> dict[str, int]:
+    def state_dict(self) -> dict[str, Any]:
         """Batches consumed in this epoch."""
         return dict(self.consumed)
 
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Start behind those batches."""
         self.consumed = state_dict
 
@@ -49,18 +70,27 @@ class SpeechData(ResumableData):
         recipe: its data, distortion and seed.
         streams: the views that a batch shall have.
         targets: cluster labels by utterance id (masked prediction).
+        other_speech: a resumed run may go on at its place in other training speech than it was saved with.
     """
 
     def __init__(
-        self, recipe: Recipe, *, streams: Sequence[str], targets: Mapping[str, np.ndarray] | None = None
+        self,
+        recipe: Recipe,
+        *,
+        streams: Sequence[str],
+        targets: Mapping[str, np.ndarray] | None = None,
+        other_speech: bool = False,
     ):
         super().__init__()
+        self.other_speech = other_speech
         self.recipe = recipe
         self.streams = streams
         self.targets = targets
         # Opened here, so that whatever is missing is said before anything else happens.
         self.train_cuts, self.dev_cuts = index_cuts(recipe.data.train), index_cuts(recipe.data.dev)
+        self.speech = fingerprint(self.train_cuts)
         wanted = [name for name in recipe.distortion.additive if name not in ("gaussian", "none")]
+        wanted += ["rir"] * recipe.distortion.rir
         self.noises = {
             "train": self._open_noises("noises", recipe.data.noises, wanted if streams else []),
             "dev": self._open_noises(
@@ -77,13 +107,43 @@ class SpeechData(ResumableData):
                     "(trainer.devices, trainer.num_nodes), or name more speech"
                 )
 
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Stop, on all processes together, at a batch that is empty on one of them."""
+        assert self.trainer is not None
+        if largest_of_all(self.trainer, int(not len(batch))):
+            raise NothingUsable(batch.skipped)
+        return super().on_before_batch_transfer(batch, dataloader_idx)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place in the epoch, and in which speech that is."""
+        return super().state_dict() | {"speech": self.speech}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on at that place.
+
+        Raises:
+            DataError: it is one in other speech, where it means nothing.
+        """
+        place = dict(state_dict)
+        before = place.pop("speech", self.speech)  # checkpoints of old do not have it
+        if before != self.speech and not self.other_speech:
+            raise DataError(
+                f"data.train has changed since the checkpoint was written ({before['utterances']} utterances "
+                f"then, {self.speech['utterances']} now, or others, or in another order): restore it, or add "
+                "--override to go on at the same place of the new one"
+            )
+        super().load_state_dict(place)
+
     def _open_noises(self, key: str, sources: Mapping[str, list[str]], wanted: Sequence[str]) -> NoiseReader:
         """The corpora that will be drawn from; what else is given stays unopened."""
         for corpus in wanted:
             if corpus not in sources:
+                what, instead = f"{corpus} noise", "leave it out of distortion.additive"
+                if corpus == "rir":
+                    what, instead = "recorded rooms", "set distortion.rir=false"
                 raise ConfigError(
-                    f"recipe {self.recipe.name} draws {corpus} noise, but data.{key}.{corpus} is not set: "
-                    "name its source, or leave it out of distortion.additive"
+                    f"recipe {self.recipe.name} draws {what}, but data.{key}.{corpus} is not set: "
+                    f"name its source, or {instead}"
                 )
         return NoiseReader({corpus: sources[corpus] for corpus in wanted})
 

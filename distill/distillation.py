@@ -274,7 +274,9 @@ class Distillation(pl.LightningModule):
                 dist.broadcast(parameter.data, src=0)
         state = self.classifier_optimizer.state_dict()
         self.classifier_optimizer = adamw(self.classifier.parameters(), self.optim, self.dat.lr)
-        self.classifier_optimizer.load_state_dict(state)  # moves it to the parameters' device
+        # The checkpoint's moments, moved to the parameters' device; the recipe's settings, which may be new.
+        state["param_groups"] = self.classifier_optimizer.state_dict()["param_groups"]
+        self.classifier_optimizer.load_state_dict(state)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Everything but the teacher, and what is needed to rebuild the student."""

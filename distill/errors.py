@@ -5,6 +5,8 @@ class UserError(Exception):
     """A foreseeable mistake. The message names what, where and how to fix it, in one line."""
 
     exit_code = 1
+    joint = False
+    """Whether all processes raise it together: then the first one's line is enough."""
 
 
 class UsageError(UserError):

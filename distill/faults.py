@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins import TorchCheckpointIO
-from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 
 from distill.batch import Batch
-from distill.callbacks import log_interval, save_last
+from distill.callbacks import last_checkpoint, log_interval, save_last, validation_follows
+from distill.datamodule import NothingUsable
+from distill.distortions import Distorter
 from distill.errors import DataError, UserError
 
 logger = logging.getLogger(__name__)
@@ -21,92 +25,178 @@ logger = logging.getLogger(__name__)
 _ENOUGH_READS = 1_000  # utterances, after which a share says something
 
 
-class BadData(Callback):
-    """Lists utterances that cannot be used in `skipped.tsv`, and stops a run that meets too many.
+class TooManyBad(DataError):
+    """Too large a share of what is read cannot be used."""
 
-    The share is that of all processes together, judged with every log line once 1000 utterances have been
-    read, and at the end of every epoch.
+    joint = True
+
+
+class NotFinite(UserError):
+    """Too many updates on end had to be left out."""
+
+    joint = True
+
+
+class BadData(Callback):
+    """Lists what cannot be used in `skipped.tsv`, and stops a run that meets too much of it.
+
+    Utterances and recordings of noise are judged each by themselves. The share is that of all processes
+    together and of the jobs before this one, judged with every log line once 1000 have been read, and at the
+    end of every epoch. With the log lines goes `data/noise_left_out`: the utterances so far, in the first
+    process, that stayed without their noise or room because it could not be read or was silent.
 
     Args:
         folder: the run folder.
-        max_fraction: largest share of unusable utterances.
+        max_fraction: largest share that may be unusable.
+        of_head: of an evaluation, which has no --resume: the same command goes on.
     """
 
-    def __init__(self, folder: Path, max_fraction: float):
+    def __init__(self, folder: Path, max_fraction: float, *, of_head: bool = False):
         self.path = folder / "skipped.tsv"
         self.max_fraction = max_fraction
-        self.n_read = self.n_bad = 0
+        self.of_head = of_head
+        self.judged = Counter()  # of all processes, up to the last judgement
+        self.read = Counter()  # of this process, since then
+        self.left_out_before = 0
+        self.distorter: Distorter | None = None
         self.listed: set[str] = set()
-        self.last = ""
+        self.warned: set[str] = set()
+        self.last = {"utterances": "", "noise": ""}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What has been read so far. Of this process alone since the last judgement."""
+        return {"read": dict(self.judged + self.read), "left_out": self._left_out()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Judge the jobs of a run together."""
+        self.judged = Counter(state_dict["read"])
+        self.left_out_before = state_dict["left_out"]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """A list of jobs before this one is gone on with."""
+        self.distorter = getattr(pl_module, "distorter", None)
+        if self.path.exists():
+            lines = self.path.read_text(encoding="utf-8").splitlines()
+            self.listed |= {line.partition("\t")[0] for line in lines}
 
     def on_train_batch_end(  # noqa: D102
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.n_read += len(batch) + len(batch.skipped)
-        self.n_bad += len(batch.skipped)
-        self._list(batch.skipped)
+        self.read["utterances"] += len(batch) + len(batch.skipped)
+        self.read["bad utterances"] += len(batch.skipped)
+        if isinstance(batch, Batch):  # others have no noise
+            self.read["noise"] += batch.noise_reads
+            self.read["bad noise"] += len(batch.noise_lost)
+        self._list(batch)
         if (batch_idx + 1) % log_interval(trainer) == 0:
-            self._judge(trainer, pl_module, at_least=_ENOUGH_READS)
+            self._judge(trainer, at_least=_ENOUGH_READS)
+            if self.distorter is not None:
+                pl_module.log("data/noise_left_out", float(self._left_out()))
 
     def on_validation_batch_end(  # noqa: D102
         self,
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
         outputs: Any,
-        batch: Batch,
+        batch: Any,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self._list(batch.skipped)
+        self._list(batch)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
-        self._judge(trainer, pl_module, at_least=1)
+        self._judge(trainer, at_least=1)
 
-    def _list(self, skipped: list[tuple[str, str]]) -> None:
+    def on_exception(  # noqa: D102
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        if isinstance(exception, NothingUsable):  # on all processes, between two batches
+            self._add("utterances", exception.skipped)
+            if trainer.training and validation_follows(trainer):  # is done: its step is counted again later
+                trainer.fit_loop.epoch_loop._batches_that_stepped -= 1
+            exception.args = (f"{exception}; {self._saved(trainer)}",)
+
+    def _left_out(self) -> int:
+        return self.left_out_before + (0 if self.distorter is None else self.distorter.skipped_silent)
+
+    def _list(self, batch: Any) -> None:
+        self._add("utterances", batch.skipped)
+        if isinstance(batch, Batch):
+            self._add("noise", batch.noise_lost)
+
+    def _add(self, kind: str, unusable: Sequence[tuple[str, str]]) -> None:
         """Append what is new to the list; several processes may write to it."""
-        new = [(name, reason) for name, reason in skipped if name not in self.listed]
+        if unusable:
+            self.last[kind] = ": ".join(unusable[-1])
+        prefix = "noise " if kind == "noise" else ""
+        new = {f"{prefix}{name}": reason for name, reason in unusable}
+        new = {name: reason for name, reason in new.items() if name not in self.listed}
         if not new:
             return
-        if not self.listed:
-            logger.warning("an utterance cannot be used: %s: %s; all are listed in %s", *new[0], self.path)
-        self.listed |= {name for name, _ in new}
-        self.last = f"{new[-1][0]}: {new[-1][1]}"
+        if kind not in self.warned:
+            what = "an utterance" if kind == "utterances" else "a recording of noise"
+            first = next(iter(new.items()))
+            logger.warning("%s cannot be used: %s: %s; all are listed in %s", what, *first, self.path)
+        self.warned.add(kind)
+        self.listed |= new.keys()
         try:
             with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
-                file.write("".join(f"{name}\t{' '.join(reason.split())}\n" for name, reason in new))
+                file.write("".join(f"{name}\t{' '.join(why.split())}\n" for name, why in new.items()))
         except OSError as error:
             logger.warning("%s cannot be written (%s)", self.path, error)
 
-    def _judge(self, trainer: pl.Trainer, module: pl.LightningModule, at_least: int) -> None:
-        counts = torch.tensor([self.n_read, self.n_bad], dtype=torch.int64, device=module.device)
+    def _judge(self, trainer: pl.Trainer, at_least: int) -> None:
+        keys = ("utterances", "bad utterances", "noise", "bad noise")
+        counts = torch.tensor([self.read[key] for key in keys], device=trainer.strategy.root_device)
         if trainer.world_size > 1:
             torch.distributed.all_reduce(counts)
-        n_read, n_bad = counts.tolist()
-        if n_read < at_least or n_bad <= self.max_fraction * n_read:
-            return
+        self.judged.update(dict(zip(keys, counts.tolist(), strict=True)))
+        self.read.clear()
+        for kind, what in (("utterances", "utterances"), ("noise", "reads of noise and rooms")):
+            n_read, n_bad = self.judged[kind], self.judged[f"bad {kind}"]
+            if n_read >= at_least and n_bad > self.max_fraction * n_read:
+                raise TooManyBad(
+                    f"{n_bad} of {n_read} {what} cannot be used, more than "
+                    f"{'' if self.of_head else 'data.'}max_bad_fraction={self.max_fraction:g} allows; "
+                    f"the last is {self.last[kind] or 'there'}; "
+                    f"{self._saved(trainer)}"
+                )
+
+    def _saved(self, trainer: pl.Trainer) -> str:
+        """Save, and say how to go on: what is mended or allowed then is judged by itself."""
+        self.judged.clear()
+        self.read.clear()
         run = save_last(trainer).parents[1]
-        raise DataError(
-            f"{n_bad} of {n_read} utterances cannot be used, more than data.max_bad_fraction="
-            f"{self.max_fraction:g} allows; {self.path} lists them, the last is {self.last or 'there'}. "
-            f"Mend them or raise the limit, then go on with --resume {run} --override"
-        )
+        how = "give the same command again" if self.of_head else f"go on with --resume {run} --override"
+        return f"{self.path} lists them: mend them or raise the limit, then {how}"
 
 
 class SkipNonFinite(Callback):
     """Leaves out updates whose gradient is not finite, and stops after too many on end.
 
-    With float16, whose loss scale finds its size by overflowing, the first updates are skipped as well.
+    The weights have then broken down, though they are finite themselves: they are not saved, and the message
+    says from where the run can go on. With float16, whose loss scale finds its size by overflowing, the first
+    updates are skipped as well.
 
     Args:
         folder: the run folder; `nonfinite.tsv` in it lists step and utterances of each such update.
         most: updates on end that may be left out.
+        of_head: of an evaluation, which has no --resume.
     """
 
-    def __init__(self, folder: Path, most: int):
+    def __init__(self, folder: Path, most: int, *, of_head: bool = False):
         self.path = folder / "nonfinite.tsv"
         self.most = most
+        self.of_head = of_head
         self.on_end = 0
+        self.first = 0  # step of the first of those on end
         self.ids: list[str] = []
+
+    def state_dict(self) -> dict[str, int]:  # noqa: D102
+        return {"on_end": self.on_end, "first": self.first}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:  # noqa: D102
+        self.on_end, self.first = state_dict["on_end"], state_dict["first"]
 
     def on_train_batch_start(  # noqa: D102
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
@@ -123,6 +213,8 @@ class SkipNonFinite(Callback):
             return
         for parameter in parameters:
             parameter.grad = None  # optimisers leave such a parameter as it is
+        if not self.on_end:
+            self.first = trainer.global_step
         self.on_end += 1
         self._list(trainer.global_step)
 
@@ -131,12 +223,29 @@ class SkipNonFinite(Callback):
     ) -> None:
         if self.on_end < self.most:
             return
-        run = save_last(trainer).parents[1]
         some = ", ".join(batch.ids[:5]) + " ..." * (len(batch.ids) > 5)
-        raise UserError(
+        raise NotFinite(
             f"the gradient was not finite in {self.on_end} updates on end, up to step {trainer.global_step}; "
-            f"the last batch held {some}, {self.path} lists all. Try a lower optim.lr or "
-            f"trainer.precision=32, then --resume {run} --override"
+            f"the last batch held {some}, {self.path} lists all. Nothing was saved. "
+            f"{self._advice(last_checkpoint(trainer))}"
+        )
+
+    def _advice(self, last: Path) -> str:
+        """From where to go on: a checkpoint of before the first of the updates, if there is one."""
+        if self.of_head:
+            folder = self.path.parent
+            return f"Remove {folder}, and give the command again with a lower lr or trainer.precision=32"
+        if not last.exists():
+            return "There is no checkpoint yet: start again with a lower optim.lr or trainer.precision=32"
+        step = torch.load(last, map_location="cpu", weights_only=True, mmap=True)["global_step"]
+        if step >= self.first:
+            return (
+                f"The weights of {last}, of step {step}, are those that broke down: start anew, with another "
+                "--out and a lower optim.lr or trainer.precision=32"
+            )
+        return (
+            f"Go on from step {step}, which {last} has: --resume {last.parents[1]} --override with a lower "
+            "optim.lr or trainer.precision=32"
         )
 
     def _list(self, step: int) -> None:
@@ -147,6 +256,25 @@ class SkipNonFinite(Callback):
                 file.write(f"{step}\t{' '.join(self.ids)}\n")
         except OSError as error:
             logger.warning("%s cannot be written (%s)", self.path, error)
+
+
+class SoundCheckpoint(ModelCheckpoint):
+    """Saves nothing at a validation where the weights may have broken down: the checkpoints of before stay.
+
+    That is, while updates are left out (`SkipNonFinite`), or if the monitored value is not finite.
+    """
+
+    @property
+    def state_key(self) -> str:
+        """That of Lightning's own, which checkpoints of old have."""
+        return super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__, 1)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
+        callbacks: Any = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
+        left_out = any(callback.on_end for callback in callbacks if isinstance(callback, SkipNonFinite))
+        value = trainer.callback_metrics.get(self.monitor or "")
+        if not left_out and (value is None or torch.isfinite(value)):
+            super().on_validation_end(trainer, pl_module)
 
 
 class CarefulCheckpointIO(TorchCheckpointIO):

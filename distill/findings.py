@@ -26,6 +26,8 @@ class Finding:
     """What exactly is missing or wrong: one or several lines."""
     fix: str = ""
     """What to do about it: a command, or a sentence."""
+    more: str = ""
+    """Said below `detail`, at whatever length."""
 
 
 def missing(what: str, detail: str, problem: str, fix: str) -> Finding:
@@ -59,10 +61,11 @@ class CheckReport:
         whats = [_shortened(finding.what, _WHAT) for finding in self.findings]
         width = max(map(len, whats), default=0)
         room = WIDTH - width - len("  missing  ")
-        lines = [
-            f"{what:<{width}}  {finding.state:<7}  {_shortened(finding.detail, room)}".rstrip()
-            for what, finding in zip(whats, self.findings, strict=True)
-        ]
+        lines = []
+        for what, finding in zip(whats, self.findings, strict=True):
+            head = f"{what:<{width}}  {finding.state:<7}  "
+            lines.append(f"{head}{_shortened(finding.detail, room)}".rstrip())
+            lines += _wrapped(finding.more, " " * len(head), " " * len(head))
         for finding in self.findings:
             if finding.state == "note" and finding.fix:
                 lines += _wrapped(f"{finding.what}: {finding.fix}", "note: ", "      ")

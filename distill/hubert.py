@@ -359,7 +359,8 @@ class HubertEncoder(nn.Module):
         hidden_states = [x]
         for layer in self.layers:
             if self.training and self.config.layerdrop and torch.rand(()).item() < self.config.layerdrop:
-                pass
+                # Gradients of zero, not none: under DDP every process must have all of them.
+                x = x + 0.0 * torch.stack([parameter.sum() for parameter in layer.parameters()]).sum()
             elif self.training and self.config.activation_checkpointing:
                 x = cast(Tensor, checkpoint(layer, x, attend, use_reentrant=False))
             else:

@@ -136,6 +136,19 @@ class JoinedCuts(Sequence[Cut]):
 Cuts = ListedCuts | ManifestCuts | JoinedCuts
 
 
+def fingerprint(cuts: Cuts) -> dict[str, Any]:
+    """How many utterances these are, and a digest of which stand where, from a thousand spread over all.
+
+    Where their audio lies does not matter.
+    """
+    places = np.unique(np.linspace(0, len(cuts) - 1, 1000).round().astype(int))
+    names = "\n".join(cuts[int(place)].id for place in places)
+    return {
+        "utterances": len(cuts),
+        "digest": hashlib.blake2b(names.encode(), digest_size=16).hexdigest(),
+    }
+
+
 def _index(path: Path) -> Path:
     """The folder of a manifest's index, made if there is none of this version of it."""
     state = path.stat()

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from distill.errors import ConfigError
 from distill.hubert import HubertConfig, HubertEncoder
 from distill.options import CDM, AdaptRecipe, DistillRecipe, Recipe
 from distill.student import Student
@@ -40,21 +41,32 @@ class Layout:
 
 
 def layout_of(recipe: Recipe) -> Layout:
-    """The processes that the trainer section asks for; "auto" is one for each GPU of this machine."""
+    """The processes that the trainer section asks for; "auto" is one for each GPU of this machine.
+
+    Raises:
+        ConfigError: `devices` or `num_nodes` is no number of them.
+    """
     options = recipe.trainer
     found = torch.cuda.device_count()
     accelerator = str(options.get("accelerator", "auto"))
     gpu = accelerator in ("gpu", "cuda") or (accelerator == "auto" and found > 0)
     devices: Any = options.get("devices", "auto")
     if isinstance(devices, str) and "," in devices:
-        devices = [part for part in devices.split(",") if part.strip()]
-    if isinstance(devices, list | tuple):
+        devices = [part.strip() for part in devices.split(",") if part.strip()]
+    if isinstance(devices, list | tuple) and devices and all(str(part).isdecimal() for part in devices):
         count = len(devices)
     elif str(devices) in ("auto", "-1"):
         count = found if gpu else 1
     else:
-        count = int(devices) if str(devices).isdigit() else 1
-    return Layout(processes=max(1, count), nodes=int(options.get("num_nodes", 1)), gpu=gpu)
+        count = _positive("devices", devices, "auto, a positive number or a list of GPUs")
+    nodes = _positive("num_nodes", options.get("num_nodes", 1), "a positive number")
+    return Layout(processes=max(1, count), nodes=nodes, gpu=gpu)
+
+
+def _positive(key: str, value: Any, expected: str) -> int:
+    if not str(value).isdecimal() or int(value) < 1:
+        raise ConfigError(f"trainer.{key} must be {expected}, not {value!r}")
+    return int(value)
 
 
 @dataclass(frozen=True, kw_only=True)

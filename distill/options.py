@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from distill.distortions.plan import DistortionConfig
@@ -31,6 +32,30 @@ REFUSED_TRAINER_KEYS = {
     "use_distributed_sampler": "nothing: batches are spread over processes by the data loader",
 }
 
+# The same where evaluations have other words for it, or none.
+REFUSED_IN_EVALUATIONS = {
+    "gradient_clip_val": "nothing: the gradient of a head is clipped to 1, as in s3prl",
+    "gradient_clip_algorithm": "nothing: the gradient of a head is clipped by its norm, as in s3prl",
+    "accumulate_grad_batches": "batch_size, which is of a whole update",
+    "max_steps": "steps",
+    "max_epochs": "steps",
+    "val_check_interval": "every_n_steps",
+    "check_val_every_n_epoch": "every_n_steps",
+    "limit_val_batches": "nothing: heads are chosen on the whole dev set",
+}
+
+
+def check_finite(options: Any) -> None:
+    """Refuse NaN and infinities among the fields of a dataclass; NaN would pass most comparisons.
+
+    Raises:
+        ValueError: naming the field.
+    """
+    for name, value in vars(options).items():
+        for number in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(number, float) and not math.isfinite(number):
+                raise ValueError(f"{name} must be finite, not {number}")
+
 
 @dataclass(kw_only=True)
 class StudentConfig:
@@ -50,6 +75,12 @@ class StudentConfig:
     """Factor on the gradient that reaches the CNN."""
     activation_checkpointing: bool = False
     """Recompute layers in the backward pass: less memory, more time."""
+
+    def __post_init__(self) -> None:
+        check_finite(self)
+        for name in ("dropout", "attention_dropout", "activation_dropout"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"{name} must be in [0, 1], not {getattr(self, name)}")
 
 
 @dataclass(kw_only=True)
@@ -76,6 +107,7 @@ class OptimConfig:
     """Updates on end that may be left out because their gradient is not finite."""
 
     def __post_init__(self) -> None:
+        check_finite(self)
         if self.max_steps < 1:
             raise ValueError(f"max_steps must be at least 1, not {self.max_steps}")
         if self.max_nonfinite < 1:
@@ -88,6 +120,10 @@ class OptimConfig:
             raise ValueError(f"lr must be positive, not {self.lr}")
         if self.weight_decay < 0:
             raise ValueError(f"weight_decay must not be negative, not {self.weight_decay}")
+        if self.eps < 0:
+            raise ValueError(f"eps must not be negative, not {self.eps}")
+        if not all(0.0 <= beta < 1.0 for beta in self.betas):
+            raise ValueError(f"betas must be in [0, 1), not {list(self.betas)}")
         if self.clip_norm < 0:
             raise ValueError(f"clip_norm must be 0 (off) or positive, not {self.clip_norm}")
 
@@ -111,6 +147,7 @@ class DatConfig:
     """Learning rate alpha of the classifier (Eq. 3); default: the student's. Follows the same schedule."""
 
     def __post_init__(self) -> None:
+        check_finite(self)
         if self.weight < 0:
             raise ValueError(f"weight must not be negative, not {self.weight}")
         if self.lr is not None and self.lr <= 0:
@@ -147,9 +184,11 @@ class DataConfig:
     """Batches that are cut together from a stretch of the shuffled corpus, sorted by duration: the more, the
     less padding; 1: utterances of any duration."""
     max_bad_fraction: float = 0.01
-    """Share of utterances that may be unusable, judged after 1000 reads and at the end of every epoch."""
+    """Share of utterances, and of recordings of noise, that may be unusable, judged after 1000 reads and at
+    the end of every epoch."""
 
     def __post_init__(self) -> None:
+        check_finite(self)
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {self.batch_size}")
         if self.max_samples < 400:
@@ -230,9 +269,14 @@ class Recipe:
     """Of initialisation, order of the data and distortions."""
 
     def __post_init__(self) -> None:
+        check_finite(self)
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, not {self.seed}")
-        for key, instead in REFUSED_TRAINER_KEYS.items():
+        if self.seed >= 2**32:  # numpy's generator, which Lightning seeds too, takes no more
+            raise ValueError(f"seed must be below 2**32, not {self.seed}")
+        evaluates = self.kind == "evaluate"
+        refused = REFUSED_TRAINER_KEYS | (REFUSED_IN_EVALUATIONS if evaluates else {})
+        for key, instead in refused.items():
             if key in self.trainer:
                 raise ValueError(f"trainer.{key} is not passed on: use {instead}")
 
@@ -278,6 +322,7 @@ class TargetsConfig:
     """Hours of random utterances whose frames the k-means is fitted on, at most."""
 
     def __post_init__(self) -> None:
+        check_finite(self)
         if self.sample_hours <= 0:
             raise ValueError(f"sample_hours must be positive, not {self.sample_hours}")
         if self.features not in ("mfcc", "layer"):
@@ -300,10 +345,35 @@ class MaskingConfig:
     """Weight of the mean square of the CNN's output."""
 
     def __post_init__(self) -> None:
+        check_finite(self)
         if not 0.0 < self.probability <= 1.0 or self.length < 1:
             raise ValueError("probability must be in (0, 1] and length at least 1")
         if self.unmasked_weight < 0 or self.feature_penalty < 0:
             raise ValueError("unmasked_weight and feature_penalty must not be negative")
+
+
+@dataclass(kw_only=True)
+class EncoderConfig:
+    """How the teacher is regularised in training; what is None is as its checkpoint or preset says."""
+
+    dropout: float | None = None
+    """Of the transformer's input and its residual branches."""
+    attention_dropout: float | None = None
+    """Of attention weights."""
+    activation_dropout: float | None = None
+    """Inside the feed-forward blocks."""
+    projection_dropout: float | None = None
+    """Behind the projection."""
+    layerdrop: float | None = None
+    """Probability of skipping a layer."""
+    cnn_grad_scale: float | None = None
+    """Factor on the gradient that reaches the CNN."""
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            most = 1.0 if name == "cnn_grad_scale" else 0.99
+            if value is not None and not 0.0 <= value <= most:
+                raise ValueError(f"{name} must be between 0 and {most:g}, not {value}")
 
 
 @dataclass(kw_only=True)
@@ -314,5 +384,7 @@ class AdaptRecipe(Recipe):
     """What to predict."""
     masking: MaskingConfig = field(default_factory=MaskingConfig)
     """Which frames, and the loss."""
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    """Dropout and the like."""
     distort: bool = True
     """Distort the input (the targets stay clean)."""

@@ -108,12 +108,11 @@ def profile(recipe: Recipe, steps: int = 20) -> ProfileReport:
         steps: measured ones, after 3 to warm up.
 
     Raises:
-        UsageError: the recipe trains no student.
+        UsageError: the recipe trains no student, or steps is not positive.
         UserError: for anything else the user can mend.
-        ValueError: steps is not positive.
     """
     if steps < 1:
-        raise ValueError(f"steps must be at least 1, not {steps}")
+        raise UsageError(f"steps must be at least 1, not {steps}")
     if not isinstance(recipe, DistillRecipe):
         raise UsageError(f"recipe {recipe.name} is of kind {recipe.kind}: only distillation can be profiled")
     pl.seed_everything(recipe.seed, verbose=False)

@@ -14,14 +14,14 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from distill.callbacks import Gauges, GracefulStop, StepProgress, StepSeed, WaitClock
+from distill.callbacks import Gauges, GracefulStop, RecipeSettings, StepProgress, StepSeed, WaitClock
 from distill.checkpoints import native
 from distill.config import to_yaml
 from distill.errors import ConfigError, UserError
-from distill.faults import BadData, CarefulCheckpointIO, SkipNonFinite
+from distill.faults import BadData, CarefulCheckpointIO, SkipNonFinite, SoundCheckpoint
 from distill.hubert import HubertEncoder
 from distill.logs import WANDB_ID, Listening, make_loggers
 from distill.options import Recipe
@@ -41,6 +41,25 @@ def check_run_folder(out: Path, *, resume: bool) -> None:
     others = [path for path in out.iterdir() if path.name != WANDB_ID] if out.is_dir() else []
     if others and not (out / "recipe.yaml").exists():
         raise UserError(f"{out} holds other things: choose an empty or new folder with --out")
+
+
+class KeepRecipe(Callback):
+    """Writes the recipe of a run that goes on when its checkpoint is loaded, and so fits the recipe."""
+
+    def __init__(self, recipe: Recipe, out: Path):
+        self.recipe, self.out = recipe, out
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
+        start_run_folder(self.recipe, self.out)
+
+
+def keep_recipe(trainer: pl.Trainer, recipe: Recipe, out: Path, *, resume: bool) -> None:
+    """Keep the recipe in the run folder: now, or when a run that goes on has loaded its checkpoint."""
+    if resume:
+        callbacks: Any = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
+        callbacks.append(KeepRecipe(recipe, out))
+    else:
+        start_run_folder(recipe, out)
 
 
 def start_run_folder(recipe: Recipe, out: Path) -> None:
@@ -86,7 +105,7 @@ def make_trainer(recipe: Recipe, out: Path, *, monitor: str = "val/loss", accumu
             close = difflib.get_close_matches(key, known, n=1)
             hint = f": did you mean trainer.{close[0]}?" if close else ""
             raise ConfigError(f"unknown key 'trainer.{key}'{hint}")
-    checkpoints = ModelCheckpoint(
+    checkpoints = SoundCheckpoint(
         dirpath=out / "checkpoints",
         filename="best",
         monitor=monitor,
@@ -110,11 +129,12 @@ def make_trainer(recipe: Recipe, out: Path, *, monitor: str = "val/loss", accumu
             logger=make_loggers(recipe, out),
             callbacks=[
                 checkpoints,
+                RecipeSettings(),
                 StepProgress(recipe.name),
                 Gauges(),
                 Listening(recipe.logging.audio_every_n_steps),
-                SkipNonFinite(out, recipe.optim.max_nonfinite),
-                BadData(out, recipe.data.max_bad_fraction),
+                SkipNonFinite(out, recipe.optim.max_nonfinite, of_head=recipe.kind == "evaluate"),
+                BadData(out, recipe.data.max_bad_fraction, of_head=recipe.kind == "evaluate"),
                 StepSeed(recipe.seed),
                 GracefulStop(),
             ],

@@ -15,9 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lhotse import MonoCut, Recording
+from lhotse import Recording
 from lhotse.audio import AudioSource
 from lhotse.cut import Cut
+from lhotse.cut.data import DataCut
 from lhotse.serialization import deserialize_item
 from lhotse.utils import fastcopy, is_valid_url
 
@@ -61,7 +62,7 @@ def in_memory(cut: Cut) -> Cut:
     Raises:
         DataError: the shard is not there or too short, or the manifest does not say which it is.
     """
-    recording = cut.recording if isinstance(cut, MonoCut) else None
+    recording = cut.recording if isinstance(cut, DataCut) else None
     if recording is None or recording.sources[0].type != "shar":
         return cut
     source = recording.sources[0]

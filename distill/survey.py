@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import soundfile
+from lhotse import Recording
 from lhotse.audio import AudioSource
 from lhotse.cut import Cut
 from lhotse.utils import is_valid_url
 from tqdm import tqdm
 
+from distill.audio import file_rate, recordings_of
 from distill.errors import DataError
 from distill.manifest import Cuts
 from distill.shar import place_of
 from distill.sources import index_cuts
 
-_JOBS = 8  # threads: file systems of clusters answer slowly, but many at once
+_JOBS = 16  # threads: file systems of clusters answer slowly, but many at once
+_CHUNK = 256  # files that a thread asks for at a time
+MOST_STATS = 1_000_000  # utterances of a source whose files are asked for: about a minute's worth
 _TOLERANCE_S = 0.01  # that a file's length may differ from what its manifest says
 
 
@@ -35,18 +40,27 @@ class Survey:
     """Why nothing in it can be used."""
     utterances: int = 0
     hours: float = 0.0
+    there: int = 0
+    """Utterances of which was asked whether their files are there."""
     looked_at: int = 0
-    """Utterances whose files were looked at."""
+    """Utterances whose files were opened as well."""
     bad: list[str] = field(default_factory=list)
-    """`FILE: what is wrong with it`."""
+    """`FILE: what is wrong with it`, in the order of the source."""
+    bad_share: float = 0.0
+    """Estimated share of the utterances that cannot be used."""
+    unprepared: str = ""
+    """How much more its authors publish than was prepared; "" if nothing is known to be missing."""
 
 
-def survey(source: str, *, sample: int, seed: int) -> Survey:
+def survey(source: str, *, sample: int | None, seed: int) -> Survey:
     """Open a source as training does, and look at its files.
+
+    Whether a file is there is asked for all (at most `MOST_STATS`) of a manifest. A sample is opened and
+    compared with the manifest: sampling rate and duration. Tables and folders are opened file by file anyway.
 
     Args:
         source: as for `open_cuts`.
-        sample: how many utterances' files are looked at: all, or as many random ones.
+        sample: how many utterances' files are opened: all, or as many random ones; None: all.
         seed: of their choice.
 
     Returns:
@@ -55,20 +69,69 @@ def survey(source: str, *, sample: int, seed: int) -> Survey:
     path = Path(source.partition("?")[0])
     if not path.exists():
         return Survey(exists=False, error=f"{path} does not exist")
-    with _left_out() as bad:
+    with _left_out() as skipped:
         try:
             cuts = index_cuts([source])
         except (DataError, OSError) as error:
-            return Survey(error=str(error), bad=list(dict.fromkeys(bad)))
-    numbers: Sequence[int] = range(len(cuts))
-    if len(cuts) > sample:
-        numbers = sorted(random.Random(seed).sample(numbers, sample))
+            return Survey(error=str(error), bad=list(dict.fromkeys(skipped)))
+    left_out = list(dict.fromkeys(skipped))  # a source may be gone through twice while it is opened
+    found = Survey(utterances=len(cuts), hours=cuts.seconds / 3600, unprepared=_unprepared(path))
+    if path.is_dir() or path.suffix == ".tsv":
+        found.there = found.looked_at = len(cuts)
+        found.bad, found.bad_share = left_out, len(left_out) / (len(cuts) + len(left_out))
+        return found
+    asked, opened = _chosen(len(cuts), MOST_STATS, seed), _chosen(len(cuts), sample, seed)
+    found.there, found.looked_at = len(asked), len(opened)
+    lost = _each(cuts, asked, _lost, f"{path.name}: there?")
+    broken = _each(cuts, [number for number in opened if number not in lost], _broken, path.name)
+    found.bad = [problem for _, problem in sorted((lost | broken).items())]
+    found.bad_share = len(lost) / len(asked) + len(broken) / len(opened)
+    return found
+
+
+def _chosen(count: int, most: int | None, seed: int) -> Sequence[int]:
+    """All numbers below `count`, or as many random ones, in order."""
+    if most is None or count <= most:
+        return range(count)
+    return sorted(random.Random(seed).sample(range(count), most))
+
+
+def _each(cuts: Cuts, numbers: Sequence[int], look: Callable[[Cut], str], label: str) -> dict[int, str]:
+    """What is wrong with the files of cuts, by number; those with nothing wrong are left out."""
+
+    def several(chunk: Sequence[int]) -> dict[int, str]:
+        return {number: problem for number in chunk if (problem := _problem_of(cuts, number, look))}
+
+    problems: dict[int, str] = {}
+    chunks = [numbers[start : start + _CHUNK] for start in range(0, len(numbers), _CHUNK)]
     with ThreadPoolExecutor(_JOBS) as pool:
-        problems = pool.map(lambda number: _look_at(cuts, number), numbers)
-        shown = tqdm(problems, path.name, len(numbers), unit="file", leave=False, disable=None)
-        bad += [problem for problem in shown if problem]
-    unique = list(dict.fromkeys(bad))  # a source may be gone through twice while it is opened
-    return Survey(utterances=len(cuts), hours=cuts.seconds / 3600, looked_at=len(numbers), bad=unique)
+        for found in tqdm(pool.map(several, chunks), label, len(chunks), leave=False, disable=None):
+            problems |= found
+    return problems
+
+
+def _problem_of(cuts: Cuts, number: int, look: Callable[[Cut], str]) -> str:
+    try:
+        return look(cuts[number])
+    except DataError as error:
+        return str(error)
+
+
+def _unprepared(manifest: Path) -> str:
+    """What `distill data prepare` found to be missing of a split, by the `prepared.json` beside it."""
+    from data_prep import PUBLISHED
+
+    try:
+        about = json.loads((manifest.parent / "prepared.json").read_text(encoding="utf-8"))
+        name = manifest.name.removesuffix(".gz").removesuffix(".jsonl").removesuffix(".shards")
+        entry = about["splits"][name]
+        files, corpus = entry["files"] + len(entry["skipped"]), PUBLISHED[about["corpus"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""  # none of ours
+    published = next((split.files for split in corpus.splits if split.name == name), None)
+    if published is None or files >= published:
+        return ""
+    return f"{files} of the {published} published files were there when it was prepared"
 
 
 @contextmanager
@@ -90,40 +153,46 @@ def _left_out() -> Iterator[list[str]]:
         logger.propagate = propagate
 
 
-def _look_at(cuts: Cuts, number: int) -> str:
-    """What is wrong with an utterance's files; "" also for audio that is not in files of this machine."""
-    try:
-        cut: Cut = cuts[number]
-    except DataError as error:
-        return str(error)
-    for part in [track.cut for track in getattr(cut, "tracks", [])] or [cut]:
-        recording = getattr(part, "recording", None)
-        if recording is None:
-            continue
+def _lost(cut: Cut) -> str:
+    """Which of an utterance's files is not there; "" also for audio that is not in files of this machine."""
+    for source in [source for recording in recordings_of(cut) for source in recording.sources]:
+        problem = ""
+        if source.type == "file":
+            problem = _lost_file(str(source.source))
+        elif source.type == "shar":
+            problem = _problem_of_shard(source)
+        if problem:
+            return f"{source.source}: {problem}"
+    return ""
+
+
+def _broken(cut: Cut) -> str:
+    """Which of an utterance's files is not what the manifest says."""
+    for recording in recordings_of(cut):
         for source in recording.sources:
-            problem = ""
-            if source.type == "file":
-                problem = _problem(source.source, recording.duration)
-            elif source.type == "shar":
-                problem = _problem_of_shard(source)
-            if problem:
+            if source.type == "file" and (problem := _broken_file(str(source.source), recording)):
                 return f"{source.source}: {problem}"
     return ""
 
 
-def _problem(file: str, duration_s: float) -> str:
+def _lost_file(file: str) -> str:
     try:
-        if not os.stat(file).st_size:
-            return "is empty"
-        found = soundfile.info(file)
+        return "" if os.stat(file).st_size else "is empty"
     except FileNotFoundError:
         return "does not exist"
     except OSError as error:
         return f"cannot be read ({error.strerror or error})"
-    except RuntimeError:  # of libsndfile
-        return "is no audio file"
-    if abs(found.duration - duration_s) > _TOLERANCE_S:
-        return f"has {found.duration:.2f} s, its manifest says {duration_s:.2f} s"
+
+
+def _broken_file(file: str, recording: Recording) -> str:
+    try:
+        found = soundfile.info(file)
+    except (OSError, RuntimeError):  # the latter is libsndfile's
+        return _lost_file(file) or "is no audio file"
+    if found.samplerate != (promised := file_rate(recording)):
+        return f"has {found.samplerate} Hz, its manifest says {promised}"
+    if abs(found.duration - recording.duration) > _TOLERANCE_S:
+        return f"has {found.duration:.2f} s, its manifest says {recording.duration:.2f} s"
     return ""
 
 

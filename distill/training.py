@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 
-from distill.checkpoints import load_teacher, native
+from distill.checkpoints import load_teacher, native, teacher_facts
 from distill.datamodule import SpeechData
 from distill.distillation import Distillation
 from distill.distortions import Distorter
@@ -23,6 +23,7 @@ from distill.runs import (
     check_run_folder,
     describe_device,
     fit,
+    keep_recipe,
     make_trainer,
     release,
     start_run_folder,
@@ -32,7 +33,7 @@ from distill.runs import (
 from distill.student import Student
 
 
-def run(recipe: Recipe, out: Path, *, resume: bool = False) -> Path:
+def run(recipe: Recipe, out: Path, *, resume: bool = False, other_speech: bool = False) -> Path:
     """Do what a recipe of any kind says; returns the model it makes (see `train` and `adapt`).
 
     Resuming a finished run touches nothing.
@@ -43,24 +44,25 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False) -> Path:
             print(f"{out} is finished already", file=sys.stderr)
         return made
     if isinstance(recipe, DistillRecipe):
-        return train(recipe, out, resume=resume)
+        return train(recipe, out, resume=resume, other_speech=other_speech)
     if isinstance(recipe, AdaptRecipe):
         from distill.adaptation.run import adapt
 
-        return adapt(recipe, out, resume=resume)
+        return adapt(recipe, out, resume=resume, other_speech=other_speech)
     teacher = load_teacher(recipe.teacher)
     start_run_folder(recipe, out)
-    provenance = {"recipe": recipe.name, "teacher": recipe.teacher, "versions": versions()}
+    provenance = {"recipe": recipe.name, **teacher_facts(recipe.teacher), "versions": versions()}
     return native.write(teacher, out, provenance)
 
 
-def train(recipe: DistillRecipe, out: Path, *, resume: bool = False) -> Path:
+def train(recipe: DistillRecipe, out: Path, *, resume: bool = False, other_speech: bool = False) -> Path:
     """Distil a student.
 
     Args:
         recipe: everything that matters.
         out: the run folder; made if missing.
         resume: go on from `out/checkpoints/last.ckpt`.
+        other_speech: also if `recipe.data.train` is not what it was then.
 
     Returns:
         Path of the released student, `out/student.safetensors`: the checkpoint with the lowest dev loss.
@@ -70,10 +72,11 @@ def train(recipe: DistillRecipe, out: Path, *, resume: bool = False) -> Path:
     """
     pl.seed_everything(recipe.seed, verbose=False)
     check_run_folder(out, resume=resume)
-    data = SpeechData(recipe, streams=sorted({s for s in CDM[recipe.cdm] if s}))
+    streams = sorted({s for s in CDM[recipe.cdm] if s})
+    data = SpeechData(recipe, streams=streams, other_speech=other_speech)
     module = make_module(recipe)
     trainer = make_trainer(recipe, out)
-    start_run_folder(recipe, out)
+    keep_recipe(trainer, recipe, out, resume=resume)
     say_start(trainer, module, recipe, out)
     fit(trainer, module, data, out, resume=resume)
     return release(trainer, module.student, "student.", out, module.provenance)
@@ -108,7 +111,7 @@ def make_module(recipe: DistillRecipe) -> Distillation:
         cosine_weight=recipe.cosine_weight,
         dat=recipe.dat,
         optim=recipe.optim,
-        provenance={"recipe": recipe.name, "teacher": recipe.teacher, "versions": versions()},
+        provenance={"recipe": recipe.name, **teacher_facts(recipe.teacher), "versions": versions()},
     )
 
 

@@ -1,16 +1,16 @@
 """Features of frozen models, extracted once, on disk, and read by any number of heads.
 
 A cache is a folder: `about.json` says of which model and speech it is; every 256 utterances make a block, a
-memory map with their frames one after the other and a list of their lengths. A block appears when it is
-whole: whoever was interrupted goes on with the next. Processes, on one machine or several, take blocks that
-nobody else works on, so that they share the work without talking to each other.
+memory map with their frames one after the other, a list of their lengths, and a mark of the audio files as
+they were. A block appears when it is whole: whoever was interrupted goes on with the next. One whose audio
+has changed since, or could not be read, is made again. Processes, on one machine or several, take blocks
+that nobody else works on, so that they share the work without talking to each other.
 
 Shapes: F frames, R rows of a block (frames of its utterances), L + 1 hidden states, D features.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -35,6 +35,7 @@ from distill.batch import pad
 from distill.errors import DataError, UserError
 from distill.hubert import SAMPLE_RATE, HubertEncoder
 from downstream.features import Selection
+from downstream.identity import audio_of, hash_lines
 
 logger = logging.getLogger(__name__)
 
@@ -55,8 +56,10 @@ class CacheIdentity:
     """"float16" or "float32"."""
     speech: str
     """Of the utterances' names and lengths."""
-    version: int = 1
-    """Of the files' layout."""
+    audio: str
+    """Of where their audio is."""
+    version: int = 2
+    """Of the files' layout; 1 did not say where the audio was."""
 
 
 class FeatureCache:
@@ -95,14 +98,19 @@ class FeatureCache:
         samples = [samples_at_16k(cut) for cut in self.cuts]
         self.room = np.array([encoder.config.frames(n) for n in samples], dtype=np.int64)
         self.numbers = {cut.id: number for number, cut in enumerate(self.cuts)}
-        speech = hashlib.blake2b(digest_size=16)
-        for cut, n_samples in zip(self.cuts, samples, strict=True):
-            speech.update(f"{cut.id}\t{n_samples}\n".encode())
+        places, states = audio_of(self.cuts)
         self.identity = CacheIdentity(
-            checkpoint_hash=checkpoint_hash, features=features, dtype=dtype, speech=speech.hexdigest()
+            checkpoint_hash=checkpoint_hash,
+            features=features,
+            dtype=dtype,
+            speech=hash_lines(f"{cut.id}\t{n}" for cut, n in zip(self.cuts, samples, strict=True)),
+            audio=hash_lines(places),
         )
+        self.states = [hash_lines(states[n] for n in self._members(block)) for block in self.blocks]
         self._maps: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
         self._check()
+        self.failed: dict[int, int] = {}
+        self.failed = {block: self._written(block) for block in self.blocks if self._has_failed(block)}
 
     def _check(self) -> None:
         about = self.folder / "about.json"
@@ -113,12 +121,16 @@ class FeatureCache:
         except ValueError:
             found = {}
         differing = [key for key, value in asdict(self.identity).items() if found.get(key) != value]
+        names = {
+            "checkpoint_hash": "checkpoint",
+            "speech": "list of utterances",
+            "audio": "place of the audio",
+        }
+        what = f"holds features of another {', '.join(names.get(key, key) for key in differing)}"
+        if "version" in differing:
+            what = "is of an earlier version, which did not note where the audio is"
         if differing:
-            names = {"checkpoint_hash": "checkpoint", "speech": "list of utterances"}
-            what = ", ".join(names.get(key, key) for key in differing)
-            raise UserError(
-                f"{self.folder} holds features of another {what}: remove it, or name another cache_folder"
-            )
+            raise UserError(f"{self.folder} {what}: remove it, or name another cache_folder")
 
     @property
     def blocks(self) -> range:
@@ -130,10 +142,27 @@ class FeatureCache:
         """Blocks that are not there yet."""
         return [block for block in self.blocks if not self._is_whole(block)]
 
+    @property
+    def outdated(self) -> list[int]:
+        """Those of them that were there once."""
+        return [block for block in self.missing if self._mark(block).exists()]
+
     def _is_whole(self, block: int) -> bool:
-        data = self._data(block)
+        """Whether a block is there, of the audio as it is now, and not one that is to be tried again."""
+        data, mark = self._data(block), self._mark(block)
         size = self._rows(block) * self._row_bytes
-        return self._lengths(block).exists() and data.exists() and data.stat().st_size == size
+        if not all(path.exists() for path in (data, mark, self._lengths(block))):
+            return False
+        same = mark.read_text(encoding="utf-8").strip() == self.states[block]
+        return same and data.stat().st_size == size and self.failed.get(block) != self._written(block)
+
+    def _has_failed(self, block: int) -> bool:
+        """Whether some audio of a whole block could not be read: the next run tries again."""
+        return self._is_whole(block) and bool((np.load(self._lengths(block)) < 0).any())
+
+    def _written(self, block: int) -> int:
+        """When a whole block was, in nanoseconds."""
+        return self._mark(block).stat().st_mtime_ns
 
     @property
     def missing_bytes(self) -> int:
@@ -155,7 +184,10 @@ class FeatureCache:
         return self.folder / f"{block:05d}.features"
 
     def _lengths(self, block: int) -> Path:
-        return self.folder / f"{block:05d}.frames.npy"  # written last: the block is whole
+        return self.folder / f"{block:05d}.frames.npy"
+
+    def _mark(self, block: int) -> Path:
+        return self.folder / f"{block:05d}.audio"  # written last: the block is whole
 
     def __contains__(self, name: str) -> bool:
         return name in self.numbers
@@ -251,6 +283,7 @@ class FeatureCache:
 
         write_whole(self._data(block), fill)
         write_whole(self._lengths(block), lambda path: _save(path, frames))
+        write_whole(self._mark(block), lambda path: path.write_text(f"{self.states[block]}\n"))
 
     def _waves(self, members: range, workers: int) -> Iterator[tuple[list[int], Tensor, Tensor]]:
         """Utterances of similar length together: their numbers, (B, T) waveforms, (B,) lengths."""
@@ -318,6 +351,12 @@ def fill_all(
     todo = [cache for cache in caches if cache.missing]
     if not todo:
         return
+    for cache in todo:
+        if cache.outdated:
+            logger.warning(
+                "%s: %d of %d blocks are made again, as their audio has changed or could not be read",
+                *(cache.folder, len(cache.outdated), len(cache.blocks)),
+            )
     check_room(todo)
     helpers = None
     if len(devices) > 1:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gzip
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from downstream.heads import BLANK
 _BINARY = b"mmap lm http://kheafield.com/code"  # how every file of KenLM's build_binary begins
 _GZIP = b"\x1f\x8b"
 _UNKNOWN = "<unk>"
+_DAMAGED = "lm {} is damaged, cut short or without 2-grams: fetch or make it again"
 _NO_WORDS = frozenset({"<s>", "</s>", _UNKNOWN, "<UNK>"})
 
 # Of SUPERB's ASR with a language model.
@@ -32,13 +33,14 @@ def greedy(log_probs: Tensor) -> list[int]:
 
 
 class LanguageModelDecoder:
-    """Lexicon-constrained beam search with an n-gram model of words.
+    """Lexicon-constrained beam search with an n-gram model of words; what it says is in upper case.
 
     Args:
         path: ARPA file (also gzipped), or what KenLM's `build_binary` makes of one.
         symbols: of the head, the blank excepted.
         word_end: the symbol behind every word.
-        lexicon: lines `WORD W O R D |`; None: every word of the ARPA file, letter by letter.
+        lexicons: lines `WORD W O R D |`, of which a word's first file counts; none: every word of the ARPA
+            file, letter by letter. Their case need not be the language model's.
 
     Raises:
         DataError: for a language model or lexicon that is missing or of another kind.
@@ -46,20 +48,25 @@ class LanguageModelDecoder:
     """
 
     def __init__(
-        self, path: str | Path, symbols: Sequence[str], *, word_end: str, lexicon: str | Path | None = None
+        self, path: str | Path, symbols: Sequence[str], *, word_end: str, lexicons: Sequence[str | Path] = ()
     ):
         path = Path(path)
         kind = language_model_kind(path)
-        if lexicon is None and kind == "binary":
+        if not lexicons and kind == "binary":
             raise DataError(f"lm {path} is binary and does not list its words: name a lexicon=FILE with it")
-        spellings = (
-            dict(_spelled(arpa_words(path), symbols, word_end))
-            if lexicon is None
-            else read_lexicon(Path(lexicon))
-        )
         numbers = {symbol: number for number, symbol in enumerate(symbols, start=1)}
-        _check_spellings(spellings, numbers, word_end, lexicon or path)
+        spellings: dict[str, list[list[str]]] = {}
+        for lexicon in map(Path, lexicons):
+            read = read_lexicon(lexicon)
+            _check_spellings(read, numbers, word_end, lexicon)
+            spellings = read | spellings
         try:
+            if lexicons:
+                known = set(arpa_words(path)) if kind == "arpa" else _binary_words(path)
+                spellings = as_the_model_writes(spellings, known, path)
+            else:
+                spellings = dict(_spelled(arpa_words(path), symbols, word_end))
+                _check_spellings(spellings, numbers, word_end, path)
             self._build(path, spellings, numbers, numbers[word_end])
         except ImportError:
             raise UserError(
@@ -82,7 +89,7 @@ class LanguageModelDecoder:
         try:
             model = KenLM(str(path), self.words)
         except RuntimeError:  # which names a place in KenLM's source
-            raise DataError(f"lm {path} is damaged or cut short: fetch or make it again") from None
+            raise DataError(_DAMAGED.format(path)) from None
         trie = flashlight.Trie(1 + len(numbers), word_end)
         start = model.start(False)
         for word, ways in spellings.items():
@@ -107,10 +114,11 @@ class LanguageModelDecoder:
         )
 
     def __call__(self, log_probs: Tensor) -> list[str]:
-        """(F, V) log-probabilities, float32 on the CPU -> the best words."""
+        """(F, V) log-probabilities, float32 on the CPU -> the best words, in upper case as the truth is."""
         emissions = log_probs.float().cpu().contiguous()
         found = self.decoder.decode(emissions.data_ptr(), *emissions.shape)
-        return [self.words.get_entry(number) for number in found[0].words if number >= 0] if found else []
+        words = [self.words.get_entry(number) for number in found[0].words if number >= 0] if found else []
+        return [word.upper() for word in words]
 
 
 def language_model_kind(path: Path) -> str:
@@ -148,19 +156,26 @@ def _open_text(path: Path, start: bytes) -> Any:
 
 
 def arpa_words(path: Path) -> Iterator[str]:
-    """The words of an ARPA file: its 1-grams."""
+    """The words of an ARPA file: its 1-grams.
+
+    Raises:
+        DataError: if it ends too early, or is no text.
+    """
     with path.open("rb") as file:
         start = file.read(2)
-    with _open_text(path, start) as lines:
-        inside = False
-        for line in lines:
-            line = line.strip()
-            if line.startswith("\\"):
-                if inside:
-                    return
-                inside = line == "\\1-grams:"
-            elif inside and len(fields := line.split()) > 1 and fields[1] not in _NO_WORDS:
-                yield fields[1]
+    try:
+        with _open_text(path, start) as lines:
+            inside = False
+            for line in lines:
+                line = line.strip()
+                if line.startswith("\\"):
+                    if inside:
+                        return
+                    inside = line == "\\1-grams:"
+                elif inside and len(fields := line.split()) > 1 and fields[1] not in _NO_WORDS:
+                    yield fields[1]
+    except (OSError, EOFError, UnicodeDecodeError):
+        raise DataError(_DAMAGED.format(path)) from None
 
 
 def _spelled(
@@ -173,8 +188,44 @@ def _spelled(
             yield word, [[*word.upper(), word_end]]
 
 
+def _binary_words(path: Path) -> Container[str]:
+    """Knows which words are in a language model that does not list them."""
+    import kenlm  # pyright: ignore[reportMissingImports]
+
+    try:
+        return kenlm.Model(str(path))
+    except OSError:
+        raise DataError(_DAMAGED.format(path)) from None
+
+
+def as_the_model_writes(
+    spellings: Mapping[str, list[list[str]]], known: Container[str], path: Path
+) -> dict[str, list[list[str]]]:
+    """The spellings by the language model's own words: as they are, all lower case, all upper case.
+
+    Args:
+        spellings: by word, in any case; words that the model does not know in any stay as they are.
+        known: the model's words.
+        path: the model, for people.
+
+    Raises:
+        DataError: if it knows none of the words.
+    """
+    found: dict[str, list[list[str]]] = {}
+    some = False
+    for word, ways in spellings.items():
+        theirs = [form for form in dict.fromkeys((word, word.lower(), word.upper())) if form in known]
+        some = some or bool(theirs)
+        for form in theirs or [word]:
+            before = found.setdefault(form, [])
+            before.extend(way for way in ways if way not in before)
+    if not some:
+        raise DataError(f"lm {path} knows none of the lexicon's words: name the lexicon that belongs to it")
+    return found
+
+
 def read_lexicon(path: Path) -> dict[str, list[list[str]]]:
-    """Spellings by word, from lines `WORD W O R D |`.
+    """Spellings by word, from lines `WORD W O R D |`; the letters in upper case, the words as they are.
 
     Raises:
         DataError: if it is missing, empty, or has a word without a spelling.
@@ -187,7 +238,7 @@ def read_lexicon(path: Path) -> dict[str, list[list[str]]]:
         if word and not spelling:
             raise DataError(f"lexicon {path}: no spelling in line {line!r}, expected WORD W O R D |")
         if word:
-            found.setdefault(word, []).append(spelling)
+            found.setdefault(word, []).append([symbol.upper() for symbol in spelling])
     return found
 
 

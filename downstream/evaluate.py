@@ -23,7 +23,6 @@ from lhotse.cut import Cut
 from tqdm import tqdm
 
 from distill.callbacks import Interrupted
-from distill.data import NoiseReader
 from distill.distortions import Distorter
 from distill.errors import DataError, UserError
 from distill.needs import layout_of
@@ -34,11 +33,11 @@ from downstream.cache import FeatureCache, fill_all, write_whole
 from downstream.decoding import LanguageModelDecoder
 from downstream.distorted_sets import find_condition
 from downstream.features import Selection, load_upstream
-from downstream.labels import CHARACTERS, WORD_END, Labels, TokenLabels, make_labels
+from downstream.labels import CHARACTERS, WORD_END, Labels, TokenLabels, check_words, make_labels
 from downstream.options import RECORDED, EvaluationConfig
-from downstream.results import check_settings
+from downstream.results import check_head
 from downstream.runner import HeadTraining, measure
-from downstream.speech import TaskSpeech, check_sources, noise_sources
+from downstream.speech import TaskSpeech, check_sources
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +60,7 @@ def evaluate(checkpoint: str | Path, config: EvaluationConfig, out: Path) -> lis
         UserError: for anything that the user can mend.
     """
     evaluation = Evaluation(checkpoint, config, Path(out))
+    check_sources(config)  # scores that are there must be of this speech
     if not evaluation.is_done():
         evaluation.prepare()
         for fold in config.settled_folds:
@@ -84,36 +84,42 @@ class Evaluation:
         self.upstream = load_upstream(checkpoint)
         self.selection = Selection(config.features, self.upstream.encoder.config.layers)
         self.speech = TaskSpeech(config)
-        self.noises = NoiseReader({})
+        self.caches: list[FeatureCache] | None = None
         self.decoder: LanguageModelDecoder | None = None
 
     def paths(self, fold: int | None) -> dict[tuple[str, bool], Path]:
         """Where the scores go, by condition and whether a language model helps."""
-        name = head_name(self.config, fold)
         return {
-            (condition, lm): self.out / "results" / f"{name}-{condition}{'-lm' if lm else ''}.json"
+            (condition, lm): self.out / "results" / self.config.result_name(condition, fold, lm=lm)
             for condition in self.config.settled_conditions
             for lm in ((False, True) if self.config.lm else (False,))
         }
 
     def is_done(self) -> bool:
         """Whether all scores are there."""
-        folds = self.config.settled_folds
-        return all(self._is_done(path) for fold in folds for path in self.paths(fold).values())
+        return not any(self._todo(fold) for fold in self.config.settled_folds)
+
+    def _todo(self, fold: int | None) -> dict[tuple[str, bool], Path]:
+        """The scores that are not there."""
+        return {key: path for key, path in self.paths(fold).items() if not self._is_done(path, fold, *key)}
 
     def prepare(self) -> None:
         """Open all that is needed, so that whatever is missing is said before anything else happens."""
-        config = self.config
-        check_sources(config)
-        self.noises = NoiseReader(noise_sources(config))
+        config, speech = self.config, self.speech
         if config.lm is not None:
             self.decoder = LanguageModelDecoder(
-                config.lm, CHARACTERS, word_end=WORD_END, lexicon=config.lexicon
+                config.lm, CHARACTERS, word_end=WORD_END, lexicons=config.lexicons
             )
-        for fold in config.settled_folds:
-            self.speech.training(fold)
-            for condition in config.settled_conditions:
-                self.speech.test(condition, fold)
+        cuts = [cut for fold in config.settled_folds for part in speech.training(fold) for cut in part]
+        tests = [
+            (condition, fold) for fold in config.settled_folds for condition in config.settled_conditions
+        ]
+        for condition, fold in tests:
+            cuts += speech.test(condition, fold)
+        if config.defaults.kind == "phones":
+            check_words(cuts, config, self.out / "words_without_phones.txt")
+        for condition, fold in tests:
+            speech.test_data(condition, fold)
 
     def run_fold(self, fold: int | None) -> None:
         """One head and its tests."""
@@ -123,7 +129,7 @@ class Evaluation:
         for condition in self.config.settled_conditions:  # what cannot be scored is said before the training
             for cut in self.speech.test(condition, fold):
                 labels.targets(cut)
-        folder = self.out / "heads" / head_name(self.config, fold)
+        folder = self.out / "heads" / self.config.head_name(fold)
         module = self._module(labels)
         sign_head(folder, self._identity(labels, targets))
         device = self._train(module, folder, train, dev, targets)
@@ -132,7 +138,7 @@ class Evaluation:
         load_best(module, folder)
         save_layer_weights(module, folder)
         module.to(device)
-        todo = {key: path for key, path in self.paths(fold).items() if not self._is_done(path)}
+        todo = self._todo(fold)
         for condition in dict.fromkeys(condition for condition, _ in todo):
             ways = {lm: path for (tested, lm), path in todo.items() if tested == condition}
             self._test(module, condition, fold, ways)
@@ -192,10 +198,13 @@ class Evaluation:
         return trainer.strategy.root_device
 
     def _fill_caches(self) -> list[FeatureCache]:
+        """The features of all folds' speech; the first time they are extracted."""
+        if self.caches is not None:
+            return self.caches
         config = self.config
         root = Path(config.cache_folder) if config.cache_folder else self.out / "cache"
         features = config.features.replace(":", "")
-        caches = [
+        self.caches = [
             FeatureCache(
                 root / f"{config.defaults.corpus}-{split}-{features}-{config.cache}",
                 cuts,
@@ -208,33 +217,28 @@ class Evaluation:
             for split, cuts in self.speech.cacheable().items()
         ]
         fill_all(
-            caches,
+            self.caches,
             self.upstream.encoder,
             self.selection,
             devices=own_devices(config),
             workers=config.workers,
         )
-        return caches
+        return self.caches
 
     def _identity(self, labels: Labels, targets: Mapping[str, list[int]]) -> dict[str, Any]:
         """What makes a head that head; a folder with another one's is refused."""
-        config = self.config
         says = hashlib.blake2b(json.dumps(sorted(targets.items())).encode(), digest_size=16).hexdigest()
-        return {
+        return self.config.head_settings | {
             "checkpoint": self.upstream.checkpoint_hash,
-            "batch_size": config.settled_batch_size,
-            "lr": self.recipe.optim.lr,
-            "width": config.width,
-            "crop_s": config.settled_crop_s,
             "training data": says,
             "labels": list(labels.symbols) if isinstance(labels, TokenLabels) else labels.slots,
         }
 
-    def _is_done(self, path: Path) -> bool:
+    def _is_done(self, path: Path, fold: int | None, condition: str, lm: bool) -> bool:
         """Whether a result is there, of this model and as many steps.
 
         Raises:
-            UserError: if other settings differ.
+            UserError: if other settings differ, or the test data.
         """
         if not path.exists():
             return False
@@ -248,7 +252,7 @@ class Evaluation:
         }
         if not (isinstance(found, dict) and wanted.items() <= found.items()):
             return False
-        check_settings(found.get("settings", {}), self.config.settings, str(path))
+        self.speech.check_score(found.get("settings", {}), condition, fold, lm=lm, where=str(path))
         return True
 
     def _test(
@@ -263,7 +267,7 @@ class Evaluation:
             cuts,
             {cut.id: module.labels.targets(cut) for cut in cuts},
             Distorter.from_config(distortion, split="test"),
-            self.noises,
+            self.speech.noises,
             seed=config.seed,
             batch_size=config.settled_batch_size,
             workers=config.workers,
@@ -290,14 +294,15 @@ class Evaluation:
             "seed": config.seed,
             "fold": about["fold"],
             "lm": about["lm"],
-            "features": features_name(config),
+            "features": config.heard,
             "model": self.upstream.name,
             "checkpoint_hash": self.upstream.checkpoint_hash,
             "recipe": self.upstream.recipe,
             "head_steps": self.recipe.optim.max_steps,
             "n_utterances": about["n_utterances"],
             "versions": versions(),
-            "settings": config.settings,
+            "settings": config.settings(lm=about["lm"])
+            | self.speech.test_data(about["condition"], about["fold"]),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -319,22 +324,6 @@ def warn_of_crops(train: Sequence[Cut], crop_s: float | None) -> None:
         )
 
 
-def features_name(config: EvaluationConfig) -> str:
-    """What the head hears, and whether the model learned with it."""
-    return f"finetune:{config.features}" if config.finetune else config.features
-
-
-def head_name(config: EvaluationConfig, fold: int | None) -> str:
-    """Name of a head's folder, and of its results."""
-    parts = [
-        config.task,
-        f"fold{fold}" if fold else "",
-        features_name(config).replace(":", "-"),
-        f"seed{config.seed}",
-    ]
-    return "-".join(part for part in parts if part)
-
-
 def sign_head(folder: Path, identity: dict[str, Any]) -> None:
     """Note what a head is of.
 
@@ -343,15 +332,8 @@ def sign_head(folder: Path, identity: dict[str, Any]) -> None:
     """
     path = folder / "head.json"
     identity = json.loads(json.dumps(identity))  # tuples become lists
-    if path.exists():
-        found = json.loads(path.read_text(encoding="utf-8"))
-        differing = [key for key, value in identity.items() if found.get(key) != value]
-        if differing:
-            raise UserError(
-                f"{folder} has a head of another {' and '.join(differing)}: choose another "
-                "--out, or remove it"
-            )
-    elif not is_follower():
+    check_head(folder, identity)
+    if not path.exists() and not is_follower():
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(path, lambda p: p.write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8"))
 

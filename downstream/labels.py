@@ -5,7 +5,7 @@ Shapes: B utterances, F frames, V outputs, S slots, U symbols.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from lhotse.cut import Cut
 from torch import Tensor
 
 from distill.errors import DataError
+from distill.processes import is_follower
 from downstream.decoding import greedy
 from downstream.heads import CharacterHead, Head, PhoneHead, UtteranceHead, ctc_loss
 from downstream.options import EvaluationConfig
@@ -92,7 +93,7 @@ class TokenLabels:
         """Characters are always the same; phonemes those that occur in some speech, and one for others."""
         if config.defaults.kind == "characters":
             return cls(CHARACTERS, "characters")
-        lexicon = read_pronunciations(Path(config.lexicon)) if config.lexicon else None
+        lexicon = pronunciations_of(config)
         phones = sorted({phone for cut in cuts for phone in phones_of(cut, lexicon)})
         return cls((*phones, UNKNOWN), "phones", lexicon)
 
@@ -163,6 +164,17 @@ def make_labels(cuts: Sequence[Cut], config: EvaluationConfig) -> Labels:
     return TokenLabels.of(cuts, config)
 
 
+def truths(cuts: Sequence[Cut], config: EvaluationConfig) -> list[str]:
+    """What is to be said of utterances, as manifest and lexicon have it: class, transcript or phonemes."""
+    kind = config.defaults.kind
+    if kind == "classes":
+        return [class_of(cut, config.label or config.defaults.label) for cut in cuts]
+    if kind == "characters":
+        return [text_of(cut) for cut in cuts]
+    lexicon = pronunciations_of(config)
+    return [" ".join(phones_of(cut, lexicon)) for cut in cuts]
+
+
 def class_of(cut: Cut, column: str) -> str:
     """The class of an utterance: a custom field of its own or of its supervision.
 
@@ -185,17 +197,59 @@ def text_of(cut: Cut) -> str:
 
 def phones_of(cut: Cut, pronunciations: Mapping[str, Sequence[str]] | None) -> list[str]:
     """Phonemes: an alignment of the supervision, else a custom field `phones`, else by the lexicon."""
-    for supervision in cut.supervisions:
-        if supervision.alignment and "phone" in supervision.alignment:
-            return [item.symbol for item in supervision.alignment["phone"]]
-    if phones := (getattr(cut, "custom", None) or {}).get("phones"):
-        return str(phones).split()
+    if (phones := own_phones(cut)) is not None:
+        return phones
     if pronunciations is None:
         raise DataError(f"{cut.id} has no phones: name a lexicon (WORD PHONE PHONE ...) with lexicon=FILE")
     words = text_of(cut).upper().split()
     if lacking := [word for word in words if word not in pronunciations]:
         raise DataError(f"{cut.id}: the lexicon does not have {', '.join(lacking[:5])}: add what is missing")
     return [phone for word in words for phone in pronunciations[word]]
+
+
+def own_phones(cut: Cut) -> list[str] | None:
+    """The phonemes that a manifest says, if it does."""
+    for supervision in cut.supervisions:
+        if supervision.alignment and "phone" in supervision.alignment:
+            return [item.symbol for item in supervision.alignment["phone"]]
+    phones = (getattr(cut, "custom", None) or {}).get("phones")
+    return str(phones).split() if phones else None
+
+
+def check_words(cuts: Iterable[Cut], config: EvaluationConfig, listing: Path) -> None:
+    """Refuse lexicons that lack words of the transcripts, naming all of them at once.
+
+    Args:
+        cuts: all utterances that there are.
+        config: of phoneme recognition.
+        listing: the missing words are written here, one a line.
+
+    Raises:
+        DataError: if there are any.
+    """
+    lexicon = pronunciations_of(config)
+    if lexicon is None:
+        return
+    words = {word for cut in cuts if own_phones(cut) is None for word in text_of(cut).upper().split()}
+    if not (missing := sorted(words - lexicon.keys())):
+        return
+    if not is_follower():
+        listing.parent.mkdir(parents=True, exist_ok=True)
+        listing.write_text("\n".join(missing) + "\n", encoding="utf-8")
+    names = ",".join(config.lexicons)
+    some = ", ".join(missing[:10]) + ", ..." * (len(missing) > 10)
+    raise DataError(
+        f"{names}: {len(missing)} of {len(words)} words of the transcripts are missing: {some}; all are in "
+        f"{listing}: write lines WORD PHONE PHONE ... for them into another file, lexicon={names},FILE"
+    )
+
+
+def pronunciations_of(config: EvaluationConfig) -> dict[str, list[str]] | None:
+    """The phonemes of words, of the first lexicon that has each; None without a lexicon."""
+    found: dict[str, list[str]] = {}
+    for path in config.lexicons:
+        found = read_pronunciations(Path(path)) | found
+    return found if config.lexicons else None
 
 
 def read_pronunciations(path: Path) -> dict[str, list[str]]:

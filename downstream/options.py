@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from distill.errors import UsageError
-from distill.options import LoggingConfig, OptimConfig, Recipe, ValidationConfig
+from distill.options import DataConfig, LoggingConfig, OptimConfig, Recipe, ValidationConfig
+from downstream.identity import file_identity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,13 +176,16 @@ class EvaluationConfig:
     """ER: sessions to test on, one after the other; default: all five."""
     lm: str | None = None
     """ASR: n-gram model (ARPA, .arpa.gz or kenlm binary) to decode with, beside decoding without."""
-    lexicon: str | None = None
+    lexicon: Any = None
     """ASR with a language model: lines `WORD W O R D |`; default: all words of an ARPA file. PR: lines
-    `WORD PHONE PHONE ...`, for speech without phones in its manifest."""
+    `WORD PHONE PHONE ...`, for speech without phones in its manifest. One file, or several ([A,B] or A,B): a
+    word is taken from the first that has it."""
     cache: str = "off"
     """Extract the features of training and dev speech once: "off", "float16" or "float32"."""
     cache_folder: str | None = None
     """Where to; default: `cache` in the output folder."""
+    max_bad_fraction: float = 0.01
+    """Share of the training utterances that may be unreadable."""
     workers: int = 4
     """Processes that read data, per training process."""
     logging: LoggingConfig = field(default_factory=LoggingConfig)
@@ -228,6 +232,8 @@ class EvaluationConfig:
                 raise UsageError(f"fold {fold} does not exist: {there}")
         if self.lm is not None and task.kind != "characters":
             raise UsageError(f"lm: {self.task} is not decoded with a language model, leave it out")
+        if not isinstance(self.lexicon, str | list | None):
+            raise UsageError(f"lexicon must be one file or several, [a.txt,b.txt], not {self.lexicon!r}")
         if self.lexicon is not None and self.lm is None and task.kind != "phones":
             helped = "set lm=FILE too" if task.kind == "characters" else "leave it out"
             raise UsageError(f"lexicon: {self.task} without a language model needs none, {helped}")
@@ -268,19 +274,57 @@ class EvaluationConfig:
         return list(self.conditions or self.defaults.conditions)
 
     @property
-    def settings(self) -> dict[str, Any]:
-        """What scores depend on beside task, features, seed and steps, as JSON has it; kept with them."""
+    def lexicons(self) -> list[str]:
+        """The files of `lexicon`, the first first."""
+        given = self.lexicon or []
+        return [str(name) for name in (given.split(",") if isinstance(given, str) else given) if name]
+
+    @property
+    def heard(self) -> str:
+        """What the head hears, and whether the model learned with it."""
+        return f"finetune:{self.features}" if self.finetune else self.features
+
+    def head_name(self, fold: int | None) -> str:
+        """Name of a head's folder."""
+        parts = [self.task, f"fold{fold}" if fold else "", self.heard.replace(":", "-"), f"seed{self.seed}"]
+        return "-".join(part for part in parts if part)
+
+    def result_name(self, condition: str, fold: int | None, *, lm: bool) -> str:
+        """Name of a result's file."""
+        return f"{self.head_name(fold)}-{condition}{'-lm' if lm else ''}.json"
+
+    @property
+    def head_settings(self) -> dict[str, Any]:
+        """What a head depends on beside task, features, seed, steps and data."""
+        recipe = self.recipe()
         return {
             "batch_size": self.settled_batch_size,
-            "lr": self.recipe().optim.lr,
-            "every_n_steps": self.recipe().validation.every_n_steps,
+            "lr": recipe.optim.lr,
+            "every_n_steps": recipe.validation.every_n_steps,
             "width": self.width,
             "crop_s": self.settled_crop_s,
+        }
+
+    def settings(self, *, lm: bool = False) -> dict[str, Any]:
+        """What a score depends on beside task, features, seed, steps and test data; JSON, kept with it.
+
+        Args:
+            lm: of a score with the language model; one without it does not depend on that.
+
+        Raises:
+            DataError: for a language model or lexicon that is missing.
+        """
+        found = self.head_settings | {
             "sources": dict(self.sources),
             "label": self.label,
             "noises": {name: list(sources) for name, sources in self.noises.items()},
-            "lexicon": self.lexicon,
         }
+        if lm:
+            assert self.lm is not None
+            found["lm"] = file_identity(self.lm)
+        if lm or self.defaults.kind == "phones":
+            found["lexicons"] = [file_identity(file) for file in self.lexicons]
+        return found
 
     def recipe(self, name: str = "") -> Recipe:
         """The training of a head, as the framework's Trainer takes it."""
@@ -298,6 +342,7 @@ class EvaluationConfig:
                 name=name or self.task,
                 optim=optim,
                 validation=ValidationConfig(every_n_steps=self.every_n_steps or task.every_n_steps),
+                data=DataConfig(max_bad_fraction=self.max_bad_fraction),
                 logging=logging,
                 trainer=self.trainer,
                 seed=self.seed,

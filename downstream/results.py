@@ -78,7 +78,7 @@ class Result:
     finished: str
     """When, ISO 8601."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """What else it depends on (`EvaluationConfig.settings`)."""
+    """What else it depends on (`EvaluationConfig.settings`, `TaskSpeech.test_data`)."""
 
 
 def read_results(folders: Iterable[Path]) -> list[Result]:
@@ -140,7 +140,28 @@ def check_settings(found: Mapping[str, Any], wanted: Mapping[str, Any], where: s
     differing = [key for key, value in wanted.items() if found.get(key, value) != value]
     if differing:
         raise UserError(
-            f"{where} was measured with another {' and '.join(differing)}: choose another --out, or remove it"
+            f"{where} was measured with other {' and '.join(differing)}: choose another --out, or remove it"
+        )
+
+
+def check_head(folder: Path, wanted: Mapping[str, Any]) -> None:
+    """Refuse a head of something else; what was not noted with it is not asked about.
+
+    Args:
+        folder: of the head; one that is not begun may be anything.
+        wanted: all or part of what makes a head that head.
+
+    Raises:
+        UserError: naming what differs.
+    """
+    path = folder / "head.json"
+    if not path.exists():
+        return
+    found = json.loads(path.read_text(encoding="utf-8"))
+    differing = [key for key, value in wanted.items() if found.get(key, value) != value]
+    if differing:
+        raise UserError(
+            f"{folder} has a head of other {' and '.join(differing)}: choose another --out, or remove it"
         )
 
 

@@ -62,7 +62,8 @@ class HeadTraining(pl.LightningModule):
         self.selection, self.head = selection, head
         self.labels, self.optim = labels, optim
         self.finetune, self.augment, self.seed = finetune, augment, seed
-        self.counts = [0.0, 0.0]
+        self.counts = [0.0, 0.0]  # errors, and out of how many
+        self.losses = [0.0, 0.0]  # of dev utterances: their sum, and their number
 
     def hear(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T), (B,) samples -> what `Selection.select` keeps, (B,) frames."""
@@ -99,13 +100,14 @@ class HeadTraining(pl.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Count from nothing."""
-        self.counts = [0.0, 0.0]
+        self.counts, self.losses = [0.0, 0.0], [0.0, 0.0]
 
     def validation_step(self, batch: HeadBatch, batch_idx: int) -> None:
-        """Count errors."""
+        """Count errors, and sum the loss."""
         features, frames = self.features(batch)
         outputs = self.head(features, frames)
-        self.log("val/loss", self.loss(outputs, frames, batch), batch_size=len(batch), sync_dist=True)
+        self.losses[0] += len(batch) * float(self.loss(outputs, frames, batch))
+        self.losses[1] += len(batch)
         targets = unpadded(batch.targets, batch.target_lengths)
         weights = [1.0] * len(batch) if batch.weights is None else batch.weights.tolist()
         outcomes = self.labels.outcomes(self.head, outputs, frames, targets)
@@ -113,11 +115,16 @@ class HeadTraining(pl.LightningModule):
             self.counts = [total + weight * part for total, part in zip(self.counts, outcome, strict=True)]
 
     def on_validation_epoch_end(self) -> None:
-        """The share of errors in per cent, over all processes."""
-        counts = torch.tensor(self.counts, device=self.device)
+        """The mean loss of an utterance and the share of errors in per cent, over all processes.
+
+        By hand: Lightning divides by the mean number of utterances of a process, rounded down.
+        """
+        sums = torch.tensor([*self.counts, *self.losses], device=self.device)
         if self.trainer.world_size > 1:
-            torch.distributed.all_reduce(counts)
-        self.log("val/error", 100.0 * counts[0] / counts[1], sync_dist=True)
+            torch.distributed.all_reduce(sums)
+        errors, total, loss, utterances = sums
+        self.log("val/loss", loss / utterances, sync_dist=True)
+        self.log("val/error", 100.0 * errors / total, sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         """Adam with a constant learning rate, as SUPERB."""

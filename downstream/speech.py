@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from lhotse import MonoCut
 from lhotse.cut import Cut
 
-from distill.data import MIN_SAMPLES, samples_at_16k
+from distill.audio import recordings_of
+from distill.data import MIN_SAMPLES, NoiseReader, samples_at_16k
 from distill.distortions import CONDITIONS
 from distill.errors import DataError
 from distill.sources import how_to_make, open_cuts
 from downstream.distorted_sets import find_condition
+from downstream.identity import hash_lines
+from downstream.labels import truths
 from downstream.options import NOISES, RECORDED, EvaluationConfig
+from downstream.results import check_settings
 
 DEV_SHARE = 0.2
 """Of the training speech, for tasks without a dev set; as in s3prl."""
@@ -31,6 +37,7 @@ class TaskSpeech:
     def __init__(self, config: EvaluationConfig):
         self.config = config
         self._splits: dict[str, list[Cut]] = {}
+        self._hashes: dict[str, str] = {}
 
     def split(self, name: str) -> list[Cut]:
         """The utterances of a manifest; see `read_split`."""
@@ -59,9 +66,53 @@ class TaskSpeech:
 
     def test(self, condition: str, fold: int | None) -> list[Cut]:
         """Test utterances of a condition, before they are distorted, the shortest first."""
+        return sorted(self.split(self._test_name(condition, fold)), key=lambda cut: cut.duration)
+
+    def _test_name(self, condition: str, fold: int | None) -> str:
         task = self.config.defaults
-        name = condition if condition in RECORDED else task.test or task.train[(fold or 1) - 1]
-        return sorted(self.split(name), key=lambda cut: cut.duration)
+        return condition if condition in RECORDED else task.test or task.train[(fold or 1) - 1]
+
+    @functools.cached_property
+    def noises(self) -> NoiseReader:
+        """The noise that the conditions need."""
+        return NoiseReader(noise_sources(self.config))
+
+    def test_data(self, condition: str, fold: int | None) -> dict[str, Any]:
+        """What a score is measured on, kept with it.
+
+        Returns:
+            "test set": a hash of the utterances' ids, lengths and labels; "noise": by corpus, the number of
+            clips and seconds.
+        """
+        name = self._test_name(condition, fold)
+        if name not in self._hashes:
+            cuts = sorted(self.split(name), key=lambda cut: cut.id)
+            said = zip(cuts, truths(cuts, self.config), strict=True)
+            self._hashes[name] = hash_lines(
+                f"{cut.id}\t{samples_at_16k(cut)}\t{truth}" for cut, truth in said
+            )
+        clips = {corpus: self.noises.corpora[corpus] for corpus in noise_corpora(condition)}
+        noise = {corpus: [len(cuts), round(cuts.seconds)] for corpus, cuts in clips.items()}
+        return {"test set": self._hashes[name], "noise": noise}
+
+    def check_score(
+        self, settings: Mapping[str, Any], condition: str, fold: int | None, *, lm: bool, where: str
+    ) -> None:
+        """Refuse a score of other settings or test data; what was not noted with it is not asked about.
+
+        Args:
+            settings: that were kept with the score.
+            condition: that it is of.
+            fold: that it is of.
+            lm: whether a language model helped.
+            where: the score, for people.
+
+        Raises:
+            UserError: naming what differs.
+        """
+        check_settings(settings, self.config.settings(lm=lm), where)
+        if "test set" in settings:  # else nothing need be opened
+            check_settings(settings, self.test_data(condition, fold), where)
 
     def cacheable(self) -> dict[str, list[Cut]]:
         """By manifest, all training and dev utterances of all folds that are never cropped."""
@@ -129,8 +180,8 @@ def check_files(cuts: Sequence[Cut], source: str) -> None:
     files = dict.fromkeys(
         part.source
         for cut in cuts
-        if isinstance(cut, MonoCut) and cut.recording is not None
-        for part in cut.recording.sources
+        for recording in recordings_of(cut)
+        for part in recording.sources
         if part.type == "file"
     )
     missing = [file for file in files if not Path(str(file)).is_file()]
@@ -163,13 +214,20 @@ def noise_sources(config: EvaluationConfig) -> dict[str, list[str]]:
     Raises:
         UsageError: for an unknown condition.
     """
-    needed: set[str] = set()
-    for condition in config.settled_conditions:
-        if condition in RECORDED:
-            continue
-        distortion = CONDITIONS.get(condition) or find_condition(condition)
-        needed |= set(distortion.additive) - {"gaussian", "none"}
-        needed |= {"rir"} if distortion.rir else set()
+    needed = {name for condition in config.settled_conditions for name in noise_corpora(condition)}
     return {
         name: config.noises.get(name) or [f"{config.data}/{NOISES[name]}.jsonl.gz"] for name in sorted(needed)
     }
+
+
+def noise_corpora(condition: str) -> list[str]:
+    """The corpora whose noise a condition needs.
+
+    Raises:
+        UsageError: for an unknown condition.
+    """
+    if condition in RECORDED:
+        return []
+    distortion = CONDITIONS.get(condition) or find_condition(condition)
+    needed = set(distortion.additive) - {"gaussian", "none"}
+    return sorted(needed | ({"rir"} if distortion.rir else set()))

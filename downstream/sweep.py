@@ -7,8 +7,6 @@ trained anew is evaluated anew. What has its results is left out: the same comma
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import re
 import shlex
@@ -18,18 +16,27 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
 from distill.config import from_words
 from distill.errors import UsageError, UserError
+from downstream.identity import hash_files
 from downstream.options import RECORDED, TASKS, EvaluationConfig
-from downstream.results import Result, check_settings, read_results
+from downstream.results import Result, check_head, read_results
+from downstream.speech import TaskSpeech
 
 logger = logging.getLogger(__name__)
 
-_HARMLESS = re.compile(r"(cache|cache_folder|workers|logging\.\w+|trainer\.\w+)=")
+_PLANNED = {
+    "task": "--task",
+    "data": "--data",
+    "conditions": "--condition",
+    "features": "--features",
+    "seed": "--seed",
+    "noises": "--noise",
+}
+"""What a job is named after: keys of an evaluation, and the options of a sweep in their place."""
 _WEIGHTS = (".safetensors", ".ckpt", ".pt", ".bin", ".onnx")
 
 
@@ -74,7 +81,14 @@ class Job:
 
     def config(self) -> EvaluationConfig:
         """What the command line asks for."""
-        given = {"task": self.task, "features": self.features, "seed": self.seed, "noises": self.noises}
+        given = {
+            "task": self.task,
+            "data": self.data,
+            "conditions": list(self.conditions),
+            "features": self.features,
+            "seed": self.seed,
+            "noises": self.noises,
+        }
         return from_words(EvaluationConfig, given, self.words)
 
     def command(self) -> list[str]:
@@ -123,12 +137,15 @@ def plan_sweep(
         Jobs in the order of the arguments, without conditions that have a result.
 
     Raises:
-        UsageError: for an unknown task, or if a job was begun with other words or data.
+        UsageError: for an unknown task, or a word that the plan has an option for.
+        UserError: if a job was begun, or has results, with other settings or data.
     """
     for task in tasks:
         if task not in TASKS:
             raise UsageError(f"unknown task {task!r}; there are {', '.join(TASKS)}")
+    check_words(words)
     jobs = []
+    speech: dict[str, TaskSpeech] = {}
     for checkpoint in dict.fromkeys(checkpoints):
         folder = out / student_folder(checkpoint)
         results = read_results([folder / "results"]) if (folder / "results").is_dir() else []
@@ -148,9 +165,23 @@ def plan_sweep(
                         words=words_for(task, words),
                         noises=noises or {},
                     )
-                    if missing := missing_conditions(job, results):
+                    tested = speech.setdefault(task, TaskSpeech(job.config()))
+                    if missing := missing_conditions(job, results, tested):
                         jobs.append(replace(job, conditions=missing))
     return jobs
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Refuse words that would make another evaluation of a job than its name says.
+
+    Raises:
+        UsageError: naming the option to use.
+    """
+    for word in words:
+        owner, colon, rest = word.partition(":")
+        key = (rest if colon and owner in TASKS else word).partition("=")[0].partition(".")[0]
+        if key in _PLANNED:
+            raise UsageError(f"{word}: a sweep takes {key} from {_PLANNED[key]}, use that")
 
 
 def words_for(task: str, words: Sequence[str]) -> tuple[str, ...]:
@@ -177,83 +208,46 @@ def student_folder(checkpoint: str) -> str:
         files = files or sorted(path.glob("checkpoints/last.ckpt"))
     if not files:
         return _slug(checkpoint)
-    digest = hashlib.blake2b(digest_size=4)
-    for file in files:
-        with file.open("rb") as opened:
-            while block := opened.read(1 << 20):
-                digest.update(block)
     name = path.resolve().name if path.is_dir() else f"{path.resolve().parent.name}-{path.stem}"
-    return f"{_slug(name)}-{digest.hexdigest()}"
+    return f"{_slug(name)}-{hash_files(files, digest_size=4)}"
 
 
 def _slug(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("._") or "_"
 
 
-def missing_conditions(job: Job, results: Sequence[Result]) -> tuple[str, ...]:
+def missing_conditions(job: Job, results: Sequence[Result], speech: TaskSpeech) -> tuple[str, ...]:
     """Conditions of a job that have no result among the student's.
 
+    Args:
+        job: with all its conditions.
+        results: of the student.
+        speech: of the task, with the job's words.
+
     Raises:
-        UserError: if the job was begun, or has results, with other data or words: its head is another one.
+        UserError: if the job was begun, or has results, with other settings or data: its head is another one.
     """
-    before = _begun_with(job)
-    if before and _that_matters(before) != _that_matters(_settings(job)):
-        raise UsageError(
-            f"{job.name} was begun with {_in_words(before)}, not {_in_words(_settings(job))}: choose another "
-            f"--out, or remove {_settings_file(job)} to go on all the same"
-        )
     config = job.config()
-    features = f"finetune:{job.features}" if config.finetune else job.features
-    head = (job.task, job.seed, features, config.recipe().optim.max_steps)
+    for fold in config.settled_folds:
+        check_head(job.out / "heads" / config.head_name(fold), config.head_settings)
+    decodings = (False, True) if config.lm else (False,)
+    head = (job.task, job.seed, config.heard, config.recipe().optim.max_steps)
     own = [
         result
         for result in results
         if (result.task, result.seed, result.features, result.head_steps) == head
         and result.condition in job.conditions
+        and result.lm in decodings
     ]
     for result in own:
-        check_settings(result.settings, config.settings, f"{job.name}: {result.condition}")
+        file = job.out / "results" / config.result_name(result.condition, result.fold, lm=result.lm)
+        speech.check_score(result.settings, result.condition, result.fold, lm=result.lm, where=str(file))
     done = {(result.condition, result.fold, result.lm) for result in own}
-    decodings = (False, True) if config.lm else (False,)
     return tuple(
         condition
         for condition in job.conditions
         if not {(condition, fold, lm) for fold in config.settled_folds for lm in decodings} <= done
     )
-
-
-def _settings(job: Job) -> dict[str, Any]:
-    """What must not change between the visits to a job's folder."""
-    return {"data": job.data, "words": [*job.noise_words, *job.words]}
-
-
-def _that_matters(settings: dict[str, Any]) -> dict[str, Any]:
-    """Without the words that change nothing but where and how fast."""
-    words = [word for word in settings["words"] if not _HARMLESS.match(word)]
-    return settings | {"words": words}
-
-
-def _settings_file(job: Job) -> Path:
-    return job.out / "sweep" / f"{job.head}.json"
-
-
-def _begun_with(job: Job) -> dict[str, Any] | None:
-    """The settings that were kept for a job; None if there are none, or only part of them."""
-    try:
-        return json.loads(_settings_file(job).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return None
-
-
-def _in_words(settings: dict[str, Any]) -> str:
-    return f"data={settings['data']} {shlex.join(settings['words'])}".strip()
-
-
-def begin(job: Job) -> None:
-    """Keep what a job's head depends on."""
-    file = _settings_file(job)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(_settings(job), indent=2) + "\n", encoding="utf-8")
 
 
 # ----------------------------------------------------------------------------------------- on this machine
@@ -275,7 +269,6 @@ def run_sweep(jobs: Sequence[Job], evaluate: Callable[[Job], object] | None = No
     for job in (progress := tqdm(jobs, desc="sweep", unit="head", disable=None)):
         progress.set_postfix_str(job.name)
         progress.write(f"{job.name}: {', '.join(job.conditions)}", file=sys.stderr)
-        begin(job)
         try:
             evaluate(job)
         except UserError as error:
@@ -351,8 +344,6 @@ def write_slurm(jobs: Sequence[Job], out: Path, *, options: Sequence[str] = ()) 
         raise ValueError("no jobs: nothing to write")
     logs = out / "slurm"
     logs.mkdir(parents=True, exist_ok=True)  # SLURM does not make it
-    for job in jobs:
-        begin(job)
     pattern = str(logs.resolve()).replace("%", "%%") + "/%A_%a.log"
     lines = [
         "#!/bin/bash",

@@ -21,11 +21,11 @@ from downstream.results import (
     ABOUT,
     CONDITIONS,
     METRICS,
-    TEST_UTTERANCES,
     Result,
     paper_numbers,
     read_results,
 )
+from downstream.table_notes import Notes, mixed, other_settings, other_speech, steps_of_heads
 
 PAPER_FEATURES = "last"
 """The paper's heads hear the last hidden state: only rows with these features get its numbers beside them."""
@@ -134,8 +134,8 @@ def _paper_rows() -> tuple[str, ...]:
     return tuple(paper_numbers("ks"))
 
 
-def group_lines(results: Iterable[Result]) -> tuple[dict[_Line, list[Result]], dict[_Line, str]]:
-    """Results by row, and notes about the rows' students.
+def group_lines(results: Iterable[Result], notes: Notes) -> dict[_Line, list[Result]]:
+    """Results of one table by row.
 
     Seeds of one recipe are one row, even if each is a student of its own. Where one seed has several
     students, nothing says which belong together: each student gets a row.
@@ -144,40 +144,43 @@ def group_lines(results: Iterable[Result]) -> tuple[dict[_Line, list[Result]], d
     for result in results:
         by_recipe[row_name(result), result.features].append(result)
     lines: dict[_Line, list[Result]] = defaultdict(list)
-    notes: dict[_Line, str] = {}
     for (name, features), members in by_recipe.items():
         students: dict[int, set[str]] = defaultdict(set)
         for result in members:
             students[result.seed].add(result.checkpoint_hash)
-        split = any(len(hashes) > 1 for hashes in students.values())
         count = len(set().union(*students.values()))
+        shared = [seed for seed, hashes in sorted(students.items()) if len(hashes) > 1]
         for result in members:
-            line = _Line(name, features, result.checkpoint_hash if split else "")
+            line = _Line(name, features, result.checkpoint_hash if shared else "")
             lines[line].append(result)
-            if split:
-                notes[line] = (
-                    f"{name}: {count} students were evaluated with the same seed and have a row each; with a "
-                    "seed of its own for each (--seed) they would be one row with their spread"
-                )
-            elif count > 1:
-                notes[line] = f"{line.label()}: every seed is another student ({count} in all)"
-    return dict(lines), notes
+        together = _Line(name, features, "").label()
+        if shared:
+            notes.add(
+                f"{count} students have a row each, as several have results of seed {shared[0]}; for one row "
+                "with their spread, evaluate each with its own --seed and --out and name only these folders",
+                together,
+            )
+        elif count > 1:
+            notes.add(f"every seed is another student ({count} in all)", together)
+    return dict(lines)
 
 
-def make_cell(results: Iterable[Result], paper: str, where: str, notes: list[str]) -> Cell:
+def make_cell(results: Iterable[Result], paper: str, label: str, condition: str, notes: Notes) -> Cell:
     """The cell of what was measured in one row under one condition.
 
     Args:
         results: in any order.
         paper: the paper's number.
-        where: what notes call the cell.
+        label: of the row.
+        condition: which one.
         notes: oddities are added here.
     """
     latest: dict[tuple[int, int | None], Result] = {}
     for result in sorted(results, key=lambda result: result.finished):
         key = (result.seed, result.fold)
         if key in latest and latest[key].value != result.value:
-            notes.append(f"{where}: seed {result.seed} was measured more than once, the latest counts")
+            text = f"seed {result.seed} was measured more than once, the latest counts"
+            notes.add(text, label, condition)
         latest[key] = result
     seeds: dict[int, list[Result]] = defaultdict(list)
     for result in latest.values():
@@ -187,61 +190,36 @@ def make_cell(results: Iterable[Result], paper: str, where: str, notes: list[str
         folds = [result for result in members if result.fold is not None]
         if folds and len(folds) != _ER_FOLDS:
             listed = ", ".join(str(fold) for fold in sorted(result.fold or 0 for result in folds))
-            notes.append(f"{where}: seed {seed} has fold {listed} of {_ER_FOLDS} only")
+            notes.add(f"seed {seed} has fold {listed} of {_ER_FOLDS} only", label, condition)
         counted = folds or members  # without folds: a single value, or somebody's own mean over them
         means.append(sum(result.value for result in counted) / len(counted))
-    if len(steps := {result.head_steps for result in latest.values()}) > 1:
-        notes.append(f"{where}: heads of {min(steps):,} to {max(steps):,} steps are averaged")
-    if len({(result.fold, result.n_utterances) for result in latest.values()}) > len({k[1] for k in latest}):
-        notes.append(f"{where}: seeds were tested on different numbers of utterances")
+    for text in mixed(list(latest.values())):
+        notes.add(text, label, condition)
     if not means:
         return Cell(None, 0.0, 0, paper)
     return Cell(sum(means) / len(means), max(means) - min(means), len(means), paper)
 
 
-def other_speech(label: str, results: Sequence[Result]) -> list[str]:
-    """A note if a row was not tested on the paper's test set, going by the number of utterances."""
-    for result in results:
-        known = TEST_UTTERANCES.get(result.task, {})
-        count = known.get(result.condition, known.get("", result.n_utterances))
-        if result.n_utterances != count:
-            return [
-                f"{label}: not the paper's test set: {result.n_utterances:,} utterances, not {count:,}, "
-                f"in {result.condition} for one"
-            ]
-    return []
-
-
 def build_tables(results: Iterable[Result]) -> list[Table]:
     """The paper's tables with our numbers in them, then those of what the paper does not have."""
-    results = list(results)
-    lines, notes = group_lines(results)
-    found = {(result.task, result.metric, result.lm) for result in results}
-    return [
-        _build(task, metric, lm, lines, notes)
-        for task, metric, lm in (*_PUBLISHED, *sorted(found.difference(_PUBLISHED)))
-    ]
+    found: dict[tuple[str, str, bool], list[Result]] = defaultdict(list)
+    for result in results:
+        found[result.task, result.metric, result.lm].append(result)
+    keys = (*_PUBLISHED, *sorted(found.keys() - set(_PUBLISHED)))
+    return [_build(*key, found.get(key, [])) for key in keys]
 
 
-def _build(
-    task: str, metric: str, lm: bool, lines: Mapping[_Line, list[Result]], line_notes: Mapping[_Line, str]
-) -> Table:
+def _build(task: str, metric: str, lm: bool, results: Sequence[Result]) -> Table:
     """One table: the paper's rows in its order, measured or not, then others by name."""
     published = (task, metric, lm) in _PUBLISHED
     paper = paper_numbers(task, lm=lm) if published else {}
-    kept: dict[_Line, list[Result]] = defaultdict(list)
-    for line, members in lines.items():
-        for result in members:
-            if (result.task, result.metric, result.lm) == (task, metric, lm):
-                kept[line].append(result)
-    every = [result for members in kept.values() for result in members]
-    used = {result.condition for result in every}.union(*paper.values()) - {"model", *ABOUT}
+    notes = Notes()
+    kept = group_lines(results, notes)
+    used = {result.condition for result in results}.union(*paper.values()) - {"model", *ABOUT}
     columns = [c for c in CONDITIONS if c in used] + sorted(used.difference(CONDITIONS))
-    notes = [note for line, note in line_notes.items() if line in kept]
-    notes += [note for line, members in kept.items() for note in other_speech(line.label(), members)]
-    if every:
-        steps = sorted({result.head_steps for result in every})
-        notes.insert(0, f"Heads: {', '.join(f'{n:,}' for n in steps)} steps")
+    for line, members in kept.items():
+        for text in [*other_speech(members), *other_settings(members)]:
+            notes.add(text, line.label())
     measured = {line.name for line in kept if line.features == PAPER_FEATURES}
     empty = [_Line(name, PAPER_FEATURES, "") for name in paper if name not in measured]
     place = {name: number for number, name in enumerate(paper)}
@@ -252,18 +230,19 @@ def _build(
     number = f"Table {2 if task == 'asr' else 1}, " if published else ""
     name = task if "_" in task else task.upper()
     title = f"{number}{name}{' with language model' if lm else ''}: {METRICS[metric]}"
-    return Table(title, task, metric, lm, published, tuple(columns), rows, tuple(dict.fromkeys(notes)))
+    steps = [steps_of_heads(task, results, published=published)] if results else []
+    return Table(title, task, metric, lm, published, tuple(columns), rows, (*steps, *notes.lines()))
 
 
 def _row(
-    line: _Line, results: Sequence[Result], paper: Mapping[str, str], columns: Sequence[str], notes: list[str]
+    line: _Line, results: Sequence[Result], paper: Mapping[str, str], columns: Sequence[str], notes: Notes
 ) -> Row:
     """One row; `paper` is the paper's row of that name, if it has one."""
     cells = []
     for condition in columns:
         chosen = [result for result in results if result.condition == condition]
         number = paper.get(condition, "") if line.features == PAPER_FEATURES else ""
-        cells.append(make_cell(chosen, number, f"{line.label()}, {condition}", notes))
+        cells.append(make_cell(chosen, number, line.label(), condition, notes))
     adapted, parameters = (paper.get(key, "") for key in ABOUT)
     return Row(line.label(), paper.get("model") or results[0].model, adapted, parameters, tuple(cells))
 
@@ -323,7 +302,8 @@ def to_markdown(tables: Sequence[Table]) -> str:
             about = [text.replace("|", "\\|") for text in (row.label, row.model)]
             lines.append([*about, row.adapted, row.parameters, *numbers])
         text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-        parts.append("\n\n".join([f"### {table.title}", text, *(f"- {note}." for note in table.notes)]))
+        notes = "\n".join(f"- {note}." for note in table.notes)
+        parts.append("\n\n".join(part for part in (f"### {table.title}", text, notes) if part))
     return "\n\n".join([*parts, CAPTION]) + "\n"
 
 

@@ -74,7 +74,7 @@ def load_codebook(path: str | Path) -> Tensor:
 def _from_npy(contents: bytes, path: Path) -> np.ndarray:
     try:
         return np.load(io.BytesIO(contents), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+    except (ValueError, EOFError, OSError, MemoryError) as error:
         raise CheckpointError(f"{path} is a damaged .npy file: {first_line(error)}") from None
 
 

@@ -25,7 +25,7 @@ from distill.checkpoints.weights import atomic
 from distill.config import load, recipe_names
 from distill.data import open_cuts
 from distill.errors import ConfigError, UsageError
-from distill.options import AdaptRecipe, TargetsConfig
+from distill.options import AdaptRecipe, DataConfig, TargetsConfig
 
 _RECIPE_SUFFIXES = (".yaml", ".yml")
 _FAIRSEQ_NAMES = {"train": "train", "dev": "valid", "": "train"}
@@ -55,6 +55,8 @@ class TargetsJob:
     """Hours of random utterances that the k-means is fitted on."""
     seed: int | None = None
     """Of the k-means."""
+    max_bad_fraction: float | None = None
+    """Share of utterances that may be unusable; default: the recipe's, or 0.01."""
     jobs: int | None = None
     """Processes; default: one for each CPU core, or GPU."""
     fairseq: Path | None = None
@@ -77,6 +79,12 @@ def make_and_report(job: TargetsJob) -> str:
     teacher = job.teacher or (recipe.teacher if recipe else None)
     if options.features == "layer" and teacher is None:
         raise UsageError("features of a layer need a model: name it with --teacher")
+    if options.features == "layer" and str(teacher).startswith("random:"):
+        raise UsageError(
+            f"layer {options.layer} of {teacher} has learned nothing: name the model whose layer is to be "
+            "clustered with --teacher (of a second iteration, the run of the first)"
+        )
+    limit = recipe.data.max_bad_fraction if recipe else DataConfig().max_bad_fraction
     seed = job.seed if job.seed is not None else recipe.seed if recipe else 0
     torch.manual_seed(seed)  # for a random teacher: `distill adapt` makes the same one
     encoder = load_teacher(str(teacher)) if options.features == "layer" else None
@@ -98,6 +106,7 @@ def make_and_report(job: TargetsJob) -> str:
                 jobs=job.jobs or (torch.cuda.device_count() if device == "cuda" else _cores()),
                 device=device,
                 sample_hours=options.sample_hours,
+                max_bad_fraction=limit if job.max_bad_fraction is None else job.max_bad_fraction,
             )
         except ValueError as error:
             raise ConfigError(f"{job.source}: {error}") from None

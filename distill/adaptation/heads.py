@@ -52,6 +52,8 @@ class Agreement:
 def read_head(source: str) -> dict[str, Tensor] | None:
     """The head that belongs to a teacher: of a fairseq checkpoint, or of a run of `distill adapt`.
 
+    Of a run, the folder, its `teacher.safetensors`, or one of its checkpoints.
+
     Args:
         source: as for `load_teacher`.
 
@@ -69,6 +71,9 @@ def read_head(source: str) -> dict[str, Tensor] | None:
     if not path.is_file() or not safe_pickle.matches(path):
         return None
     contents = safe_pickle.load(path)
+    state = contents.get("state_dict") if isinstance(contents, dict) else None
+    if isinstance(state, dict) and state.keys() >= _NAMES.keys():  # a checkpoint of a run
+        return head_of(state)
     head = fairseq.read_head(path) if fairseq.matches(contents) else None
     if head is not None:
         rows = cluster_rows(contents, len(head["label_embs_concat"]))

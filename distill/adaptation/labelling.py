@@ -116,8 +116,9 @@ class ShardMaker:
         if self.codebook is None:
             self.codebook = torch.from_numpy(np.load(self.job.folder / "codebook.npy"))
         labels: dict[str, np.ndarray] = {}
+        skipped: list[str] = []
         total, count = 0.0, 0
-        for _, name, waveform in self._utterances(index, None, tick):
+        for _, name, waveform in self._utterances(index, None, tick, skipped):
             found, distance = nearest(self.features(waveform), self.codebook)
             total, count = total + float(distance.double().sum()), count + len(distance)
             if self.encoder is None:
@@ -126,6 +127,7 @@ class ShardMaker:
         arrays: dict[str, Any] = pack_labels(labels) | {
             "squared_distance": np.array(total),
             "frames": np.array(count),
+            "skipped": np.array(skipped, dtype=np.str_),
         }
         with atomic(self.job.folder / labels_name(index)) as path, path.open("wb") as stream:
             np.savez(stream, **arrays)
@@ -138,9 +140,16 @@ class ShardMaker:
         return layer_features(self.encoder, waveform, self.job.layer)
 
     def _utterances(
-        self, index: int, wanted: np.ndarray | None, tick: Callable[[int], Any]
+        self,
+        index: int,
+        wanted: np.ndarray | None,
+        tick: Callable[[int], Any],
+        skipped: list[str] | None = None,
     ) -> Iterator[tuple[int, str, Tensor]]:
-        """(position in the manifest, id, waveform (T,)) of a shard's usable utterances, those wanted."""
+        """(position in the manifest, id, waveform (T,)) of a shard's usable utterances, those wanted.
+
+        The others go to `skipped`, as lines of id and reason.
+        """
         positions = self.job.positions(index)
         for position, cut in zip(positions, self.cuts.take(positions), strict=True):
             if wanted is not None and not wanted[position]:
@@ -150,8 +159,10 @@ class ShardMaker:
                     raise DataError(f"{cut.id}: shorter than one frame")
                 yield position, cut.id, read_audio(cut)
             except DataError as error:
-                if wanted is None:  # said once, not at the sample too
-                    logger.warning("skipped %s", error)
+                if skipped is not None:  # said once, not at the sample too
+                    reason = " ".join(str(error).removeprefix(f"{cut.id}: ").split())
+                    skipped.append(f"{cut.id}\t{reason}")
+                    logger.warning("skipped %s: %s", cut.id, reason)
             tick(1)
 
 

@@ -262,6 +262,11 @@ class MaskedPrediction(pl.LightningModule):
             },
         }
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """What is only known at the start of a run: whether its head is the teacher's."""
+        begun = checkpoint.get("distill", {}).get("provenance", {})
+        self.provenance |= {key: begun[key] for key in ("head",) if key in begun}
+
     def _draw_mask(self, batch: Batch, key: tuple[int, int, int]) -> Tensor:
         """(B, F) bool on the batch's device, by a generator that seed, rank and key decide."""
         seed = np.random.SeedSequence([self.seed, self.global_rank, *key]).generate_state(1, np.uint32)

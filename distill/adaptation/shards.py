@@ -13,9 +13,13 @@ Shapes: F frames (20 ms), D features, K clusters.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import itertools
 import json
 import logging
+import time
+import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,6 +96,7 @@ def make_shards(
     sample_hours: float = 100.0,
     max_fit_frames: int = 500_000,
     shard_size: int | None = None,
+    max_bad_fraction: float = 1.0,
     start_afresh: bool = False,
     progress: bool = True,
 ) -> Targets:
@@ -99,7 +104,7 @@ def make_shards(
 
     The result depends on none of `jobs` and `device` (but for rounding on a GPU). Up to `sample_hours` and
     `max_fit_frames` the codebook is that of `make_targets`. Utterances that are shorter than one frame or
-    cannot be read are left out with a warning.
+    cannot be read are left out and listed in `skipped.tsv`; the next call tries them again.
 
     Args:
         cuts: the speech; ids are unique.
@@ -115,6 +120,7 @@ def make_shards(
         max_fit_frames: a random choice of so many of their frames (100 a second of MFCC, 50 of layers).
         shard_size: utterances of a shard; default: 1000 for MFCC and 100 for a layer, or more to have at
             most 256 shards.
+        max_bad_fraction: largest share of utterances that may be left out.
         start_afresh: throw away what the folder holds if it was made from something else.
         progress: show bars on stderr.
 
@@ -125,25 +131,19 @@ def make_shards(
         ValueError: for a value out of range, a layer without an encoder or the reverse, or a layer that the
             encoder does not have.
         DataError: for a folder whose contents were made from something else, duplicate ids, a codebook of
-            another width, too few frames, or if a process is killed.
+            another width, too few frames, too many unusable utterances, or if a process is killed.
     """
     folder = Path(folder)
     width = _check(encoder, layer, codebook, n_clusters, max_fit_frames, sample_hours)
     stock = take_stock(cuts)
     least = MIN_SHARD["mfcc" if layer is None else "layer"]
     size = shard_size or max(least, -(-len(stock.ids) // MAX_SHARDS))
-    description = {
-        "features": "mfcc" if layer is None else f"layer {layer}",
-        "n_clusters": n_clusters,
-        "seed": seed,
-        "speech": stock.digest(),
+    description = _describe(stock, n_clusters, seed, encoder, layer, codebook, sample_hours) | {
         "shard_size": size,
-        "weights": None if encoder is None else _digest(encoder.state_dict().values()),
-        "codebook": None if codebook is None else _digest([codebook]),
-        "sample_hours": sample_hours,
         "max_fit_frames": max_fit_frames,
     }
     _claim(folder, description, start_afresh)
+    _forget_skipped(folder)
     if (folder / "targets.json").exists():
         return Targets.load(folder)
     job = Job(
@@ -169,8 +169,55 @@ def make_shards(
         missing = [index for index in shards if not (folder / labels_name(index)).exists()]
         total = sum(len(job.positions(index)) for index in missing)
         _with_bar(run, "label", missing, f"{description['features']} labels", total, progress)
-    _finish(folder, description, [labels_name(index) for index in shards])
+    labelled = [labels_name(index) for index in shards]
+    _judge(folder, labelled, len(stock.ids), max_bad_fraction)
+    _finish(folder, description, labelled)
     return Targets.load(folder)
+
+
+def wait_for_shards(
+    cuts: Speech,
+    folder: str | Path,
+    *,
+    n_clusters: int,
+    seed: int,
+    encoder: HubertEncoder | None = None,
+    layer: int | None = None,
+    codebook: Tensor | None = None,
+    sample_hours: float = 100.0,
+) -> Targets:
+    """The targets that another process makes by `make_shards` of the same arguments, when they are there."""
+    folder = Path(folder)
+    wanted = _describe(take_stock(cuts), n_clusters, seed, encoder, layer, codebook, sample_hours)
+    for seconds in itertools.count():
+        with contextlib.suppress(OSError, ValueError):  # not there yet, or just being replaced
+            if wanted.items() <= json.loads((folder / "targets.json").read_text(encoding="utf-8")).items():
+                break
+        if seconds == 60:
+            logger.warning("waiting for the first process, which makes the targets in %s", folder)
+        time.sleep(1.0)
+    return Targets.load(folder)
+
+
+def _describe(
+    stock: Stock,
+    n_clusters: int,
+    seed: int,
+    encoder: HubertEncoder | None,
+    layer: int | None,
+    codebook: Tensor | None,
+    sample_hours: float,
+) -> dict[str, Any]:
+    """What targets are of: others must not be taken for them."""
+    return {
+        "features": "mfcc" if layer is None else f"layer {layer}",
+        "n_clusters": n_clusters,
+        "seed": seed,
+        "speech": stock.digest(),
+        "weights": None if encoder is None else _digest(encoder.state_dict().values()),
+        "codebook": None if codebook is None else _digest([codebook]),
+        "sample_hours": sample_hours,
+    }
 
 
 Run = Callable[[str, list[int], Callable[[int], Any]], None]
@@ -198,6 +245,44 @@ def _with_bar(run: Run, kind: str, shards: list[int], description: str, total: i
 
     with tqdm(total=total, desc=description, unit="utt", disable=None if progress else True) as bar:
         run(kind, shards, bar.update)
+
+
+def _skipped_in(path: Path) -> list[str]:
+    """Lines of id and reason of the utterances that a shard of labels had to leave out."""
+    with np.load(path, allow_pickle=False) as arrays:
+        return arrays["skipped"].tolist() if "skipped" in arrays else []
+
+
+def _judge(folder: Path, shards: list[str], n_utterances: int, max_bad_fraction: float) -> None:
+    """List what was left out; stop if it is too much."""
+    try:
+        skipped = [line for name in shards for line in _skipped_in(folder / name)]
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile):
+        return  # `_finish` says which is damaged
+    listed = folder / "skipped.tsv"
+    listed.unlink(missing_ok=True)
+    if not skipped:
+        return
+    with atomic(listed) as path:
+        path.write_text("".join(f"{line}\n" for line in skipped), encoding="utf-8")
+    count = f"{len(skipped)} of {n_utterances} utterances cannot be used and have no labels"
+    if len(skipped) > max_bad_fraction * n_utterances:
+        raise DataError(
+            f"{count}, more than max_bad_fraction={max_bad_fraction:g} allows: {listed} lists them. Mend "
+            "them and run again, or raise the limit"
+        )
+    logger.warning("%s: %s lists them; mended, they are labelled when this is run again", count, listed)
+
+
+def _forget_skipped(folder: Path) -> None:
+    """Shards that had to leave something out are made again: it may have been mended since."""
+    if not (folder / "skipped.tsv").exists():
+        return
+    for path in folder.glob("labels-*.npz"):
+        with contextlib.suppress(OSError, EOFError, ValueError, zipfile.BadZipFile):
+            if _skipped_in(path):
+                (folder / "targets.json").unlink(missing_ok=True)
+                path.unlink()
 
 
 def _finish(folder: Path, description: dict[str, Any], shards: list[str]) -> None:
@@ -246,7 +331,7 @@ def _claim(folder: Path, description: dict[str, Any], start_afresh: bool) -> Non
                 "another folder, or delete it"
             )
         logger.info("%s: started afresh, %s changed", folder, ", ".join(changed))
-        for pattern in ("targets.json", "codebook.npy", "sample-*.npy", "labels*.npz"):
+        for pattern in ("targets.json", "codebook.npy", "sample-*.npy", "labels*.npz", "skipped.tsv"):
             for path in folder.glob(pattern):
                 path.unlink()
     for left_over in folder.glob(".*.np[yz].*"):  # of a process that was killed while writing

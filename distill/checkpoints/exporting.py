@@ -8,6 +8,7 @@ from typing import Any
 
 from distill.checkpoints import fairseq_writing, huggingface, loading, native, onnx, s3prl, torchaudio
 from distill.checkpoints.model_card import Scores
+from distill.checkpoints.places import without_places
 from distill.errors import CheckpointError
 from distill.hubert import HubertEncoder
 from distill.student import Student
@@ -77,7 +78,8 @@ def export(
             its ending (s3prl: .ckpt, fairseq and torchaudio: .pt, onnx: .onnx).
         provenance: where the model comes from, plain values; kept in what is written. Absolute paths are cut
             down to their last part: a release says nothing about its author's machine.
-        recipe: of the run, for the model card of Hugging Face's format.
+        recipe: of the run, for the model card of Hugging Face's format (without absolute paths as well) and
+            for what fairseq's says about the training.
         scores: test condition -> task -> score, for the same.
 
     Returns:
@@ -103,9 +105,9 @@ def export(
         raise CheckpointError(f"{path} is a file, expected a folder to write to")
     if named and path.is_dir():
         raise CheckpointError(f"{path} is a folder, expected a file of that name or another folder")
-    facts = _without_places(provenance or {})
+    facts = without_places(provenance or {})
     if format == "native":
-        return native.write(model, path, provenance)
+        return native.write(model, path, facts)
     if format == "huggingface":
         encoder = model.encoder if isinstance(model, Student) else model
         return huggingface.write(encoder, path, facts, recipe=recipe, scores=scores)
@@ -113,7 +115,7 @@ def export(
     if isinstance(model, Student) and format == "s3prl":
         return s3prl.write(model, file, facts)
     if isinstance(model, HubertEncoder) and format == "fairseq":
-        return fairseq_writing.write(model, file, facts)
+        return fairseq_writing.write(model, file, facts, recipe=recipe)
     if isinstance(model, HubertEncoder) and format == "torchaudio":
         return torchaudio.write(model, file, facts)
     return onnx.write(model, file, facts)
@@ -123,14 +125,3 @@ def _kind(model: HubertEncoder | Student) -> str:
     if isinstance(model, Student):
         return "student"
     return "teacher" if model.config.projection_norm else "student without heads"
-
-
-def _without_places(value: Any) -> Any:
-    """Plain values with absolute paths reduced to their last part."""
-    if isinstance(value, dict):
-        return {key: _without_places(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_places(item) for item in value]
-    if isinstance(value, str) and value.startswith(("/", "~")):
-        return Path(value).name
-    return value

@@ -8,8 +8,9 @@ Layouts: `model` with `cfg` (fairseq since 2021) or `args` (before); `model_weig
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,8 @@ class Head:
     """As `read_head` returns them."""
     dictionaries: tuple[dict[str, Any], ...] = ()
     """The state of fairseq's dictionary for each set of labels; (): one set, special symbols and clusters."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """What else the file's `cfg` said: section (model, task, criterion, ...) -> name -> plain value."""
 
 
 def whole_head(contents: Any, path: object) -> Head | None:
@@ -147,7 +150,29 @@ def whole_head(contents: Any, path: object) -> Head | None:
     task_state = contents.get("task_state")
     found = task_state.get("dictionaries") if isinstance(task_state, dict) else None
     states = [safe_pickle.plain(getattr(entry, "state", None)) for entry in found or ()]
-    return Head(tensors, tuple(states) if all(isinstance(state, dict) for state in states) else ())
+    dictionaries = tuple(states) if all(isinstance(state, dict) for state in states) else ()
+    return Head(tensors, dictionaries, _configuration(contents))
+
+
+def _configuration(contents: dict[str, Any]) -> dict[str, Any]:
+    """Every section of the configuration, plain; {} where it is one flat `args`.
+
+    Left out is what `safe_pickle.plain` has only a name for.
+    """
+    if "model_weight" in contents:
+        sections = {name: contents.get(f"{name}_cfg") for name in ("model", "task")}
+    else:
+        sections = contents.get("cfg") or {}
+    plain = safe_pickle.plain(sections)
+    return {
+        section: {name: value for name, value in values.items() if not _is_unknown(value)}
+        for section, values in (plain.items() if isinstance(plain, dict) else ())
+        if isinstance(values, dict)
+    }
+
+
+def _is_unknown(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"<\w+(\.\w+)+>", value) is not None
 
 
 def _refuse_wavlm(contents: Any, path: object) -> None:

@@ -15,22 +15,31 @@ import torch
 from torch import Tensor
 
 from distill.checkpoints import fairseq, weights
+from distill.checkpoints.places import without_places
 from distill.errors import CheckpointError
 from distill.hubert import SAMPLE_RATE, HubertConfig, HubertEncoder
 
 
-def write(model: HubertEncoder, path: Path, provenance: dict[str, Any] | None = None) -> Path:
+def write(
+    model: HubertEncoder,
+    path: Path,
+    provenance: dict[str, Any] | None = None,
+    *,
+    recipe: Mapping[str, Any] | None = None,
+) -> Path:
     """Write a pre-training checkpoint as fairseq's `hubert_pretraining` task does.
 
     The pre-training head goes along if the model was read with one (`HubertEncoder.pretraining_head`);
     otherwise mask embedding and final projection are zeros and there are no labels, which is enough for
     features and for fine-tuning. The configuration is a plain dict, which fairseq accepts as well as the
-    omegaconf objects that it pickles itself, and which hangs on no version of omegaconf.
+    omegaconf objects that it pickles itself, and which hangs on no version of omegaconf. It says what the
+    model's file said, without absolute paths, and what is known of a run of `distill adapt`.
 
     Args:
         model: a teacher.
         path: the .pt file.
-        provenance: plain values, kept in `extra_state`.
+        provenance: plain values, kept in `extra_state`; the number of updates is in it.
+        recipe: of the run that made the model, for its masking.
 
     Returns:
         The path.
@@ -38,22 +47,30 @@ def write(model: HubertEncoder, path: Path, provenance: dict[str, Any] | None = 
     Raises:
         CheckpointError: if the layout cannot hold the model, or the file cannot be written.
     """
-    config, head = model.config, model.pretraining_head
-    tensors = _blank_head(config.dim) if head is None else head.weights
+    config, head = model.config, model.pretraining_head or fairseq.Head(_blank_head(model.config.dim))
+    provenance, tensors = provenance or {}, head.weights
     state = to_fairseq_names(model.state_dict(), config, "fairseq") | tensors
-    labels = () if head is None else head.dictionaries or (_label_state(len(tensors["label_embs_concat"])),)
-    updates = (provenance or {}).get("num_updates", 0)
+    labels = head.dictionaries
+    if not labels and "label_embs_concat" in tensors:
+        labels = (_label_state(len(tensors["label_embs_concat"])),)
+    updates = provenance.get("num_updates", provenance.get("step", 0))  # theirs, ours
+    # fairseq resumes nothing whose names are not those of its own classes.
     history = {"criterion_name": "HubertCriterion", "optimizer_name": "FairseqAdam"}
     with _dictionary_class() as dictionary_class:
         dictionaries = [_with_state(dictionary_class, state) for state in labels] or [None]
         contents = {
             "args": None,
-            "cfg": _describe(config, tensors, len(dictionaries)),
+            "cfg": _merged(
+                _defaults(config, tensors, len(dictionaries)),
+                without_places(head.settings),
+                _architecture(config),
+                _training(provenance, recipe or {}),
+            ),
             "model": OrderedDict((key, tensor.detach().cpu().contiguous()) for key, tensor in state.items()),
             "criterion": None,
             "optimizer_history": [history | {"lr_scheduler_state": {"best": None}, "num_updates": updates}],
             "task_state": {"dictionaries": dictionaries},
-            "extra_state": {"train_iterator": {"epoch": 1}, "distill": provenance or {}},
+            "extra_state": {"train_iterator": {"epoch": 1}, "distill": provenance},
             "last_optimizer_state": None,
         }
         return weights.write_torch(path, contents)
@@ -95,14 +112,37 @@ def conv_expression(config: HubertConfig) -> str:
     return " + ".join(terms)
 
 
-def _describe(config: HubertConfig, head: Mapping[str, Tensor], n_label_sets: int) -> dict[str, Any]:
-    """Our configuration in the words of fairseq, the keys of its first HuBERT: later ones have defaults."""
+def _merged(*configurations: Mapping[str, Any]) -> dict[str, Any]:
+    """One of several: what a later one says about a section's entry counts."""
+    merged: dict[str, Any] = {"_name": None}
+    for sections in configurations:
+        for name, values in sections.items():
+            merged[name] = merged.get(name, {}) | values
+    return merged
+
+
+def _defaults(config: HubertConfig, head: Mapping[str, Tensor], n_label_sets: int) -> dict[str, Any]:
+    """What HuBERT's own pre-training says, in the keys of its first version: later ones have defaults."""
     projected = head["final_proj.weight"].shape[0]
     final_dim = head["label_embs_concat"].shape[1] if "label_embs_concat" in head else projected
     hop = config.frames(SAMPLE_RATE + config.receptive_field) - config.frames(config.receptive_field)
     model = {
-        "_name": "hubert",
         "label_rate": float(hop),  # frames a second
+        "final_dim": final_dim,
+        "untie_final_proj": projected == final_dim * n_label_sets,  # a projection for each set
+        "logit_temp": 0.1,
+        "mask_length": 10,
+        "mask_prob": 0.8,
+    }
+    task = {"_name": "hubert_pretraining", "data": "", "labels": ["km"], "label_rate": float(hop)}
+    criterion = {"_name": "hubert", "pred_masked_weight": 1.0, "pred_nomask_weight": 0.0}
+    return {"common": {}, "model": model, "task": task, "criterion": criterion}
+
+
+def _architecture(config: HubertConfig) -> dict[str, Any]:
+    """Our configuration in the words of fairseq."""
+    model = {
+        "_name": "hubert",
         "extractor_mode": "default" if config.conv_norm == "group" else "layer_norm",
         "encoder_layers": config.layers,
         "encoder_embed_dim": config.dim,
@@ -114,28 +154,39 @@ def _describe(config: HubertConfig, head: Mapping[str, Tensor], n_label_sets: in
         "activation_dropout": config.activation_dropout,
         "encoder_layerdrop": config.layerdrop,
         "dropout_input": config.projection_dropout,
-        "final_dim": final_dim,
-        "untie_final_proj": projected == final_dim * n_label_sets,  # a projection for each set
         "layer_norm_first": config.pre_norm,
         "conv_feature_layers": conv_expression(config),
         "conv_bias": config.conv_bias,
-        "logit_temp": 0.1,
         "feature_grad_mult": config.cnn_grad_scale,
-        "mask_length": 10,
-        "mask_prob": 0.8,
         "conv_pos": config.position_kernel,
         "conv_pos_groups": config.position_groups,
     }
-    task = {
-        "_name": "hubert_pretraining",
-        "data": "",
-        "labels": ["km"],
-        "label_rate": float(hop),
-        "sample_rate": SAMPLE_RATE,
-        "normalize": config.normalize_input,
+    return {"model": model, "task": {"sample_rate": SAMPLE_RATE, "normalize": config.normalize_input}}
+
+
+def _training(provenance: Mapping[str, Any], recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run of `distill adapt` says about its loss, in the words of fairseq; empty for other models.
+
+    Args:
+        provenance: a Lightning checkpoint's has these values.
+        recipe: its masking section has them too.
+    """
+    masking = recipe.get("masking")
+    masking = masking if isinstance(masking, Mapping) else {}
+    penalty = masking.get("feature_penalty", provenance.get("feature_penalty"))
+    model = {
+        "mask_prob": masking.get("probability", provenance.get("mask_probability")),
+        "mask_length": masking.get("length", provenance.get("mask_length")),
+        "logit_temp": provenance.get("temperature"),
     }
-    criterion = {"_name": "hubert", "pred_masked_weight": 1.0, "pred_nomask_weight": 0.0}
-    return {"_name": None, "common": {}, "model": model, "task": task, "criterion": criterion}
+    criterion = {
+        "pred_nomask_weight": masking.get("unmasked_weight", provenance.get("unmasked_weight")),
+        "loss_weights": None if penalty is None else [penalty],
+    }
+    return {
+        section: {key: value for key, value in values.items() if value is not None}
+        for section, values in {"model": model, "criterion": criterion}.items()
+    }
 
 
 def _blank_head(dim: int) -> dict[str, Tensor]:

@@ -106,11 +106,10 @@ def read(source: str | Path) -> tuple[HubertConfig, dict[str, Tensor], dict[str,
     if not isinstance(strides, list | tuple):
         raise CheckpointError(f"{source}: conv_stride is {strides!r} in config.json, expected a list")
     shape = weights.architecture(state, tuple(strides), source)
-    config = weights.make_config(shape | _settings(settings, folder, shape), source)
-    own = settings.get("distill")
+    own, grad_scale = weights.split_own(settings.get("distill"))
+    config = weights.make_config(shape | _settings(settings, folder, shape) | grad_scale, source)
     provenance = {"model_type": model_type, "architectures": settings.get("architectures")}
-    provenance |= own if isinstance(own, dict) else {}
-    return config, state, provenance
+    return config, state, provenance | own
 
 
 def _settings(settings: dict[str, Any], folder: Path, shape: dict[str, Any]) -> dict[str, Any]:
@@ -183,7 +182,8 @@ def write(
         model: a teacher, or a student's encoder.
         folder: made if missing; gets config.json, preprocessor_config.json, model.safetensors and README.md,
             a model card.
-        provenance: plain values, kept in config.json under "distill".
+        provenance: plain values, kept in config.json under "distill", with the scale of the CNN's gradient,
+            which transformers does not know.
         recipe: of the run, for the model card.
         scores: test condition -> task -> score, for the model card.
 
@@ -210,8 +210,8 @@ def write(
             "sampling_rate": SAMPLE_RATE,
         },
     )
-    settings = _describe(model.config)
-    weights.write_json(folder / "config.json", settings | ({"distill": provenance} if provenance else {}))
+    own = {"distill": weights.own_section(model.config, provenance)}
+    weights.write_json(folder / "config.json", _describe(model.config) | own)
     n_parameters = sum(parameter.numel() for parameter in model.parameters())
     card = model_card(model.config, n_parameters, provenance=provenance, recipe=recipe, scores=scores)
     with weights.atomic(folder / "README.md") as temporary:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -37,7 +38,8 @@ _EXPECTED: dict[_Wanted, str] = {
     ".onnx, or a run folder",
 }
 _HEAD = "head.safetensors"  # beside the teacher that `distill adapt` makes
-_EXPORTS = ("distiller.ckpt", "hubert.pt", "torchaudio.pt")
+_ONNX = "student.onnx"
+_EXPORTS = ("distiller.ckpt", "hubert.pt", "torchaudio.pt", _ONNX)
 """What `export` calls its files; a folder with one of them stands for it."""
 
 
@@ -146,15 +148,26 @@ def load_any(
     return opened.model, opened.provenance, opened.recipe
 
 
+def teacher_facts(source: str) -> dict[str, str]:
+    """What a run notes down in its provenance about the teacher that it just loaded.
+
+    Returns:
+        "teacher", the source; where that is a model of the hub also "teacher_hub_id": later, and elsewhere,
+        nothing tells an id from a path such as models/hubert_base.pt.
+    """
+    return {"teacher": source} | ({"teacher_hub_id": source} if huggingface.is_hub_id(source) else {})
+
+
 def inspect(source: str | Path) -> CheckpointInfo:
-    """What a checkpoint is, of any format that can be loaded, and of our ONNX files.
+    """What a checkpoint is, of any format that can be loaded, and of our ONNX files and their folders.
 
     Raises:
         CheckpointError: as `load_teacher`.
     """
-    path = Path(source).expanduser()
-    if path.suffix == ".onnx" and path.is_file():
-        return _inspect_onnx(path, str(source))
+    with suppress(OSError):  # of a place that cannot be read: `_open` says so
+        files = _onnx_files(Path(source).expanduser())
+        if files:
+            return _inspect_onnx(files, str(source))
     opened = _open(str(source), "any")
     model = opened.model
     encoder = model.encoder if isinstance(model, Student) else model
@@ -172,20 +185,33 @@ def inspect(source: str | Path) -> CheckpointInfo:
     )
 
 
-def _inspect_onnx(path: Path, source: str) -> CheckpointInfo:
-    config, noted = onnx.describe(path)
-    targets, provenance = noted.get("targets"), noted.get("provenance")
-    parameters = int(noted.get("parameters", 0))
+def _onnx_files(path: Path) -> list[Path]:
+    """The ONNX file that a path is, or those of a folder with no other model; [] for anything else."""
+    if not path.is_dir():
+        return [path] if path.suffix == ".onnx" and path.is_file() else []
+    full = path / _ONNX
+    if native.locate(path, "student") or huggingface.matches(path) or _exported(path) != [full]:
+        return []
+    int8 = onnx.int8_path(full)
+    return [full, int8] if int8.is_file() else [full]
+
+
+def _inspect_onnx(files: list[Path], source: str) -> CheckpointInfo:
+    """Of files that hold the same model in float32 and in int8."""
+    described = [onnx.describe(file) for file in files]
+    config, noted = described[0]
+    targets = noted["targets"]
     return CheckpointInfo(
         path=source,
         format="onnx",
         kind="teacher" if config.projection_norm else "student",
         layers=config.layers,
         dim=config.dim,
-        parameters_encoder=parameters,
-        parameters_total=parameters,
-        targets=tuple(targets) if isinstance(targets, list) else None,
-        provenance={"precision": noted["precision"], **(provenance if isinstance(provenance, dict) else {})},
+        parameters_encoder=noted["parameters"],
+        parameters_total=noted["parameters"],
+        targets=None if targets is None else tuple(targets),
+        provenance={"precision": ", ".join(found["precision"] for _, found in described)}
+        | noted["provenance"],
     )
 
 
@@ -227,12 +253,16 @@ def _open_path(path: Path, source: str, wanted: _Wanted) -> _Opened:
     if huggingface.matches(folder) and (path.is_dir() or path.name in huggingface.FILES):
         return _hugging_face(folder)
     if path.is_dir():
-        exported = [path / name for name in _EXPORTS if (path / name).is_file()]
+        exported = _exported(path)
         if len(exported) == 1:
             return _torch_file(exported[0], wanted)
         names = listed(sorted(entry.name for entry in path.iterdir()))
         raise CheckpointError(f"{source} is a folder with {names}, {_EXPECTED[wanted]}")
     return _torch_file(path, wanted)
+
+
+def _exported(folder: Path) -> list[Path]:
+    return [folder / name for name in _EXPORTS if (folder / name).is_file()]
 
 
 def _hugging_face(source: str | Path) -> _Opened:

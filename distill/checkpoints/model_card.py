@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from distill.checkpoints import weights
+from distill.checkpoints.places import without_places
 from distill.errors import CheckpointError
 from distill.hubert import HubertConfig
 
 Scores = Mapping[str, Mapping[str, float]]
 """Test condition -> task -> score, such as {"clean": {"KS": 95.9}, "fsd": {"KS": 93.1}}."""
 
-_SECTIONS = ("distortion", "student", "optim", "dat", "targets", "masking")
+_SECTIONS = ("distortion", "student", "encoder", "optim", "dat", "targets", "masking")
 """Parts of a recipe that say how the model was trained; the others are about machines and logs."""
+_NO_RECIPE = "Not known: exported without the recipe of its run."
+_UNTRAINED = "None: this is the teacher as it was published, nothing was trained."
 
 
 def read_scores(path: str | Path) -> Scores:
@@ -47,35 +50,35 @@ def model_card(
     Args:
         config: of the encoder.
         n_parameters: of the encoder.
-        provenance: plain values.
-        recipe: the resolved recipe of the run.
+        provenance: plain values; its `teacher_hub_id` becomes the `base_model`.
+        recipe: the resolved recipe of the run; of both, absolute paths are left out.
         scores: see `Scores`; a task that a condition lacks is left empty.
     """
-    provenance, recipe = provenance or {}, recipe or {}
-    name = str(recipe.get("name") or provenance.get("recipe") or "HuBERT")
+    data = _data(recipe or {})
+    origin, run = (without_places(dict(values or {})) for values in (provenance, recipe))
+    name = str(run.get("name") or origin.get("recipe") or "HuBERT")
     parts = [
-        _front_matter(provenance),
+        _front_matter(origin),
         f"# {name}",
-        str(recipe.get("description") or ""),
+        str(run.get("description") or ""),
         _what(config, n_parameters),
         _usage(config),
         "## Training data",
-        _data(recipe),
+        data,
         "## Recipe",
-        _recipe(recipe),
+        _recipe(run),
         "## Scores",
         _scores(scores),
         "## Provenance",
-        _bullets(provenance) or "Not known.",
+        _bullets(origin) or "Not known.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _front_matter(provenance: Mapping[str, Any]) -> str:
     lines = ["library_name: transformers", "pipeline_tag: feature-extraction"]
-    teacher = str(provenance.get("teacher", ""))
-    if teacher.count("/") == 1 and not teacher.startswith(("runs/", "out/", ".")):  # an id of the hub
-        lines.append(f"base_model: {teacher}")
+    if "teacher_hub_id" in provenance:  # `teacher` alone may be a path that looks like an id
+        lines.append(f"base_model: {provenance['teacher_hub_id']}")
     tags = ["hubert", "speech", "robust-distilhubert"]
     return "\n".join(["---", *lines, "tags:", *(f"- {tag}" for tag in tags), "---"])
 
@@ -104,43 +107,60 @@ features = model(waveforms).last_hidden_state  # waveforms: {waves}
 
 
 def _data(recipe: Mapping[str, Any]) -> str:
-    data = recipe.get("data")
-    if not isinstance(data, Mapping):
-        return "Not known: exported without the recipe of its run."
-    root = str(data.get("root") or "")
-    noises = data.get("noises")
-    corpora = noises.items() if isinstance(noises, Mapping) else ()
+    data = _section(recipe, "data")
+    if not data:
+        return _NO_RECIPE
+    if recipe.get("kind") == "teacher":
+        return _UNTRAINED
+    root = str(data.get("root") or "").rstrip("/")
     facts = {
         "speech": _sources(data.get("train"), root),
         "speech for choosing the checkpoint": _sources(data.get("dev"), root),
-        **{f"noise, {corpus}": _sources(sources, root) for corpus, sources in corpora},
     }
+    if _distorted(recipe):
+        drawn = _section(recipe, "distortion").get("additive")  # other corpora are never read
+        for corpus, sources in _section(data, "noises").items():
+            if drawn is None or corpus in drawn:
+                facts[f"noise, {corpus}"] = _sources(sources, root)
     return _bullets({key: value for key, value in facts.items() if value})
 
 
 def _sources(sources: Any, root: str) -> str:
     """Their places below the data folder: where that lies is nobody's business."""
-    names = []
-    for source in sources if isinstance(sources, list) else []:
-        text = str(source)
-        if root and text.startswith(f"{root}/"):
-            text = text.removeprefix(f"{root}/")
-        names.append(PurePath(text).name if PurePath(text).is_absolute() else text)
-    return ", ".join(names)
+    texts = map(str, sources) if isinstance(sources, list | tuple) else ()
+    return ", ".join(without_places(text.removeprefix(f"{root}/") if root else text) for text in texts)
 
 
 def _recipe(recipe: Mapping[str, Any]) -> str:
+    """What training did: not the options of what was switched off, nor those that are not set."""
     if not recipe:
-        return "Not known: exported without the recipe of its run."
-    facts = {key: recipe[key] for key in ("cdm", "cosine_weight", "seed") if key in recipe}
-    data = recipe.get("data")
-    if isinstance(data, Mapping):
-        facts |= {f"data.{key}": data[key] for key in ("batch_size", "max_samples") if key in data}
-    for section in _SECTIONS:
-        values = recipe.get(section)
-        if isinstance(values, Mapping):
-            facts |= {f"{section}.{key}": value for key, value in values.items()}
-    return _bullets(facts)
+        return _NO_RECIPE
+    if recipe.get("kind") == "teacher":
+        return _UNTRAINED
+    data = _section(recipe, "data")
+    batch = "batch_size" if data.get("batch_seconds") is None else "batch_seconds"
+    facts = {key: recipe.get(key) for key in ("cdm", "distort", "cosine_weight", "seed")}
+    facts |= {f"data.{key}": data.get(key) for key in (batch, "max_samples")}
+    for name in _SECTIONS:
+        values = _section(recipe, name)
+        if name == "distortion" and not _distorted(recipe):
+            continue
+        if values.get("enabled") is False:
+            values = {"enabled": False}
+        if values.get("features") == "mfcc":  # targets of no layer
+            values = {key: value for key, value in values.items() if key != "layer"}
+        facts |= {f"{name}.{key}": value for key, value in values.items()}
+    return _bullets({key: value for key, value in facts.items() if value is not None})
+
+
+def _distorted(recipe: Mapping[str, Any]) -> bool:
+    """Whether training distorted speech: `cdm` says so for students, `distort` for teachers."""
+    return recipe.get("cdm") != "none" and recipe.get("distort") is not False
+
+
+def _section(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    section = values.get(name)
+    return section if isinstance(section, Mapping) else {}
 
 
 def _scores(scores: Scores | None) -> str:

@@ -88,7 +88,15 @@ def describe(path: Path) -> tuple[HubertConfig, dict[str, Any]]:
         )
     int8 = any(node.op_type == "MatMulInteger" for node in model.graph.node)
     config = weights.make_config(description["architecture"], path)
-    return config, description | {"precision": "int8" if int8 else "float32"}
+    parameters, targets, provenance = (
+        description.get(key) for key in ("parameters", "targets", "provenance")
+    )
+    return config, {
+        "parameters": parameters if isinstance(parameters, int) else 0,
+        "targets": targets if isinstance(targets, list) else None,
+        "provenance": provenance if isinstance(provenance, dict) else {},
+        "precision": "int8" if int8 else "float32",
+    }
 
 
 def _require(*packages: str) -> None:

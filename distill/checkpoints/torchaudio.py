@@ -82,8 +82,8 @@ def parse(contents: Any, path: str | Path) -> tuple[HubertConfig, dict[str, Tens
     state, shape = _encoder_weights(contents, path)
     settings = _settings(arguments if isinstance(arguments, dict) else _published(shape, path))
     settings["normalize_input"] = described.get("normalize_waveform", settings["pre_norm"])
-    own = described.get("distill")
-    return weights.make_config(shape | settings, sidecar), state, own if isinstance(own, dict) else {}
+    own, grad_scale = weights.split_own(described.get("distill"))
+    return weights.make_config(shape | settings | grad_scale, sidecar), state, own
 
 
 def read_bundle(name: str) -> tuple[HubertConfig, dict[str, Tensor], dict[str, Any]]:
@@ -192,7 +192,8 @@ def write(model: HubertEncoder, path: Path, provenance: dict[str, Any] | None = 
     Args:
         model: a teacher.
         path: the .pt file; a .json with the arguments of `wav2vec2_model` is written beside it.
-        provenance: plain values, kept in the JSON under "distill".
+        provenance: plain values, kept in the JSON under "distill", with the scale of the CNN's gradient,
+            which torchaudio does not know.
 
     Returns:
         The path.
@@ -206,10 +207,9 @@ def write(model: HubertEncoder, path: Path, provenance: dict[str, Any] | None = 
         "format": "robust-distilhubert torchaudio",
         "wav2vec2_model": _describe(model.config),
         "normalize_waveform": model.config.normalize_input,
+        "distill": weights.own_section(model.config, provenance),
     }
-    weights.write_json(
-        path.with_suffix(".json"), description | ({"distill": provenance} if provenance else {})
-    )
+    weights.write_json(path.with_suffix(".json"), description)
     return weights.write_torch(
         path, {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
     )

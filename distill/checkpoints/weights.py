@@ -32,6 +32,7 @@ STRIDES = (5, 2, 2, 2, 2, 2, 2)
 
 _INDEX = re.compile(r"\b(conv_layers|layers|cnn)\.(\d+)\b")
 _POSITION = "position.conv.parametrizations.weight"
+_GRAD_SCALE = "cnn_grad_scale"
 _Model = TypeVar("_Model", bound=nn.Module)
 
 
@@ -143,6 +144,25 @@ def make_config(fields: Mapping[str, Any], source: object) -> HubertConfig:
         return HubertConfig(**fields)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{source} describes an impossible model: {first_line(error)}") from None
+
+
+def own_section(config: HubertConfig, provenance: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Our "distill" section in another program's file: the provenance, and what has no place elsewhere."""
+    return {**(provenance or {}), _GRAD_SCALE: config.cnn_grad_scale}
+
+
+def split_own(section: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What `own_section` made, apart again.
+
+    Args:
+        section: as read; files that others wrote have none, or something else.
+
+    Returns:
+        The provenance, and the fields of `HubertConfig`, to be checked by `make_config`.
+    """
+    own = section if isinstance(section, dict) else {}
+    provenance = {key: value for key, value in own.items() if key != _GRAD_SCALE}
+    return provenance, {key: value for key, value in own.items() if key == _GRAD_SCALE}
 
 
 def fill(make: Callable[[], _Model], state: Mapping[str, Any], source: object) -> _Model:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from distill.distortions.padded import float_copy, per_row, valid_lengths
+from distill.distortions.padded import PerRow, float_copy, per_row, valid_lengths
 
 SILENT_POWER = 1e-10  # mean square below -100 dB of full scale: digital silence plus dither
 
@@ -18,7 +18,7 @@ def apply(
     waveforms: Tensor,
     lengths: Tensor | Sequence[int] | None,
     noises: Sequence[Tensor],
-    snr_db: Tensor | Sequence[float],
+    snr_db: PerRow,
 ) -> Tensor:
     """Add noise so that the SNR over each utterance's valid samples is exactly `snr_db`.
 
@@ -29,7 +29,7 @@ def apply(
         waveforms: (B, T) at 16 kHz; not modified.
         lengths: (B,) valid samples; None means full rows.
         noises: B clips at 16 kHz, each 1-D. Shorter than the speech: tiled; longer: cropped.
-        snr_db: (B,) in dB.
+        snr_db: (B,) in dB, or one for all.
 
     Returns:
         (B, T) float32, padding zero.
@@ -45,7 +45,7 @@ def mix(
     waveforms: Tensor,
     lengths: Tensor | Sequence[int] | None,
     noises: Sequence[Tensor],
-    snr_db: Tensor | Sequence[float],
+    snr_db: PerRow,
 ) -> tuple[Tensor, Tensor]:
     """Do the work of `apply` and also say where noise was added.
 

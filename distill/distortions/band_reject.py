@@ -15,6 +15,7 @@ from torch import Tensor
 
 from distill.distortions.padded import (
     SAMPLE_RATE,
+    PerRow,
     clear_padding_,
     convolve,
     float_copy,
@@ -36,16 +37,16 @@ _CENTRE = 161  # the longest half length
 def apply(
     waveforms: Tensor,
     lengths: Tensor | Sequence[int] | None,
-    low_hz: Tensor | Sequence[float],
-    high_hz: Tensor | Sequence[float],
+    low_hz: PerRow,
+    high_hz: PerRow,
 ) -> Tensor:
     """Remove a frequency band from each utterance.
 
     Args:
         waveforms: (B, T) at 16 kHz; not modified.
         lengths: (B,) valid samples; None means full rows.
-        low_hz: (B,) lower edges in Hz, from 0.
-        high_hz: (B,) upper edges in Hz, above `low_hz`, up to 8000.
+        low_hz: (B,) lower edges in Hz, from 0, or one for all.
+        high_hz: (B,) upper edges in Hz, above `low_hz`, up to 8000, or one for all.
 
     Returns:
         (B, T) float32, not delayed, padding zero.

@@ -12,13 +12,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from distill.distortions.padded import clear_padding_, float_copy, per_row, valid_lengths
+from distill.distortions.padded import PerRow, clear_padding_, float_copy, per_row, valid_lengths
 
 
 @torch.no_grad()
-def apply(
-    waveforms: Tensor, lengths: Tensor | Sequence[int] | None, factor: Tensor | Sequence[float]
-) -> Tensor:
+def apply(waveforms: Tensor, lengths: Tensor | Sequence[int] | None, factor: PerRow) -> Tensor:
     """Clip each utterance at a share of its own extremes.
 
     y = min(max(x, factor · min(x)), factor · max(x)), with the extremes of the valid samples.
@@ -26,7 +24,7 @@ def apply(
     Args:
         waveforms: (B, T) at 16 kHz; not modified.
         lengths: (B,) valid samples; None means full rows.
-        factor: (B,) in [0, 1]: 1 leaves the utterance as it is, 0 leaves silence.
+        factor: (B,) in [0, 1], or one for all: 1 leaves the utterance as it is, 0 leaves silence.
 
     Returns:
         (B, T) float32, padding zero.

@@ -3,7 +3,9 @@
 Legend: B utterances, T samples.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,23 +35,19 @@ class Distorter:
         self._skipped: int | Tensor = 0
 
     @classmethod
-    def from_config(cls, cfg: DistortionConfig | str | None, split: str = "train") -> "Distorter":
+    def from_config(
+        cls, cfg: DistortionConfig | Mapping[str, Any] | str | None, split: str = "train"
+    ) -> "Distorter":
         """Make a distorter.
 
         Args:
-            cfg: options, the name of one of `CONDITIONS`, or None to leave speech clean.
+            cfg: options, also as a mapping, the name of one of `CONDITIONS`, or None to leave speech clean.
             split: the data split; enters the draws, so that an utterance of dev is not distorted as in train.
 
         Raises:
-            ValueError: if the name is unknown.
+            ValueError: if the name or an option is unknown, or an option has a wrong value.
         """
-        if cfg is None:
-            cfg = "clean"
-        if isinstance(cfg, str):
-            if cfg not in CONDITIONS:
-                raise ValueError(f"unknown condition {cfg!r}; use one of {', '.join(CONDITIONS)}")
-            cfg = CONDITIONS[cfg]
-        return cls(cfg, split)
+        return cls(_config(cfg), split)
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_skipped": self.skipped_silent}
@@ -101,6 +99,39 @@ class Distorter:
         Raises:
             ValueError: if shapes disagree, or a clip is missing (the message names the utterance).
         """
+        out, reverberated, noisy = self._distort(waveforms, lengths, plan, noises, rirs)
+        return out, _labels(plan, reverberated, noisy)
+
+    @torch.no_grad()
+    def apply(
+        self,
+        waveforms: Tensor,
+        lengths: Tensor | None,
+        plan: Plan,
+        noises: Sequence[Tensor | None] | None = None,
+        rirs: Sequence[Tensor | None] | None = None,
+    ) -> tuple[Tensor, Plan]:
+        """The same waveforms as by calling it, and in place of labels the plan of what was applied.
+
+        Where silence made noise or a room impossible, `additive` is "none" or `rir` is False. Unlike a call,
+        it waits for the device.
+        """
+        out, reverberated, noisy = self._distort(waveforms, lengths, plan, noises, rirs)
+        applied = [
+            replace(p, additive=p.additive if added else "none", rir=row in reverberated)
+            for row, (p, added) in enumerate(zip(plan, noisy.tolist(), strict=True))
+        ]
+        return out, Plan(tuple(applied))
+
+    def _distort(
+        self,
+        waveforms: Tensor,
+        lengths: Tensor | None,
+        plan: Plan,
+        noises: Sequence[Tensor | None] | None,
+        rirs: Sequence[Tensor | None] | None,
+    ) -> tuple[Tensor, set[int], Tensor]:
+        """Distorted (B, T), the rows that are in a recorded room, and (B,) bool, where noise was added."""
         counts = valid_lengths(waveforms, lengths)
         if len(plan) != len(counts):
             raise ValueError(f"the plan is for {len(plan)} utterances, the batch has {len(counts)}")
@@ -112,7 +143,7 @@ class Distorter:
             _on_rows(out, counts, _rows(plan, "pitch"), pitch.apply, [p.cents for p in plan])
             edges = [p.low_hz for p in plan], [p.high_hz for p in plan]
             _on_rows(out, counts, _rows(plan, "band_reject"), band_reject.apply, *edges)
-        return out, _labels(plan, reverberated, noisy)
+        return out, reverberated, noisy
 
     def _reverberate(
         self, out: Tensor, counts: list[int], plan: Plan, rirs: Sequence[Tensor | None] | None
@@ -145,6 +176,21 @@ class Distorter:
         # Kept as a tensor: reading it here would make the host wait for the device.
         self._skipped = self._skipped + (len(clips) - noisy.sum())
         return noisy
+
+
+def _config(cfg: DistortionConfig | Mapping[str, Any] | str | None) -> DistortionConfig:
+    if cfg is None:
+        cfg = "clean"
+    if isinstance(cfg, DistortionConfig):
+        return cfg
+    if isinstance(cfg, Mapping):
+        options = [field.name for field in fields(DistortionConfig)]
+        if unknown := [name for name in cfg if name not in options]:
+            raise ValueError(f"unknown option {unknown[0]!r} of distortion; there are {', '.join(options)}")
+        return DistortionConfig(**cfg)
+    if not isinstance(cfg, str) or cfg not in CONDITIONS:
+        raise ValueError(f"unknown condition {cfg!r}; use one of {', '.join(CONDITIONS)}")
+    return CONDITIONS[cfg]
 
 
 def _labels(plan: Plan, reverberated: set[int], noisy: Tensor) -> Tensor:
@@ -194,8 +240,9 @@ def _clips(
             continue
         clip = None if given is None else given[row]
         if clip is None or clip.ndim != 1 or clip.numel() == 0:
+            got = "none" if clip is None else f"one of shape {tuple(clip.shape)}"
             raise ValueError(
-                f"{argument}: utterance {p.utterance_id!r} needs a {what} (1-D, 16 kHz), got {clip}"
+                f"{argument}: utterance {p.utterance_id!r} needs a {what} (1-D, 16 kHz), got {got}"
             )
         clips[row] = clip
     return clips

@@ -3,7 +3,8 @@
 Legend: B utterances, T samples, L filter taps.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -41,13 +42,18 @@ def valid_lengths(waveforms: Tensor, lengths: Tensor | Sequence[int] | None) -> 
     return counts
 
 
-def per_row(name: str, values: Tensor | Sequence[float], n_rows: int, low: float, high: float) -> list[float]:
-    """Check one number per utterance and return them on the host.
+PerRow = Tensor | Sequence[float] | float
+"""One number per utterance, or one for all."""
+
+
+def per_row(name: str, values: PerRow, n_rows: int, low: float, high: float) -> list[float]:
+    """Check one number per utterance, or one for all, and return one each on the host.
 
     Raises:
         ValueError: naming the argument if the count is wrong or a value lies outside [low, high].
     """
-    numbers = [float(v) for v in (values.tolist() if isinstance(values, Tensor) else values)]
+    given: Any = values.tolist() if hasattr(values, "tolist") else values  # pyright: ignore
+    numbers = [float(v) for v in given] if isinstance(given, Iterable) else [float(given)] * n_rows
     if len(numbers) != n_rows:
         raise ValueError(f"{name} must have one value per waveform, got {len(numbers)} for {n_rows}")
     wrong = [v for v in numbers if not low <= v <= high]

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distill.distortions.padded import float_copy, per_row, valid_lengths
+from distill.distortions.padded import PerRow, float_copy, per_row, valid_lengths
 
 MAX_CENTS = 1200.0
 # sox's: 82 ms segments, a 12 ms cross-fade, a 14.68 ms search. Shorter segments keep the rhythm a little
@@ -36,16 +36,14 @@ _PASSBAND = 0.915  # of the lower Nyquist frequency: -3 dB at 0.945, as sox's `r
 
 
 @torch.no_grad()
-def apply(
-    waveforms: Tensor, lengths: Tensor | Sequence[int] | None, cents: Tensor | Sequence[float]
-) -> Tensor:
+def apply(waveforms: Tensor, lengths: Tensor | Sequence[int] | None, cents: PerRow) -> Tensor:
     """Shift each utterance's pitch, keeping its length.
 
     Args:
         waveforms: (B, T) at 16 kHz; not modified.
         lengths: (B,) valid samples; None means full rows.
-        cents: (B,) hundredths of a semitone, up positive, within +-1200, rounded to the nearest
-            fast resampling ratio (at most 2.5 cents off, 0.5 on average); 0 returns the input.
+        cents: (B,) hundredths of a semitone, or one for all; up positive, within +-1200, rounded to the
+            nearest fast resampling ratio (at most 2.5 cents off, 0.5 on average); 0 returns the input.
 
     Returns:
         (B, T) float32 of the same lengths, padding zero.

@@ -37,7 +37,7 @@ def _choices(name: str, values: Sequence[str], allowed: Sequence[str]) -> tuple[
 
 
 def _interval(name: str, values: Sequence[float], low: float, high: float) -> tuple[float, float]:
-    if len(values) != 2 or not low <= values[0] <= values[1] <= high:
+    if not isinstance(values, Sequence) or len(values) != 2 or not low <= values[0] <= values[1] <= high:
         raise ValueError(f"{name} must be [lowest, highest] within {low:g} and {high:g}, got {values!r}")
     return values[0], values[1]
 

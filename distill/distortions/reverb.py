@@ -19,6 +19,7 @@ from torch import Tensor
 
 from distill.distortions.padded import (
     SAMPLE_RATE,
+    PerRow,
     clear_padding_,
     convolve,
     float_copy,
@@ -40,15 +41,13 @@ _SILENT_ENERGY = 1e-20  # an impulse response below this energy is an empty file
 
 
 @torch.no_grad()
-def apply(
-    waveforms: Tensor, lengths: Tensor | Sequence[int] | None, room_scale: Tensor | Sequence[int]
-) -> Tensor:
+def apply(waveforms: Tensor, lengths: Tensor | Sequence[int] | None, room_scale: PerRow) -> Tensor:
     """Reverberate like sox `reverb 50 50 ROOM` followed by `channels 1`.
 
     Args:
         waveforms: (B, T) at 16 kHz; not modified.
         lengths: (B,) valid samples; None means full rows.
-        room_scale: (B,) integers 0-100, per cent.
+        room_scale: (B,) integers 0-100, per cent, or one for all.
 
     Returns:
         (B, T) float32 of the same lengths (the tail behind the last sample is cut, padding is zero).

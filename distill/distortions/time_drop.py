@@ -11,15 +11,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from distill.distortions.padded import SAMPLE_RATE, float_copy, per_row, valid_lengths
+from distill.distortions.padded import SAMPLE_RATE, PerRow, float_copy, per_row, valid_lengths
 
 
 @torch.no_grad()
 def apply(
     waveforms: Tensor,
     lengths: Tensor | Sequence[int] | None,
-    start: Tensor | Sequence[int],
-    n_dropped: Tensor | Sequence[int],
+    start: PerRow,
+    n_dropped: PerRow,
 ) -> Tensor:
     """Silence one stretch of each utterance.
 
@@ -28,8 +28,8 @@ def apply(
     Args:
         waveforms: (B, T) at 16 kHz; not modified.
         lengths: (B,) valid samples; None means full rows.
-        start: (B,) first sample to drop.
-        n_dropped: (B,) samples to drop; 0 leaves the utterance as it is. `draw` draws both.
+        start: (B,) first sample to drop, or one for all.
+        n_dropped: (B,) samples to drop, or one for all; 0 leaves the utterance as it is. `draw` draws both.
 
     Returns:
         (B, T) float32, padding zero.

@@ -8,8 +8,10 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, overload
 
+import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
@@ -23,6 +25,10 @@ if TYPE_CHECKING:
     from lhotse.cut import Cut
 
 
+Clips = Tensor | np.ndarray | Sequence[Tensor | np.ndarray]
+"""Clips at 16 kHz: each (T,) or (1, T); also a single one, or (N, T)."""
+
+
 class DistortTransform:
     """Distorts single waveforms; picklable, for the `__getitem__` of any `torch.utils.data.Dataset`.
 
@@ -34,75 +40,102 @@ class DistortTransform:
     gives each data worker (`DataLoader(generator=...)` fixes it).
 
     Args:
-        config: options, the name of one of `CONDITIONS`, or None to leave speech clean.
-        noises: 1-D clips at 16 kHz for whatever corpus the config asks for, or by corpus ("musan", "wham",
-            "fsd", "dns").
-        rirs: 1-D room impulse responses at 16 kHz; needed where the config has `rir`.
+        config: options, also as a mapping, the name of one of `CONDITIONS`, or None to leave speech clean.
+        noises: clips at 16 kHz for whatever corpus the config asks for, or by corpus ("musan", "wham", "fsd",
+            "dns"): tensors or arrays, (T,) or (1, T) each.
+        rirs: room impulse responses at 16 kHz, of the same kinds; needed where the config has `rir`.
         seed: of the draws.
         split: enters the draws.
 
     Raises:
-        ValueError: if the name is unknown, or the config asks for clips that are not given.
+        ValueError: if the config is unknown, asks for clips that are not given, or a clip is empty or of
+            another shape.
     """
 
     def __init__(
         self,
-        config: DistortionConfig | str | None,
-        noises: Sequence[Tensor] | Mapping[str, Sequence[Tensor]] = (),
+        config: DistortionConfig | Mapping[str, Any] | str | None,
+        noises: Clips | Mapping[str, Clips] = (),
         *,
-        rirs: Sequence[Tensor] = (),
+        rirs: Clips = (),
         seed: int = 0,
         split: str = "train",
     ) -> None:
         self.distorter = Distorter.from_config(config, split)
         corpora = [name for name in CORPUS_NOISES if name in self.distorter.config.additive]
-        if not isinstance(noises, Mapping):
-            noises = dict.fromkeys(corpora, noises)
-        missing = [name for name in corpora if not len(noises.get(name, ()))]
+        if isinstance(noises, Mapping):
+            self.noises = {name: _clips(f"noises[{name!r}]", noises.get(name, ())) for name in corpora}
+        else:
+            self.noises = dict.fromkeys(corpora, _clips("noises", noises))
+        missing = [name for name in corpora if not self.noises[name]]
         if missing:
             raise ValueError(f"noises: the config asks for {missing[0]}, but there are no clips for it")
-        if self.distorter.config.rir and not rirs:
+        self.rirs = _clips("rirs", rirs)
+        if self.distorter.config.rir and not self.rirs:
             raise ValueError("rirs: the config asks for rooms, but there are no impulse responses")
-        self.noises = {name: list(noises[name]) for name in corpora}
-        self.rirs = list(rirs)
         self.seed = seed
         self.n_calls = 0
 
-    def __call__(self, waveform: Tensor, utterance_id: str | None = None, epoch: int = 0) -> Tensor:
+    @overload
+    def __call__(self, waveform: Tensor, utterance_id: str | None = None, epoch: int = 0) -> Tensor: ...
+    @overload
+    def __call__(
+        self, waveform: np.ndarray, utterance_id: str | None = None, epoch: int = 0
+    ) -> np.ndarray: ...
+    def __call__(
+        self, waveform: Tensor | np.ndarray, utterance_id: str | None = None, epoch: int = 0
+    ) -> Tensor | np.ndarray:
         """Distort a waveform.
 
         Args:
-            waveform: (T,) or (1, T) floating point at 16 kHz; not modified.
+            waveform: (T,) or (1, T) floating point at 16 kHz, a tensor or an array; not modified.
             utterance_id: decides the distortion; None: another one at each call.
             epoch: gives the same id another distortion each time.
 
         Returns:
-            float32 of the same shape, on the same device. Nothing is clipped at +-1.
+            float32 of the same shape and kind, on the same device. Nothing is clipped at +-1.
 
         Raises:
             ValueError: for another shape, an empty waveform or integer samples.
         """
-        if waveform.ndim not in (1, 2) or waveform.shape[:-1].numel() != 1 or not waveform.numel():
-            raise ValueError(f"waveform must be (T,) or (1, T) and not empty, got {tuple(waveform.shape)}")
+        samples = _flat("waveform", waveform)
         if utterance_id is None:
             worker = get_worker_info()
             utterance_id = f"call {self.n_calls} of {'main' if worker is None else worker.seed}"
             self.n_calls += 1
         plan = self.distorter.plan([utterance_id], seed=self.seed, epoch=epoch)
-        noise, rir = self._noise(plan[0], waveform.shape[-1]), self._rir(plan[0])
-        distorted, _ = self.distorter(waveform.reshape(1, -1), None, plan, [noise], [rir])
-        return distorted.reshape(waveform.shape)
+        noise, rir = self._noise(plan[0], len(samples)), self._rir(plan[0])
+        distorted, _ = self.distorter(samples[None], None, plan, [noise], [rir])
+        distorted = distorted.reshape(tuple(waveform.shape))
+        return distorted.numpy() if isinstance(waveform, np.ndarray) else distorted
 
     def _noise(self, plan: UtterancePlan, n_samples: int) -> Tensor | None:
         if plan.noise_corpus is None:
             return None
         clips = self.noises[plan.noise_corpus]
         clip = clips[int(plan.noise_choice * len(clips))]
-        start, count = noise_segment(clip.shape[-1], n_samples, plan.noise_offset)
-        return clip[..., start : start + count]
+        start, count = noise_segment(len(clip), n_samples, plan.noise_offset)
+        return clip[start : start + count]
 
     def _rir(self, plan: UtterancePlan) -> Tensor | None:
         return self.rirs[int(plan.rir_choice * len(self.rirs))] if plan.rir else None
+
+
+def _clips(name: str, given: Clips) -> list[Tensor]:
+    """Clips in any of the forms that users have them in, as 1-D tensors."""
+    if isinstance(given, Tensor | np.ndarray) and given.ndim == 1:
+        given = [given]
+    return [_flat(f"{name}[{number}]", clip) for number, clip in enumerate(given)]
+
+
+def _flat(name: str, given: Tensor | np.ndarray) -> Tensor:
+    """(T,) or (1, T) -> (T,)."""
+    shape = tuple(given.shape) if isinstance(given, Tensor) else np.shape(given)
+    if not shape or shape[:-1] not in ((), (1,)) or not shape[-1]:
+        raise ValueError(f"{name} must be (T,) or (1, T) and not empty, got {shape}")
+    # Copied: arrays may be read-only, or run backwards, which tensors cannot.
+    samples = given if isinstance(given, Tensor) else torch.from_numpy(np.array(given))
+    return samples.reshape(-1)
 
 
 def distort_cuts(cuts: CutSet, transform: DistortTransform, epoch: int | None = None) -> CutSet:

@@ -273,6 +273,20 @@ def test_without_results_speech_and_pictures_their_parts_are_left_out(tmp_path):
     assert not [words for words in ("Results", "Robustness", "t-SNE", "Sounds") if words in text]
 
 
+def test_what_is_left_out_is_said_in_one_line_with_the_options_that_add_it(tmp_path, sources, caplog):
+    run, out = write_run(tmp_path / "run"), tmp_path / "r.html"
+    sounds, picture = "--speech SOURCE --noise CORPUS=SOURCE", "--tsne PICTURE, made by `distill tsne`"
+    make_report([run], out)
+    assert caplog.messages == [f"{out} is without sounds (add {sounds}); t-SNE (add {picture})"]
+    caplog.clear()
+    (run / "tsne.png").write_bytes(b"")  # of the folder itself
+    make_report([run], out, speech=sources["speech"])
+    assert caplog.messages == [f"{out} is without the sound of noise (add --noise CORPUS=SOURCE)"]
+    caplog.clear()
+    make_report([run], out, speech=sources["speech"], noises={"fsd": [sources["fsd"]]})
+    assert caplog.messages == []
+
+
 def test_bars_have_the_length_of_their_numbers():
     table = build_tables([parse_result(result(condition="dns", value=61.8))])[0]
     drawn = bars(table)
@@ -311,7 +325,7 @@ def test_sounds_are_those_of_the_test_sets(sources):
     assert list(found) == [
         KINDS[kind] for kind in ("clean", "gaussian", "reverb", "pitch", "band_reject", "fsd")
     ]
-    cut = open_cuts(sources["speech"]).filter(lambda cut: cut.id == name)
+    cut = open_cuts(sources["speech"]).filter(lambda cut: cut.id == name)  # pyright: ignore
     cut = cut.truncate(max_duration=3.0, offset_type="start", preserve_id=True)
     dataset = DistortedSet(cut, "fsd", NoiseReader({"fsd": sources["fsd"]}))
     _, expected, _, plan = next(dataset.batches())

@@ -250,15 +250,16 @@ def test_speech_commands_follow_the_official_lists(tmp_path):
     found = prepared("speech_commands", home, tmp_path / "out")
     labels = {split: Counter(cut.custom["label"] for cut in cuts) for split, cuts in found.items()}
     assert labels == {  # the test set was not downloaded
-        "train": {"yes": 2, "_unknown_": 1, "_silence_": 3},
-        "dev": {"yes": 1, "_silence_": 3},
+        "train": {"yes": 2, "_unknown_": 1, "_silence_": 6},
+        "dev": {"yes": 1, "_silence_": 6},
         "testing_list": {"_unknown_": 1},
     }
     silence = [cut for cut in found["train"] if cut.custom["label"] == "_silence_"]
-    assert [cut.start for cut in silence] == [0, 1, 2] and {cut.duration for cut in silence} == {1.0}
-    assert "white_noise" in silence[0].id
+    assert [cut.start for cut in silence] == [0, 1, 2] * 2 and {cut.duration for cut in silence} == {1.0}
+    assert [cut.id for cut in found["dev"] if cut.custom["label"] == "_silence_"] == [c.id for c in silence]
+    assert "white_noise" in silence[5].id
     np.testing.assert_allclose(
-        silence[2].load_audio()[0],
+        silence[5].load_audio()[0],
         soundfile.read(home / "_background_noise_/white_noise.wav")[0][32000:48000],
     )
     word = next(cut for cut in found["train"] if cut.id == "bed/aa_nohash_0")
@@ -405,7 +406,8 @@ def test_published_figures_agree_with_themselves():
     assert sum(files["iemocap"]) == 5531
     assert sum(files["fsd50k"]) == 51_197
     assert sum(files["fluent_commands"]) == 30_043
-    assert files["speech_commands"][0] + files["speech_commands"][1] + files["speech_commands"][3] == 64_727
+    found = sum(files["speech_commands"][number] for number in (0, 1, 3))
+    assert found == 64_727 + 6  # the background noises are in train and in dev
     assert files["timit"] == [462 * 8, 50 * 8, 24 * 8]
     assert sum(split.hours or 0 for split in PUBLISHED["fsd50k"].splits) == pytest.approx(108.3)
 

@@ -9,14 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lhotse import CutSet
+from lhotse.shar import SharWriter
 
 from data_prep import CORPORA, folder
 from data_prep.manifests import cut_from_file, write_cuts
+from distill.audio import read_audio
 from distill.errors import DataError, UsageError
 from distill.files import audio_files
+from distill.sources import index_cuts
 
 
 def tone(path, *, rate=16_000, channels=1, duration_s=0.5, hz=440.0, **options):
@@ -231,9 +235,49 @@ def test_without_a_root_the_error_names_the_option(tmp_path):
         CORPORA["folder"](None, tmp_path / "out")
 
 
-@pytest.mark.parametrize(
-    "options", [{"dev_fraction": 1.0}, {"dev_fraction": -0.1}, {"jobs": 0}, {"split": "a/b"}]
-)
+@pytest.mark.parametrize("split", ["a/b", "", "..", ".x", "a\\b", "a b"])
+def test_a_split_is_a_plain_word(tmp_path, split):
+    with pytest.raises(UsageError, match="--split .*: a manifest's name is a plain word"):
+        folder.prepare(fill(tmp_path / "root", 1), tmp_path / "out", split=split)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("rate", [16_000, 44_100])
+def test_all_channels_are_averaged_as_in_a_folder_that_is_a_source(tmp_path, rate):
+    """A file whose first channel is silent is not silent."""
+    wave = 0.4 * np.sin(np.arange(rate) / 20)
+    (tmp_path / "root").mkdir()
+    soundfile.write(tmp_path / "root" / "a.wav", np.stack([np.zeros(rate), wave], 1), rate, subtype="FLOAT")
+    folder.prepare(tmp_path / "root", tmp_path / "out")
+    prepared = index_cuts([str(tmp_path / "out" / "train.jsonl.gz")])[0]
+    direct = index_cuts([str(tmp_path / "root")])[0]
+    for start, count in ((0, None), (3_000, 2_000)):
+        samples = read_audio(prepared, start, count)
+        assert float(samples.abs().max()) == pytest.approx(0.2, rel=0.05)
+        inner = slice(100, len(samples) - 100)  # two resamplers differ at the ends
+        assert torch.allclose(samples[inner], read_audio(direct, start, count)[inner], atol=2e-3)
+    (tmp_path / "root" / "a.wav").write_bytes(b"")
+    soundfile.write(tmp_path / "root" / "a.wav", wave, 8_000)  # the rate of all channels' file is checked
+    with pytest.raises(DataError, match=f"its file has 8000 Hz, its manifest says {rate}"):
+        read_audio(prepared)
+
+
+def test_several_channels_go_through_shards(tmp_path):
+    soundfile.write(
+        tone(tmp_path / "root" / "a.wav"), np.stack([np.zeros(8_000), np.full(8_000, 0.5)], 1), 16_000
+    )
+    folder.prepare(tmp_path / "root", tmp_path / "out")
+    (tmp_path / "shards" / "train").mkdir(parents=True)
+    write = SharWriter(str(tmp_path / "shards" / "train"), fields={"recording": "flac"}, shard_size=3)
+    with write as writer:
+        for cut in CutSet.from_file(tmp_path / "out" / "train.jsonl.gz"):
+            writer.write(cut)
+    CORPORA["shar"](tmp_path / "shards", tmp_path / "sharded")
+    sharded = index_cuts([str(tmp_path / "sharded" / "train.jsonl.gz")])[0]
+    torch.testing.assert_close(read_audio(sharded), torch.full((8_000,), 0.25), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("options", [{"dev_fraction": 1.0}, {"dev_fraction": -0.1}, {"jobs": 0}])
 def test_wrong_options_are_named(tmp_path, options):
     with pytest.raises(ValueError, match=next(iter(options))):
         folder.prepare(tmp_path, tmp_path / "out", **options)

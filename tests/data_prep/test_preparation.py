@@ -101,6 +101,27 @@ def test_a_complete_corpus_is_ok(tmp_path):
     assert line.split() == ["dev-clean", "6", "6", "0.00", "6", "files,", "0.000833333", "h", "ok"]
 
 
+def test_fewer_files_than_published_are_warned_of_in_one_line(tmp_path, caplog):
+    """A folder that is missing as a whole is in no list."""
+    for split, n_files in (("dev-clean", 6), ("test-clean", 4), ("test-other", 2)):
+        make_librispeech(tmp_path / "root", split, n_files=n_files)
+    files = sorted((tmp_path / "root").rglob("*.flac"))
+    files[0].write_bytes(b"not audio")  # there, though not readable
+    splits = tuple(
+        Split(name=name, files=n) for name, n in (("dev-clean", 6), ("test-clean", 9), ("test-other", 30))
+    )
+    small = replace(LIBRISPEECH, splits=splits)
+    for _ in range(2):  # also where there is nothing left to do
+        caplog.clear()
+        prepare(small, tmp_path / "root", tmp_path / "out")
+        (record,) = caplog.records
+        assert record.levelname == "WARNING"
+        assert record.getMessage() == (
+            "librispeech: fewer files than published: test-clean has 4 of 9, test-other has 2 of 30; "
+            "unpack the archives again if that is not meant"
+        )
+
+
 # What is not there
 
 

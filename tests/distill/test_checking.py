@@ -19,6 +19,7 @@ from distill.checking import check
 from distill.checkpoints import export
 from distill.config import load, recipe_names
 from distill.distillation import adamw
+from distill.errors import UsageError
 from distill.findings import WIDTH, CheckReport, Finding
 from distill.hubert import PRESETS, HubertEncoder
 from distill.needs import Layout, activation_bytes, estimate
@@ -97,17 +98,6 @@ def test_every_bad_file_is_found_and_five_are_named(corpus):
     text = str(report)
     assert "0.wav: does not exist" in text and "4.wav: does not exist" in text and "5.wav" not in text
     assert "and 3 more" in text
-
-
-def test_only_a_sample_of_a_large_source_is_looked_at(corpus):
-    shutil.rmtree(corpus / "audio")
-    source = f"{corpus}/some/all.jsonl.gz"
-    found = survey(source, sample=3, seed=1)
-    assert (found.utterances, found.looked_at, len(found.bad)) == (10, 3, 3)
-    assert survey(source, sample=3, seed=1).bad == found.bad
-    assert any(survey(source, sample=3, seed=seed).bad != found.bad for seed in range(2, 6))
-    report = check(mini(corpus, f"data.train=[{source}]"), sample=3)
-    assert "3 bad files of 3 looked at" in finding(report, "train: all").problem
 
 
 @pytest.mark.parametrize("kind", ["table", "folder"])
@@ -240,6 +230,15 @@ def test_options_that_cannot_work(mini_data):
     nodes = mini(mini_data, "trainer.devices=2", "trainer.num_nodes=3", "data.batch_size=16")
     assert finding(check(nodes), "batch").fix == "data.batch_size=18"
     assert check(mini(mini_data, "trainer.devices=2", "data.batch_seconds=30")).ok
+
+
+@pytest.mark.parametrize(
+    "option", ["num_nodes=x", "num_nodes=0", "devices=x", "devices=0", "devices=1.5", "devices=[a]"]
+)
+def test_processes_that_are_no_number(option):
+    key = option.partition("=")[0]
+    with pytest.raises(UsageError, match=f"^trainer.{key} must be .*a positive number"):
+        check(mini(Path("nowhere"), f"trainer.{option}"))
 
 
 def test_targets_of_an_adaptation(mini_data, tmp_path):

@@ -273,7 +273,18 @@ def test_a_broken_noise_clip_is_silence_not_the_end(tmp_path, caplog):
     (plan,) = Distorter.from_config(DistortionConfig(additive=("musan",))).plan(["a"])
     noise = reader.noise(plan, 16_000)
     assert noise is not None and not noise.any()
-    assert "used silence for the noise clip" in caplog.text
+    assert reader.noise(plan, 16_000) is not None
+    assert caplog.text.count("used silence for the noise clip") == 1  # not at every read
+    assert [name for name, _ in reader.take_lost()] == ["clip", "clip"] and not reader.take_lost()
+
+
+def test_a_broken_room_is_silence_too(tmp_path):
+    soundfile.write(tmp_path / "room.wav", np.ones(100), 16_000)
+    reader = NoiseReader({"rir": str(tmp_path)})
+    (tmp_path / "room.wav").unlink()
+    rir = reader.rir(plan_of(rir=True))
+    assert rir is not None and not rir.any()
+    assert [name for name, _ in reader.take_lost()] == ["room"]
 
 
 def test_files_without_samples_are_left_out(tmp_path, caplog):

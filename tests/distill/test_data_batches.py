@@ -1,8 +1,10 @@
 """Batches: crops, plans, workers, processes, epochs and where a resumed run goes on."""
 
 import random
+import re
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +12,8 @@ import soundfile
 import torch
 from hypothesis import given, settings
 from hypothesis.strategies import booleans, integers
-from lhotse import Recording
+from lhotse import AudioSource, Recording
+from lhotse.utils import fastcopy
 from torch.utils.data import DataLoader
 
 from distill.data import (
@@ -23,6 +26,7 @@ from distill.data import (
     train_loader,
 )
 from distill.distortions import Distorter, DistortionConfig
+from distill.distortions.plan import LABELS
 from distill.errors import DataError
 from distill.manifest import ListedCuts
 from distill.sampler import EpochSampler, shuffled
@@ -226,19 +230,35 @@ def test_unusable_utterances_are_left_out_and_listed(tmp_path):
     assert reasons["gone"].startswith("cannot be read")
 
 
-def test_a_batch_without_usable_utterances_takes_the_next_one(tmp_path):
-    for number, name in enumerate(["a", "b", "c", "d"]):
-        soundfile.write(tmp_path / f"{name}.wav", np.full(1600, 0.01 * number), 16_000)
+def test_a_batch_without_usable_utterances_takes_one_from_anywhere(tmp_path):
+    """However many files around it are lost: the same one in the same place, others elsewhere."""
+    soundfile.write(tmp_path / "a.wav", np.full(1600, 0.01), 16_000)
+    cut: Any = open_cuts(tmp_path)["a"]
+    gone = AudioSource("file", [0], str(tmp_path / "gone.wav"))
+    lost = fastcopy(cut, recording=fastcopy(cut.recording, sources=[gone]))
+    half_lost = [fastcopy(cut if n >= 500 else lost, id=f"{n:03d}") for n in range(1_000)]
+    data = dataset(half_lost, seed=3)
+    taken = [data[0, index, [number]] for index, number in enumerate(range(0, 500, 25))]
+    assert all(len(batch) == 1 and int(batch.ids[0]) >= 500 for batch in taken)
+    assert all(batch.skipped[0][0] == f"{25 * index:03d}" for index, batch in enumerate(taken))
+    assert len({batch.ids[0] for batch in taken}) > 15
+    assert data[0, 1, [25]].ids == taken[1].ids  # by seed, epoch and place alone
+    assert (
+        len({dataset(half_lost, seed=seed)[epoch, 1, [25]].ids[0] for seed in (3, 4) for epoch in (0, 1)})
+        == 4
+    )
+    fixed = dataset(half_lost, seed=3, fixed_epoch=True)
+    assert fixed[7, 1, [25]].ids == taken[1].ids
+
+
+def test_a_corpus_without_usable_utterances_gives_an_empty_batch(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.full(1600, 0.01), 16_000)
     opened = open_cuts(tmp_path)
-    (tmp_path / "b.wav").unlink()
-    (tmp_path / "d.wav").unlink()
-    data = dataset(opened)
-    assert data[0, 5, [1]].ids == ["c"]
-    last = data[0, 5, [3]]
-    assert last.ids == ["a"] and [name for name, _ in last.skipped] == ["d"]  # around the corner
-    hopeless = dataset([opened["b"], opened["d"]])
-    with pytest.raises(DataError, match="101 utterances on end cannot be used; the last: cannot be read"):
-        hopeless[0, 0, [0]]
+    (tmp_path / "a.wav").unlink()
+    batch = dataset(opened)[2, 5, [0]]
+    assert len(batch) == 0 and batch.position == (2, 5)
+    assert len(batch.skipped) == 101 and batch.skipped[-1][0] == "a"
+    assert batch.skipped[-1][1].startswith("cannot be read")
 
 
 def test_cluster_labels_are_those_of_the_crop(cuts, speech):
@@ -252,10 +272,32 @@ def test_cluster_labels_are_those_of_the_crop(cuts, speech):
         assert torch.equal(batch.waveforms[row], whole[start : start + 3200])
         assert batch.targets[row].tolist() == list(range(start // HOP, start // HOP + 9))
     first = [cuts["u00"]]
-    with pytest.raises(DataError, match="no cluster labels for it"):
-        dataset(first, targets={})[0, 0, [0]]
-    with pytest.raises(DataError, match="labels for .* frames; make the targets again"):
-        dataset(first, targets={"u00": labels["u00"][:-3]})[0, 0, [0]]
+    _, why = dataset(first, targets={})[0, 0, [0]].skipped[0]
+    assert why == "no cluster labels for it; make the targets again"
+    _, why = dataset(first, targets={"u00": labels["u00"][:-3]})[0, 0, [0]].skipped[0]
+    assert re.fullmatch(r"\d+ labels for \d+ frames; make the targets again", why)
+
+
+def test_noise_that_cannot_be_read_is_handed_over(cuts, tmp_path):
+    """Each read of it, of both views and rooms too; utterances stay without."""
+    soundfile.write(tmp_path / "clip.wav", np.full(1600, 0.01), 16_000)
+    config = DistortionConfig(additive=("musan",), non_additive=("none",), rir=True)
+    distorter = Distorter.from_config(config)
+    source = str(tmp_path)
+    noises = NoiseReader({"musan": source, "rir": source})
+    options = {"distorter": distorter, "noises": noises, "streams": ["student", "teacher"]}
+    data = SpeechDataset(ListedCuts(list(cuts)[:3]), **options)
+    batch = data[0, 0, [0, 1, 2]]
+    assert (batch.noise_reads, batch.noise_lost) == (12, [])
+    (tmp_path / "clip.wav").unlink()
+    batch = data[0, 0, [0, 1, 2]]
+    assert batch.noise_reads == len(batch.noise_lost) == 12 and batch.to("cpu").noise_lost == batch.noise_lost
+    assert {name for name, _ in batch.noise_lost} == {"clip"}
+    assert data[0, 0, [0]].noise_reads == len(data[0, 0, [0]].noise_lost) == 4  # handed over once
+    view = batch.views["student"]
+    heard, labels = distorter(batch.waveforms, batch.lengths, view.plan, view.noises, view.rirs)
+    assert torch.equal(heard, batch.waveforms) and labels[:, LABELS.index("clean")].all()
+    assert distorter.skipped_silent == 6
 
 
 # -------------------------------------------------------------------------------------------------- sampler

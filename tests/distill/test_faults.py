@@ -83,10 +83,16 @@ def test_a_left_out_update_changes_nothing(mini_data, tmp_path, monkeypatch):
 
 
 def test_too_many_such_updates_end_the_run(mini_data, tmp_path, monkeypatch):
-    spoil(monkeypatch, *range(3, 30))
     recipe = tiny(mini_data, "optim.max_nonfinite=4", steps=20)
-    with pytest.raises(UserError, match="not finite in 4 updates on end, up to step 6; the last batch held"):
-        run(recipe, tmp_path)
+    with monkeypatch.context() as patch:
+        spoil(patch, *range(3, 30))
+        with pytest.raises(
+            UserError, match="not finite in 4 updates on end, up to step 6; the last .* held"
+        ) as why:
+            run(recipe, tmp_path)
+    assert "There is no checkpoint yet: start again with a lower optim.lr" in str(why.value)
+    assert not list(tmp_path.glob("checkpoints/*"))  # of weights that may have broken down
+    run(tiny(mini_data, steps=2), tmp_path)  # into the same folder
     assert all(torch.isfinite(value).all() for value in weights(tmp_path).values())
 
 
@@ -173,8 +179,12 @@ def test_a_finished_run_is_lengthened_with_override(mini_data, tmp_path):
 def test_another_shape_does_not_fit(mini_data, tmp_path):
     run(tiny(mini_data, steps=2), tmp_path)
     recipe = tiny(mini_data, "student.layers=1", steps=4)
+    kept = (tmp_path / "recipe.yaml").read_text()
     with pytest.raises(ConfigError, match="last.ckpt is of a model of another shape than the recipe's: "):
         run(recipe, tmp_path, resume=True)
+    assert (tmp_path / "recipe.yaml").read_text() == kept  # with which it still goes on
+    run(tiny(mini_data, steps=4), tmp_path, resume=True)
+    assert "max_steps: 4" in (tmp_path / "recipe.yaml").read_text()
 
 
 def test_a_resumed_run_goes_on_in_weights_and_biases(mini_data, tmp_path):

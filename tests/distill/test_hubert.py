@@ -258,6 +258,8 @@ def test_a_dropped_layer_hands_on_its_input():
     model = encoder(SMALL, layerdrop=0.999).train()
     states = model(speech(6000)[0]).hidden_states
     assert len(states) == 4 and all(torch.equal(state, states[0]) for state in states)
+    states[-1].sum().backward()  # DDP waits for the gradient of every parameter
+    assert all(p.grad is not None and not p.grad.any() for p in model.layers.parameters())
 
 
 @pytest.mark.parametrize("name", ["base", "large"])

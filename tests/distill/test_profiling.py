@@ -127,7 +127,7 @@ def test_advice_names_the_part_that_dominates(part):
 def test_mistakes(mini_data):
     with pytest.raises(UsageError, match="mini_teacher is of kind adapt: only distillation can be profiled"):
         profile(load("mini_teacher"))
-    with pytest.raises(ValueError, match="steps must be at least 1, not 0"):
+    with pytest.raises(UsageError, match="steps must be at least 1, not 0"):
         profile(tiny(mini_data), steps=0)
     with pytest.raises(DataError, match="does not exist"):
         profile(tiny("/nowhere"))
@@ -135,6 +135,15 @@ def test_mistakes(mini_data):
         profile(tiny(mini_data, "student.targets=[99]"))
     with pytest.raises(UsageError, match="^trainer: "):
         profile(tiny(mini_data, "trainer.precision=17"))
+
+
+def test_the_table_is_printed_by_the_first_process_only(monkeypatch, capsys):
+    from distill.cli import main
+
+    monkeypatch.setattr("distill.profiling.profile", lambda *_, **__: "the table")
+    assert main(["profile", "mini"]) == 0 and capsys.readouterr().out == "the table\n"
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert main(["profile", "mini"]) == 0 and not capsys.readouterr().out
 
 
 @pytest.mark.gpu

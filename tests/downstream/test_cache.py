@@ -10,15 +10,17 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from lhotse import AudioSource, MonoCut, Recording
 
 from distill.audio import read_audio
-from distill.errors import UserError
+from distill.errors import DataError, UserError
 from distill.hubert import HubertEncoder
 from distill.sources import open_cuts
 from downstream import cache as cache_module
 from downstream.cache import FeatureCache, fill_all
 from downstream.evaluate import evaluate
 from downstream.features import Selection
+from downstream.identity import audio_of
 
 CPU = torch.device("cpu")
 
@@ -123,7 +125,7 @@ def test_nothing_is_cropped_if_one_says_so(quick, student, tmp_path, caplog):
         p: sum(f.stat().st_size for f in (tmp_path / p).rglob("*.features")) for p in ("cropped", "whole")
     }
     assert sizes["whole"] > 1.5 * sizes["cropped"]  # train and dev, and not dev alone
-    with pytest.raises(UserError, match="has a head of another crop_s"):
+    with pytest.raises(UserError, match="has a head of other crop_s"):
         evaluate(student, quick("ks", crop_s=0.0, **words | {"conditions": ["2-dist"]}), tmp_path / "cropped")
 
 
@@ -185,9 +187,60 @@ def test_a_cache_of_other_speech_is_refused(tmp_path, speech, encoder):
     shutil.copytree(speech, tmp_path / "speech")
     (tmp_path / "speech" / "u03.wav").unlink()
     with pytest.raises(
-        UserError, match="another list of utterances: remove it, or name another cache_folder"
+        UserError, match="another list of utterances, place of the audio: remove it, or name another cache"
     ):
         make(tmp_path / "cache", tmp_path / "speech", encoder)
+
+
+def test_a_cache_of_the_same_names_and_lengths_elsewhere_is_refused(tmp_path, speech, encoder):
+    cache, selection = make(tmp_path / "cache", speech, encoder)
+    cache.fill(encoder, selection, device=CPU)
+    shutil.copytree(speech, tmp_path / "noisy")
+    with pytest.raises(UserError, match="cache holds features of another place of the audio: remove it"):
+        make(tmp_path / "cache", tmp_path / "noisy", encoder)
+
+
+def test_a_cache_that_does_not_say_where_its_audio_was_is_refused(tmp_path, speech, encoder):
+    cache, selection = make(tmp_path, speech, encoder)
+    cache.fill(encoder, selection, device=CPU)
+    about = json.loads((tmp_path / "about.json").read_text())
+    del about["audio"]
+    (tmp_path / "about.json").write_text(json.dumps(about | {"version": 1}))
+    with pytest.raises(UserError, match="earlier version, which did not note where the audio is: remove it"):
+        make(tmp_path, speech, encoder)
+
+
+def test_blocks_of_audio_that_changed_are_made_again(tmp_path, speech, encoder, small_blocks, caplog):
+    shutil.copytree(speech, tmp_path / "speech")
+    cache, selection = make(tmp_path / "cache", tmp_path / "speech", encoder)
+    cache.fill(encoder, selection, device=CPU)
+    before = {cut.id: cache.read(cut.id) for cut in cache.cuts}
+    wave, rate = soundfile.read(tmp_path / "speech" / "u04.wav")
+    soundfile.write(tmp_path / "speech" / "u04.wav", wave[::-1], rate)
+    again, _ = make(tmp_path / "cache", tmp_path / "speech", encoder)
+    assert again.missing == [1]
+    fill_all([again], encoder, selection, devices=[CPU])
+    assert "1 of 4 blocks are made again, as their audio has changed or could not be read" in caplog.text
+    assert [name for name, old in before.items() if not torch.equal(old, again.read(name))] == ["u04"]
+
+
+def test_where_audio_is_and_the_state_of_its_files(tmp_path):
+    (tmp_path / "a.tar").write_bytes(b"12345")
+    kinds = {"file": "a.tar", "shar": "a.tar#3+2", "url": "https://x.org/a.flac"}
+    cuts = []
+    for kind, place in kinds.items():
+        source = AudioSource(kind, [0], place if kind == "url" else f"{tmp_path}/{place}")
+        cuts.append(MonoCut(kind, 1.5, 1.0, 0, recording=Recording(kind, [source], 16_000, 64_000, 4.0)))
+    places, states = audio_of([*cuts, cuts[0].append(cuts[1])])
+    file, shar, url, both = places
+    assert (file, shar, url) == (
+        f"{tmp_path}/a.tar 1.5",
+        f"{tmp_path}/a.tar#3+2 1.5",
+        "https://x.org/a.flac 1.5",
+    )
+    assert both == f"{file}\t{shar}"
+    state = f"5 {(tmp_path / 'a.tar').stat().st_mtime_ns}"
+    assert states == [state, state, "", f"{state}\t{state}"]
 
 
 def test_evaluations_refuse_the_cache_of_another_checkpoint(quick, student, tmp_path):
@@ -261,3 +314,37 @@ def test_utterances_that_cannot_be_read_are_left_out(tmp_path, speech, encoder, 
     cache.fill(encoder, selection, device=CPU)
     assert "u04: samples are not finite" in caplog.text
     assert [cut.id for cut in cache.cuts if cache.read(cut.id) is None] == ["u04"]
+    soundfile.write(tmp_path / "speech" / "u04.wav", np.full(4000, 0.1), 16_000, subtype="FLOAT")  # mended
+    again, _ = make(tmp_path / "cache", tmp_path / "speech", encoder)
+    again.fill(encoder, selection, device=CPU)
+    assert all(again.read(cut.id) is not None for cut in again.cuts)
+
+
+def test_what_could_not_be_read_is_tried_once_by_every_run(
+    tmp_path, speech, encoder, small_blocks, monkeypatch
+):
+    read, broken = cache_module.read_audio, ["u04"]
+
+    def flaky(cut, *args):
+        if cut.id in broken:
+            tries.append(cut.id)
+            raise DataError(f"{cut.id}: the disk does not answer")
+        return read(cut, *args)
+
+    monkeypatch.setattr(cache_module, "read_audio", flaky)
+    for missing in ([0, 1, 2, 3], [1]):
+        tries: list[str] = []
+        cache, selection = make(tmp_path, speech, encoder)
+        other, _ = make(tmp_path, speech, encoder)  # of another process, say
+        assert cache.missing == missing
+        cache.fill(encoder, selection, device=CPU)
+        assert tries == ["u04"] and cache.read("u04") is None and not cache.missing
+        assert not other.missing  # whoever began at the same time need not try again
+    broken.clear()
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("0000[023].*")}
+    again, selection = make(tmp_path, speech, encoder)
+    assert again.missing == [1]
+    again.fill(encoder, selection, device=CPU)
+    assert again.read("u04") is not None
+    assert kept == {path: path.stat().st_mtime_ns for path in kept}
+    assert make(tmp_path, speech, encoder)[0].missing == []

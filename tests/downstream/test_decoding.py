@@ -2,6 +2,7 @@
 
 import gzip
 import itertools
+import re
 import sys
 
 import pytest
@@ -10,7 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distill.errors import DataError, UserError
-from downstream.decoding import LanguageModelDecoder, arpa_words, greedy, language_model_kind, read_lexicon
+from downstream.decoding import (
+    LanguageModelDecoder,
+    arpa_words,
+    as_the_model_writes,
+    greedy,
+    language_model_kind,
+    read_lexicon,
+)
 from downstream.labels import CHARACTERS, WORD_END
 
 ARPA = """
@@ -84,8 +92,51 @@ def test_a_language_model_corrects_a_spelling(arpa):
 def test_only_words_of_the_lexicon_are_said(arpa, tmp_path):
     pytest.importorskip("flashlight.lib.text.decoder.kenlm")
     (tmp_path / "lexicon.txt").write_text("THE T H E |\nKAT K A T |\n")
-    decoder = LanguageModelDecoder(arpa, CHARACTERS, word_end=WORD_END, lexicon=tmp_path / "lexicon.txt")
+    decoder = LanguageModelDecoder(arpa, CHARACTERS, word_end=WORD_END, lexicons=[tmp_path / "lexicon.txt"])
     assert decoder(spoken("THE|CAT|", {4: ("K", 0.2)})) == ["THE", "KAT"]
+    (tmp_path / "more.txt").write_text("CAT C A T |\nKAT C A T |\n")  # a word's first lexicon counts
+    both = [tmp_path / "lexicon.txt", tmp_path / "more.txt"]
+    decoder = LanguageModelDecoder(arpa, CHARACTERS, word_end=WORD_END, lexicons=both)
+    assert decoder(spoken("THE|CAT|", {})) == ["THE", "CAT"]
+
+
+@pytest.mark.parametrize("model", [str.upper, str.lower])
+@pytest.mark.parametrize("words", [None, str.upper, str.lower])
+def test_the_case_of_model_and_lexicon_does_not_matter(tmp_path, model, words):
+    """The truth is in upper case; a word in a case that the model does not have would be unknown to it."""
+    pytest.importorskip("flashlight.lib.text.decoder.kenlm")
+    path, lexicons = tmp_path / "lm.arpa", []
+    path.write_text(re.sub("THE|CAT|KAT", lambda found: model(found[0]), ARPA))
+    if words is not None:
+        lexicons = [tmp_path / "lexicon.txt"]
+        lexicons[0].write_text(words("THE T H E |\nCAT C A T |\nKAT K A T |\nDOG D O G |\n"))
+    decoder = LanguageModelDecoder(path, CHARACTERS, word_end=WORD_END, lexicons=lexicons)
+    assert decoder(spoken("THE|KAT|", {4: ("C", 0.4)})) == ["THE", "CAT"]
+    assert decoder(spoken("THE|KAT|", {})) == ["THE", "KAT"]
+
+
+def test_a_binary_models_words_are_looked_up_in_its_own_case(arpa, monkeypatch, tmp_path):
+    kenlm = pytest.importorskip("kenlm")
+    pytest.importorskip("flashlight.lib.text.decoder.kenlm")
+    monkeypatch.setattr("downstream.decoding.language_model_kind", lambda _: "binary")
+    assert "THE" in kenlm.Model(str(arpa))  # an ARPA file stands in: it is read in the same way
+    (tmp_path / "lexicon.txt").write_text("the t h e |\ncat c a t |\nkat k a t |\n")
+    decoder = LanguageModelDecoder(arpa, CHARACTERS, word_end=WORD_END, lexicons=[tmp_path / "lexicon.txt"])
+    assert decoder(spoken("THE|KAT|", {4: ("C", 0.4)})) == ["THE", "CAT"]
+
+
+def test_words_are_written_as_the_model_writes_them(tmp_path):
+    the, cat, dog = [["T", "H", "E", "|"]], [["C", "A", "T", "|"]], [["D", "O", "G", "|"]]
+    known = {"the", "The", "CAT"}
+    spellings = {"THE": the, "cat": cat, "Dog": dog}
+    assert as_the_model_writes(spellings, known, tmp_path) == {"the": the, "CAT": cat, "Dog": dog}
+    assert as_the_model_writes({"THE": the, "the": the}, known, tmp_path) == {"the": the}  # not twice
+    both = {"the", "THE"}  # both are words of the model: either may be said
+    assert as_the_model_writes({"The": the}, both, tmp_path) == {"the": the, "THE": the}
+    with pytest.raises(DataError, match="knows none of the lexicon's words: name the lexicon that belongs"):
+        as_the_model_writes({"DOG": dog}, known, tmp_path)
+    (tmp_path / "lower.txt").write_text("the t h e |\n")
+    assert read_lexicon(tmp_path / "lower.txt") == {"the": the}
 
 
 def test_kinds_of_language_models(arpa, tmp_path):
@@ -134,9 +185,9 @@ def test_what_else_can_be_wrong_with_it(arpa, tmp_path, monkeypatch):
 
 def test_lexicons_in_other_characters_are_refused(arpa, tmp_path):
     pytest.importorskip("flashlight.lib.text.decoder.kenlm")
-    (tmp_path / "lower.txt").write_text("the t h e |\n")
-    with pytest.raises(DataError, match="the is spelled t h e |, expected"):
-        LanguageModelDecoder(arpa, CHARACTERS, word_end=WORD_END, lexicon=tmp_path / "lower.txt")
+    (tmp_path / "other.txt").write_text("THE T H 3 |\n")
+    with pytest.raises(DataError, match=r"THE is spelled T H 3 \|, expected"):
+        LanguageModelDecoder(arpa, CHARACTERS, word_end=WORD_END, lexicons=[tmp_path / "other.txt"])
 
 
 def test_both_ways_of_decoding_are_scored(quick, student, tmp_path, arpa):

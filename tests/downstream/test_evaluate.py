@@ -135,7 +135,7 @@ def test_fine_tuning_trains_the_model_too(quick, student, tones, tmp_path):
 
 def test_the_score_is_that_of_the_head_on_the_distorted_set(quick, student, task_data, tmp_path):
     """Utterance by utterance, with the audio of `DistortedSet` and the head's weights by hand."""
-    config = quick("ks", conditions=["2-dist", "dns"], steps=20, every_n_steps=20, batch_size=8, seed=3)
+    config = quick("ks", conditions=["2-dist", "dns"], steps=60, every_n_steps=60, batch_size=8, seed=3)
     results = read(evaluate(student, config, tmp_path))
     (path,) = tmp_path.glob("heads/*/checkpoints/best.ckpt")
     weights = torch.load(path, weights_only=True)["state_dict"]
@@ -239,6 +239,31 @@ def test_an_interrupted_training_goes_on(quick, student, tmp_path, monkeypatch):
         torch.testing.assert_close(value, states[1]["state_dict"][name], atol=1e-6, rtol=0)
 
 
+def test_unreadable_training_audio_and_what_to_do(quick, student, tones, tmp_path):
+    """No words of `distill train`: the same command goes on, once it is mended or allowed."""
+    folder = tmp_path / "tones"
+    shutil.copytree(Path(tones["train"].partition("?")[0]).parent, folder)
+    sources = {split: f"{folder}/all.tsv?split={split}" for split in tones}
+    broken = [folder / f"train{number}.wav" for number in range(10)]
+    mended = {path: path.read_bytes() for path in broken}
+    for path in broken:
+        n_samples = soundfile.info(path).frames
+        soundfile.write(path, np.full(n_samples, np.nan), 16_000, subtype="FLOAT")
+    options = {"sources": sources, "conditions": ["clean"], "cache": "float32", "batch_size": 8}
+    config = quick("ks", steps=20, every_n_steps=6, **options)
+    with pytest.raises(DataError) as error:
+        evaluate(student, config, tmp_path / "out")
+    said = str(error.value)
+    assert "more than max_bad_fraction=0.01 allows" in said and "--resume" not in said and "data." not in said
+    assert said.endswith("lists them: mend them or raise the limit, then give the same command again")
+    assert "train" in (tmp_path / "out/heads/ks-last-seed0/skipped.tsv").read_text()
+    allowed = quick("ks", steps=20, every_n_steps=6, max_bad_fraction=0.6, **options)
+    assert evaluate(student, allowed, tmp_path / "allowed")
+    for path in broken:
+        path.write_bytes(mended[path])
+    assert evaluate(student, config, tmp_path / "out")
+
+
 # ------------------------------------------------------------------------------------------------- mistakes
 
 
@@ -259,6 +284,8 @@ def test_an_interrupted_training_goes_on(quick, student, tmp_path, monkeypatch):
         ({"task": "ks", "finetune": True, "cache": "float16"}, "set cache=off"),
         ({"task": "ks", "cache": "int8"}, "cache must be off, float16 or float32"),
         ({"task": "ks", "steps": 0}, "steps must be at least 1"),
+        ({"task": "ks", "max_bad_fraction": 2.0}, "max_bad_fraction must be in [0, 1], not 2.0"),
+        ({"task": "pr", "lexicon": 3}, "lexicon must be one file or several, [a.txt,b.txt], not 3"),
         ({"task": "ks", "lr": 0.0}, "lr must be positive"),
         ({"task": "ic", "sources": {"tset": "a.tsv"}}, "sources.tset: ic has dev, test, train, valid"),
         ({"task": "er", "sources": {"test": "a.tsv"}}, "sources.test: er has session1, session2, session3"),
@@ -330,12 +357,12 @@ def test_half_a_corpus_is_refused_with_the_files_that_are_missing(quick, student
 def test_heads_of_another_model_or_length_are_left_alone(quick, student, tones, tmp_path):
     options = {"sources": tones, "conditions": ["clean"]}
     evaluate(student, quick("ks", **options), tmp_path)
-    with pytest.raises(UserError, match="head of another checkpoint: choose another --out"):
+    with pytest.raises(UserError, match="head of other checkpoint: choose another --out"):
         torch.manual_seed(1)
         evaluate("random:mini", quick("ks", **options), tmp_path)
-    with pytest.raises(UserError, match="head of another lr"):
+    with pytest.raises(UserError, match="head of other lr"):
         evaluate(student, quick("ks", lr=0.5, conditions=["pitch"], sources=tones), tmp_path)
-    with pytest.raises(UserError, match="clean.json was measured with another lr: choose another --out"):
+    with pytest.raises(UserError, match="clean.json was measured with other lr: choose another --out"):
         evaluate(student, quick("ks", lr=0.5, **options), tmp_path)
     with pytest.raises(UserError, match="trained for 4 steps already: set steps=4"):
         evaluate(student, quick("ks", steps=2, **options), tmp_path)

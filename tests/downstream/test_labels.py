@@ -16,6 +16,7 @@ from downstream.labels import (
     CHARACTERS,
     ClassLabels,
     TokenLabels,
+    check_words,
     edit_distance,
     make_labels,
     read_pronunciations,
@@ -130,6 +131,31 @@ def test_phonemes_come_from_alignment_field_or_lexicon(tmp_path):
         labels.targets(cut(text="hey you hi"))
     with pytest.raises(DataError, match="u has no phones: name a lexicon"):
         make_labels([cut(text="hi")], EvaluationConfig(task="pr"))
+
+
+def test_later_lexicons_fill_gaps(tmp_path):
+    (tmp_path / "a.txt").write_text("hi HH AY1\n")
+    (tmp_path / "b.txt").write_text("HI HH IH1\nHO HH OW1\n")
+    for files in (f"{tmp_path}/a.txt,{tmp_path}/b.txt", [f"{tmp_path}/a.txt", f"{tmp_path}/b.txt"]):
+        labels = make_labels([cut(text="hi ho")], EvaluationConfig(task="pr", lexicon=files))
+        assert isinstance(labels, TokenLabels) and labels.pronunciations is not None
+        assert labels.pronunciations == {"HI": ["HH", "AY1"], "HO": ["HH", "OW1"]}
+
+
+def test_all_words_that_a_lexicon_lacks_are_named_at_once(tmp_path):
+    (tmp_path / "a.txt").write_text("hi HH AY1\n")
+    config = EvaluationConfig(task="pr", lexicon=str(tmp_path / "a.txt"))
+    letters = "ABCDEFGHIJKL"
+    cuts = [cut(text=f"hi {letter}".lower()) for letter in letters] + [cut(text="zz", phones=["z"])]
+    with pytest.raises(DataError) as error:
+        check_words(cuts, config, tmp_path / "new" / "missing.txt")
+    said = str(error.value)
+    assert "a.txt: 12 of 13 words of the transcripts are missing: A, B, C, D, E, F, G, H, I, J, ...;" in said
+    assert f"all are in {tmp_path}/new/missing.txt" in said and f"lexicon={tmp_path}/a.txt,FILE" in said
+    assert (tmp_path / "new" / "missing.txt").read_text().split() == list(letters)
+    check_words(cuts[-1:], config, tmp_path / "no.txt")
+    check_words([cut(text="Hi")], config, tmp_path / "no.txt")
+    assert not (tmp_path / "no.txt").exists()
 
 
 def test_a_lexicon_that_is_none(tmp_path):

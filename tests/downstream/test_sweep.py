@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -12,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from distill.callbacks import Interrupted
-from distill.errors import UsageError, UserError
+from distill.errors import DataError, UsageError, UserError
+from downstream.evaluate import sign_head
+from downstream.speech import TaskSpeech
 from downstream.sweep import (
     Job,
-    begin,
     plan_sweep,
     run_command,
     run_sweep,
@@ -61,7 +63,7 @@ def finish(job: Job, *, conditions=None, folds=(None,), lms=(False,)) -> None:
                     "n_utterances": 1,
                     "versions": {},
                     "finished": "2026-01-01",
-                    "settings": job.config().settings,
+                    "settings": job.config().settings(lm=lm),
                 }
                 (job.out / "results" / f"{job.head}-{condition}-{fold}-{lm}.json").write_text(
                     json.dumps(result)
@@ -115,11 +117,43 @@ def test_er_needs_all_its_folds(students, tmp_path):
 
 
 def test_asr_with_a_language_model_needs_both_results(students, tmp_path):
-    (job,) = plan(students[:1], tmp_path, ("asr",), words=["asr:lm=4.bin"])
-    finish(job)
-    assert plan(students[:1], tmp_path, ("asr",), words=["asr:lm=4.bin"]) == [job]
+    (tmp_path / "4.bin").write_text("a language model")
+    (tmp_path / "lexicon.txt").write_text("A A |")
+    words = [f"asr:lm={tmp_path}/4.bin", f"asr:lexicon={tmp_path}/lexicon.txt"]
+    finish(plan(students[:1], tmp_path, ("asr",))[0])  # it is named later: only that is missing
+    (job,) = plan(students[:1], tmp_path, ("asr",), words=words)
     finish(job, lms=(True,))
-    assert plan(students[:1], tmp_path, ("asr",), words=["asr:lm=4.bin"]) == []
+    assert plan(students[:1], tmp_path, ("asr",), words=words) == []
+    assert plan(students[:1], tmp_path, ("asr",)) == []
+    with pytest.raises(UserError, match=r"-lm.json was measured with other lexicons: choose another"):
+        plan(students[:1], tmp_path, ("asr",), words=words[:1])
+    (tmp_path / "4.bin").write_text("another language model")
+    with pytest.raises(UserError, match=r"-lm.json was measured with other lm: choose another --out"):
+        plan(students[:1], tmp_path, ("asr",), words=words)
+    (tmp_path / "4.bin").unlink()
+    with pytest.raises(DataError, match="4.bin: no such file"):
+        plan(students[:1], tmp_path, ("asr",), words=words)
+
+
+def test_results_of_other_test_data_do_not_count_as_done(quick, students, tmp_path):
+    data = quick("ks").data
+    options = {"tasks": ["ks"], "conditions": ["clean"], "out": tmp_path / "out"}
+    (job,) = plan_sweep(students[:1], data=data, **options)
+    finish(job)
+    (path,) = job.out.glob("results/*.json")
+    result = json.loads(path.read_text())
+    result["settings"] |= TaskSpeech(job.config()).test_data("clean", None)
+    path.write_text(json.dumps(result))
+    assert plan_sweep(students[:1], data=data, **options) == []
+    others = [f"sources.test={data}/speech_commands/dev.jsonl.gz"]
+    shutil.copytree(f"{data}/speech_commands", tmp_path / "data" / "speech_commands")
+    shutil.copy(f"{data}/speech_commands/dev.jsonl.gz", tmp_path / "data/speech_commands/test.jsonl.gz")
+    with pytest.raises(UserError, match="clean.json was measured with other test set: choose another"):
+        plan_sweep(students[:1], data=str(tmp_path / "data"), **options)
+    with pytest.raises(UserError, match="clean.json was measured with other sources"):
+        plan_sweep(students[:1], data=data, words=others, **options)
+    with pytest.raises(DataError, match="none/speech_commands/test.jsonl.gz does not exist"):
+        plan_sweep(students[:1], data=str(tmp_path / "none"), **options)
 
 
 def test_conditions_and_words_of_one_task(students, tmp_path):
@@ -156,22 +190,53 @@ def test_a_student_trained_anew_is_evaluated_anew(students, tmp_path):
     assert student_folder("../..") not in ("", "..")
 
 
-def test_other_settings_are_refused(students, tmp_path):
-    jobs = plan(students[:1], tmp_path, words=["steps=10"])
-    with pytest.raises(UserError):
-        run_sweep(jobs, fail)
-    assert plan(students[:1], tmp_path, words=["steps=10"]) == jobs
-    with pytest.raises(UsageError, match="begun with data=data steps=10, not data=data steps=20"):
-        plan(students[:1], tmp_path, words=["steps=20"])
-    (jobs[0].out / "sweep" / "ks-last-seed0.json").write_text("{")  # a write that was cut off says nothing
-    assert len(plan(students[:1], tmp_path, words=["steps=20"])) == 1
+def begin(job: Job) -> None:
+    """What an evaluation leaves that was stopped while its head was trained."""
+    for fold in job.config().settled_folds:
+        sign_head(job.out / "heads" / job.config().head_name(fold), job.config().head_settings)
 
 
-def test_words_that_change_no_score_may_change(students, tmp_path):
-    (job,) = plan(students[:1], tmp_path, words=["steps=10", "cache=float32", "trainer.devices=2"])
+@pytest.mark.parametrize("task", ["ks", "er"])
+def test_a_head_that_was_begun_with_other_settings_is_refused(students, tmp_path, task):
+    """Before anything else of the sweep is done."""
+    (job,) = plan(students[:1], tmp_path, (task,), words=["lr=0.1"])
     begin(job)
-    (again,) = plan(students[:1], tmp_path, words=["steps=10", "workers=0"])
-    assert again.words == ("steps=10", "workers=0")
+    assert plan(students[:1], tmp_path, (task,), words=["lr=0.1"]) == [job]
+    with pytest.raises(UserError, match=r"heads/\S+ has a head of other lr: choose another --out"):
+        plan(students[:1], tmp_path, (task,), words=["lr=0.2"])
+    with pytest.raises(UserError, match="has a head of other lr and every_n_steps"):
+        plan(students[:1], tmp_path, (task,), words=["every_n_steps=7"])
+
+
+def test_the_same_in_other_words(students, tmp_path):
+    """Another order, a default written out, what changes no score, and a longer training."""
+    (job,) = plan(students[:1], tmp_path, words=["lr=0.1", "batch_size=4", "cache=float32"])
+    begin(job)
+    for words in (["batch_size=4", "lr=0.1"], ["lr=1e-1", "batch_size=4", "crop_s=1", "trainer.devices=2"]):
+        assert [again.words for again in plan(students[:1], tmp_path, words=words)] == [tuple(words)]
+    assert plan(students[:1], tmp_path, words=["lr=0.1", "batch_size=4", "steps=300000"])
+    finish(job)
+    assert plan(students[:1], tmp_path, words=["steps=200000", "batch_size=4", "lr=0.1", "workers=0"]) == []
+    with pytest.raises(UserError, match="other batch_size"):
+        plan(students[:1], tmp_path, words=["lr=0.1"])
+
+
+@pytest.mark.parametrize(
+    ("word", "option"),
+    [
+        ("task=ic", "task from --task"),
+        ("data=other", "data from --data"),
+        ("conditions=[clean]", "conditions from --condition"),
+        ("features=layer:1", "features from --features"),
+        ("seed=3", "seed from --seed"),
+        ("asr:seed=3", "seed from --seed"),
+        ("noises.musan=[a.tsv]", "noises from --noise"),
+    ],
+)
+def test_what_the_plan_says_is_no_word(students, tmp_path, word, option):
+    with pytest.raises(UsageError) as error:
+        plan(students, tmp_path, words=["lr=0.1", word])
+    assert str(error.value) == f"{word}: a sweep takes {option}, use that"
 
 
 def test_results_of_other_settings_do_not_count_as_done(students, tmp_path):
@@ -182,9 +247,9 @@ def test_results_of_other_settings_do_not_count_as_done(students, tmp_path):
     finish(job)  # as `distill evaluate` does, which keeps no words
     assert plan(students[:1], tmp_path, words=["lr=0.1"], **noise) == []
     assert len(plan(students[:1], tmp_path, words=["lr=0.1", "steps=9"], **noise)) == 1
-    with pytest.raises(UserError, match="(clean|2-dist) was measured with another lr: choose another --out"):
+    with pytest.raises(UserError, match="(clean|2-dist).json was measured with other lr: choose another"):
         plan(students[:1], tmp_path, words=["lr=0.2"], **noise)
-    with pytest.raises(UserError, match="measured with another lr and noises"):
+    with pytest.raises(UserError, match="measured with other lr and noises"):
         plan(students[:1], tmp_path)
 
 
@@ -289,8 +354,6 @@ def test_each_array_task_runs_its_job(students, tmp_path, fake_distill):
         assert fake_distill.read_text().splitlines() == job.command()[1:]
     outside = subprocess.run(["bash", script], env=os.environ | {"SLURM_ARRAY_TASK_ID": "4"}, check=False)
     assert outside.returncode == 2
-    with pytest.raises(UsageError, match="was begun with"):
-        plan(students, tmp_path, words=["steps=1"])
     with pytest.raises(ValueError, match="no jobs"):
         write_slurm([], tmp_path)
 

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from distill.errors import UserError
+from downstream.labels import ClassLabels, TokenLabels
 from downstream.results import paper_numbers, parse_result, read_results
+from downstream.table_notes import _OWN_WIDTH
 from downstream.tables import build_tables, make_tables, only_measured, row_name
 
 
@@ -119,14 +121,15 @@ def test_mean_and_spread_over_seeds():
 
 def test_er_is_averaged_over_folds_before_seeds():
     folds = [
-        {"task": "er", "fold": fold, "seed": seed, "value": 60.0 + 2 * fold + 10 * seed, "n_utterances": fold}
+        {"task": "er", "fold": fold, "seed": seed, "value": 60.0 + 2 * fold + 10 * seed}
+        | {"n_utterances": fold, "head_steps": 30_000}
         for fold in range(1, 6)
         for seed in (0, 1)
     ]
     table = tables(*folds)["er", "accuracy", False]
     found = cell(table, "S4", "clean")
     assert (found.mean, found.spread, found.n_seeds) == (pytest.approx(71.0), pytest.approx(10.0), 2)
-    assert table.notes == ("Heads: 200,000 steps",)
+    assert table.notes == ("Heads: 30,000 steps",)
     partial = tables(*folds[:4])["er", "accuracy", False]
     assert "S4, clean: seed 1 has fold 1, 2 of 5 only" in partial.notes
 
@@ -146,7 +149,29 @@ def test_a_second_student_with_the_same_seed_gets_a_row_of_its_own():
     assert cell(table, "S4 (student aaaaaaaa)", "clean").ours() == "90.00"
     assert cell(table, "S4 (student aaaaaaaa)", "dns").ours() == ""
     assert cell(table, "S4 (student bbbbbbbb)", "dns").paper == "77.47"
-    assert len([note for note in table.notes if "2 students were evaluated with the same seed" in note]) == 1
+    (note,) = [note for note in table.notes if "students" in note]
+    assert note.startswith("S4: 2 students have a row each, as several have results of seed 0; ")
+
+
+def test_a_second_student_changes_only_the_tables_it_is_in():
+    """The rows and notes of KS are not those of IC, where one student has results."""
+    found = tables({}, {"checkpoint_hash": "b" * 32}, {"task": "ic", "value": 80.0, "n_utterances": 3793})
+    other = found["ic", "accuracy", False]
+    assert cell(other, "S4", "clean").ours() == "80.00"
+    assert other.notes == ("Heads: 200,000 steps",)
+    assert any("2 students" in note for note in found[KS].notes)
+
+
+def test_what_the_note_about_students_advises_makes_one_row(tmp_path):
+    """Two folders with a result of seed 0; the second student again, with a seed and folder of its own."""
+    second = {"checkpoint_hash": "b" * 32, "value": 80.0}
+    write(tmp_path / "s4-aaaa", {})
+    write(tmp_path / "s4-bbbb", second)
+    write(tmp_path / "again", second | {"seed": 1})
+    assert "(student aaaaaaaa)" in make_tables([tmp_path])
+    text = make_tables([tmp_path / "s4-aaaa", tmp_path / "again"], measured=True)
+    assert "| S4 | DistilHuBERT (Tr2) setup2 | no | 23M | 85.00 (10.00, n=2) | 96.27 |" in text
+    assert "student aaaaaaaa" not in text
 
 
 def test_a_student_per_seed_is_one_row_and_says_so():
@@ -174,11 +199,91 @@ def test_the_latest_of_two_measurements_counts_and_is_noted():
 def test_different_heads_and_test_sets_are_noted():
     table = tables({}, {"seed": 1, "head_steps": 100, "n_utterances": 30})[KS]
     assert table.notes == (
-        "Heads: 100, 200,000 steps",
+        "Heads: 100, 200,000 steps, the paper's 200,000",
         "S4: not the paper's test set: 30 utterances, not 3,081, in clean for one",
         "S4, clean: heads of 100 to 200,000 steps are averaged",
         "S4, clean: seeds were tested on different numbers of utterances",
     )
+
+
+OWN = {
+    "batch_size": 32,
+    "lr": 1e-3,
+    "every_n_steps": 5_000,
+    "width": None,
+    "crop_s": 1.0,
+    "sources": {},
+    "label": None,
+    "noises": {},
+    "lexicon": None,
+}
+
+
+def test_the_tasks_own_settings_need_no_note():
+    table = tables({"settings": OWN}, {"seed": 1, "settings": OWN | {"width": 256}}, {"seed": 2})[KS]
+    assert table.notes == ("Heads: 200,000 steps",)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"batch_size": 4, "lr": 1e-4}, "batch_size 4, not 32; lr 0.0001, not 0.001"),
+        ({"width": 16, "crop_s": None}, "width 16, not 256; crop_s 0, not 1"),
+        ({"crop_s": 2.0}, "crop_s 2, not 1"),
+        (
+            {"sources": {"test": "my.tsv"}, "noises": {"wham": ["a"], "musan": ["b", "c"]}},
+            "other sources for test; other noises for musan, wham",
+        ),
+        ({"label": "word"}, "label word"),
+    ],
+)
+def test_settings_that_are_not_the_tasks_own_are_noted(changes, text):
+    table = tables({"settings": OWN | changes}, {"condition": "dns", "settings": OWN | changes})[KS]
+    assert table.notes == ("Heads: 200,000 steps", f"S4: not the task's own settings: {text}")
+
+
+def test_seeds_of_different_settings_are_noted_where_they_are_averaged():
+    other = OWN | {"batch_size": 4, "every_n_steps": 10}
+    table = tables(
+        {"settings": OWN}, {"seed": 1, "settings": other}, {"condition": "dns", "settings": other}
+    )[KS]
+    assert table.notes == (
+        "Heads: 200,000 steps",
+        "S4: not the task's own settings: batch_size 4, not 32",
+        "S4, clean: results of different batch_size, every_n_steps are averaged",
+    )
+
+
+def test_the_same_note_about_several_rows_is_said_once():
+    rows = [
+        {"recipe": recipe, "seed": seed, "condition": condition, "settings": OWN | {"lr": lr}}
+        for recipe in ("s1", "s4")
+        for condition in ("clean", "dns")
+        for seed, lr in ((0, 1e-3), (1, 1e-2))
+    ]
+    assert tables(*rows)[KS].notes == (
+        "Heads: 200,000 steps",
+        "S1, S4: not the task's own settings: lr 0.01, not 0.001",
+        "S1, clean, dns; S4, clean, dns: results of different lr are averaged",
+    )
+
+
+def test_folds_have_test_sets_of_their_own_and_seeds_do_not():
+    folds = [
+        {"task": "er", "fold": fold, "seed": seed, "head_steps": 30_000}
+        | {"settings": {"test set": f"{fold}{seed if fold == 5 else ''}"}}
+        for fold in range(1, 6)
+        for seed in (0, 1)
+    ]
+    notes = tables(*folds)["er", "accuracy", False].notes
+    assert notes == ("Heads: 30,000 steps", "S4, clean: results of different test set are averaged")
+    assert len(tables(*folds[:-1:2])["er", "accuracy", False].notes) == 1
+
+
+def test_the_width_of_a_head_that_none_stands_for():
+    assert ClassLabels((("a",),), "label").head(24, None).projector.out_features == _OWN_WIDTH["classes"]
+    for kind in ("characters", "phones"):
+        assert TokenLabels(("a",), kind).head(24, None).projector.out_features == _OWN_WIDTH[kind]
 
 
 def test_asr_with_and_without_language_model_are_kept_apart():

@@ -131,7 +131,7 @@ def test_speech_without_alignments_says_so(noise_folder, tmp_path):
         ({"overrides": ("seed=1",)}, UsageError, "only a recipe has keys to change"),
         ({"source": "s4"}, UsageError, "s4 is no recipe of `distill adapt`: its kind is distil"),
         ({"source": "nowhere"}, DataError, "nowhere does not exist"),
-        ({"layer": 9, "teacher": "random:mini"}, ConfigError, "layer must be in 1..6, not 9"),
+        ({"layer": 9, "teacher": str(GOLDEN)}, ConfigError, "layer must be in 1..4, not 9"),
     ],
 )
 def test_mistakes_are_one_clear_line(mini_data, tmp_path, changes, error, message):

@@ -1,6 +1,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +14,7 @@ from shard_makers import Misbehaving, PlayedJob
 
 from distill.adaptation import labelling, shards, workers
 from distill.adaptation.labelling import _Forward, each
-from distill.adaptation.shards import Stock, _frames_to_keep, make_shards, take_stock
+from distill.adaptation.shards import Stock, _frames_to_keep, make_shards, take_stock, wait_for_shards
 from distill.adaptation.targets import Targets, layer_features, make_targets
 from distill.adaptation.workers import run_shards
 from distill.data import open_cuts, read_audio
@@ -176,6 +177,47 @@ def test_unusable_utterances_are_left_out_with_a_warning(folder, tmp_path, caplo
     with pytest.raises(DataError, match="not one utterance could be labelled"):
         bad = CutSet([cut for cut in each(cuts) if cut.id not in found.labels])
         make(bad, tmp_path / "none", codebook=found.codebook)
+
+
+def test_what_was_left_out_is_listed_judged_and_labelled_once_it_is_mended(folder, tmp_path, caplog):
+    speech = tmp_path / "speech"
+    shutil.copytree(folder, speech)
+    good = (speech / "u4.wav").read_bytes()
+    cuts = open_cuts(str(speech))
+    (speech / "u4.wav").write_bytes(b"RIFF")
+    with pytest.raises(
+        DataError, match=r"1 of 8 utterances cannot be used .*max_bad_fraction=0.1 .*skipped.tsv"
+    ):
+        make(cuts, tmp_path / "out", max_bad_fraction=0.1)
+    (line,) = (tmp_path / "out/skipped.tsv").read_text().splitlines()
+    assert line.startswith("u4\tcannot be read (")
+    assert list(make(cuts, tmp_path / "out", max_bad_fraction=0.2).labels) == [
+        f"u{i}" for i in (0, 1, 2, 3, 5, 6, 7)
+    ]
+    assert "1 of 8 utterances cannot be used and have no labels" in caplog.text
+    before = (tmp_path / "out/labels-00000.npz").stat().st_mtime_ns
+    (speech / "u4.wav").write_bytes(good)
+    codebook = np.load(tmp_path / "out/codebook.npy")
+    found = make(cuts, tmp_path / "out")
+    assert list(found.labels) == [f"u{i}" for i in range(8)] and not (tmp_path / "out/skipped.tsv").exists()
+    assert np.array_equal(found.codebook, codebook)
+    assert before == (tmp_path / "out/labels-00000.npz").stat().st_mtime_ns  # nothing was amiss with it
+
+
+def test_others_wait_for_the_targets_that_they_want(cuts, tmp_path, monkeypatch):
+    """Those of another seed are there when the process comes; the first one then makes the wanted ones."""
+    make(cuts, tmp_path, seed=1)
+    slept = []
+
+    def sleep(seconds):
+        slept.append(seconds)
+        if len(slept) == 2:
+            make(cuts, tmp_path, start_afresh=True)
+
+    monkeypatch.setattr(shards.time, "sleep", sleep)
+    found = wait_for_shards(cuts, tmp_path, n_clusters=4, seed=3)
+    assert len(slept) == 2 and same(found, make(cuts, tmp_path / "again"))
+    assert same(wait_for_shards(cuts, tmp_path, n_clusters=4, seed=3), found) and len(slept) == 2
 
 
 def test_bad_corpora_and_arguments_are_named(cuts, encoder, tmp_path):

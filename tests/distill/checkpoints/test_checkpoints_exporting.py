@@ -2,17 +2,33 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
-from distill.checkpoints import FORMATS, export, export_checkpoint, huggingface, load_student, native, push
+from distill.checkpoints import (
+    FORMATS,
+    export,
+    export_checkpoint,
+    exporting,
+    huggingface,
+    load_student,
+    load_teacher,
+    native,
+    push,
+    safe_pickle,
+    teacher_facts,
+)
+from distill.checkpoints.loading import load_any
 from distill.checkpoints.model_card import read_scores
 from distill.errors import CheckpointError
 from distill.hubert import HubertEncoder
 from distill.student import Student
+
+GOLDEN = Path(__file__).parents[2] / "golden"
 
 
 def one_line(error: pytest.ExceptionInfo) -> bool:
@@ -78,19 +94,66 @@ def test_a_folder_or_the_file_itself(tmp_path, models, kind, format, suffix):
     assert not leftovers
 
 
-@pytest.mark.parametrize("format", ["s3prl", "huggingface", "fairseq", "torchaudio"])
-def test_no_place_of_the_author_gets_into_a_release(tmp_path, models, format):
-    model = models["student" if format in ("s3prl", "huggingface") else "teacher"]
-    provenance = {"teacher": "/home/someone/secret/teacher", "versions": {"git": "abc"}, "more": ["~/x/y", 1]}
-    export(model, format, tmp_path / "out", provenance=provenance)
+PLACE = "/home/someone/secret place/below"
+PRIVATE_PROVENANCE = {
+    "teacher": f"{PLACE}/teacher",
+    "versions": {"git": "abc", PLACE: [f"~someone/{PLACE}", {"deep": "file:///home/someone/x.pt"}]},
+    "command": "distill adapt t1 --teacher /home/someone/t1.pt --out=~/someone/runs",
+    "step": 400,
+}
+PRIVATE_RECIPE = {
+    "name": f"{PLACE}/s4",
+    "description": "made of /home/someone/teacher.pt",
+    "kind": "adapt",
+    "distort": True,
+    "data": {
+        "root": "/home/someone/corpora/",
+        "train": ["/home/someone/corpora/mine/train.tsv?text=a", f"{PLACE}/other.tsv?split=dev"],
+        "dev": ["~/someone/dev.jsonl.gz", "relative/dev.tsv"],
+        "noises": {"musan": [f"{PLACE}/musan"]},
+    },
+    "distortion": {"additive": ["musan"], "rooms": PLACE},
+    "targets": {"codebook": f"{PLACE}/codebook.npy", "folder": "/home/someone/targets"},
+    "masking": {"probability": 0.5, "codes": PLACE},
+}
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("kind", ["student", "teacher"])
+def test_no_place_of_the_author_gets_into_a_release(tmp_path, models, kind, format):
+    if (kind, format) in exporting._IMPOSSIBLE:
+        pytest.skip("no such export")
+    if format == "onnx":
+        pytest.importorskip("onnxscript")
+    provenance, recipe = PRIVATE_PROVENANCE, PRIVATE_RECIPE
+    export(models[kind], format, tmp_path / "out", provenance=provenance, recipe=recipe)
     written = b"".join(path.read_bytes() for path in (tmp_path / "out").iterdir())
-    assert b"secret" not in written and b"someone" not in written and str(tmp_path).encode() not in written
-    assert b"abc" in written
+    here = (str(tmp_path), str(Path.home()), str(Path(exporting.__file__).parents[2]))
+    for private in ("someone", "secret", "/home", *here):
+        assert private.encode() not in written, private
+    assert b"abc" in written and b"t1.pt" in written
+    if format == "huggingface":
+        card = (tmp_path / "out" / "README.md").read_text().splitlines()
+        assert "* speech: mine/train.tsv?text=a, other.tsv?split=dev" in card
+        assert "* speech for choosing the checkpoint: dev.jsonl.gz, relative/dev.tsv" in card
+        assert {"# s4", "* targets.codebook: codebook.npy", "* targets.folder: targets"} <= set(card)
+
+
+def test_a_file_of_fairseq_with_places_in_its_configuration(tmp_path):
+    """What it said is written again, but for those."""
+    teacher = load_teacher(GOLDEN / "hubert_base_fairseq.pt")
+    places = {"save_dir": PLACE, "restore_file": "/home/someone/last.pt", "keep": 3}
+    teacher.pretraining_head = replace(teacher.pretraining_head, settings={"checkpoint": places})
+    written = export(teacher, "fairseq", tmp_path)
+    assert b"someone" not in written.read_bytes()
+    kept = safe_pickle.load(written)["cfg"]["checkpoint"]
+    assert kept == {"save_dir": "below", "restore_file": "last.pt", "keep": 3}
 
 
 def run_folder(folder: Path, student: Student) -> Path:
     """As training leaves it, with places that are nobody's business."""
-    native.write(student, folder, {"recipe": "s4", "teacher": "some-lab/hubert-mini", "step": 400})
+    provenance = {"recipe": "s4", **teacher_facts("some-lab/hubert-mini"), "step": 400}
+    native.write(student, folder, provenance)
     recipe = {
         "name": "s4",
         "description": "DistilHuBERT (Tr2) setup2",
@@ -133,6 +196,37 @@ def test_model_card_of_a_run(tmp_path, models):
     assert json.loads((out / "config.json").read_text())["distill"]["step"] == 400
 
 
+def test_the_scale_of_the_cnns_gradient_survives_every_format(tmp_path, models):
+    for kind in ("teacher", "student"):
+        for format in ("native", "huggingface", "fairseq", "torchaudio", "s3prl"):
+            if (kind, format) in exporting._IMPOSSIBLE:
+                continue
+            model = models[kind]
+            encoder = model.encoder if isinstance(model, Student) else model
+            with_scale = HubertEncoder(replace(encoder.config, cnn_grad_scale=0.1))
+            if isinstance(model, Student):
+                with_scale = Student(with_scale.config, model.targets, model.target_dim)
+            written = export(with_scale, format, tmp_path / f"{kind}-{format}", provenance={"step": 1})
+            again, provenance, _ = load_any(written)
+            config = again.encoder.config if isinstance(again, Student) else again.config
+            assert config.cnn_grad_scale == 0.1, format
+            assert provenance["step"] == 1 and "cnn_grad_scale" not in provenance
+
+
+@pytest.mark.parametrize("format", ["huggingface", "torchaudio"])
+def test_files_of_others_say_nothing_about_that_scale(tmp_path, models, format):
+    model = HubertEncoder(replace(models["teacher"].config, cnn_grad_scale=0.1))
+    written = export(model, format, tmp_path)
+    described = tmp_path / ("config.json" if format == "huggingface" else "torchaudio.json")
+    values = json.loads(described.read_text())
+    del values["distill"]
+    described.write_text(json.dumps(values))
+    assert load_teacher(written).config.cnn_grad_scale == 1.0
+    described.write_text(json.dumps(values | {"distill": {"cnn_grad_scale": "small"}}))
+    with pytest.raises(CheckpointError, match="cnn_grad_scale is 'small'"):
+        load_teacher(written)
+
+
 def test_model_card_of_a_bare_model(tmp_path, models):
     card = (export(models["teacher"], "huggingface", tmp_path) / "README.md").read_text()
     assert "(teacher): 2 transformer layers of 64 features" in card
@@ -168,8 +262,6 @@ def test_missing_packages_are_named(tmp_path, models, monkeypatch):
 
 
 def test_every_format_is_possible_for_something():
-    from distill.checkpoints import exporting
-
     kinds = ("student", "student without heads", "teacher")
     possible = {(kind, format) for kind in kinds for format in FORMATS} - exporting._IMPOSSIBLE.keys()
     for kind in kinds:

@@ -1,5 +1,6 @@
 """What we write as fairseq, against files that real fairseq wrote."""
 
+import argparse
 import pickletools
 import sys
 import zipfile
@@ -19,8 +20,10 @@ from distill.checkpoints import (
     native,
     safe_pickle,
 )
+from distill.config import to_yaml
 from distill.errors import CheckpointError
 from distill.hubert import HubertEncoder, normalize_waveforms
+from distill.options import AdaptRecipe, MaskingConfig
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 
@@ -38,17 +41,17 @@ def pickled_names(path: Path) -> set[str]:
 
 
 def test_keys_shapes_and_bits_are_those_of_fairseq(tmp_path, golden):
-    teacher = load_teacher(golden)
-    assert export(teacher, "fairseq", tmp_path) == tmp_path / "hubert.pt"
+    assert export_checkpoint(golden, "fairseq", tmp_path) == tmp_path / "hubert.pt"
     original, ours = safe_pickle.load(golden), safe_pickle.load(tmp_path / "hubert.pt")
     assert list(ours) == list(original)
     assert ours["model"].keys() == original["model"].keys()
     for key, tensor in original["model"].items():
         assert torch.equal(ours["model"][key], tensor) and ours["model"][key].dtype == tensor.dtype, key
-    theirs, described = safe_pickle.plain(original["cfg"]), ours["cfg"]
-    for section in ("model", "task", "criterion"):
-        different = {key for key, value in described[section].items() if theirs[section].get(key) != value}
-        assert different <= {"data", "untie_final_proj"}  # with one set of labels, both are the same
+    theirs = safe_pickle.plain(original["cfg"])
+    assert theirs["task"]["data"] == "/data/manifest"  # a place of its author's
+    theirs["task"]["data"] = "manifest"
+    assert ours["cfg"] == theirs
+    assert ours["optimizer_history"] == safe_pickle.plain(original["optimizer_history"])
 
 
 def test_the_pickle_asks_for_what_fairseq_asks_for(tmp_path, golden):
@@ -65,6 +68,30 @@ def test_the_dictionary_is_that_of_fairseq(tmp_path, golden):
     (ours,) = safe_pickle.load(tmp_path / "hubert.pt")["task_state"]["dictionaries"]
     assert ours.name == theirs.name and ours.state == theirs.state
     assert "fairseq.data.dictionary" not in sys.modules
+
+
+@pytest.mark.parametrize("untied", [True, False])
+def test_entries_that_only_the_source_knows(tmp_path, untied):
+    """Of another training than HuBERT's own, in both layouts with sections; a flat `args` has none."""
+    contents = safe_pickle.load(GOLDEN / "hubert_large_fairseq.pt")
+    cfg, model = safe_pickle.plain(contents["cfg"]), dict(contents["model"])
+    cfg["model"] |= {"mask_prob": 0.65, "mask_length": 4, "untie_final_proj": untied, "label_rate": 100.0}
+    cfg["model"]["unreadable"] = "<numpy.dtype>"
+    cfg["criterion"] = {"_name": "hubert", "pred_nomask_weight": 0.5, "loss_weights": [3.0]}
+    conversion = {"task_cfg": cfg["task"], "model_cfg": cfg["model"], "model_weight": model}
+    flat = argparse.Namespace(arch="hubert", normalize=True, **cfg["model"])
+    for layout in ({"cfg": cfg, "model": model}, conversion, {"args": flat, "model": model}):
+        torch.save(layout, tmp_path / "source.pt")
+        export_checkpoint(tmp_path / "source.pt", "fairseq", tmp_path / "out")
+        written = safe_pickle.load(tmp_path / "out" / "hubert.pt")["cfg"]
+        assert "unreadable" not in written["model"]
+        if "args" in layout:
+            assert (written["model"]["mask_prob"], written["model"]["mask_length"]) == (0.8, 10)
+            continue
+        expected = {key: value for key, value in cfg["model"].items() if key != "unreadable"}
+        assert written["model"] == expected
+        if "cfg" in layout:
+            assert written["criterion"] == cfg["criterion"] | {"pred_masked_weight": 1.0}
 
 
 @torch.no_grad()
@@ -115,6 +142,45 @@ def test_the_head_of_an_adapted_teacher(tmp_path):
         export_checkpoint(source, "fairseq", tmp_path / "out")
         written = fairseq.read_head(tmp_path / "out" / "hubert.pt")
         assert written and all(torch.equal(written[name], head[name]) for name in head)
+
+
+ADAPTED = {"model": {"mask_prob": 0.4, "mask_length": 4}, "criterion": {"pred_nomask_weight": 1.0}}
+HUBERTS = {"model": {"mask_prob": 0.8, "mask_length": 10}, "criterion": {"pred_nomask_weight": 0.0}}
+
+
+@pytest.mark.parametrize("source", ["release", "Lightning", "nothing known"])
+def test_the_training_of_an_adapted_teacher(tmp_path, source):
+    """A release has it in its run's recipe, a Lightning checkpoint in its provenance."""
+    teacher = HubertEncoder.from_preset("mini", layers=1).eval()
+    recipe = AdaptRecipe(masking=MaskingConfig(probability=0.4, length=4, unmasked_weight=1.0))
+    recipe.masking.feature_penalty = 2.0
+    native.write(teacher, tmp_path, {"recipe": "t1_prime", "step": 1500})
+    path, expected = tmp_path, ADAPTED
+    if source == "release":
+        (tmp_path / "recipe.yaml").write_text(to_yaml(recipe))
+    elif source == "Lightning":
+        path = tmp_path / "last.ckpt"
+        provenance = {"step": 1500, "mask_probability": 0.4, "mask_length": 4, "temperature": 0.2}
+        provenance |= {"unmasked_weight": 1.0, "feature_penalty": 2.0}
+        architecture = teacher.config.to_dict()
+        torch.save(
+            {
+                "pytorch-lightning_version": "2",
+                "state_dict": {f"encoder.{name}": weight for name, weight in teacher.state_dict().items()},
+                "distill": {"kind": "teacher", "architecture": architecture, "provenance": provenance},
+            },
+            path,
+        )
+    else:
+        expected = HUBERTS
+    written = safe_pickle.load(export_checkpoint(path, "fairseq", tmp_path / "out"))
+    for section, values in expected.items():
+        assert written["cfg"][section].items() >= values.items()
+    assert written["cfg"]["criterion"].get("loss_weights") == (None if expected is HUBERTS else [2.0])
+    assert written["cfg"]["model"]["logit_temp"] == (0.2 if source == "Lightning" else 0.1)
+    assert written["optimizer_history"][-1]["num_updates"] == 1500
+    again = safe_pickle.load(export_checkpoint(tmp_path / "out", "fairseq", tmp_path / "again"))
+    assert again["optimizer_history"] == written["optimizer_history"]
 
 
 def test_a_model_without_head(tmp_path):

@@ -1,6 +1,9 @@
 """The ONNX export in onnxruntime, against the model it was made of."""
 
 import json
+import shutil
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +98,32 @@ def test_inspect(student, exported):
         assert info.targets == (2, 4, 6)
         assert info.parameters_encoder == sum(p.numel() for p in student.encoder.parameters())
         assert info.provenance == {"precision": precision, "teacher": "teacher", "recipe": "s4"}
+
+
+def test_inspect_a_folder(exported, tmp_path, monkeypatch):
+    """As `distill export --to onnx` leaves it; with other models beside them one has to say which."""
+    folder = inspect(exported.parent)
+    assert folder.path == str(exported.parent)
+    assert folder.provenance["precision"] == "float32, int8"
+    alone = inspect(exported)
+    assert replace(folder, path="", provenance={}) == replace(alone, path="", provenance={})
+    with pytest.raises(CheckpointError, match="is an ONNX model, which runs in onnxruntime"):
+        load_student(exported.parent)
+    shutil.copy(exported, tmp_path / "student.onnx")
+    assert inspect(tmp_path).provenance["precision"] == "float32"
+    (tmp_path / "distiller.ckpt").touch()
+    with pytest.raises(CheckpointError, match=r"is a folder with distiller\.ckpt, student\.onnx, expected"):
+        inspect(tmp_path)
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(CheckpointError, match=r"ONNX needs onnx: .*robust-distilhubert\[onnx\]") as error:
+        inspect(exported.parent)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("package", ["onnxscript", "onnxruntime"])
+def test_inspect_needs_the_package_onnx_alone(exported, monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    assert inspect(exported.parent).format == "onnx"
 
 
 def test_the_file_says_nothing_about_this_machine(exported):

@@ -2,6 +2,7 @@ import pickle
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,8 +15,10 @@ from distill.distortions import (
     Plan,
     additive,
     band_reject,
+    clipping,
     pitch,
     reverb,
+    time_drop,
 )
 
 MIX = Distorter.from_config("2-dist")
@@ -192,6 +195,55 @@ def test_missing_clips_name_the_utterance():
         noisy(x, None, noisy.plan(ids), noises[:1])
     with pytest.raises(ValueError, match="the plan is for 1 utterances, the batch has 2"):
         noisy(x, None, noisy.plan(ids[:1]), noises)
+
+
+def test_messages_tell_shapes_not_values():
+    noisy = only("wham")
+    with pytest.raises(ValueError, match=r"got one of shape \(1, 3\)$"):
+        noisy(torch.zeros(1, 9), None, noisy.plan(["a"]), [torch.zeros(1, 3)])
+
+
+def test_options_as_a_mapping():
+    made = Distorter.from_config({"additive": ["none"], "snr_db": [0, 5]})
+    assert made.config == DistortionConfig(additive=("none",), snr_db=(0, 5))
+    assert made.plan(["a"])[0].additive == "none"
+    with pytest.raises(ValueError, match="unknown option 'noise' of distortion; there are additive, "):
+        Distorter.from_config({"noise": ["none"]})
+    with pytest.raises(ValueError, match="snr_db must be"):
+        Distorter.from_config({"snr_db": 5})
+    with pytest.raises(ValueError, match="unknown condition 3"):
+        Distorter.from_config(3)  # pyright: ignore
+
+
+@pytest.mark.parametrize("wrap", [float, np.float64, torch.tensor, np.array])
+def test_one_number_serves_a_whole_batch(wrap):
+    x, lengths, noises, _ = batch(3)
+    one, three = (lambda value: wrap(float(value))), (lambda value: [value] * 3)
+    effects = [
+        lambda number: reverb.apply(x, lengths, room_scale=number(50)),
+        lambda number: pitch.apply(x, lengths, cents=number(120)),
+        lambda number: band_reject.apply(x, lengths, low_hz=number(500), high_hz=number(900)),
+        lambda number: additive.apply(x, lengths, noises[:3], snr_db=number(12)),
+        lambda number: clipping.apply(x, lengths, factor=number(0.5)),
+        lambda number: time_drop.apply(x, lengths, start=number(100), n_dropped=number(50)),
+    ]
+    for effect in effects:
+        assert torch.equal(effect(one), effect(three))
+    with pytest.raises(ValueError, match="room_scale must be between 0 and 100, got 101"):
+        reverb.apply(x, lengths, room_scale=101)
+
+
+def test_the_plan_of_what_was_applied():
+    """Waveforms are those of a call; of the plan, what silence made impossible is gone."""
+    waves = 0.1 * torch.randn(3, 4000, generator=torch.Generator().manual_seed(0))
+    dns = Distorter.from_config("dns")
+    plan = dns.plan(["a", "b", "c"])
+    noises = [torch.ones(50), torch.zeros(50), torch.ones(50)]
+    rirs = [torch.ones(1), torch.ones(1), torch.zeros(3)]
+    out, applied = dns.apply(waves, None, plan, noises, rirs)
+    assert torch.equal(out, dns(waves, None, plan, noises, rirs)[0])
+    assert [(p.additive, p.rir) for p in applied] == [("dns", True), ("none", True), ("dns", False)]
+    assert [p.snr_db for p in applied] == [p.snr_db for p in plan]
 
 
 def test_imports_without_the_data_stack():

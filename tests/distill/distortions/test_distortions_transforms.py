@@ -126,8 +126,40 @@ def test_mistakes():
             clean(torch.zeros(shape))
     with pytest.raises(ValueError, match="floating point"):
         clean(torch.zeros(50, dtype=torch.int16))
-    with pytest.raises(ValueError, match="needs a noise clip"):
-        DistortTransform(only("musan"), [torch.zeros(1, 50)])(speech())
+    with pytest.raises(ValueError, match=r"noises\[1\] must be .* not empty, got \(0,\)$"):
+        DistortTransform(only("musan"), [CLIPS[0], torch.zeros(0)])
+    with pytest.raises(ValueError, match=r"noises\['musan'\]\[0\] must be .* got \(2, 50\)$"):
+        DistortTransform(only("musan"), {"musan": [np.zeros((2, 50))]})
+    with pytest.raises(ValueError, match=r"rirs\[0\] must be .* got \(\)$"):
+        DistortTransform("dns", CLIPS, rirs=[1.0])  # pyright: ignore
+
+
+def test_clips_come_in_any_form():
+    """As torchaudio.load and soundfile.read give them, as one tensor, as one clip."""
+    rooms = torch.rand(3, 200, generator=torch.Generator().manual_seed(0))
+    expected = DistortTransform("dns", CLIPS, rirs=list(rooms))(speech(), "a")
+    forms = [
+        ([clip[None] for clip in CLIPS], rooms),
+        ([clip.numpy() for clip in CLIPS], [room.numpy() for room in rooms]),
+        (torch.stack(CLIPS), rooms[:, None]),
+        (torch.stack(CLIPS).numpy(), rooms.numpy()),
+        ({"dns": torch.stack(CLIPS)}, list(rooms)),
+    ]
+    for noises, rirs in forms:
+        assert torch.equal(DistortTransform("dns", noises, rirs=rirs)(speech(), "a"), expected)
+    one = [DistortTransform(only("musan"), form)(speech(), "a") for form in (CLIPS[:1], CLIPS[0])]
+    assert torch.equal(*one)
+
+
+def test_an_array_comes_back_as_an_array():
+    transform = DistortTransform(only("gaussian"))
+    expected = transform(speech(), "a").numpy()
+    for wave in (speech().numpy(), speech()[None].numpy(), speech().double().numpy()):
+        out = transform(wave, "a")
+        assert isinstance(out, np.ndarray) and out.shape == wave.shape and out.dtype == np.float32
+        np.testing.assert_array_equal(out.reshape(-1), expected)
+    backwards = transform(speech().numpy()[::-1], "a")
+    np.testing.assert_array_equal(backwards, transform(speech().flip(0), "a").numpy())
 
 
 # ----------------------------------------------------------------------------------------------------- lhotse

@@ -1,0 +1,122 @@
+"""The targets of a run of `distill adapt`: made in its folder, kept when it goes on, or the recipe's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distill.adaptation.codebooks import load_codebook
+from distill.adaptation.shards import make_shards, wait_for_shards
+from distill.adaptation.targets import Targets
+from distill.datamodule import SpeechData
+from distill.errors import ConfigError, DataError
+from distill.hubert import HubertEncoder
+from distill.manifest import Cuts
+from distill.options import AdaptRecipe, TargetsConfig
+from distill.processes import is_follower
+
+_LOOKED_AT = 2_000  # utterances that are asked for their labels before training: enough to tell a share
+
+
+def targets_of(
+    data: SpeechData, folder: Path, recipe: AdaptRecipe, encoder: HubertEncoder, device: str, *, resume: bool
+) -> tuple[Targets, Targets]:
+    """The targets of training and dev set, of one codebook.
+
+    Args:
+        data: the speech.
+        folder: `train` and `dev` in it are those of the run.
+        recipe: its targets section and seed; without GPUs, as many processes as it has data workers.
+        encoder: the teacher.
+        device: "cpu" or "cuda", for features of a layer.
+        resume: the targets of a run that goes on are never made again: its head belongs to them.
+
+    Raises:
+        ConfigError: the targets that are there are not what the recipe says.
+        DataError: they are incomplete, or of other speech.
+    """
+    options = recipe.targets
+    if options.folder or resume:
+        folder = Path(options.folder) if options.folder else folder
+        train, dev = (_there(folder / name, options, going_on=resume) for name in ("train", "dev"))
+        if not torch.equal(train.codebook, dev.codebook):
+            raise ConfigError(
+                f"{folder}/train and {folder}/dev are of different codebooks: make both in one call of "
+                "`distill adapt targets RECIPE`, or dev with --codebook TRAIN"
+            )
+    else:
+        train, dev = _made(data, folder, recipe, encoder, device)
+    for key, cuts, found in (("train", data.train_cuts, train), ("dev", data.dev_cuts, dev)):
+        _check_labels(cuts, found, f"data.{key}", folder / key, recipe.data.max_bad_fraction)
+    return train, dev
+
+
+def _made(
+    data: SpeechData, folder: Path, recipe: AdaptRecipe, encoder: HubertEncoder, device: str
+) -> tuple[Targets, Targets]:
+    """Made by the first process in the run folder, unless they are there; the others wait for them."""
+    options = recipe.targets
+    of_layer = options.features == "layer"
+    device = device if of_layer else "cpu"
+    jobs = torch.cuda.device_count() if device == "cuda" else max(1, recipe.data.workers)
+
+    def make(cuts: Cuts, name: str, codebook: Tensor | None) -> Targets:
+        wanted: dict[str, Any] = {
+            "n_clusters": options.clusters if codebook is None else len(codebook),
+            "seed": recipe.seed,
+            "encoder": encoder if of_layer else None,
+            "layer": options.layer if of_layer else None,
+            "codebook": codebook,
+            "sample_hours": options.sample_hours,
+        }
+        if is_follower():
+            return wait_for_shards(cuts, folder / name, **wanted)
+        limit = recipe.data.max_bad_fraction
+        return make_shards(
+            cuts, folder / name, **wanted, jobs=jobs, device=device, max_bad_fraction=limit, start_afresh=True
+        )
+
+    try:
+        codebook = load_codebook(options.codebook) if options.codebook else None
+        train = make(data.train_cuts, "train", codebook)
+        return train, make(data.dev_cuts, "dev", train.codebook)
+    except ValueError as error:
+        raise ConfigError(f"recipe {recipe.name}: targets: {error}") from None
+
+
+def _there(folder: Path, options: TargetsConfig, *, going_on: bool) -> Targets:
+    """Targets that were made before, which must be what the recipe says they are."""
+    found = Targets.load(folder)
+    name = f"layer {options.layer}" if options.features == "layer" else "mfcc"
+    codebook = load_codebook(options.codebook) if options.codebook else None
+    clusters = options.clusters if codebook is None else len(codebook)
+    advice = (
+        "a run that goes on keeps its targets; for others start a new one from its teacher (teacher=RUN)"
+        if going_on
+        else "set targets.features, targets.layer, targets.clusters and targets.codebook accordingly, or "
+        "leave targets.folder out"
+    )
+    if (found.features, found.n_clusters) != (name, clusters):
+        raise ConfigError(
+            f"{folder} holds {found.n_clusters} clusters of {found.features}, the recipe wants "
+            f"{clusters} of {name}: {advice}"
+        )
+    if codebook is not None and not torch.equal(found.codebook, codebook):
+        raise ConfigError(f"{folder} was made with another codebook than {options.codebook}: {advice}")
+    return found
+
+
+def _check_labels(cuts: Cuts, targets: Targets, key: str, folder: Path, limit: float) -> None:
+    """Stop before training if too many utterances have no labels, judged by some from all over the corpus."""
+    numbers = np.linspace(0, len(cuts) - 1, min(_LOOKED_AT, len(cuts))).round().astype(int)
+    missing = [name for name in (cuts[number].id for number in numbers) if name not in targets.labels]
+    if len(missing) > limit * len(numbers):
+        raise DataError(
+            f"{len(missing)} of {len(numbers)} utterances of {key} have no labels in {folder}, such as "
+            f"{missing[0]}: make the targets of this speech (distill adapt targets RECIPE --out FOLDER, then "
+            "targets.folder=FOLDER), or name the speech that they are of"
+        )

@@ -1,0 +1,82 @@
+"""What files, audio and lists are, in short: names that change with what they stand for."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from lhotse.cut import Cut
+from lhotse.cut.data import DataCut
+
+from distill.errors import DataError
+
+
+def file_identity(path: str | Path) -> str:
+    """Name of a file and hash of what it holds.
+
+    Raises:
+        DataError: if it is missing.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    state = path.stat()
+    return f"{path.name} {_hash_once(path, state.st_size, state.st_mtime_ns)}"
+
+
+@functools.cache
+def _hash_once(path: Path, n_bytes: int, modified_ns: int) -> str:
+    """Hash of a file in that state: a language model has gigabytes."""
+    return hash_files([path], digest_size=16)
+
+
+def hash_files(paths: Iterable[Path], *, digest_size: int) -> str:
+    """BLAKE2b of the bytes of files, one after the other, in hexadecimal."""
+    digest = hashlib.blake2b(digest_size=digest_size)
+    for path in paths:
+        with path.open("rb") as opened:
+            while block := opened.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def audio_of(cuts: Sequence[Cut]) -> tuple[list[str], list[str]]:
+    """Where the audio of each utterance is, and the state of those files.
+
+    Returns:
+        Paths or URLs with the place in them; sizes and times of change, which URLs do not have.
+    """
+    seen: dict[str, str] = {}
+    places, states = [], []
+    for cut in cuts:
+        place, state = [], []
+        for part in [track.cut for track in getattr(cut, "tracks", ())] or [cut]:
+            recording = part.recording if isinstance(part, DataCut) else None
+            for source in recording.sources if recording else ():
+                name = source.source if isinstance(source.source, str | Path) else "memory"
+                place.append(f"{name} {getattr(part, 'start', 0)}")
+                file = str(name).rpartition("#")[0] if source.type == "shar" else str(name)
+                state.append(seen[file] if file in seen else seen.setdefault(file, state_of(file)))
+        places.append("\t".join(place))
+        states.append("\t".join(state))
+    return places, states
+
+
+def state_of(file: str) -> str:
+    """Size and time of change of a file; nothing of what is no file of this machine."""
+    try:
+        state = os.stat(file)
+    except (OSError, ValueError):
+        return ""
+    return f"{state.st_size} {state.st_mtime_ns}"
+
+
+def hash_lines(lines: Iterable[str]) -> str:
+    """BLAKE2b of lines, in hexadecimal."""
+    digest = hashlib.blake2b(digest_size=16)
+    for line in lines:
+        digest.update(f"{line}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()

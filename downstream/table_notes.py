@@ -1,0 +1,115 @@
+"""What to know before comparing the numbers of a table: settings, test sets, steps that are not the paper's.
+
+A note is about some rows, or about conditions of them; the same one about several is said once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from downstream.options import TASKS
+from downstream.results import TEST_UTTERANCES, Result
+
+_OWN_WIDTH = {"classes": 256, "characters": 1024, "phones": 256}
+
+
+class Notes:
+    """Collects notes and tells each once: `S1, clean, fsd; S4, clean: the note`."""
+
+    def __init__(self) -> None:
+        self._places: dict[str, dict[str, list[str]]] = {}
+
+    def add(self, text: str, row: str, condition: str | None = None) -> None:
+        """Note something about a row, or a condition of it."""
+        conditions = self._places.setdefault(text, {}).setdefault(row, [])
+        if condition is not None and condition not in conditions:
+            conditions.append(condition)
+
+    def lines(self) -> list[str]:
+        """The notes, in the order in which they came."""
+        lines = []
+        for text, rows in self._places.items():
+            several = "; " if any(rows.values()) else ", "
+            lines.append(f"{several.join(', '.join([row, *found]) for row, found in rows.items())}: {text}")
+        return lines
+
+
+def steps_of_heads(task: str, results: Iterable[Result], *, published: bool) -> str:
+    """How long heads were trained, and how long the paper's were if that is not the same."""
+    steps = sorted({result.head_steps for result in results})
+    text = f"Heads: {', '.join(f'{n:,}' for n in steps)} steps"
+    if published and steps != [TASKS[task].steps]:
+        return f"{text}, the paper's {TASKS[task].steps:,}"
+    return text
+
+
+def other_speech(results: Iterable[Result]) -> list[str]:
+    """A note if a row was not tested on the paper's test set, going by the number of utterances."""
+    for result in results:
+        known = TEST_UTTERANCES.get(result.task, {})
+        count = known.get(result.condition, known.get("", result.n_utterances))
+        if result.n_utterances != count:
+            return [
+                f"not the paper's test set: {result.n_utterances:,} utterances, not {count:,}, "
+                f"in {result.condition} for one"
+            ]
+    return []
+
+
+def other_settings(results: Sequence[Result]) -> list[str]:
+    """A note if heads of a row were not trained as the task's own are, on its own speech and noise."""
+    if not results or results[0].task not in TASKS:
+        return []
+    task = TASKS[results[0].task]
+    own = {
+        "batch_size": task.batch_size,
+        "lr": task.lr,
+        "width": _OWN_WIDTH[task.kind],
+        "crop_s": task.crop_s,
+    }
+    every = [_settings(result) for result in results]
+    parts = []
+    for name, value in own.items():
+        if other := sorted({settings[name] or 0 for settings in every if name in settings} - {value or 0}):
+            parts.append(f"{name} {', '.join(f'{number:g}' for number in other)}, not {value or 0:g}")
+    for name in ("sources", "noises"):
+        if used := sorted({key for settings in every for key in settings.get(name) or ()}):
+            parts.append(f"other {name} for {', '.join(used)}")
+    if labels := sorted({settings.get("label") or task.label for settings in every} - {task.label}):
+        parts.append(f"label {', '.join(labels)}")
+    return [f"not the task's own settings: {'; '.join(parts)}"] if parts else []
+
+
+def mixed(results: Sequence[Result]) -> list[str]:
+    """Notes if results that are averaged were not measured in the same way."""
+    notes = []
+    if len(steps := {result.head_steps for result in results}) > 1:
+        notes.append(f"heads of {min(steps):,} to {max(steps):,} steps are averaged")
+    differing = differing_settings(results)
+    sizes = {(result.fold, result.n_utterances) for result in results}
+    if len(sizes) > len({fold for fold, _ in sizes}) and "test set" not in differing:
+        notes.append("seeds were tested on different numbers of utterances")
+    if differing:
+        notes.append(f"results of different {', '.join(differing)} are averaged")
+    return notes
+
+
+def differing_settings(results: Iterable[Result]) -> list[str]:
+    """Names of the settings in which seeds differ; one that a result does not tell is not asked about."""
+    first: dict[tuple[int | None, str], Any] = {}
+    differing: dict[str, None] = {}
+    for result in results:
+        for name, value in _settings(result).items():
+            # Each fold is tested on speech of its own.
+            if first.setdefault((result.fold, name), value) != value:
+                differing[name] = None
+    return list(differing)
+
+
+def _settings(result: Result) -> dict[str, Any]:
+    """The settings of a result; a width that is not set is the head's own."""
+    settings = dict(result.settings)
+    if "width" in settings and settings["width"] is None and result.task in TASKS:
+        settings["width"] = _OWN_WIDTH[TASKS[result.task].kind]
+    return settings

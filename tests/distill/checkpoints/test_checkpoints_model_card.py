@@ -1,0 +1,87 @@
+"""The model card states what training did, and nothing that was switched off."""
+
+import json
+
+import pytest
+import yaml
+
+from distill.checkpoints import teacher_facts
+from distill.checkpoints.model_card import model_card
+from distill.config import to_yaml
+from distill.distortions.plan import DistortionConfig
+from distill.hubert import HubertConfig
+from distill.options import AdaptRecipe, DataConfig, DistillRecipe, Recipe, TargetsConfig
+
+
+def card_of(recipe: dict, provenance: dict | None = None) -> str:
+    return model_card(HubertConfig(), 0, recipe=recipe, provenance=provenance)
+
+
+NOISES = {"musan": ["musan.jsonl.gz"], "wham": ["wham.jsonl.gz"]}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "distorted"),
+    [
+        (DistillRecipe(cdm="none"), False),
+        (DistillRecipe(cdm="setup1"), True),
+        (AdaptRecipe(distort=False), False),
+        (AdaptRecipe(distort=True), True),
+    ],
+)
+def test_the_card_tells_what_training_heard(recipe, distorted):
+    """Every recipe has noises and a distortion section, used or not."""
+    recipe.data.noises, recipe.data.train = NOISES, ["speech.jsonl.gz"]
+    lines = card_of(yaml.safe_load(to_yaml(recipe))).splitlines()
+    assert "* speech: speech.jsonl.gz" in lines
+    for line in ("* noise, musan: musan.jsonl.gz", "* noise, wham: wham.jsonl.gz", "* distortion.rir: false"):
+        assert (line in lines) == distorted
+    assert distorted == any("distortion.additive" in line for line in lines)
+    if isinstance(recipe, AdaptRecipe):
+        assert f"* distort: {json.dumps(distorted)}" in lines
+    else:
+        assert f"* cdm: {recipe.cdm}" in lines
+
+
+def test_the_card_names_only_the_noises_that_are_drawn():
+    recipe = DistillRecipe(cdm="setup2", distortion=DistortionConfig(additive=("wham", "none")))
+    recipe.data.noises = NOISES
+    card = card_of(yaml.safe_load(to_yaml(recipe)))
+    assert "* noise, wham: wham.jsonl.gz" in card and "musan" not in card
+
+
+def test_the_card_leaves_out_what_is_off_or_not_set():
+    lines = card_of(yaml.safe_load(to_yaml(DistillRecipe()))).splitlines()
+    assert "* dat.enabled: false" in lines and not any(line.startswith("* dat.weight") for line in lines)
+    assert "* data.batch_size: 24" in lines and not any("batch_seconds" in line for line in lines)
+    assert not any(line.endswith(": null") for line in lines)
+    for features in ("mfcc", "layer"):
+        card = card_of(yaml.safe_load(to_yaml(AdaptRecipe(targets=TargetsConfig(features=features)))))
+        assert f"* targets.features: {features}" in card
+        assert ("* targets.layer: 6" in card) == (features == "layer")
+    lines = card_of(yaml.safe_load(to_yaml(DistillRecipe(data=DataConfig(batch_seconds=350))))).splitlines()
+    assert "* data.batch_seconds: 350" in "\n".join(lines)
+    assert not any("batch_size" in line for line in lines)
+
+
+def test_the_card_of_a_teacher_as_it_was_published():
+    """Its recipe has the options of a training that there was none of."""
+    recipe = Recipe(kind="teacher", name="t1")
+    recipe.data.noises, recipe.data.train = NOISES, ["speech.jsonl.gz"]
+    card = card_of(yaml.safe_load(to_yaml(recipe)))
+    assert card.count("nothing was trained") == 2
+    assert not any(word in card for word in ("musan", "speech.jsonl.gz", "distortion", "optim", "batch_size"))
+
+
+@pytest.mark.parametrize("source", ["models/hubert_base.pt", "exports/t1_prime", "some-lab/hubert-mini"])
+def test_only_a_teacher_of_the_hub_is_a_base_model(tmp_path, monkeypatch, source):
+    for folder in ("models", "exports/t1_prime"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "models" / "hubert_base.pt").touch()
+    monkeypatch.chdir(tmp_path)
+    facts = teacher_facts(source)
+    monkeypatch.chdir("/")  # a card is made anywhere
+    front = yaml.safe_load(card_of({}, facts).split("---")[1])
+    assert front.get("base_model") == (source if source.startswith("some-lab") else None)
+    assert facts["teacher"] == source
+    assert "base_model" not in card_of({}, {"teacher": source})  # of a run that did not note it down

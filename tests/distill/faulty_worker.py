@@ -1,0 +1,31 @@
+"""`distill` with something amiss in the second process; run by test_processes.py in two processes.
+
+Usage: faulty_worker.py FAULT WORD ...
+"""
+
+import os
+import sys
+
+import torch
+
+from distill.batch import Batch
+from distill.cli import main
+from distill.data import SpeechDataset
+from distill.errors import DataError
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    fault, *words = sys.argv[1:]
+    read = SpeechDataset.__getitem__
+
+    def broken(self, item):
+        batch = read(self, item)
+        if os.environ["LOCAL_RANK"] == "0" or self.fixed_epoch or item[:2] != (0, 2):
+            return batch
+        if fault == "alone":
+            raise DataError("this one alone")
+        empty = torch.zeros(0, 400), torch.zeros(0, dtype=torch.int64)
+        return Batch([], *empty, position=batch.position, skipped=[("lost", "by the second")])
+
+    SpeechDataset.__getitem__ = broken
+    sys.exit(main(words))

@@ -1,0 +1,145 @@
+"""An evaluation that is asked for again: what is the same is kept, what is not is refused."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from lhotse.utils import fastcopy
+
+from data_prep.manifests import write_cuts
+from distill.errors import DataError, UserError
+from distill.sources import open_cuts
+from downstream.evaluate import evaluate
+from downstream.labels import CHARACTERS, WORD_END, text_of
+
+
+def read(paths: list[Path]) -> list[dict]:
+    return [json.loads(path.read_text()) for path in paths]
+
+
+class Says:
+    """Stands in for a language model: always says the same."""
+
+    def __init__(self, path, symbols, *, word_end, lexicons):
+        assert symbols == CHARACTERS and word_end == WORD_END
+        self.words = Path(path).read_text().split()
+
+    def __call__(self, log_probs):
+        return self.words
+
+
+@pytest.fixture
+def language_models(tmp_path, monkeypatch) -> dict[str, str]:
+    """Words of an evaluation: two models, two lexicons."""
+    monkeypatch.setattr("downstream.evaluate.LanguageModelDecoder", Says)
+    for name in ("a.arpa", "b.arpa", "a.txt", "b.txt"):
+        (tmp_path / name).write_text(f"THE {name}")
+    return {name: str(tmp_path / name) for name in ("a.arpa", "b.arpa", "a.txt", "b.txt")}
+
+
+def test_an_evaluation_without_language_model_is_decoded_with_one_later(
+    quick, student, tmp_path, language_models
+):
+    options = {"conditions": ["clean"], "steps": 1, "every_n_steps": 1}
+    (plain,) = evaluate(student, quick("asr", **options), tmp_path / "out")
+    (head,) = tmp_path.glob("out/heads/*/checkpoints/last.ckpt")
+    before = head.stat().st_mtime_ns, plain.stat().st_mtime_ns
+    lm = {"lm": language_models["a.arpa"], "lexicon": language_models["a.txt"]}
+    both = evaluate(student, quick("asr", **lm, **options), tmp_path / "out")
+    assert (head.stat().st_mtime_ns, plain.stat().st_mtime_ns) == before
+    assert [result["lm"] for result in read(both)] == [False, True]
+    assert "lm" not in read(both)[0]["settings"] and "lexicons" not in read(both)[0]["settings"]
+    assert read(both)[1]["settings"]["lm"].startswith("a.arpa ")
+    assert evaluate(student, quick("asr", **lm, **options), tmp_path / "out") == both
+    assert evaluate(student, quick("asr", **options), tmp_path / "out") == [plain]
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [({"lm": "b.arpa"}, "lm"), ({"lexicon": "b.txt"}, "lexicons"), ({"lexicon": None}, "lexicons")],
+)
+def test_a_score_with_another_language_model_is_refused(
+    quick, student, tmp_path, language_models, change, what
+):
+    options = {"conditions": ["clean"], "steps": 1, "every_n_steps": 1}
+    files = {"lm": "a.arpa", "lexicon": "a.txt"}
+    first, second = (
+        quick("asr", **{key: name and language_models[name] for key, name in named.items()}, **options)
+        for named in (files, files | change)
+    )
+    evaluate(student, first, tmp_path / "out")
+    with pytest.raises(UserError, match=f"clean-lm.json was measured with other {what}: choose another"):
+        evaluate(student, second, tmp_path / "out")
+    (path,) = tmp_path.glob("out/results/*-lm.json")  # one of an earlier version does not say
+    old = read([path])[0]
+    del old["settings"]["lm"], old["settings"]["lexicons"]
+    path.write_text(json.dumps(old))
+    assert path in evaluate(student, second, tmp_path / "out")
+    Path(language_models["a.arpa"]).unlink()
+    with pytest.raises(DataError, match="a.arpa: no such file"):
+        evaluate(student, first, tmp_path / "out")
+
+
+def test_a_score_of_other_test_data_is_refused(quick, student, task_data, tmp_path):
+    """Whatever the folder is called: the utterances, their labels and the noise count."""
+    options = {"conditions": ["clean", "dns"], "steps": 1, "every_n_steps": 1}
+    done = evaluate(student, quick("ks", **options), tmp_path / "out")
+    with pytest.raises(DataError, match="none/speech_commands/train.jsonl.gz, .* do not exist"):
+        evaluate(student, quick("ks", data=str(tmp_path / "none"), **options), tmp_path / "out")
+    data, manifest = tmp_path / "data", tmp_path / "data" / "speech_commands" / "test.jsonl.gz"
+    for corpus in ("speech_commands", "dns"):
+        shutil.copytree(task_data / corpus, data / corpus)
+    moved = quick("ks", data=str(data), **options)
+    assert evaluate(student, moved, tmp_path / "out") == done
+    cuts = list(open_cuts(str(manifest)))
+    changes = {
+        "fewer": cuts[1:],
+        "another label": [fastcopy(cuts[0], custom={"label": "yes"}), *cuts[1:]],
+        "another length": [cuts[0].truncate(duration=0.5, preserve_id=True), *cuts[1:]],
+    }
+    assert cuts[0].custom["label"] != "yes" and cuts[0].duration > 0.5
+    for changed in changes.values():
+        write_cuts(changed, manifest)
+        with pytest.raises(UserError, match="clean.json was measured with other test set: choose another"):
+            evaluate(student, moved, tmp_path / "out")
+    write_cuts(cuts[::-1], manifest)
+    write_cuts(list(open_cuts(str(task_data / "dns/noise.jsonl.gz")))[1:], data / "dns" / "noise.jsonl.gz")
+    with pytest.raises(UserError, match="dns.json was measured with other noise: choose another --out"):
+        evaluate(student, moved, tmp_path / "out")
+
+
+def test_scores_and_heads_of_an_earlier_version_are_kept(quick, student, tmp_path):
+    config = quick("ic", conditions=["clean"])
+    (path,) = evaluate(student, config, tmp_path)
+    result = read([path])[0]
+    result["settings"] = {"lr": result["settings"]["lr"], "lexicon": None}
+    path.write_text(json.dumps(result))
+    (head,) = tmp_path.glob("heads/*/head.json")
+    about = json.loads(head.read_text())
+    del about["every_n_steps"]
+    head.write_text(json.dumps(about))
+    assert evaluate(student, config, tmp_path) == [path]
+    assert read([path])[0] == result
+    assert len(evaluate(student, quick("ic", conditions=["clean", "pitch"]), tmp_path)) == 2
+
+
+def test_words_of_phoneme_recognition_are_looked_up_in_several_lexicons(quick, student, task_data, tmp_path):
+    """Those that are in none are listed, all of them, before anything else is done."""
+    libri = {name: f"{task_data}/librispeech/{name}.jsonl.gz" for name in ("dev-clean", "test-clean")}
+    sources = libri | {"train-clean-100": f"{task_data}/librispeech/train-clean-100.jsonl.gz"}
+    texts = [text_of(cut) for source in sources.values() for cut in open_cuts(source)]
+    words = sorted({word for text in texts for word in text.split()})
+    for name, some in {"a.txt": words[:3], "b.txt": words[2:]}.items():
+        (tmp_path / name).write_text("".join(f"{word} {name[0].upper()} {word[0]}\n" for word in some))
+    options = {"sources": sources, "conditions": ["clean"], "steps": 1, "every_n_steps": 1}
+    a, b = str(tmp_path / "a.txt"), str(tmp_path / "b.txt")
+    out = tmp_path / "out"
+    with pytest.raises(DataError, match=rf"{a}: {len(words) - 3} of {len(words)} words .* are missing: "):
+        evaluate(student, quick("pr", lexicon=a, **options), out)
+    assert (out / "words_without_phones.txt").read_text().split() == words[3:]
+    assert [path.name for path in out.iterdir()] == ["words_without_phones.txt"]
+    (path,) = evaluate(student, quick("pr", lexicon=[a, b], **options), out)
+    assert evaluate(student, quick("pr", lexicon=f"{a},{b}", **options), out) == [path]
+    with pytest.raises(UserError, match="clean.json was measured with other lexicons: choose another"):
+        evaluate(student, quick("pr", lexicon=[b, a], **options), out)
