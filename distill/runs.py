@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import json
+import logging
 import platform
 import subprocess
 import time
@@ -27,6 +28,8 @@ from distill.logs import WANDB_ID, Listening, make_loggers
 from distill.options import Recipe
 from distill.processes import is_follower
 from distill.student import Student
+
+logger = logging.getLogger(__name__)
 
 
 def check_run_folder(out: Path, *, resume: bool) -> None:
@@ -222,6 +225,19 @@ def release(
             weights = checkpoint["state_dict"].items()
             model.load_state_dict({k.removeprefix(prefix): v for k, v in weights if k.startswith(prefix)})
             step = checkpoint["global_step"]
+            _say_unvalidated(trainer, step)
         native.write(model, out, provenance | {"step": step})
     trainer.strategy.barrier()
     return out / ("student.safetensors" if isinstance(model, Student) else "teacher.safetensors")
+
+
+def _say_unvalidated(trainer: pl.Trainer, released: int) -> None:
+    """Steps behind the last validation may have been better than what is released; nobody knows."""
+    every = trainer.val_check_batch
+    batches = trainer.fit_loop.total_batch_idx + 1
+    if isinstance(every, int) and every and batches % every:
+        logger.warning(
+            "step %d of %d is released, the lowest dev loss; the last %d steps were not validated: "
+            "validation.every_n_steps should divide optim.max_steps",
+            *(released, trainer.global_step, batches % every // trainer.accumulate_grad_batches),
+        )

@@ -8,6 +8,7 @@ trained anew is evaluated anew. What has its results is left out: the same comma
 from __future__ import annotations
 
 import logging
+import os
 import re
 import shlex
 import signal
@@ -19,6 +20,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from distill.checkpoints.huggingface import is_hub_id
 from distill.config import from_words
 from distill.errors import UsageError, UserError
 from downstream.identity import hash_files
@@ -138,12 +140,14 @@ def plan_sweep(
 
     Raises:
         UsageError: for an unknown task, or a word that the plan has an option for.
-        UserError: if a job was begun, or has results, with other settings or data.
+        UserError: if a student is not there, or a job was begun, or has results, with other settings or data.
     """
     for task in tasks:
         if task not in TASKS:
             raise UsageError(f"unknown task {task!r}; there are {', '.join(TASKS)}")
     check_words(words)
+    if missing := [checkpoint for checkpoint in checkpoints if is_missing(checkpoint)]:
+        raise UserError(f"{', '.join(missing)}: no such checkpoint; name run folders or files that are there")
     jobs = []
     speech: dict[str, TaskSpeech] = {}
     for checkpoint in dict.fromkeys(checkpoints):
@@ -169,6 +173,12 @@ def plan_sweep(
                     if missing := missing_conditions(job, results, tested):
                         jobs.append(replace(job, conditions=missing))
     return jobs
+
+
+def is_missing(checkpoint: str) -> bool:
+    """Whether that is a path to nothing; names of models elsewhere are looked up when they are needed."""
+    path = Path(checkpoint).expanduser()
+    return os.sep in checkpoint and not path.exists() and not is_hub_id(checkpoint)
 
 
 def check_words(words: Sequence[str]) -> None:
@@ -320,7 +330,7 @@ def run_command(job: Job) -> None:
     if code in (128 + signal.SIGINT, -signal.SIGINT):
         raise KeyboardInterrupt
     if code:
-        raise UserError(f"exit code {code} of {shlex.join(job.command())}")
+        raise UserError(f"exit code {code}, see its output above")
 
 
 # ------------------------------------------------------------------------------------------------- SLURM

@@ -176,6 +176,13 @@ def test_a_finished_run_is_lengthened_with_override(mini_data, tmp_path):
     assert len(log(tmp_path)["train/loss"]) == 3
 
 
+@pytest.mark.parametrize("steps", [4, 5])
+def test_steps_behind_the_last_validation_are_said_to_be_lost(mini_data, tmp_path, caplog, steps):
+    run(tiny(mini_data, "validation.every_n_steps=2", steps=steps), tmp_path)
+    said = "of 5 is released, the lowest dev loss; the last 1 steps were not validated"
+    assert (said in caplog.text) == (steps == 5)
+
+
 def test_another_shape_does_not_fit(mini_data, tmp_path):
     run(tiny(mini_data, steps=2), tmp_path)
     recipe = tiny(mini_data, "student.layers=1", steps=4)

@@ -221,6 +221,12 @@ def test_the_same_in_other_words(students, tmp_path):
         plan(students[:1], tmp_path, words=["lr=0.1"])
 
 
+def test_students_that_are_not_there_are_named_before_anything_starts(students, tmp_path):
+    with pytest.raises(UserError, match=f"^{tmp_path}/s9, {tmp_path}/runs/s2: no such checkpoint; name run"):
+        plan([students[0], f"{tmp_path}/s9", f"{tmp_path}/runs/s2"], tmp_path)
+    assert len(plan(["organisation/model", "HUBERT_BASE", "random:mini"], tmp_path)) == 3
+
+
 @pytest.mark.parametrize(
     ("word", "option"),
     [
@@ -315,10 +321,10 @@ def test_a_job_as_a_process(students, tmp_path, fake_distill):
     run_command(job)
     assert fake_distill.read_text().splitlines() == job.command()[1:]
     (tmp_path / "code").write_text("exit 3")
-    with pytest.raises(UserError, match="exit code 3 of"):
+    with pytest.raises(UserError, match="^exit code 3, see its output"):
         run_command(job)
     (tmp_path / "code").write_text("kill -9 $$")  # what lack of memory looks like
-    with pytest.raises(UserError, match="exit code -9 of"):
+    with pytest.raises(UserError, match="^exit code -9, see its output"):
         run_command(job)
     (tmp_path / "code").write_text("exit 130")
     with pytest.raises(KeyboardInterrupt):
