@@ -1,6 +1,7 @@
 """What all tests share: one thread, nothing goes online, small corpora."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 # Before anything imports wandb or starts OpenMP. Two cores and many small tensors: more threads are slower.
@@ -16,6 +17,13 @@ import soundfile
 import torch
 
 torch.set_num_threads(1)
+
+with suppress(ImportError):  # the environment of `make test-s3prl-stock` has no hypothesis
+    from hypothesis import HealthCheck, settings
+
+    # A busy machine is slow now and then: no test may fail for that.
+    settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("unhurried")
 
 
 @pytest.fixture(scope="session")
