@@ -66,8 +66,13 @@ def _check_rate(cut: Cut) -> None:
 
 def recordings_of(cut: Cut) -> list[Recording]:
     """What a cut, or each part of a mixture, is cut from."""
+    return [part.recording for part in parts_of(cut) if part.recording is not None]
+
+
+def parts_of(cut: Cut) -> list[DataCut]:
+    """A cut of a recording, or those that a mixture is made of."""
     parts = [track.cut for track in getattr(cut, "tracks", ())] or [cut]
-    return [p.recording for p in parts if isinstance(p, DataCut) and p.recording is not None]
+    return [part for part in parts if isinstance(part, DataCut) and part.recording is not None]
 
 
 def file_rate(recording: Recording) -> int:

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from lhotse.cut import Cut
-from lhotse.cut.data import DataCut
 
+from distill.audio import parts_of
 from distill.errors import DataError
 
 
@@ -53,11 +53,10 @@ def audio_of(cuts: Sequence[Cut]) -> tuple[list[str], list[str]]:
     places, states = [], []
     for cut in cuts:
         place, state = [], []
-        for part in [track.cut for track in getattr(cut, "tracks", ())] or [cut]:
-            recording = part.recording if isinstance(part, DataCut) else None
-            for source in recording.sources if recording else ():
+        for part in parts_of(cut):
+            for source in part.recording.sources if part.recording else ():
                 name = source.source if isinstance(source.source, str | Path) else "memory"
-                place.append(f"{name} {getattr(part, 'start', 0)}")
+                place.append(f"{name} {part.start}")
                 file = str(name).rpartition("#")[0] if source.type == "shar" else str(name)
                 state.append(seen[file] if file in seen else seen.setdefault(file, state_of(file)))
         places.append("\t".join(place))
