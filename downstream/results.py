@@ -12,7 +12,7 @@ import json
 import logging
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,18 @@ class Result:
     """When, ISO 8601."""
     settings: dict[str, Any] = field(default_factory=dict)
     """What else it depends on (`EvaluationConfig.settings`, `TaskSpeech.test_data`)."""
+    protocol: str = "paper"
+    """Whose values the head was trained with where nothing else was said: paper, s3prl."""
+    variant: str = "paper"
+    """Whose distortions the test speech got: paper, authors."""
+    dev: float | None = None
+    """The chosen head's score on dev, in the metric of `value`; None: of an earlier version."""
+    row: str | None = None
+    """Row of the paper's tables that the user put the model into; None: the recipe says which."""
+    silent: dict[str, int] = field(default_factory=dict)
+    """Clips of the test that were silent, so that they could not be applied: speech, noise, rir."""
+    predictions: str | None = None
+    """Where each utterance's outcome is, a file below the folder that holds `results`."""
 
 
 def read_results(folders: Iterable[Path]) -> list[Result]:
@@ -108,15 +120,19 @@ def read_results(folders: Iterable[Path]) -> list[Result]:
 def parse_result(values: Any) -> Result:
     """A result from what its JSON holds; other keys are ignored.
 
+    Args:
+        values: of an earlier version, too: what came later has a default.
+
     Raises:
         ValueError: naming the field that is missing or of another type.
     """
     if not isinstance(values, dict):
         raise ValueError("no JSON object")
-    values = {"settings": {}} | values
     for entry in fields(Result):
         if entry.name not in values:
-            raise ValueError(f"no {entry.name!r}")
+            if entry.default is MISSING and entry.default_factory is MISSING:
+                raise ValueError(f"no {entry.name!r}")
+            continue
         value, kind = values[entry.name], str(entry.type)
         allowed = {"str": str, "int": int, "float": int | float, "bool": bool, "dict": dict}
         optional = kind.endswith(" | None")
@@ -124,11 +140,12 @@ def parse_result(values: Any) -> Result:
         fits = isinstance(value, allowed[plain]) or (optional and value is None)
         if not fits or (isinstance(value, bool) and kind != "bool"):  # to Python True is an int
             raise ValueError(f"{entry.name} is {value!r}")
-    if not math.isfinite(values["value"]):
-        raise ValueError(f"value is {values['value']}")
+    for name in ("value", "dev"):
+        if not math.isfinite(values.get(name) or 0.0):
+            raise ValueError(f"{name} is {values[name]}")
     if values["metric"] not in METRICS:
         raise ValueError(f"metric is {values['metric']!r}; there are {', '.join(METRICS)}")
-    return Result(**{field.name: values[field.name] for field in fields(Result)})
+    return Result(**{field.name: values[field.name] for field in fields(Result) if field.name in values})
 
 
 def check_settings(found: Mapping[str, Any], wanted: Mapping[str, Any], where: str) -> None:
