@@ -13,6 +13,7 @@ and are never attended to. Values at padded frames of the output mean nothing.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, cast
 
@@ -97,6 +98,11 @@ class HubertConfig:
             field = (field - 1) * stride + kernel
         return field
 
+    @property
+    def hop(self) -> int:
+        """Samples from one frame to the next: 320 (20 ms) for every published HuBERT of 50 Hz."""
+        return math.prod(stride for _, _, stride in self.conv_layers)
+
     def frames(self, samples: Any) -> Any:
         """Number of frames that `samples` samples (int or tensor) give."""
         for _, kernel, stride in self.conv_layers:
@@ -140,6 +146,15 @@ class HubertOutput:
     """(B,) int64, valid frames."""
     cnn: Tensor | None = None
     """(B, F, C), the output of the CNN, if asked for."""
+
+    @property
+    def features(self) -> list[Tensor]:
+        """`hidden_states` with `last_hidden_state` in place of the last one: what is used of a model.
+
+        The same in post-norm models. In pre-norm ones the last layer's raw output is only the residual stream
+        that the final layer norm was trained to read.
+        """
+        return [*self.hidden_states[:-1], self.last_hidden_state]
 
 
 def frame_mask(lengths: Tensor, frames: int) -> Tensor:

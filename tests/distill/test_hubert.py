@@ -124,6 +124,8 @@ def test_hidden_states():
         last = out.hidden_states[-1]
         expected = model.norm(last) if name == "large" else last
         assert torch.equal(out.last_hidden_state, expected)
+        assert len(out.features) == len(out.hidden_states) and out.features[-1] is out.last_hidden_state
+        assert all(a is b for a, b in zip(out.features[:-1], out.hidden_states[:-1], strict=True))
 
 
 def test_presets():
@@ -144,7 +146,7 @@ def test_presets():
 def test_frames(samples):
     """Seven convolutions see 400 samples and hop 320: the closed form, on ints and tensors."""
     for config in PRESETS.values():
-        assert config.receptive_field == 400
+        assert config.receptive_field == 400 and config.hop == 320
         assert config.frames(samples) == (samples - 400) // 320 + 1
         assert config.frames(torch.tensor([samples])).item() == (samples - 400) // 320 + 1
 
