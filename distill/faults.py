@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 
+from distill.atomic import atomic
 from distill.batch import Batch
 from distill.callbacks import last_checkpoint, log_interval, save_last, validation_follows
 from distill.datamodule import NothingUsable
@@ -292,20 +292,14 @@ class CarefulCheckpointIO(TorchCheckpointIO):
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
     ) -> None:
         path = Path(path)
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as file:
+            with atomic(path, sole=True) as partial, partial.open("wb") as file:
                 torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
             self.problem = ""
         except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
             reason = error.__context__ if isinstance(error.__context__, OSError) else error
-            self.problem = f"{path} could not be written ({str(reason).splitlines()[0]})"
+            said = getattr(reason, "strerror", None) or str(reason).splitlines()[0]
+            self.problem = f"{path} could not be written ({said})"
             logger.warning(
                 "%s; %s", self.problem, "the previous one stays" if path.exists() else "there is none"
             )
-        finally:
-            partial.unlink(missing_ok=True)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import sys
 import time
@@ -30,6 +29,7 @@ from lhotse.cut import Cut
 from torch import Tensor
 from tqdm import tqdm
 
+from distill.atomic import atomic
 from distill.audio import read_audio, samples_at_16k
 from distill.batch import pad
 from distill.errors import DataError, UserError
@@ -313,14 +313,8 @@ class FeatureCache:
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` make a file that appears under its name when it is complete and on the disk."""
-    partial = path.with_name(f".{path.name}.partial")
-    write(partial)
-    file = os.open(partial, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
-    partial.replace(path)
+    with atomic(path, sole=True) as partial:
+        write(partial)
 
 
 def _save(path: Path, values: np.ndarray) -> None:

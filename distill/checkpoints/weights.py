@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from distill.atomic import atomic as whole
 from distill.checkpoints.safe_pickle import first_line, listed
 from distill.errors import CheckpointError
 from distill.hubert import HubertConfig, HubertEncoder
@@ -260,18 +260,13 @@ def atomic(path: Path) -> Iterator[Path]:
     Raises:
         CheckpointError: if the folder cannot be made or written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        temporary.chmod(0o644)  # safetensors makes files that only their owner can read
-        temporary.replace(path)
+        with whole(path) as temporary:
+            yield temporary
+            temporary.chmod(0o644)  # safetensors makes files that only their owner can read
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or first_line(error)
         raise CheckpointError(f"cannot write {path}: {reason}; choose another place or make room") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def read_json(path: Path) -> dict[str, Any]:

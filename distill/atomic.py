@@ -1,0 +1,64 @@
+"""Files that appear under their name when they are whole: nobody ever reads a part of one."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+
+@contextmanager
+def atomic(path: Path, *, sole: bool = False) -> Iterator[Path]:
+    """A path to write to, in the same folder; at the end of the block it takes the place of `path`.
+
+    What was written is flushed to the disk first, so that after a power cut there is the old file or the new
+    one. If the block fails, `path` stays as it was.
+
+    Args:
+        path: the file to make or replace; its folder is made if missing.
+        sole: nobody else writes this file at the same time: then the temporary name is always the same, and
+            what a killed process has left behind is written over instead of taking up room for ever.
+
+    Raises:
+        OSError: if it cannot be written; names `path`.
+
+    Example:
+        >>> with atomic(Path("scores.json")) as temporary:
+        ...     temporary.write_text("{}")
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{'partial' if sole else uuid.uuid4().hex[:12]}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        _flush(temporary)
+        temporary.replace(path)
+    except OSError as error:
+        if error.filename in (None, str(temporary)):  # others are about what the block reads
+            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+        raise
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    with suppress(OSError):  # not every file system can flush a folder
+        _flush(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file whole, or not at all.
+
+    Raises:
+        OSError: as `atomic`.
+    """
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,86 @@
+"""Files that are whole or not there."""
+
+import errno
+import os
+
+import pytest
+
+from distill.atomic import atomic, write_text
+from distill.checkpoints import weights
+from distill.errors import CheckpointError
+from distill.faults import CarefulCheckpointIO
+from downstream.cache import write_whole
+
+
+def names(folder):
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_file_appears_when_it_is_whole(tmp_path):
+    path = tmp_path / "new" / "scores.json"
+    with atomic(path) as temporary:
+        temporary.write_text("{}")
+        assert temporary.parent == path.parent and not path.exists()
+    assert path.read_text() == "{}" and names(tmp_path) == ["scores.json"]
+
+
+def test_a_block_that_fails_leaves_the_old_file(tmp_path):
+    path = tmp_path / "scores.json"
+    write_text(path, "old")
+    with pytest.raises(ZeroDivisionError), atomic(path) as temporary:
+        temporary.write_text("ne")
+        raise ZeroDivisionError
+    assert path.read_text() == "old" and names(tmp_path) == ["scores.json"]
+
+
+def test_two_writers_do_not_meet_in_one_temporary_file(tmp_path):
+    path = tmp_path / "index"
+    with atomic(path) as one, atomic(path) as other:
+        one.write_text("one")
+        other.write_text("other")
+    assert path.read_text() == "one" and names(tmp_path) == ["index"]
+
+
+def test_what_a_killed_process_left_is_written_over(tmp_path):
+    path = tmp_path / "last.ckpt"
+    with atomic(path, sole=True) as temporary:
+        left = temporary
+        temporary.write_text("x")
+    left.write_text("of a process that was killed")
+    with atomic(path, sole=True) as temporary:
+        assert temporary == left
+        temporary.write_text("y")
+    assert path.read_text() == "y" and names(tmp_path) == ["last.ckpt"]
+
+
+def full(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")  # as write(2): without a name
+
+
+def test_an_error_names_the_file_and_others_keep_their_own_name(tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError, match="gone"), atomic(tmp_path / "copy") as temporary:
+        temporary.write_bytes((tmp_path / "gone").read_bytes())
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=f"No space left on device: '{tmp_path}/a.txt'"):
+        write_text(tmp_path / "a.txt", "text")
+    assert not names(tmp_path)
+
+
+@pytest.mark.parametrize("way", ["weights", "cache", "checkpoints"])
+def test_all_ways_of_writing_flush_to_the_disk_before_they_rename(tmp_path, monkeypatch, way):
+    path, flushed = tmp_path / "file", []
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda number: (flushed.append(path.exists()), fsync(number)))
+    if way == "weights":
+        weights.write_json(path, {})
+    elif way == "cache":
+        write_whole(path, lambda temporary: temporary.write_text("{}"))
+    else:
+        CarefulCheckpointIO().save_checkpoint({}, path)
+    assert flushed[0] is False and path.exists()
+
+
+def test_weights_that_cannot_be_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(CheckpointError, match=f"cannot write {tmp_path}/a.json: No space left on device; "):
+        weights.write_json(tmp_path / "a.json", {})
