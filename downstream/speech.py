@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from lhotse import MonoCut
 from lhotse.cut import Cut
+from lhotse.utils import fastcopy
 
+from data_prep.speech_commands import SILENCE
 from distill.audio import recordings_of
 from distill.data import MIN_SAMPLES, NoiseReader, samples_at_16k
 from distill.distortions import CONDITIONS
@@ -19,7 +21,7 @@ from distill.errors import DataError
 from distill.sources import how_to_make, open_cuts
 from downstream.distorted_sets import find_condition
 from downstream.identity import hash_lines
-from downstream.labels import truths
+from downstream.labels import class_of, truths
 from downstream.options import NOISES, RECORDED, EvaluationConfig
 from downstream.results import check_settings
 
@@ -127,7 +129,9 @@ class TaskSpeech:
         }
 
     def _cropped(self, cuts: list[Cut]) -> list[Cut]:
-        return cuts if self.config.settled_crop_s is None else whole_recordings(cuts)
+        if self.config.settled_crop_s is None:
+            return cuts
+        return whole_recordings(cuts, self.config.label or self.config.defaults.label)
 
 
 def source_of(config: EvaluationConfig, name: str) -> str:
@@ -193,19 +197,63 @@ def check_files(cuts: Sequence[Cut], source: str) -> None:
         )
 
 
-def whole_recordings(cuts: Sequence[Cut]) -> list[Cut]:
-    """Pieces of one file (background noise, cut into seconds) become that file again, to be cropped anew."""
-    found: dict[str, Cut] = {}
+def whole_recordings(cuts: Sequence[Cut], column: str = "label") -> list[Cut]:
+    """Background noise that was cut into seconds, in one piece again, to be cropped at a new place each time.
+
+    Only silence (`_silence_`), of which any second is as good as another: other labelled pieces of a
+    recording are utterances of their own. Pieces are joined where one follows the other; what is left of the
+    recording after the last, less than a piece, is taken along if the first is its beginning.
+
+    Args:
+        cuts: training utterances.
+        column: custom field with the class.
+
+    Returns:
+        All others as they are, and what was joined in the place of its first piece, with its class.
+    """
+    pieces: dict[tuple[str, ...], list[MonoCut]] = {}
     for cut in cuts:
-        recording = cut.recording if isinstance(cut, MonoCut) else None
-        if recording is None or cut.duration >= recording.duration:
-            found[cut.id] = cut
-        elif recording.id not in found:
-            whole = recording.to_cut()
-            assert isinstance(whole, MonoCut)
-            whole.id, whole.custom = recording.id, getattr(cut, "custom", None)
-            found[recording.id] = whole
-    return list(found.values())
+        if (key := _piece_of(cut, column)) is not None:
+            pieces.setdefault(key, []).append(cut)  # pyright: ignore[reportArgumentType]
+    joined: dict[str, Cut | None] = {}
+    for several in pieces.values():
+        for run in _runs(several):
+            joined |= dict.fromkeys((cut.id for cut in run), None) | {run[0].id: _joined(run, len(several))}
+    found = [joined.get(cut.id, cut) for cut in cuts]
+    return [cut for cut in found if cut is not None]
+
+
+def _piece_of(cut: Cut, column: str) -> tuple[str, ...] | None:
+    """The recording that a cut is a piece of, if it is silence."""
+    if not isinstance(cut, MonoCut) or cut.recording is None or cut.duration >= cut.recording.duration:
+        return None
+    try:
+        if class_of(cut, column) != SILENCE:
+            return None
+    except DataError:  # it has none: said when labels are made
+        return None
+    return cut.recording.id, str(cut.channel), *(str(source.source) for source in cut.recording.sources)
+
+
+def _runs(pieces: Sequence[MonoCut]) -> Iterator[list[MonoCut]]:
+    """Pieces of a recording that follow each other without a gap."""
+    run: list[MonoCut] = []
+    for cut in sorted(pieces, key=lambda cut: cut.start):
+        if run and abs(run[-1].end - cut.start) * cut.sampling_rate > 1:
+            yield run
+            run = []
+        run.append(cut)
+    yield run
+
+
+def _joined(run: Sequence[MonoCut], n_pieces: int) -> MonoCut:
+    """One cut of pieces that follow each other; named after the recording if it is all of that."""
+    first, last = run[0], run[-1]
+    assert first.recording is not None
+    rest_s = first.recording.duration - last.end
+    if len(run) == n_pieces and first.start == 0 and rest_s < first.duration:
+        return fastcopy(first, id=first.recording.id, duration=first.recording.duration)
+    return fastcopy(first, duration=round(last.end - first.start, ndigits=8))
 
 
 def noise_sources(config: EvaluationConfig) -> dict[str, list[str]]:

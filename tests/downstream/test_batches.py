@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from lhotse import MonoCut, Recording
+from lhotse.audio import AudioSource
 
 from data_prep.manifests import cut_from_file
 from distill.errors import DataError
@@ -70,6 +72,38 @@ def test_whole_recordings_leaves_the_rest_alone(task_data):
     words = [cut for cut in cuts if cut.custom["label"] != "_silence_"]  # pyright: ignore
     assert [cut.id for cut in whole_recordings(cuts)][: len(words)] == [cut.id for cut in words]
     assert sum(cut.custom["label"] == "_silence_" for cut in cuts) == 6  # pyright: ignore
+
+
+def seconds_of(name: str, labels: list[str | None]) -> list[MonoCut]:
+    """A recording, cut into a second for each label; None: not there."""
+    recording = Recording(
+        name, [AudioSource("file", [0], f"{name}.wav")], 16_000, 16_000 * len(labels), len(labels)
+    )
+    return [
+        MonoCut(f"{name}-{second}", second, 1.0, 0, recording=recording, custom={"label": label})
+        for second, label in enumerate(labels)
+        if label is not None
+    ]
+
+
+def test_labelled_seconds_of_a_recording_stay_utterances_of_their_own():
+    """Four recordings of four words each are sixteen utterances, whether words are said again or not."""
+    for labels in (["yes", "no", "up", "down"], ["yes", "yes", "no", "_silence_"]):
+        cuts = [cut for name in "abcd" for cut in seconds_of(name, labels)]
+        assert whole_recordings(cuts) == cuts and len(cuts) == 16
+
+
+def test_silence_is_joined_with_its_own_neighbours_only():
+    quiet, word = "_silence_", "yes"
+    cuts = seconds_of("a", [quiet, quiet, word, quiet, quiet, None, quiet]) + seconds_of("b", [quiet] * 3)
+    found = {cut.id: (cut.start, cut.duration, cut.custom["label"]) for cut in whole_recordings(cuts)}
+    assert found == {
+        "a-0": (0, 2, quiet),
+        "a-2": (2, 1, word),
+        "a-3": (3, 2, quiet),
+        "a-6": (6, 1, quiet),
+        "b": (0, 3, quiet),
+    }
 
 
 def test_folds_of_emotion_recognition(task_data):
