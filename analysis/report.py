@@ -24,7 +24,8 @@ from analysis.run_logs import RunLog, read_runs
 from distill.errors import UserError
 from downstream.options import TASKS
 from downstream.results import read_results
-from downstream.tables import CAPTION, Row, Table, build_tables, is_measured
+from downstream.table_parts import CAPTION, Row, Table, is_measured
+from downstream.tables import build_tables
 
 logger = logging.getLogger(__name__)
 

@@ -33,12 +33,21 @@ CONDITIONS = ("clean", "test-other", "2-dist", "fsd", "dns", "chime3")
 ABOUT = ("domain_adapted_teacher", "parameters")
 """What the paper says about a row, besides its model and scores."""
 
-TEST_UTTERANCES = {
+PAPER_TASKS = ("ks", "ic", "er", "asr")
+"""Those of its tables."""
+
+TEST_UTTERANCES: dict[str, dict[str, int]] = {
     "ks": {"": 3_081},
     "ic": {"": 3_793},
+    "er": {f"fold {fold}": count for fold, count in enumerate((1_085, 1_023, 1_151, 1_031, 1_241), 1)},
     "asr": {"": 2_620, "test-other": 2_939, "chime3": 1_320},
+    "pr": {"": 2_620},
+    "slurp_action": {"": 13_078},
+    "slurp_scenario": {"": 13_078},
 }
-"""Of the paper's test sets, by task and condition ("": all others)."""
+"""Of the test sets, by task and condition ("": all others) or fold. ER: the turns of IEMOCAP's sessions in the
+four classes, 5 531 in all. PR: LibriSpeech's test-clean. SLURP: the recordings of its test split (Bastianelli
+et al. 2020)."""
 
 _PAPER_COLUMNS = {"2-dist": "2dist", "test-other": "other"}
 
@@ -180,6 +189,12 @@ def check_head(folder: Path, wanted: Mapping[str, Any]) -> None:
         raise UserError(
             f"{folder} has a head of other {' and '.join(differing)}: choose another --out, or remove it"
         )
+
+
+def size_of_test(task: str, condition: str, fold: int | None) -> int | None:
+    """How many utterances the published test set has; None: not known."""
+    known = TEST_UTTERANCES.get(task, {})
+    return known.get(f"fold {fold}", known.get(condition, known.get("")))
 
 
 def paper_numbers(task: str, *, lm: bool = False) -> dict[str, dict[str, str]]:

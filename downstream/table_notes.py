@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from downstream.options import TASKS
-from downstream.results import TEST_UTTERANCES, Result
+from downstream.results import PAPER_TASKS, Result, size_of_test
 
 _OWN_WIDTH = {"classes": 256, "characters": 1024, "phones": 256}
 
@@ -45,14 +45,14 @@ def steps_of_heads(task: str, results: Iterable[Result], *, published: bool) -> 
 
 
 def other_speech(results: Iterable[Result]) -> list[str]:
-    """A note if a row was not tested on the paper's test set, going by the number of utterances."""
+    """A note if a row was not tested on the whole test set, going by the number of utterances."""
     for result in results:
-        known = TEST_UTTERANCES.get(result.task, {})
-        count = known.get(result.condition, known.get("", result.n_utterances))
-        if result.n_utterances != count:
+        size = size_of_test(result.task, result.condition, result.fold)
+        if size is not None and result.n_utterances != size:
+            where = result.condition if result.fold is None else f"{result.condition}, fold {result.fold}"
+            whose = "the paper's" if result.task in PAPER_TASKS else "the corpus's"
             return [
-                f"not the paper's test set: {result.n_utterances:,} utterances, not {count:,}, "
-                f"in {result.condition} for one"
+                f"not {whose} test set: {result.n_utterances:,} utterances, not {size:,}, in {where} for one"
             ]
     return []
 

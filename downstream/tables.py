@@ -7,14 +7,11 @@ that each condition has room for both numbers. What the paper does not have foll
 
 from __future__ import annotations
 
-import csv
 import functools
-import io
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from distill.errors import UserError
 from downstream.results import (
@@ -26,16 +23,12 @@ from downstream.results import (
     read_results,
 )
 from downstream.table_notes import Notes, mixed, other_settings, other_speech, steps_of_heads
+from downstream.table_parts import Cell, Row, Table, only_measured
+from downstream.table_text import to_csv, to_latex, to_markdown
 
 PAPER_FEATURES = "last"
 """The paper's heads hear the last hidden state: only rows with these features get its numbers beside them."""
 
-CAPTION = (
-    "Ours: mean over seeds, in brackets largest minus smallest and the number of seeds; empty: not measured. "
-    "Paper, and its da. (domain-adapted teacher) and para. (parameters): "
-    "Huang et al., Improving generalizability of distilled self-supervised speech processing models "
-    "under distorted settings, Tables 1 and 2."
-)
 _PUBLISHED = (
     ("ks", "accuracy", False),
     ("ic", "accuracy", False),
@@ -44,64 +37,6 @@ _PUBLISHED = (
     ("asr", "wer", True),
 )
 _ER_FOLDS = 5  # IEMOCAP's sessions, each left out once
-
-
-@dataclass(frozen=True)
-class Cell:
-    """What was measured in one row under one condition, and what the paper says."""
-
-    mean: float | None
-    """In per cent over seeds, each the mean of its folds; None: not measured."""
-    spread: float
-    """Largest minus smallest seed, in per cent."""
-    n_seeds: int
-    """How many."""
-    paper: str
-    """The paper's number as printed; empty where it has none."""
-
-    def ours(self) -> str:
-        """As text: "93.21", with several seeds "93.21 (0.40, n=3)", empty where nothing was measured."""
-        if self.mean is None:
-            return ""
-        return f"{self.mean:.2f}" + (f" ({self.spread:.2f}, n={self.n_seeds})" if self.n_seeds > 1 else "")
-
-
-@dataclass(frozen=True)
-class Row:
-    """A line of a table."""
-
-    label: str
-    """The paper's name (S4'), else the recipe's or model's; with features and student if needed."""
-    model: str
-    """As the paper describes it, else the checkpoint's name."""
-    adapted: str
-    """Whether the teacher was domain-adapted: yes, no, or empty where unknown."""
-    parameters: str
-    """As in the paper; empty where unknown."""
-    cells: tuple[Cell, ...]
-    """One for each condition of the table."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """One task."""
-
-    title: str
-    """Place in the paper, task and metric."""
-    task: str
-    """ks, ic, ..."""
-    metric: str
-    """A key of `METRICS`."""
-    lm: bool
-    """With a language model."""
-    published: bool
-    """Whether the paper has this table."""
-    conditions: tuple[str, ...]
-    """Columns."""
-    rows: tuple[Row, ...]
-    """Lines."""
-    notes: tuple[str, ...]
-    """What to know before comparing."""
 
 
 # -------------------------------------------------------------------------------- results -> rows and cells
@@ -271,90 +206,3 @@ def make_tables(folders: Sequence[Path], format: str = "markdown", *, measured: 
         raise UserError(f"no results in {listed}: make some with `distill evaluate` or `distill sweep`")
     tables = build_tables(results)
     return writers[format](only_measured(tables) if measured else tables)
-
-
-def is_measured(row: Row) -> bool:
-    """Whether anything in a row is ours."""
-    return any(cell.mean is not None for cell in row.cells)
-
-
-def only_measured(tables: Iterable[Table]) -> list[Table]:
-    """The tables and rows in which something is ours."""
-    kept = [replace(table, rows=tuple(filter(is_measured, table.rows))) for table in tables]
-    return [table for table in kept if table.rows]
-
-
-def _pairs(row: Row) -> list[str]:
-    """The columns after a row's label: ours and the paper's by turns."""
-    return [text for cell in row.cells for text in (cell.ours(), cell.paper)]
-
-
-def to_markdown(tables: Sequence[Table]) -> str:
-    """Each table below its title, then the caption and notes."""
-    parts = []
-    for table in tables:
-        columns = ["", "model", "da.", "para."]
-        for condition in table.conditions:
-            columns += [condition, "paper"] if table.published else [condition]
-        lines = [columns, ["---"] * 4 + ["---:"] * (len(columns) - 4)]
-        for row in table.rows:
-            numbers = _pairs(row) if table.published else [cell.ours() for cell in row.cells]
-            about = [text.replace("|", "\\|") for text in (row.label, row.model)]
-            lines.append([*about, row.adapted, row.parameters, *numbers])
-        text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-        notes = "\n".join(f"- {note}." for note in table.notes)
-        parts.append("\n\n".join(part for part in (f"### {table.title}", text, notes) if part))
-    return "\n\n".join([*parts, CAPTION]) + "\n"
-
-
-def to_csv(tables: Sequence[Table]) -> str:
-    """All tables in one; for each condition ours, spread, number of seeds, and the paper's number."""
-    conditions = list(dict.fromkeys([*CONDITIONS, *(c for table in tables for c in table.conditions)]))
-    columns = ["task", "lm", "metric", "row", "model", *ABOUT]
-    columns += [c + suffix for c in conditions for suffix in ("", " spread", " seeds", " paper")]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    for table in tables:
-        for row in table.rows:
-            about = (table.task, "yes" if table.lm else "no", table.metric, row.label, row.model)
-            line: dict[str, Any] = dict(zip(columns, (*about, row.adapted, row.parameters), strict=False))
-            for condition, cell in zip(table.conditions, row.cells, strict=True):
-                line[f"{condition} paper"] = cell.paper
-                if cell.mean is not None:
-                    line |= {condition: f"{cell.mean:.4f}", f"{condition} spread": f"{cell.spread:.4f}"}
-                    line[f"{condition} seeds"] = cell.n_seeds
-            writer.writerow(line)
-    return text.getvalue()
-
-
-def to_latex(tables: Sequence[Table]) -> str:
-    """A `table` for each, to be used with the package booktabs."""
-    parts = []
-    for table in tables:
-        span = 2 if table.published else 1
-        heads = [rf"\multicolumn{{{span}}}{{c}}{{{_tex(c)}}}" for c in table.conditions]
-        kinds = [kind for _ in table.conditions for kind in ("ours", "paper")[:span]]
-        lines = [
-            r"\begin{table}",
-            r"\centering",
-            rf"\caption{{{_tex(table.title)}. {_tex(CAPTION)}}}",
-            rf"\begin{{tabular}}{{llll{'r' * len(kinds)}}}",
-            r"\toprule",
-            " & ".join(["", "model", "da.", "para.", *heads]) + r" \\",
-            " & ".join(["", "", "", "", *kinds]) + r" \\",
-            r"\midrule",
-        ]
-        for row in table.rows:
-            numbers = _pairs(row) if table.published else [cell.ours() for cell in row.cells]
-            texts = [row.label, row.model, row.adapted, row.parameters, *numbers]
-            lines.append(" & ".join(map(_tex, texts)) + r" \\")
-        lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
-        parts.append("\n".join([*lines, *(f"% {note}." for note in table.notes)]))
-    return "\n\n".join(parts) + "\n"
-
-
-def _tex(text: str) -> str:
-    """Text with LaTeX's special characters escaped."""
-    named = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    return "".join(named.get(c, "\\" + c if c in "&%$#_{}" else c) for c in text)

@@ -10,11 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from data_prep.iemocap import IEMOCAP
 from distill.errors import UserError
 from downstream.labels import ClassLabels, TokenLabels
-from downstream.results import paper_numbers, parse_result, read_results
+from downstream.options import TASKS
+from downstream.results import TEST_UTTERANCES, paper_numbers, parse_result, read_results, size_of_test
 from downstream.table_notes import _OWN_WIDTH
-from downstream.tables import build_tables, make_tables, only_measured, row_name
+from downstream.table_parts import only_measured
+from downstream.tables import build_tables, make_tables, row_name
 
 
 def values(**changes) -> dict:
@@ -57,6 +60,7 @@ def write(folder: Path, *changes: dict) -> Path:
 
 
 KS = ("ks", "accuracy", False)
+SESSIONS = (1_085, 1_023, 1_151, 1_031, 1_241)  # IEMOCAP's
 
 
 # ------------------------------------------------------------------------------------------ the paper's
@@ -122,7 +126,7 @@ def test_mean_and_spread_over_seeds():
 def test_er_is_averaged_over_folds_before_seeds():
     folds = [
         {"task": "er", "fold": fold, "seed": seed, "value": 60.0 + 2 * fold + 10 * seed}
-        | {"n_utterances": fold, "head_steps": 30_000}
+        | {"n_utterances": SESSIONS[fold - 1], "head_steps": 30_000}
         for fold in range(1, 6)
         for seed in (0, 1)
     ]
@@ -206,6 +210,41 @@ def test_different_heads_and_test_sets_are_noted():
     )
 
 
+@pytest.mark.parametrize(
+    ("about", "note"),
+    [
+        (
+            {"task": "er", "fold": 2, "n_utterances": 1085},
+            "the paper's test set: 1,085 utterances, not 1,023",
+        ),
+        (
+            {"task": "pr", "metric": "per", "n_utterances": 2600},
+            "the corpus's test set: 2,600 utterances, not 2,620",
+        ),
+        (
+            {"task": "slurp_action", "n_utterances": 6539},
+            "the corpus's test set: 6,539 utterances, not 13,078",
+        ),
+        ({"task": "slurp_scenario", "n_utterances": 9}, "the corpus's test set: 9 utterances, not 13,078"),
+        ({"task": "asr", "metric": "wer", "n_utterances": 2620, "condition": "test-other"}, "not 2,939"),
+    ],
+)
+def test_every_task_knows_the_size_of_its_test_set(about, note):
+    key = about["task"], about.get("metric", "accuracy"), False
+    assert any(note in line for line in tables(about)[key].notes)
+    condition, fold = about.get("condition", "clean"), about.get("fold")
+    right = about | {"n_utterances": size_of_test(about["task"], condition, fold)}
+    assert not any("test set" in line for line in tables(right)[key].notes)
+
+
+def test_every_task_has_a_known_test_set():
+    assert TEST_UTTERANCES.keys() == TASKS.keys()
+    assert sum(TEST_UTTERANCES["er"].values()) == 5531
+    assert [size_of_test("er", "fsd", fold) for fold in range(1, 6)] == [
+        split.files for split in IEMOCAP.splits
+    ]
+
+
 OWN = {
     "batch_size": 32,
     "lr": 1e-3,
@@ -270,7 +309,7 @@ def test_the_same_note_about_several_rows_is_said_once():
 
 def test_folds_have_test_sets_of_their_own_and_seeds_do_not():
     folds = [
-        {"task": "er", "fold": fold, "seed": seed, "head_steps": 30_000}
+        {"task": "er", "fold": fold, "seed": seed, "head_steps": 30_000, "n_utterances": SESSIONS[fold - 1]}
         | {"settings": {"test set": f"{fold}{seed if fold == 5 else ''}"}}
         for fold in range(1, 6)
         for seed in (0, 1)
@@ -407,7 +446,7 @@ def test_csv_is_one_table(folder):
 def test_latex_has_even_rows_and_escapes(folder):
     text = make_tables([folder], "latex")
     assert text.count(r"\begin{tabular}") == text.count(r"\end{table}") == 6
-    assert r"a|b\_c \& 50\%" in text
+    assert r"a\textbar{}b\_c \& 50\%" in text
     assert r"S4 & DistilHuBERT (Tr2) setup2 & no & 23M & 93.25 (0.50, n=2) & 96.27 &  & 92.99" in text
     for part in re.findall(r"\\begin\{tabular\}\{(.*?)\}\n(.*?)\\end\{tabular\}", text, re.DOTALL):
         columns, body = part
@@ -415,3 +454,36 @@ def test_latex_has_even_rows_and_escapes(folder):
             if line.endswith(r"\\"):
                 wide = sum(int(n) - 1 for n in re.findall(r"multicolumn\{(\d)\}", line))
                 assert len(re.findall(r"(?<!\\)&", line)) + wide + 1 == len(columns)
+
+
+HOSTILE = '\\input{x}\n\\write18{id}\r%~^<>|"`$#_{}[1cm]*--\u2028\x0c'
+PRINTED = (
+    r"\textbackslash{}input\{x\} \textbackslash{}write18\{id\} \%\textasciitilde{}\textasciicircum{}"
+    r"\textless{}\textgreater{}\textbar{}\textquotedblright{}\`{}\$\#\_\{\}{[}1cm{]}{*}-{}-"
+)
+
+
+@pytest.mark.parametrize("field", ["recipe", "model", "condition", "features", "task"])
+def test_no_name_becomes_a_command_of_latex(tmp_path, field):
+    """Names are strangers': what they hold is printed, on one line, also in the notes below a table."""
+    hostile = {"recipe": None} if field == "model" else {}
+    write(tmp_path, hostile | {field: HOSTILE, "n_utterances": 5}, {"seed": 1, field: HOSTILE} | hostile)
+    text = make_tables([tmp_path], "latex")
+    assert PRINTED in text
+    assert not re.search(r"^\s*\\(input|write18)|[^%]*[\r\u2028\x0c]", text)
+    for line in text.splitlines():
+        bare = re.sub(r"(?<!\\)%.*", "", line)  # a comment is no command
+        assert not re.search(r"\\(input|write18)", bare)
+    assert not re.search(r"\\\\\n(\[|\*)", text)
+
+
+def test_a_row_cannot_be_the_argument_of_the_line_above(tmp_path):
+    write(tmp_path, {"recipe": "[99cm]x"}, {"recipe": "*y"})
+    text = make_tables([tmp_path], "latex", measured=True)
+    assert "\n{[}99cm{]}x &" in text and "\n{*}y &" in text
+
+
+def test_no_name_leaves_its_cell_in_markdown(tmp_path):
+    write(tmp_path, {"recipe": "a\\|b\n| c <img src=x> |", "task": "pr", "metric": "per"})
+    row = next(line for line in make_tables([tmp_path], measured=True).splitlines() if "img" in line)
+    assert row.startswith(r"| a\\\|b \| c \<img src=x> \| | runs/s4 |")

@@ -1,0 +1,82 @@
+"""What a table consists of, before it is written in any form."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+CAPTION = (
+    "Ours: mean over seeds, in brackets largest minus smallest and the number of seeds; empty: not measured. "
+    "Paper, and its da. (domain-adapted teacher) and para. (parameters): "
+    "Huang et al., Improving generalizability of distilled self-supervised speech processing models "
+    "under distorted settings, Tables 1 and 2."
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What was measured in one row under one condition, and what the paper says."""
+
+    mean: float | None
+    """In per cent over seeds, each the mean of its folds; None: not measured."""
+    spread: float
+    """Largest minus smallest seed, in per cent."""
+    n_seeds: int
+    """How many."""
+    paper: str
+    """The paper's number as printed; empty where it has none."""
+
+    def ours(self) -> str:
+        """As text: "93.21", with several seeds "93.21 (0.40, n=3)", empty where nothing was measured."""
+        if self.mean is None:
+            return ""
+        return f"{self.mean:.2f}" + (f" ({self.spread:.2f}, n={self.n_seeds})" if self.n_seeds > 1 else "")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a table."""
+
+    label: str
+    """The paper's name (S4'), else the recipe's or model's; with features and student if needed."""
+    model: str
+    """As the paper describes it, else the checkpoint's name."""
+    adapted: str
+    """Whether the teacher was domain-adapted: yes, no, or empty where unknown."""
+    parameters: str
+    """As in the paper; empty where unknown."""
+    cells: tuple[Cell, ...]
+    """One for each condition of the table."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """One task."""
+
+    title: str
+    """Place in the paper, task and metric."""
+    task: str
+    """ks, ic, ..."""
+    metric: str
+    """A key of `METRICS`."""
+    lm: bool
+    """With a language model."""
+    published: bool
+    """Whether the paper has this table."""
+    conditions: tuple[str, ...]
+    """Columns."""
+    rows: tuple[Row, ...]
+    """Lines."""
+    notes: tuple[str, ...]
+    """What to know before comparing."""
+
+
+def is_measured(row: Row) -> bool:
+    """Whether anything in a row is ours."""
+    return any(cell.mean is not None for cell in row.cells)
+
+
+def only_measured(tables: Iterable[Table]) -> list[Table]:
+    """The tables and rows in which something is ours."""
+    kept = [replace(table, rows=tuple(filter(is_measured, table.rows))) for table in tables]
+    return [table for table in kept if table.rows]

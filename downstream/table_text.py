@@ -1,0 +1,113 @@
+"""Tables as text: Markdown, CSV, LaTeX. Names in them are other people's: none may become markup."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from downstream.results import ABOUT, CONDITIONS
+from downstream.table_parts import CAPTION, Row, Table
+
+
+def _pairs(row: Row) -> list[str]:
+    """The columns after a row's label: ours and the paper's by turns."""
+    return [text for cell in row.cells for text in (cell.ours(), cell.paper)]
+
+
+def to_markdown(tables: Sequence[Table]) -> str:
+    """Each table below its title, then the caption and notes."""
+    parts = []
+    for table in tables:
+        columns = ["", "model", "da.", "para."]
+        for condition in table.conditions:
+            columns += [_markdown(condition), *["paper"] * table.published]
+        lines = [columns, ["---"] * 4 + ["---:"] * (len(columns) - 4)]
+        for row in table.rows:
+            numbers = _pairs(row) if table.published else [cell.ours() for cell in row.cells]
+            lines.append([_markdown(text) for text in (row.label, row.model)])
+            lines[-1] += [row.adapted, row.parameters, *numbers]
+        text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        notes = "\n".join(f"- {_markdown(note)}." for note in table.notes)
+        parts.append("\n\n".join(part for part in (f"### {_markdown(table.title)}", text, notes) if part))
+    return "\n\n".join([*parts, CAPTION]) + "\n"
+
+
+def to_csv(tables: Sequence[Table]) -> str:
+    """All tables in one; for each condition ours, spread, number of seeds, and the paper's number."""
+    conditions = list(dict.fromkeys([*CONDITIONS, *(c for table in tables for c in table.conditions)]))
+    columns = ["task", "lm", "metric", "row", "model", *ABOUT]
+    columns += [c + suffix for c in conditions for suffix in ("", " spread", " seeds", " paper")]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    for table in tables:
+        for row in table.rows:
+            about = (table.task, "yes" if table.lm else "no", table.metric, row.label, row.model)
+            line: dict[str, Any] = dict(zip(columns, (*about, row.adapted, row.parameters), strict=False))
+            for condition, cell in zip(table.conditions, row.cells, strict=True):
+                line[f"{condition} paper"] = cell.paper
+                if cell.mean is not None:
+                    line |= {condition: f"{cell.mean:.4f}", f"{condition} spread": f"{cell.spread:.4f}"}
+                    line[f"{condition} seeds"] = cell.n_seeds
+            writer.writerow(line)
+    return text.getvalue()
+
+
+def to_latex(tables: Sequence[Table]) -> str:
+    """A `table` for each, to be used with the package booktabs."""
+    parts = []
+    for table in tables:
+        span = 2 if table.published else 1
+        heads = [rf"\multicolumn{{{span}}}{{c}}{{{_tex(c)}}}" for c in table.conditions]
+        kinds = [kind for _ in table.conditions for kind in ("ours", "paper")[:span]]
+        lines = [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{_tex(table.title)}. {_tex(CAPTION)}}}",
+            rf"\begin{{tabular}}{{llll{'r' * len(kinds)}}}",
+            r"\toprule",
+            " & ".join(["", "model", "da.", "para.", *heads]) + r" \\",
+            " & ".join(["", "", "", "", *kinds]) + r" \\",
+            r"\midrule",
+        ]
+        for row in table.rows:
+            numbers = _pairs(row) if table.published else [cell.ours() for cell in row.cells]
+            texts = [row.label, row.model, row.adapted, row.parameters, *numbers]
+            lines.append(" & ".join(map(_tex, texts)) + r" \\")
+        lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
+        parts.append("\n".join([*lines, *(f"% {_on_one_line(note)}." for note in table.notes)]))
+    return "\n\n".join(parts) + "\n"
+
+
+# Characters that are commands of LaTeX, or print as others in its old font encoding, OT1.
+_TEX = {
+    **{c: "\\" + c for c in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedblright{}",
+    "`": r"\`{}",
+    **{c: f"{{{c}}}" for c in "[]*"},  # these would be the argument of the end of the line above
+}
+
+
+def _tex(text: str) -> str:
+    """Text on one line that prints as it is: no character of it is a command or part of one."""
+    escaped = "".join(_TEX.get(c, c) for c in _on_one_line(text))
+    return re.sub("-(?=-)", "-{}", escaped)  # two hyphens would be a dash
+
+
+def _markdown(text: str) -> str:
+    """Text on one line that stays in its cell and is no HTML."""
+    return re.sub(r"[\\|<]", r"\\\g<0>", _on_one_line(text))
+
+
+def _on_one_line(text: str) -> str:
+    """Text without ends of lines and other characters that do not print."""
+    return "".join(c if c.isprintable() else " " for c in text)
