@@ -45,9 +45,11 @@ TEST_UTTERANCES: dict[str, dict[str, int]] = {
     "slurp_action": {"": 13_078},
     "slurp_scenario": {"": 13_078},
 }
-"""Of the test sets, by task and condition ("": all others) or fold. ER: the turns of IEMOCAP's sessions in the
-four classes, 5 531 in all. PR: LibriSpeech's test-clean. SLURP: the recordings of its test split (Bastianelli
-et al. 2020)."""
+"""Of the test sets, by task and condition ("": all others) or fold.
+
+ER: turns of IEMOCAP's sessions in the four classes, 5 531 in all. PR: LibriSpeech's test-clean. SLURP:
+recordings of its test split (Bastianelli et al. 2020).
+"""
 
 _PAPER_COLUMNS = {"2-dist": "2dist", "test-other": "other"}
 

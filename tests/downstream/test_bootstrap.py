@@ -1,0 +1,107 @@
+"""Confidence intervals against scipy's bootstrap, and against the closed form of a proportion."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from distill.errors import DataError
+from downstream.bootstrap import error_rate, interval, read_outcomes
+
+
+def outcomes(errors, counts=None) -> dict[str, tuple[float, float]]:
+    counts = np.ones(len(errors)) if counts is None else counts
+    return {f"u{n}": (float(e), float(c)) for n, (e, c) in enumerate(zip(errors, counts, strict=True))}
+
+
+def test_a_proportion_against_the_closed_form():
+    """300 errors in 3 000: standard error sqrt(0.1 * 0.9 / 3000) = 0.548 points."""
+    low, high = interval([[outcomes([1] * 300 + [0] * 2700)]])
+    half = 1.959964 * 100 * (0.1 * 0.9 / 3000) ** 0.5
+    assert low == pytest.approx(10 - half, abs=0.07)  # percents come in thirtieths
+    assert high == pytest.approx(10 + half, abs=0.07)
+
+
+def test_a_ratio_of_sums_against_scipy():
+    """Word error rate: long utterances weigh more, and the sum of words is drawn as well."""
+    random = np.random.default_rng(0)
+    words = random.integers(1, 40, 400)
+    errors = random.binomial(words, random.beta(1, 6, 400))
+    theirs = stats.bootstrap(
+        (errors, words),
+        lambda e, w, axis: 100 * e.sum(axis) / w.sum(axis),
+        paired=True,
+        n_resamples=5000,
+        method="percentile",
+        rng=np.random.default_rng(1),
+    ).confidence_interval
+    ours = interval([[outcomes(errors, words)]])
+    assert ours == pytest.approx((theirs.low, theirs.high), abs=0.1)
+    assert theirs.high - theirs.low > 2
+
+
+def test_seeds_share_the_draws_of_utterances():
+    """Heads that fail on the same utterances are no more certain together than each alone, against scipy."""
+    random = np.random.default_rng(2)
+    hard = random.random(500) < 0.2
+    heads = [np.where(random.random(500) < 0.1, ~hard, hard) for _ in range(3)]
+    theirs = stats.bootstrap(
+        tuple(heads),
+        lambda *h, axis: 100 * np.mean([x.mean(axis) for x in h], axis=0),
+        paired=True,
+        n_resamples=5000,
+        method="percentile",
+        rng=np.random.default_rng(3),
+    ).confidence_interval
+    low, high = interval([[outcomes(head)] for head in heads])
+    assert (low, high) == pytest.approx((theirs.low, theirs.high), abs=0.2)
+    same = interval([[outcomes(heads[0])]] * 3)
+    assert same == pytest.approx(interval([[outcomes(heads[0])]]), abs=0.2)
+
+
+def test_folds_are_drawn_each_by_itself_and_count_the_same():
+    """Folds of 100 and 1 000 turns: the variance of the mean of their rates is a quarter of the sum."""
+    small, large = outcomes([1] * 50 + [0] * 50), outcomes([1] * 100 + [0] * 900)
+    low, high = interval([[small, large]], rounds=20_000)
+    deviation = 0.5 * 100 * (0.25 / 100 + 0.09 / 1000) ** 0.5
+    assert (low + high) / 2 == pytest.approx(30, abs=0.2)
+    assert high - low == pytest.approx(2 * 1.96 * deviation, rel=0.04)
+
+
+def test_the_same_every_time_and_none_without_errors():
+    found = outcomes([0, 1, 0, 0, 1, 1, 0])
+    assert interval([[found]]) == interval([[found]])
+    assert interval([[found]]) == interval([[dict(reversed(found.items()))]])
+    assert interval([[outcomes([0] * 50)]]) == (0.0, 0.0)
+
+
+def test_what_cannot_be_drawn_together():
+    with pytest.raises(DataError, match="seeds were tested on different utterances"):
+        interval([[outcomes([0, 1])], [outcomes([0, 1, 1])]])
+    with pytest.raises(DataError, match="seeds have different folds"):
+        interval([[outcomes([0, 1])], [outcomes([0, 1]), outcomes([1])]])
+    with pytest.raises(DataError, match="no utterance, word or phoneme that could be wrong"):
+        error_rate(outcomes([0], [0]))
+
+
+def test_a_table_of_outcomes(tmp_path):
+    table = tmp_path / "ks.tsv"
+    table.write_text("id\tpredicted\terrors\tcount\na b\tx\u2028y\t1\t2\nc\t\t0\t3\n", encoding="utf-8")
+    assert read_outcomes(table) == {"a b": (1.0, 2.0), "c": (0.0, 3.0)}
+    assert error_rate(read_outcomes(table)) == 20.0
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("id\terrors\tcount\na\t1\n", "line 2 has 2 cells"),
+        ("id\terrors\tcount\na\tfew\t2\n", "line 2: could not convert string to float: 'few'"),
+        ("id\terrors\tcount\na\tnan\t2\n", "line 2: a: nan errors in 2"),
+        ("id\terrors\tcount\na\t1\t-2\n", "line 2: a: 1 errors in -2"),
+        ("id\terrors\tcount\na\t1\t2\na\t1\t2\n", "line 3: a: is there twice"),
+        ("id\twrong\n", "no column 'errors', 'count'"),
+    ],
+)
+def test_what_is_no_table_of_outcomes(tmp_path, text, problem):
+    (tmp_path / "ks.tsv").write_text(text)
+    with pytest.raises(DataError, match=problem):
+        read_outcomes(tmp_path / "ks.tsv")
