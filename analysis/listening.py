@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,8 @@ from distill.hubert import SAMPLE_RATE
 from distill.logs import describe, log_mel
 from downstream.distorted_sets import DistortedSet, find_condition
 
+logger = logging.getLogger(__name__)
+
 KINDS = {
     "clean": "Clean",
     "musan": "MUSAN noise",
@@ -34,6 +37,7 @@ KINDS = {
     "dns": "Room and DNS noise, not heard in training",
 }
 LONGEST_S = 3.0
+_DRAWS = 100  # of which one does everything: 2-dist does with 9 in 16
 _LOOK_AT = 200  # utterances among which one is chosen
 
 
@@ -79,20 +83,24 @@ def samples_of_distortions(speech: str, noises: Mapping[str, Sequence[str]]) -> 
         needed = {name for name in config.additive if name not in ("gaussian", "none")}
         if config.rir:
             needed.add("rir")
-        if needed <= reader.corpora.keys():
-            samples.append(_sample(cut, kind, title, reader))
+        if needed <= reader.corpora.keys() and (sample := _sample(cut, kind, title, reader)):
+            samples.append(sample)
     return str(cut.id), samples
 
 
-def _sample(cut: Cut, kind: str, title: str, reader: NoiseReader) -> Sample:
+def _sample(cut: Cut, kind: str, title: str, reader: NoiseReader) -> Sample | None:
+    """None if nothing of the kind can be applied, as the utterance or all that is drawn is silent."""
     config = find_condition(kind)
-    for seed in itertools.count():
+    for seed in range(_DRAWS):
         dataset = DistortedSet(CutSet.from_cuts([cut]), config, reader, seed=seed)
         _, waveforms, lengths, plan = next(dataset.batches(1))
         done = plan[0]
         effects = [(done.additive, config.additive), (done.non_additive, config.non_additive)]
         if all(name != "none" or set(choices) == {"none"} for name, choices in effects):
             break  # where a kind may do nothing ("2-dist"), a draw that does everything
+    else:
+        logger.warning("no sound of %s with %s: the utterance or the noise is silent", kind, cut.id)
+        return None
     samples = waveforms[0, : int(lengths[0])]
     return Sample(title, describe(done), encode_flac(samples.numpy()), draw_spectrogram(samples))
 

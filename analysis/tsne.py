@@ -38,7 +38,7 @@ def split_means(
         needed |= {"rir"} if config.rir else set()
         if not needed <= noises.corpora.keys():
             continue
-        found, vectors = embed_set(encoders, DistortedSet(cuts, config, noises, seed=seed))
+        found, vectors = embed_set(encoders, DistortedSet(cuts, kind, noises, seed=seed))
         order = np.argsort([cut.id for cut in found])  # the same splits whatever the kind
         for name, embedded in vectors.items():
             parts = np.array_split(embedded[order], min(splits, len(order)))

@@ -7,7 +7,6 @@ comes out the same whatever batch, process or worker it falls to. Shapes: B utte
 from __future__ import annotations
 
 import atexit
-import logging
 import multiprocessing
 import signal
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 from lhotse.cut import Cut
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset
 
 from distill.audio import read_audio, samples_at_16k
 from distill.batch import Batch, View, pad
@@ -40,8 +39,6 @@ __all__ = [
     "train_loader",
 ]
 
-logger = logging.getLogger(__name__)
-
 MIN_SAMPLES = 400  # one frame of HuBERT
 HOP = 320  # samples between frames
 _MOST_REPLACEMENTS = 100  # unusable utterances on end that are no longer bad luck
@@ -49,6 +46,9 @@ _MOST_REPLACEMENTS = 100  # unusable utterances on end that are no longer bad lu
 
 class NoiseReader:
     """Finds and reads the noise segments and room responses that plans ask for.
+
+    What cannot be read is silence, with which the distorter leaves an utterance as it is, and is listed
+    (`take_lost`): training does without some of them. What is tested must be whole: `whole_view`.
 
     Args:
         corpora: by name ("musan", "wham", "fsd", "dns", "rir"): sources as for `open_cuts`.
@@ -60,13 +60,9 @@ class NoiseReader:
     def __init__(self, corpora: Mapping[str, str | Sequence[str]]):
         self.corpora: dict[str, Cuts] = {name: index_cuts(s) for name, s in corpora.items()}
         self._lost: list[tuple[str, str]] = []
-        self._warned: set[str] = set()
 
     def noise(self, plan: UtterancePlan, n_samples: int) -> Tensor | None:
-        """The noise for an utterance of `n_samples`: a segment of that length, or a shorter clip as it is.
-
-        What cannot be read is silence, with which the distorter leaves an utterance as it is.
-        """
+        """The noise for an utterance of `n_samples`: a segment of that length, or a shorter clip as it is."""
         if plan.noise_corpus is None:
             return None
         cut, start, count = self.noise_clip(plan, n_samples)
@@ -81,7 +77,7 @@ class NoiseReader:
         return cut, *noise_segment(samples_at_16k(cut), n_samples, plan.noise_offset)
 
     def rir(self, plan: UtterancePlan) -> Tensor | None:
-        """The room impulse response for an utterance; silence, as for noise, if it cannot be read."""
+        """The room impulse response for an utterance."""
         if not plan.rir:
             return None
         cut = self.rir_clip(plan)
@@ -102,15 +98,22 @@ class NoiseReader:
     def _silence(self, cut: Cut, error: DataError) -> Tensor:
         """In place of a recording: one that is broken must not end a run of days."""
         self._lost.append((cut.id, str(error).removeprefix(f"{cut.id}: ")))
-        if cut.id not in self._warned and get_worker_info() is None:  # workers hand over their list
-            logger.warning("used silence for the noise %s", error)
-            self._warned.add(cut.id)
         return torch.zeros(1)
 
     def view(self, plan: Plan, lengths: Iterable[int]) -> View:
         """Everything that a plan for utterances of these lengths needs."""
         pairs = list(zip(plan.utterances, lengths, strict=True))
         return View(plan, [self.noise(u, n) for u, n in pairs], [self.rir(u) for u, _ in pairs])
+
+    def whole_view(self, plan: Plan, lengths: Iterable[int]) -> View:
+        """The same for a test, of which nothing may be missing.
+
+        Raises:
+            DataError: naming a recording that cannot be read.
+        """
+        view = self.view(plan, lengths)
+        refuse_lost(self.take_lost())
+        return view
 
     def _choose(self, corpus: str, choice: float) -> Cut:
         if corpus not in self.corpora:
@@ -120,6 +123,19 @@ class NoiseReader:
             )
         clips = self.corpora[corpus]
         return clips[int(choice * len(clips))]
+
+
+def refuse_lost(lost: Sequence[tuple[str, str]]) -> None:
+    """End a test whose noise is not whole: without it, distorted speech would be scored as if it were clean.
+
+    Args:
+        lost: (id, reason) of recordings that could not be read.
+
+    Raises:
+        DataError: if there is any.
+    """
+    for name, why in lost:
+        raise DataError(f"the noise or room {name} of a test cannot be used: {why}; mend or replace it")
 
 
 # ---------------------------------------------------------------------------------------------------- batches

@@ -21,7 +21,6 @@ from tqdm import tqdm
 
 from distill.audio import file_rate, recordings_of
 from distill.errors import DataError
-from distill.manifest import Cuts
 from distill.shar import place_of
 from distill.sources import index_cuts
 
@@ -96,7 +95,9 @@ def _chosen(count: int, most: int | None, seed: int) -> Sequence[int]:
     return sorted(random.Random(seed).sample(range(count), most))
 
 
-def _each(cuts: Cuts, numbers: Sequence[int], look: Callable[[Cut], str], label: str) -> dict[int, str]:
+def _each(
+    cuts: Sequence[Cut], numbers: Sequence[int], look: Callable[[Cut], str], label: str
+) -> dict[int, str]:
     """What is wrong with the files of cuts, by number; those with nothing wrong are left out."""
 
     def several(chunk: Sequence[int]) -> dict[int, str]:
@@ -110,7 +111,7 @@ def _each(cuts: Cuts, numbers: Sequence[int], look: Callable[[Cut], str], label:
     return problems
 
 
-def _problem_of(cuts: Cuts, number: int, look: Callable[[Cut], str]) -> str:
+def _problem_of(cuts: Sequence[Cut], number: int, look: Callable[[Cut], str]) -> str:
     try:
         return look(cuts[number])
     except DataError as error:
@@ -132,6 +133,25 @@ def _unprepared(manifest: Path) -> str:
     if published is None or files >= published:
         return ""
     return f"{files} of the {published} published files were there when it was prepared"
+
+
+def check_files(cuts: Sequence[Cut], source: str) -> None:
+    """Refuse half a corpus, as a test must be of all of it; files are looked for and not opened.
+
+    Args:
+        cuts: all that it should have.
+        source: its name for people.
+
+    Raises:
+        DataError: naming files that are missing.
+    """
+    lost = dict.fromkeys(_each(cuts, range(len(cuts)), _lost, f"{Path(source).name}: there?").values())
+    if lost:
+        some = ", ".join(list(lost)[:3]) + (", ..." if len(lost) > 3 else "")
+        raise DataError(
+            f"{source}: {len(lost)} audio files of {len(cuts)} utterances cannot be used: {some}; fetch the "
+            "rest of the corpus, or prepare it again where it lies now"
+        )
 
 
 @contextmanager

@@ -7,6 +7,7 @@ number of workers. fsd and dns are never heard in training.
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,25 +23,37 @@ from tqdm import tqdm
 
 from data_prep.manifests import cut_from_file, write_cuts
 from distill.audio import recordings_of
-from distill.batch import View, pad
+from distill.batch import pad
 from distill.checkpoints import inspect, load_student, load_teacher
 from distill.data import MIN_SAMPLES, NoiseReader, open_cuts, read_audio, samples_at_16k
 from distill.distortions import CONDITIONS, LABELS, Distorter, DistortionConfig, Plan, UtterancePlan
 from distill.distortions.additive import SILENT_POWER
 from distill.errors import DataError, UsageError, UserError
 from distill.hubert import SAMPLE_RATE, HubertEncoder, frame_mask
+from distill.survey import check_files
+from downstream.results import describe_silent
+
+logger = logging.getLogger(__name__)
 
 _UNFINISHED = ".distorting"  # in a folder that `materialise` is still writing
 
 
 class DistortedSet:
-    """Speech under one condition, in batches of similar length.
+    """Speech under one condition, in batches of similar length: all of it, or an error says what is missing.
+
+    What is silent cannot be applied: such utterances are counted in `silent`, and a warning at the end of the
+    set says how many they are.
 
     Args:
         cuts: the clean utterances.
         condition: "clean", "2-dist", "fsd", "dns", or a `DistortionConfig` of one's own.
         noises: where the noise is; None if the condition needs none.
         seed: another seed, other distortions.
+        skip: leave out utterances that cannot be used and list them in `skipped`; of noise and rooms nothing
+            may be missing all the same.
+
+    Raises:
+        DataError: naming files or kinds of noise that are missing, or an utterance that is too short.
     """
 
     def __init__(
@@ -50,11 +63,16 @@ class DistortedSet:
         noises: NoiseReader | None = None,
         *,
         seed: int = 0,
+        skip: bool = False,
     ):
         self.cuts: list[Cut] = sorted(cuts, key=lambda cut: cut.duration)  # pyright: ignore
-        if self.cuts and (shortest := samples_at_16k(self.cuts[0])) < MIN_SAMPLES:
-            name = self.cuts[0].id
-            raise DataError(f"{name} has {shortest} samples, a frame needs {MIN_SAMPLES}: remove it")
+        self.skip = skip
+        self.skipped: list[tuple[str, str]] = []  # id and reason
+        self.silent = Counter()  # utterances, by what was silent: speech, noise, rir
+        if not skip:
+            check_files(self.cuts, "the speech")
+            for cut in self.cuts[:1]:
+                check_length(cut)
         self.distorter = Distorter.from_config(find_condition(condition), split="test")
         self.noises = noises or NoiseReader({})
         config = self.distorter.config
@@ -64,6 +82,8 @@ class DistortedSet:
                 raise DataError(
                     f"condition {condition} needs {corpus} recordings: name them with --noise {corpus}=SOURCE"
                 )
+            check_files(self.noises.corpora[corpus], corpus)
+        self.name = condition if isinstance(condition, str) else "the distorted set"
         self.seed = seed
 
     def batches(self, size: int = 16) -> Iterator[tuple[list[Cut], Tensor, Tensor, Plan]]:
@@ -76,26 +96,72 @@ class DistortedSet:
 
     def reasoned_batches(self, size: int = 16) -> Iterator[tuple[list[Cut], Tensor, Tensor, Plan, list[str]]]:
         """`batches`, and for each utterance what the draw asked for that was left out, and why; else ""."""
+        self.silent.clear()
+        self.skipped.clear()
         for start in range(0, len(self.cuts), size):
-            cuts = self.cuts[start : start + size]
-            waveforms, lengths = pad([read_audio(cut) for cut in cuts])
+            cuts, waves = self._read(self.cuts[start : start + size])
+            if not cuts:
+                continue
+            waveforms, lengths = pad(waves)
             plan = self.distorter.plan([cut.id for cut in cuts], seed=self.seed, epoch=0, stream="test")
-            view = self.noises.view(plan, lengths.tolist())
+            view = self.noises.whole_view(plan, lengths.tolist())
             distorted, done = self.distorter.apply(waveforms, lengths, plan, view.noises, view.rirs)
-            left_out = [_left_out(waveforms[row, :n], view, done[row], row) for row, n in enumerate(lengths)]
+            silent = [silent_parts(*each) for each in zip(waves, plan, done, strict=True)]
+            self.silent.update(part for parts in silent for part in parts)
+            left_out = [_left_out(*each) for each in zip(plan, silent, strict=True)]
             yield cuts, distorted, lengths, done, left_out
+        if self.silent:
+            logger.warning("%s: of %d utterances %s", self.name, len(self.cuts), describe_silent(self.silent))
+
+    def _read(self, cuts: Sequence[Cut]) -> tuple[list[Cut], list[Tensor]]:
+        """The utterances that can be used, and their samples."""
+        read: list[tuple[Cut, Tensor]] = []
+        for cut in cuts:
+            try:
+                check_length(cut)
+                read.append((cut, read_audio(cut)))
+            except DataError as error:
+                if not self.skip:
+                    raise
+                self.skipped.append((cut.id, str(error).removeprefix(f"{cut.id}: ")))
+        return [cut for cut, _ in read], [wave for _, wave in read]
 
 
-def _left_out(waveform: Tensor, view: View, done: UtterancePlan, row: int) -> str:
-    """What one utterance's plan asked for and did not get, with the reason."""
-    plan, lost = view.plan[row], []
-    if plan.rir and not done.rir:
-        lost.append("rir: the room impulse response is silent, not finite or cannot be read")
+def check_length(cut: Cut) -> None:
+    """Refuse an utterance that is shorter than a frame.
+
+    Raises:
+        DataError: naming it.
+    """
+    if (n_samples := samples_at_16k(cut)) < MIN_SAMPLES:
+        raise DataError(f"{cut.id}: it has {n_samples} samples, a frame needs {MIN_SAMPLES}: remove it")
+
+
+def silent_parts(waveform: Tensor, plan: UtterancePlan, done: UtterancePlan) -> list[str]:
+    """What was silent, so that an utterance did not get what was drawn for it.
+
+    Args:
+        waveform: (T,), clean.
+        plan: what was drawn.
+        done: what was applied.
+
+    Returns:
+        "rir", and "speech" or "noise".
+    """
+    found = ["rir"] if plan.rir and not done.rir else []
     if plan.additive != done.additive:
-        silent = not float(waveform.square().mean()) > SILENT_POWER
-        what = "the speech is silent" if silent else "the clip is silent, not finite or cannot be read"
-        lost.append(f"{plan.additive}: {what}")
-    return "; ".join(lost)
+        found.append("noise" if float(waveform.square().mean()) > SILENT_POWER else "speech")
+    return found
+
+
+def _left_out(plan: UtterancePlan, silent: Sequence[str]) -> str:
+    """What one utterance's plan asked for and did not get, with the reason."""
+    reasons = {
+        "rir": "rir: the room impulse response is silent",
+        "speech": f"{plan.additive}: the speech is silent",
+        "noise": f"{plan.additive}: the clip is silent",
+    }
+    return "; ".join(reasons[part] for part in silent)
 
 
 def find_condition(condition: str | DistortionConfig) -> DistortionConfig:
@@ -130,7 +196,8 @@ def materialise(
     """Write a distorted copy of some speech: FLAC files, and `distortions.tsv` with what was done to each.
 
     A column `left_out` of the latter names what was drawn and could not be applied, with the reason. The
-    manifest `cuts.jsonl.gz` has the files with the classes and texts of the speech, to be evaluated.
+    manifest `cuts.jsonl.gz` has the files with the classes and texts of the speech, to be evaluated. Speech
+    that cannot be used is left out and listed in `skipped.tsv`.
 
     Args:
         speech: manifest, TSV or folder of audio.
@@ -145,6 +212,7 @@ def materialise(
 
     Raises:
         UserError: `out` holds other things, or recordings that are to be distorted; nothing is written.
+        DataError: noise or rooms that cannot be used, or no speech that can.
     """
     listing, unfinished = out / "distortions.tsv", out / _UNFINISHED
     sources = {name: list(noises[name]) for name in sorted(noises)}
@@ -152,7 +220,7 @@ def materialise(
     _check_out(out, made_of)
     find_condition(condition)
     cuts = open_cuts(speech)
-    distorted = DistortedSet(cuts, condition, NoiseReader(noises), seed=seed)
+    distorted = DistortedSet(cuts, condition, NoiseReader(noises), seed=seed, skip=True)
     _check_apart(distorted.cuts, out)
     out.mkdir(parents=True, exist_ok=True)
     unfinished.write_text(made_of, encoding="utf-8")
@@ -176,6 +244,7 @@ def materialise(
             clips = _clips(distorted.noises, done, int(length))
             rows.append([file.name, cut.id, *describe(done), f"{gain:.4f}", why, *clips])
             written.append(_as_spoken(cut, file))
+    _list_skipped(distorted, out / "skipped.tsv")
     write_cuts(sorted(written, key=lambda cut: cut.id), out / "cuts.jsonl.gz")
     header = ["path", "id", "additive", "snr_db", "non_additive", "parameters", "rir", "gain", "left_out"]
     header += ["noise", "noise_start_s", "room"]
@@ -183,6 +252,22 @@ def materialise(
     listing.write_text("\n".join(lines) + "\n", encoding="utf-8")
     unfinished.unlink()
     return listing
+
+
+def _list_skipped(distorted: DistortedSet, path: Path) -> None:
+    """Write down which utterances could not be used and why, if there are any."""
+    path.unlink(missing_ok=True)  # of a call that was stopped
+    if not (skipped := distorted.skipped):
+        return
+    lines = "".join(f"{name}\t{' '.join(why.split())}\n" for name, why in skipped)
+    path.write_text(lines, encoding="utf-8", errors="backslashreplace")
+    said = (
+        f"{len(skipped)} of {len(distorted.cuts)} utterances cannot be used, {path} lists them; the first is "
+    )
+    said += ": ".join(skipped[0])
+    if len(skipped) == len(distorted.cuts):
+        raise DataError(said)
+    logger.warning("%s", said)
 
 
 def _clips(noises: NoiseReader, done: UtterancePlan, n_samples: int) -> list[str]:

@@ -35,7 +35,7 @@ from downstream.distorted_sets import find_condition
 from downstream.features import Selection, load_upstream
 from downstream.labels import CHARACTERS, WORD_END, Labels, TokenLabels, check_words, make_labels
 from downstream.options import RECORDED, EvaluationConfig
-from downstream.results import check_head
+from downstream.results import check_head, describe_silent
 from downstream.runner import HeadTraining, measure
 from downstream.speech import TaskSpeech, check_sources
 
@@ -262,7 +262,7 @@ class Evaluation:
         config = self.config
         cuts = self.speech.test(condition, fold)
         distortion = "clean" if condition in RECORDED else find_condition(condition)
-        outcomes = measure(
+        measured = measure(
             module,
             cuts,
             {cut.id: module.labels.targets(cut) for cut in cuts},
@@ -274,15 +274,16 @@ class Evaluation:
             name=f"{config.task} {condition}",
             decoders=[self.decoder if lm else None for lm in paths],
         )
-        for (lm, path), (errors, total) in zip(paths.items(), outcomes, strict=True):
+        for (lm, path), (errors, total) in zip(paths.items(), measured.sums, strict=True):
             error = 100.0 * errors / total
             self._write(
                 path,
                 100.0 - error if config.defaults.metric == "accuracy" else error,
                 {"condition": condition, "fold": fold, "lm": lm, "n_utterances": len(cuts)},
+                measured.silent,
             )
 
-    def _write(self, path: Path, value: float, about: dict[str, Any]) -> None:
+    def _write(self, path: Path, value: float, about: dict[str, Any], silent: Mapping[str, int]) -> None:
         """One score as JSON."""
         config = self.config
         metric = config.defaults.metric
@@ -300,6 +301,7 @@ class Evaluation:
             "recipe": self.upstream.recipe,
             "head_steps": self.recipe.optim.max_steps,
             "n_utterances": about["n_utterances"],
+            "silent": dict(silent),
             "versions": versions(),
             "settings": config.settings(lm=about["lm"])
             | self.speech.test_data(about["condition"], about["fold"]),
@@ -308,7 +310,8 @@ class Evaluation:
         path.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(result, indent=2) + "\n"
         write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
-        tqdm.write(f"{path.stem}: {metric} {value:.2f} ({about['n_utterances']} utterances)", file=sys.stderr)
+        said = f"{about['n_utterances']} utterances{', ' * bool(silent)}{describe_silent(silent)}"
+        tqdm.write(f"{path.stem}: {metric} {value:.2f} ({said})", file=sys.stderr)
 
 
 def warn_of_crops(train: Sequence[Cut], crop_s: float | None) -> None:

@@ -159,6 +159,13 @@ def parse_result(values: Any) -> Result:
     return Result(**{field.name: values[field.name] for field in fields(Result) if field.name in values})
 
 
+def describe_silent(silent: Mapping[str, int]) -> str:
+    """A `Result.silent` for people; "" if nothing was silent."""
+    whats = {"speech": "silent speech", "noise": "silent noise", "rir": "a silent room response"}
+    counts = ", ".join(f"{silent[part]} with {what}" for part, what in whats.items() if silent.get(part))
+    return f"{counts} stayed without noise or room" if counts else ""
+
+
 def check_settings(found: Mapping[str, Any], wanted: Mapping[str, Any], where: str) -> None:
     """Refuse scores of other settings; what was not noted with them is not asked about.
 

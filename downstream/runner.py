@@ -5,7 +5,9 @@ Shapes: B utterances, T samples, F frames, D features, V outputs.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytorch_lightning as pl
@@ -15,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from distill.batch import Batch
-from distill.data import NoiseReader, SpeechDataset, dev_loader
+from distill.data import NoiseReader, SpeechDataset, dev_loader, refuse_lost
 from distill.distortions import Distorter
 from distill.errors import DataError
 from distill.hashing import hash_number
@@ -23,6 +25,7 @@ from distill.hubert import HubertEncoder
 from distill.manifest import ListedCuts
 from distill.options import OptimConfig
 from downstream.batches import HeadBatch
+from downstream.distorted_sets import silent_parts
 from downstream.features import Selection
 from downstream.heads import Head, spec_augment
 from downstream.labels import Labels, Outcome
@@ -160,6 +163,16 @@ def unpadded(targets: Tensor, lengths: Tensor) -> list[list[int]]:
     return [row[:length] for row, length in zip(targets.tolist(), lengths.tolist(), strict=True)]
 
 
+@dataclass
+class Measured:
+    """What came out of a test."""
+
+    sums: list[Outcome]
+    """For every decoder, (errors, out of how many)."""
+    silent: Counter[str] = field(default_factory=Counter)
+    """Utterances that did not get their noise or room, by what was silent: speech, noise, rir."""
+
+
 @torch.inference_mode()
 def measure(
     module: HeadTraining,
@@ -173,7 +186,7 @@ def measure(
     workers: int,
     name: str,
     decoders: Sequence[Callable[[Tensor], list[str]] | None] = (None,),
-) -> list[Outcome]:
+) -> Measured:
     """Errors on distorted speech: the same audio for every model, batch size and number of workers.
 
     Args:
@@ -188,11 +201,8 @@ def measure(
         name: for the progress bar.
         decoders: how to decode, each; None: greedily.
 
-    Returns:
-        For every decoder, (errors, out of how many).
-
     Raises:
-        DataError: for an utterance that cannot be read: everybody's score is that of all.
+        DataError: for an utterance, noise or room that cannot be read: everybody's score is that of all.
     """
     speech = SpeechDataset(
         ListedCuts(cuts),
@@ -204,7 +214,7 @@ def measure(
         fixed_epoch=True,
     )
     module.eval()
-    sums = [(0.0, 0.0) for _ in decoders]
+    measured = Measured([(0.0, 0.0) for _ in decoders])
     workers = min(workers, len(cuts) // _WORTH_A_PROCESS)
     loader = dev_loader(speech, batch_size=batch_size, workers=workers)
     batch: Batch
@@ -212,14 +222,20 @@ def measure(
         if batch.skipped:
             raise DataError(f"test utterance {batch.skipped[0][0]}: {batch.skipped[0][1]}; mend it first")
         view = batch.views["test"].to(module.device)
-        waves, _ = distorter(
+        refuse_lost(batch.noise_lost)
+        waves, done = distorter.apply(
             batch.waveforms.to(module.device), batch.lengths, view.plan, view.noises, view.rirs
         )
+        for wave, n_samples, plan, applied in zip(
+            batch.waveforms, batch.lengths, view.plan, done, strict=True
+        ):
+            measured.silent.update(silent_parts(wave[:n_samples], plan, applied))
         selected, frames = module.hear(waves, batch.lengths)
         outputs = module.head(module.selection(selected), frames)
         truth = [targets[name] for name in batch.ids]
         for number, decode in enumerate(decoders):
             outcomes = module.labels.outcomes(module.head, outputs, frames, truth, decode)
-            errors, total = sums[number]
-            sums[number] = errors + sum(e for e, _ in outcomes), total + sum(n for _, n in outcomes)
-    return sums
+            errors, total = measured.sums[number]
+            errors, total = errors + sum(e for e, _ in outcomes), total + sum(n for _, n in outcomes)
+            measured.sums[number] = errors, total
+    return measured

@@ -14,11 +14,11 @@ from lhotse.cut import Cut
 from lhotse.utils import fastcopy
 
 from data_prep.speech_commands import SILENCE
-from distill.audio import recordings_of
 from distill.data import MIN_SAMPLES, NoiseReader, samples_at_16k
 from distill.distortions import CONDITIONS
 from distill.errors import DataError
 from distill.sources import how_to_make, open_cuts
+from distill.survey import check_files
 from downstream.distorted_sets import find_condition
 from downstream.identity import hash_lines
 from downstream.labels import class_of, truths
@@ -76,8 +76,16 @@ class TaskSpeech:
 
     @functools.cached_property
     def noises(self) -> NoiseReader:
-        """The noise that the conditions need."""
-        return NoiseReader(noise_sources(self.config))
+        """The noise that the conditions need.
+
+        Raises:
+            DataError: for a source, or files of its recordings, that are missing.
+        """
+        sources = noise_sources(self.config)
+        reader = NoiseReader(sources)
+        for corpus, cuts in reader.corpora.items():
+            check_files(cuts, ", ".join(sources[corpus]))
+        return reader
 
     def test_data(self, condition: str, fold: int | None) -> dict[str, Any]:
         """What a score is measured on, kept with it.
@@ -177,24 +185,6 @@ def read_split(config: EvaluationConfig, name: str) -> list[Cut]:
             "remove it"
         )
     return cuts
-
-
-def check_files(cuts: Sequence[Cut], source: str) -> None:
-    """Refuse half a corpus, naming files that are missing."""
-    files = dict.fromkeys(
-        part.source
-        for cut in cuts
-        for recording in recordings_of(cut)
-        for part in recording.sources
-        if part.type == "file"
-    )
-    missing = [file for file in files if not Path(str(file)).is_file()]
-    if missing:
-        some = ", ".join(map(str, missing[:3])) + (", ..." if len(missing) > 3 else "")
-        raise DataError(
-            f"{source}: {len(missing)} of {len(files)} audio files are missing: {some}; fetch the rest of "
-            "the corpus, or prepare it again where it lies now"
-        )
 
 
 def whole_recordings(cuts: Sequence[Cut], column: str = "label") -> list[Cut]:

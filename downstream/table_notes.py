@@ -5,11 +5,12 @@ A note is about some rows, or about conditions of them; the same one about sever
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from downstream.options import TASKS
-from downstream.results import PAPER_TASKS, Result, size_of_test
+from downstream.results import PAPER_TASKS, Result, describe_silent, size_of_test
 
 _OWN_WIDTH = {"classes": 256, "characters": 1024, "phones": 256}
 
@@ -79,6 +80,13 @@ def other_settings(results: Sequence[Result]) -> list[str]:
     if labels := sorted({settings.get("label") or task.label for settings in every} - {task.label}):
         parts.append(f"label {', '.join(labels)}")
     return [f"not the task's own settings: {'; '.join(parts)}"] if parts else []
+
+
+def silent_clips(results: Sequence[Result]) -> list[str]:
+    """A note if some utterances of a cell did not get their noise or room, as something was silent."""
+    silent = sum((Counter(result.silent) for result in results), Counter())
+    total = sum(result.n_utterances for result in results)
+    return [f"of {total:,} utterances {describe_silent(silent)}"] if silent else []
 
 
 def mixed(results: Sequence[Result]) -> list[str]:

@@ -22,7 +22,14 @@ from downstream.results import (
     paper_numbers,
     read_results,
 )
-from downstream.table_notes import Notes, mixed, other_settings, other_speech, steps_of_heads
+from downstream.table_notes import (
+    Notes,
+    mixed,
+    other_settings,
+    other_speech,
+    silent_clips,
+    steps_of_heads,
+)
 from downstream.table_parts import Cell, Row, Table, only_measured
 from downstream.table_text import to_csv, to_latex, to_markdown
 
@@ -128,7 +135,7 @@ def make_cell(results: Iterable[Result], paper: str, label: str, condition: str,
             notes.add(f"seed {seed} has fold {listed} of {_ER_FOLDS} only", label, condition)
         counted = folds or members  # without folds: a single value, or somebody's own mean over them
         means.append(sum(result.value for result in counted) / len(counted))
-    for text in mixed(list(latest.values())):
+    for text in [*mixed(list(latest.values())), *silent_clips(list(latest.values()))]:
         notes.add(text, label, condition)
     if not means:
         return Cell(None, 0.0, 0, paper)

@@ -356,7 +356,7 @@ def test_what_could_not_be_applied_is_listed_as_such(tmp_path, corpora):
         for row in listing(materialise(str(tmp_path / "speech"), tmp_path / "a", "dns", noises))
     }
     assert {(row["additive"], row["snr_db"], row["rir"]) for row in rows.values()} == {("none", "", "yes")}
-    assert rows["loud"]["left_out"] == "dns: the clip is silent, not finite or cannot be read"
+    assert rows["loud"]["left_out"] == "dns: the clip is silent"
     assert rows["silent"]["left_out"] == "dns: the speech is silent"
     noises = {"dns": [corpora["dns"]], "rir": [str(nothing)]}
     rows = {
@@ -364,9 +364,7 @@ def test_what_could_not_be_applied_is_listed_as_such(tmp_path, corpora):
         for row in listing(materialise(str(tmp_path / "speech"), tmp_path / "b", "dns", noises))
     }
     assert rows["loud"]["rir"] == "no" and float(rows["loud"]["snr_db"]) >= 10
-    assert (
-        rows["loud"]["left_out"] == "rir: the room impulse response is silent, not finite or cannot be read"
-    )
+    assert rows["loud"]["left_out"] == "rir: the room impulse response is silent"
     for row in listing(materialise(str(tmp_path / "speech"), tmp_path / "c", "clean", {})):
         assert row["left_out"] == ""
 

@@ -293,6 +293,16 @@ def test_seeds_of_different_settings_are_noted_where_they_are_averaged():
     )
 
 
+def test_silence_that_left_speech_as_it_was_is_noted():
+    silent = {"condition": "fsd", "silent": {"noise": 3}}
+    table = tables(silent, silent | {"seed": 1, "silent": {"noise": 1, "speech": 1}})["ks", "accuracy", False]
+    said = (
+        "S4, fsd: of 6,162 utterances 1 with silent speech, 4 with silent noise stayed without noise or room"
+    )
+    assert said in table.notes
+    assert not any("silent" in note for note in tables({"condition": "fsd"})["ks", "accuracy", False].notes)
+
+
 def test_the_same_note_about_several_rows_is_said_once():
     rows = [
         {"recipe": recipe, "seed": seed, "condition": condition, "settings": OWN | {"lr": lr}}
