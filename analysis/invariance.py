@@ -95,9 +95,9 @@ def layer_cosines(
     ):
         for name, encoder in encoders.items():
             one, other = encoder.eval()(waves, lengths), encoder(other_waves, lengths)
-            valid = frame_mask(one.lengths, one.hidden_states[0].shape[1])  # (B, F)
+            valid = frame_mask(one.lengths, one.last_hidden_state.shape[1])  # (B, F)
             n_frames[name] += int(valid.sum())
-            pairs = zip(one.hidden_states, other.hidden_states, strict=True)
+            pairs = zip(one.features, other.features, strict=True)
             sums[name] += torch.stack([_cosine_sum(a, b, valid) for a, b in pairs])
     return {name: (total / n_frames[name]).numpy() for name, total in sums.items()}
 

@@ -110,7 +110,7 @@ def _contenders(name: str, encoder: HubertEncoder, folder: Path) -> list[Contend
     int8 = onnx.int8_path(path)
 
     def in_torch(waves: Tensor) -> Tensor:
-        return encoder(waves).hidden_states[-1]
+        return encoder(waves).last_hidden_state
 
     weights = sum(4 * parameter.numel() for parameter in encoder.parameters()) / 1e6
     return [

@@ -122,9 +122,9 @@ class Distillation(pl.LightningModule):
 
     @torch.no_grad()
     def teacher_targets(self, waveforms: Tensor, lengths: Tensor) -> Tensor:
-        """The hidden states to predict, (B, N, F, D)."""
-        hidden_states = self.teacher(waveforms, lengths).hidden_states
-        return torch.stack([hidden_states[layer] for layer in self.student.targets], dim=1)
+        """The hidden states to predict, (B, N, F, D); the last after the final norm of pre-norm teachers."""
+        features = self.teacher(waveforms, lengths).features
+        return torch.stack([features[layer] for layer in self.student.targets], dim=1)
 
     def _teach_classifier(self, student: StudentOutput, labels: Tensor, n_utterances: Tensor) -> None:
         """Gradients of L_D for the classifier, which the student does not feel (Eq. 3)."""

@@ -24,13 +24,11 @@ class StudentOutput:
     """(B, N, F, D), the regressed teacher layers, in the order of `Student.targets`."""
     hidden_states: list[Tensor]
     """[0] the transformer's input, [i] the output of layer i, each (B, F, D)."""
+    z: Tensor
+    """(B, F, D), the last layer, after the final layer norm of pre-norm models: what the heads hear and what
+    is used downstream (Eq. 1)."""
     lengths: Tensor
     """(B,) int64, valid frames."""
-
-    @property
-    def z(self) -> Tensor:
-        """(B, F, D), the last layer: what is used downstream (Eq. 1)."""
-        return self.hidden_states[-1]
 
 
 class PredictionHeads(nn.Module):
@@ -138,7 +136,8 @@ class Student(nn.Module):
             lengths: (B,) int64, valid samples; None when every row is full.
         """
         out = self.encoder(waveforms, lengths)
-        return StudentOutput(self.heads(out.hidden_states[-1]), out.hidden_states, out.lengths)
+        z = out.last_hidden_state
+        return StudentOutput(self.heads(z), out.hidden_states, z, out.lengths)
 
     def to_dict(self) -> dict[str, Any]:
         """What `from_dict` needs to build the same architecture; plain values, for JSON."""

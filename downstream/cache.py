@@ -273,7 +273,7 @@ class FeatureCache:
             with path.open("wb") as file:
                 for numbers, waves, lengths in self._waves(members, workers):
                     out = encoder(waves.to(device), lengths.to(device))
-                    kept = selection.select(out.hidden_states).float().cpu().numpy()
+                    kept = selection.select(out).float().cpu().numpy()
                     for row, number, count in zip(kept, numbers, out.lengths.tolist(), strict=True):
                         place = number - members.start
                         frames[place] = count = min(count, int(self.room[number]))

@@ -324,9 +324,9 @@ def describe(plan: UtterancePlan) -> list[str]:
 
 @torch.no_grad()
 def embed(encoder: torch.nn.Module, waveforms: Tensor, lengths: Tensor) -> Tensor:
-    """The last layer, averaged over each utterance's valid frames. (B, T) -> (B, D)."""
+    """The last hidden state, averaged over each utterance's valid frames. (B, T) -> (B, D)."""
     out = encoder(waveforms, lengths)
-    hidden = out.hidden_states[-1]
+    hidden = out.last_hidden_state
     valid = frame_mask(out.lengths, hidden.shape[1])[:, :, None]
     return hidden.masked_fill(~valid, 0.0).sum(1) / out.lengths[:, None]
 

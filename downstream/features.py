@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from distill.checkpoints.loading import load_any
 from distill.errors import UsageError
-from distill.hubert import HubertEncoder
+from distill.hashing import beyond_weights
+from distill.hubert import HubertEncoder, HubertOutput
 from distill.student import Student
 
 
@@ -28,7 +29,7 @@ class Upstream:
     name: str
     """Last part of the checkpoint's path."""
     checkpoint_hash: str
-    """BLAKE2b of the encoder's weights, 128 bits in hexadecimal."""
+    """BLAKE2b of the encoder, 128 bits in hexadecimal: other features, another hash."""
     recipe: str | None
     """Recipe of the run that it comes from, if known."""
 
@@ -45,13 +46,13 @@ def load_upstream(checkpoint: str | Path) -> Upstream:
     generic = ("student.safetensors", "teacher.safetensors", "student.json", "teacher.json")
     name = path.parent.name if path.name in generic else path.name
     made_by: Any = (recipe or {}).get("name") or provenance.get("recipe")
-    return Upstream(encoder.eval(), name or str(checkpoint), hash_weights(encoder), made_by)
+    return Upstream(encoder.eval(), name or str(checkpoint), hash_encoder(encoder), made_by)
 
 
-def hash_weights(model: nn.Module) -> str:
-    """BLAKE2b over names, shapes and values of all weights."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, value in sorted(model.state_dict().items()):
+def hash_encoder(encoder: HubertEncoder) -> str:
+    """BLAKE2b over names, shapes and values of all weights, and what decides the features beside them."""
+    digest = hashlib.blake2b(beyond_weights(encoder.config).encode(), digest_size=16)
+    for name, value in sorted(encoder.state_dict().items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
@@ -62,7 +63,7 @@ class Selection(nn.Module):
 
     Args:
         features: "last", "layer:K", or "weighted_sum": all, with learned weights (softmax), as s3prl's
-            Featurizer.
+            Featurizer. The last layer is heard after the final layer norm of pre-norm models.
         layers: L, transformer layers of the model.
 
     Raises:
@@ -83,9 +84,9 @@ class Selection(nn.Module):
         """L + 1 if several are heard, else None."""
         return None if self.weights is None else len(self.weights)
 
-    def select(self, hidden_states: list[Tensor]) -> Tensor:
+    def select(self, out: HubertOutput) -> Tensor:
         """What is kept of the frozen model: (B, F, D), or (B, F, L + 1, D) for the weighted sum."""
-        return hidden_states[self.layer] if self.weights is None else torch.stack(hidden_states, dim=2)
+        return out.features[self.layer] if self.weights is None else torch.stack(out.features, dim=2)
 
     def forward(self, selected: Tensor) -> Tensor:
         """What `select` kept -> (B, F, D)."""

@@ -73,7 +73,7 @@ class HeadTraining(pl.LightningModule):
         full = bool((lengths == waveforms.shape[1]).all())  # no masks then: crops of a second, say
         with torch.set_grad_enabled(self.finetune and torch.is_grad_enabled()):
             out = self.encoder(waveforms, None if full else lengths)
-            return self.selection.select(out.hidden_states), out.lengths
+            return self.selection.select(out), out.lengths
 
     def features(self, batch: HeadBatch) -> tuple[Tensor, Tensor]:
         """(B, F, D) features and (B,) frames of a batch, computed or taken from the cache."""

@@ -61,8 +61,9 @@ class UpstreamExpert(nn.Module):
                 frame are padded with silence.
 
         Returns:
-            "hidden_states": L + 1 tensors (B, F, D), [0] the transformer's input, then each layer's output;
-            "last_hidden_state" and "paper": z, the output of the last layer (B, F, D).
+            "hidden_states": L + 1 tensors (B, F, D), [0] the transformer's input, then each layer's output,
+            the last one after the final layer norm of pre-norm models, as in s3prl's own expert of HuBERT;
+            "last_hidden_state" and "paper": z, that last one.
         """
         lengths = torch.tensor([len(wav) for wav in wavs]).clamp_min(self.model.config.receptive_field)
         waveforms = pad_sequence(wavs, batch_first=True)  # (B, T)
@@ -70,7 +71,7 @@ class UpstreamExpert(nn.Module):
         # Equal lengths are full rows: without masks the model is faster, and the same.
         padded = bool((lengths != lengths[0]).any())
         out = self.model(waveforms, lengths if padded else None)
-        hidden_states = out.hidden_states
+        hidden_states = out.features
         if padded:
             hidden_states = [_repeat_last(h, out.lengths) for h in hidden_states]
         z = hidden_states[-1]

@@ -35,7 +35,7 @@ from distill.adaptation.workers import run_shards
 from distill.checkpoints.weights import atomic
 from distill.data import MIN_SAMPLES, samples_at_16k
 from distill.errors import DataError
-from distill.hashing import hash_number
+from distill.hashing import beyond_weights, hash_number
 from distill.hubert import SAMPLE_RATE, HubertEncoder
 
 logger = logging.getLogger(__name__)
@@ -214,7 +214,7 @@ def _describe(
         "n_clusters": n_clusters,
         "seed": seed,
         "speech": stock.digest(),
-        "weights": None if encoder is None else _digest(encoder.state_dict().values()),
+        "weights": None if encoder is None else _identity(encoder),
         "codebook": None if codebook is None else _digest([codebook]),
         "sample_hours": sample_hours,
     }
@@ -388,6 +388,11 @@ def _check(
             f"{(n_clusters, width)}: it was made of other features"
         )
     return width
+
+
+def _identity(encoder: HubertEncoder) -> str:
+    """Changes with anything that the features depend on."""
+    return " ".join(filter(None, (_digest(encoder.state_dict().values()), beyond_weights(encoder.config))))
 
 
 def _digest(tensors: Iterable[Tensor]) -> str:

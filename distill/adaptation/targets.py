@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from distill.errors import DataError
-from distill.hubert import SAMPLE_RATE, HubertConfig, HubertEncoder
+from distill.hubert import SAMPLE_RATE, HubertConfig, HubertEncoder, HubertOutput
 
 HOP = 320  # samples between frames of every HuBERT
 FRAME_RATE_HZ = SAMPLE_RATE // HOP
@@ -60,7 +60,8 @@ def layer_features(encoder: HubertEncoder, waveform: Tensor, layer: int) -> Tens
     Args:
         encoder: on any device.
         waveform: (T,) at 16 kHz.
-        layer: 1 is the first; HuBERT base used 6 for its second iteration, 9 for large models.
+        layer: 1 is the first; HuBERT base used 6 for its second iteration, 9 for large models. The last one
+            is taken after the final layer norm of pre-norm models.
 
     Returns:
         (F, D) float32 on the CPU.
@@ -77,12 +78,17 @@ def layer_features(encoder: HubertEncoder, waveform: Tensor, layer: int) -> Tens
     try:
         device = next(encoder.parameters()).device
         features = [
-            encoder(part[None].to(device)).hidden_states[layer][0].float().cpu()
+            _layer(encoder(part[None].to(device)), layer, encoder.config.layers)[0].float().cpu()
             for part in _parts(waveform, encoder.config)
         ]
         return torch.cat(features)
     finally:
         encoder.train(was_training)
+
+
+def _layer(out: HubertOutput, layer: int, layers: int) -> Tensor:
+    """(B, F, D). The encoder may have been cut after the layer: then that is not the last of the model."""
+    return out.last_hidden_state if layer == layers else out.hidden_states[layer]
 
 
 def _parts(waveform: Tensor, config: HubertConfig) -> list[Tensor]:

@@ -1,7 +1,8 @@
 """ONNX: an encoder for onnxruntime and the devices behind it, in float32 and with int8 weights.
 
 Inputs: waveforms (B, T) float32 at 16 kHz, padded at the end; lengths (B,) int64, valid samples (>= 400).
-Outputs: last_hidden_state (B, F, D), the last layer (z in Eq. 1 of the paper); frames (B,) int64, valid ones.
+Outputs: last_hidden_state (B, F, D), the last layer (z in Eq. 1 of the paper), after the final layer norm of
+pre-norm models; frames (B,) int64, valid ones.
 B and T are free. Statistics are masked as in `HubertEncoder`: a padded batch gives what each row alone gives.
 """
 
@@ -116,7 +117,7 @@ class _TwoOutputs(nn.Module):
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         out = self.encoder(waveforms, lengths)
-        return out.hidden_states[-1], out.lengths
+        return out.last_hidden_state, out.lengths
 
 
 def _trace(encoder: HubertEncoder, description: str) -> bytes:

@@ -22,7 +22,6 @@ _FIXED = {
     "out_layer_type": "expand-last",
     "attention_type": "original",
     "activation_fn": "gelu",
-    "layer_norm_first": False,
 }
 """Settings of the published model, which are s3prl's defaults too; with others it is another architecture."""
 _EXPAND, _PER_TARGET = "output_layer.0", "output_layer.2"
@@ -86,6 +85,7 @@ def _settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of `HubertConfig` that weights do not tell, with s3prl's defaults."""
     return {
         "heads": settings.get("encoder_attention_heads", 12),
+        "pre_norm": settings.get("layer_norm_first", False),
         "dropout": settings.get("dropout", 0.1),
         "attention_dropout": settings.get("attention_dropout", 0.1),
         "activation_dropout": settings.get("activation_dropout", 0.1),
@@ -136,7 +136,6 @@ def write(student: Student, path: Path, provenance: dict[str, Any] | None = None
     for field, what in {
         "normalize_input": "does not normalise waveforms",
         "conv_bias": "has no biases in its convolutions",
-        "pre_norm": "predicts from behind a final layer norm",
         "projection_norm": "has no layer norm before its projection",
     }.items():
         if getattr(config, field):
@@ -182,6 +181,7 @@ def _describe(student: Student) -> dict[str, Any]:
         "encoder_embed_dim": config.dim,
         "encoder_ffn_embed_dim": config.ffn_dim,
         "encoder_attention_heads": config.heads,
+        "layer_norm_first": config.pre_norm,
         "dropout": config.dropout,
         "attention_dropout": config.attention_dropout,
         "activation_dropout": config.activation_dropout,

@@ -1,6 +1,6 @@
 """Ten steps of distillation on a fixed list of global batches; run by test_distillation.py under torchrun.
 
-Each process takes its share of every global batch. Usage: ddp_worker.py OUT DAT ACCUMULATE
+Each process takes its share of every global batch. Usage: ddp_worker.py OUT DAT ACCUMULATE SIZE
 """
 
 import os
@@ -25,6 +25,7 @@ SMALL = {
     "ffn_dim": 64,
     "layers": 3,
 }
+LARGE = {"conv_norm": "layer", "normalize_input": True, "pre_norm": True}
 
 
 def make_batches(n_batches: int = STEPS, size: int = 6) -> list[Batch]:
@@ -45,11 +46,17 @@ def make_batches(n_batches: int = STEPS, size: int = 6) -> list[Batch]:
 
 
 def make_module(
-    dat: bool, accumulate: int = 1, *, dropout: float = 0.0, weight: float = 0.1, **changes
+    dat: bool,
+    accumulate: int = 1,
+    size: str = "base",
+    *,
+    dropout: float = 0.0,
+    weight: float = 0.1,
+    **changes,
 ) -> Distillation:
-    """A tiny teacher and student, without dropout unless asked for."""
+    """A tiny teacher, laid out as "base" or "large", and student, without dropout unless asked for."""
     torch.manual_seed(0)
-    teacher = HubertEncoder.from_preset("mini", **SMALL)
+    teacher = HubertEncoder.from_preset("mini", **SMALL, **(LARGE if size == "large" else {}))
     student = Student.from_teacher(
         teacher,
         layers=1,
@@ -89,7 +96,7 @@ if __name__ == "__main__":
     batches = make_batches()
     # Uneven on purpose: the first process gets two utterances of six, the second four.
     shares = [batch[:2] if rank == 0 else batch[2:] for batch in batches]
-    module = make_module(dat, accumulate)
+    module = make_module(dat, accumulate, sys.argv[4])
     trainer = make_trainer(strategy="ddp", devices=world_size, log_every_n_steps=5)
     trainer.fit(module, DataLoader(shares, batch_size=None))
     state = {name: value for name, value in module.state_dict().items() if not name.startswith("teacher.")}

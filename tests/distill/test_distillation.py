@@ -248,16 +248,26 @@ def test_dat_without_distortions_is_refused():
         make_module(dat=True, cdm="none")
 
 
+def test_the_top_layer_of_a_large_teacher_is_predicted_behind_its_final_norm():
+    module = make_module(dat=False, size="large")
+    batch = make_batches(1)[0]
+    torch.nn.init.uniform_(module.teacher.norm.weight, 0.5, 1.5)
+    found = module.teacher_targets(batch.waveforms, batch.lengths)
+    out = module.teacher(batch.waveforms, batch.lengths)
+    expected = [out.hidden_states[1], out.hidden_states[2], module.teacher.norm(out.hidden_states[3])]
+    torch.testing.assert_close(found, torch.stack(expected, 1))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("dat,accumulate", [(False, 1), (True, 1), (True, 2)])
-def test_two_processes_equal_one(tmp_path, dat, accumulate):
+@pytest.mark.parametrize("dat,accumulate,size", [(False, 1, "base"), (True, 1, "base"), (True, 2, "large")])
+def test_two_processes_equal_one(tmp_path, dat, accumulate, size):
     """Ten steps on the same global batches, split unevenly: same weights and log, on both processes."""
-    single = make_module(dat, accumulate)
+    single = make_module(dat, accumulate, size)
     trainer = fit(single, make_batches(), log_every_n_steps=5)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
     worker = Path(__file__).with_name("ddp_worker.py")
     done = subprocess.run(
-        [*command, str(worker), str(tmp_path), str(dat), str(accumulate)],
+        [*command, str(worker), str(tmp_path), str(dat), str(accumulate), size],
         capture_output=True,
         text=True,
         timeout=240,

@@ -136,4 +136,9 @@ def test_dictionary_round_trip(mini):
 def test_a_pre_norm_teacher_gives_a_student_too():
     teacher = HubertEncoder.from_preset("mini", pre_norm=True, conv_norm="layer", normalize_input=True)
     student = Student.from_teacher(teacher, layers=1, targets=(6,))
-    assert student(torch.randn(1, 4000)).predictions.shape == (1, 1, 12, 128)
+    out = student(torch.randn(1, 4000))
+    assert out.predictions.shape == (1, 1, 12, 128)
+    torch.testing.assert_close(out.z, student.encoder.norm(out.hidden_states[-1]))
+    torch.testing.assert_close(out.predictions, student.heads(out.z))
+    out.predictions.square().mean().backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in student.encoder.norm.parameters())

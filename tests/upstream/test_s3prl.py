@@ -14,6 +14,7 @@ import yaml
 
 import upstream
 import upstream.s3prl_compat
+from distill.checkpoints import export, load_teacher
 from distill.errors import CheckpointError
 from upstream.expert import UpstreamExpert
 
@@ -82,6 +83,31 @@ def test_values_are_the_experts(model, waveforms, student_folder):
             alone, frames = model(waveforms[i : i + 1, : LENGTHS[i]], LENGTHS[i : i + 1])
             for one, many in zip(alone, layers, strict=True):
                 torch.testing.assert_close(one[0], many[i, : frames[0][0]], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", ["base", "large"])
+@torch.no_grad()
+def test_every_state_is_that_of_stock_s3prl(s3prl_nn, tmp_path, size):
+    """Its expert of HuBERT with the same weights; the last state of large ones is behind the final norm."""
+    from s3prl.upstream.hubert.expert import UpstreamExpert as Stock
+
+    from distill.checkpoints import safe_pickle
+
+    path = ROOT / "tests" / "golden" / f"hubert_{size}_fairseq.pt"
+    written = safe_pickle.load(export(load_teacher(path), "fairseq", tmp_path))
+    (labels,) = written["task_state"]["dictionaries"]
+    converted = {
+        "task_cfg": written["cfg"]["task"],
+        "model_cfg": written["cfg"]["model"],
+        "model_weight": written["model"],
+        "dictionaries_symbols": [labels.state["symbols"]],
+    }
+    torch.save(converted, tmp_path / "converted.pt")
+    waves = list(torch.randn(2, 8000, generator=torch.Generator().manual_seed(0)))
+    ours, theirs = UpstreamExpert(path)(waves), Stock(str(tmp_path / "converted.pt")).eval()(waves)
+    for mine, other in zip(ours["hidden_states"], theirs["hidden_states"], strict=True):
+        torch.testing.assert_close(mine, other, rtol=0, atol=1e-5)
+    torch.testing.assert_close(ours["last_hidden_state"], theirs["last_hidden_state"], rtol=0, atol=1e-5)
 
 
 def test_weighted_sum(s3prl_nn, model, waveforms):

@@ -108,6 +108,18 @@ def test_layer_features_are_the_encoders_without_dropout(encoder):
         layer_features(encoder, waveform, 3)
 
 
+def test_the_last_layer_of_a_pre_norm_model_is_taken_behind_its_final_norm():
+    """And only of the last: shards are made with an encoder that is cut after the layer."""
+    torch.manual_seed(0)
+    large = HubertEncoder.from_preset("mini", layers=3, pre_norm=True, **TINY).eval()
+    torch.nn.init.uniform_(large.norm.weight, 0.5, 1.5)
+    with torch.no_grad():
+        out = large(noise(4000)[None])
+    torch.testing.assert_close(layer_features(large, noise(4000), 3), out.last_hidden_state[0])
+    large.layers = large.layers[:2]
+    torch.testing.assert_close(layer_features(large, noise(4000), 2), out.hidden_states[2][0])
+
+
 @pytest.mark.parametrize("samples", [400 + 320 * 60, 400 + 320 * 59 + 17, 400 + 320 * 20, 8000])
 def test_long_recordings_are_encoded_in_parts_that_lose_no_frame(encoder, monkeypatch, samples):
     """Without anything that looks beyond a frame's own samples, parts and whole are the same."""

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from distill.checkpoints import export, inspect, load_student
-from distill.checkpoints.onnx import int8_path
+from distill.checkpoints.onnx import _TwoOutputs, int8_path
 from distill.errors import CheckpointError
 from distill.hubert import HubertEncoder
 from distill.student import Student
@@ -67,6 +67,17 @@ def test_any_length_and_batch_size(student, exported):
         for row, count in enumerate(frames):
             difference = torch.from_numpy(features[row, :count]) - expected.z[row, :count]
             assert difference.abs().max() < TOLERANCE
+
+
+@torch.no_grad()
+def test_the_last_state_of_a_large_model_is_behind_its_final_norm():
+    """In what is traced: the export itself takes seconds."""
+    torch.manual_seed(0)
+    large = HubertEncoder.from_preset("mini", layers=1, pre_norm=True).eval()
+    torch.nn.init.uniform_(large.norm.weight, 0.5, 1.5)
+    waves = torch.randn(1, 4000, generator=torch.Generator().manual_seed(2))
+    features, _ = _TwoOutputs(large)(waves, torch.tensor([4000]))
+    torch.testing.assert_close(features, large.norm(large(waves).hidden_states[-1]), atol=1e-5, rtol=0)
 
 
 def test_a_padded_utterance_as_if_it_were_alone(exported):
