@@ -275,8 +275,8 @@ def add_evaluations(verbs: Any) -> None:
         "overrides",
         nargs="*",
         metavar="key=value",
-        help="cache=float16, steps, batch_size, lr, finetune=true, label, sources.train, lm, "
-        "trainer.devices and more: docs/evaluation.md",
+        help="cache=float16, protocol=paper|s3prl, steps, batch_size, lr, finetune=true, label, "
+        "sources.train, lm, trainer.devices and more: docs/evaluation.md",
     )
     evaluate.add_argument("--student", required=True, metavar="CKPT", help="student or teacher")
     evaluate.add_argument("--data", default="data", help="folder of the prepared corpora (data)")

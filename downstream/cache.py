@@ -58,6 +58,8 @@ class CacheIdentity:
     """Of the utterances' names and lengths."""
     audio: str
     """Of where their audio is."""
+    gain_db: float = 0.0
+    """Change of the audio's level, in dB; caches of earlier versions do not say that there was none."""
     version: int = 2
     """Of the files' layout; 1 did not say where the audio was."""
 
@@ -73,6 +75,7 @@ class FeatureCache:
         features: the same, by name.
         checkpoint_hash: of the model.
         dtype: "float16" or "float32".
+        gain_db: by how much the audio's level is changed, in dB.
 
     Raises:
         UserError: if the folder holds features of another model or speech.
@@ -88,6 +91,7 @@ class FeatureCache:
         features: str,
         checkpoint_hash: str,
         dtype: str,
+        gain_db: float = 0.0,
     ):
         self.folder = folder
         self.cuts = list(cuts)
@@ -105,6 +109,7 @@ class FeatureCache:
             dtype=dtype,
             speech=hash_lines(f"{cut.id}\t{n}" for cut, n in zip(self.cuts, samples, strict=True)),
             audio=hash_lines(places),
+            gain_db=gain_db,
         )
         self.states = [hash_lines(states[n] for n in self._members(block)) for block in self.blocks]
         self._maps: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
@@ -120,11 +125,13 @@ class FeatureCache:
             found = json.loads(about.read_text(encoding="utf-8"))
         except ValueError:
             found = {}
+        found = {"gain_db": 0.0} | found
         differing = [key for key, value in asdict(self.identity).items() if found.get(key) != value]
         names = {
             "checkpoint_hash": "checkpoint",
             "speech": "list of utterances",
             "audio": "place of the audio",
+            "gain_db": "level",
         }
         what = f"holds features of another {', '.join(names.get(key, key) for key in differing)}"
         if "version" in differing:
@@ -272,6 +279,7 @@ class FeatureCache:
             # Written, not mapped: a full disk is an error then, and not the end of the process.
             with path.open("wb") as file:
                 for numbers, waves, lengths in self._waves(members, workers):
+                    waves = at_level(waves, self.identity.gain_db)
                     out = encoder(waves.to(device), lengths.to(device))
                     kept = selection.select(out).float().cpu().numpy()
                     for row, number, count in zip(kept, numbers, out.lengths.tolist(), strict=True):
@@ -309,6 +317,11 @@ class FeatureCache:
         except DataError as error:
             logger.warning("no features of %s", error)
             return None
+
+
+def at_level(waveforms: Tensor, gain_db: float) -> Tensor:
+    """Waveforms louder by `gain_db`, as sox's `gain` makes them (without its clipping at full scale)."""
+    return waveforms * 10 ** (gain_db / 20) if gain_db else waveforms
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:

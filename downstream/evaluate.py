@@ -86,6 +86,7 @@ class Evaluation:
         self.speech = TaskSpeech(config)
         self.caches: list[FeatureCache] | None = None
         self.decoder: LanguageModelDecoder | None = None
+        self.dev_error: float | None = None
 
     def paths(self, fold: int | None) -> dict[tuple[str, bool], Path]:
         """Where the scores go, by condition and whether a language model helps."""
@@ -135,7 +136,7 @@ class Evaluation:
         device = self._train(module, folder, train, dev, targets)
         if is_follower():
             return
-        load_best(module, folder)
+        self.dev_error = load_best(module, folder)
         save_layer_weights(module, folder)
         module.to(device)
         todo = self._todo(fold)
@@ -156,6 +157,7 @@ class Evaluation:
             finetune=config.finetune,
             augment=config.defaults.kind == "characters",
             seed=config.seed,
+            gain_db=config.defaults.gain_db,
         )
 
     def _train(
@@ -204,15 +206,18 @@ class Evaluation:
         config = self.config
         root = Path(config.cache_folder) if config.cache_folder else self.out / "cache"
         features = config.features.replace(":", "")
+        gain_db = config.defaults.gain_db
+        level = f"{gain_db:+g}dB" if gain_db else ""
         self.caches = [
             FeatureCache(
-                root / f"{config.defaults.corpus}-{split}-{features}-{config.cache}",
+                root / f"{config.defaults.corpus}-{split}-{features}-{config.cache}{level}",
                 cuts,
                 self.upstream.encoder,
                 self.selection,
                 features=config.features,
                 checkpoint_hash=self.upstream.checkpoint_hash,
                 dtype=config.cache,
+                gain_db=gain_db,
             )
             for split, cuts in self.speech.cacheable().items()
         ]
@@ -275,13 +280,16 @@ class Evaluation:
             decoders=[self.decoder if lm else None for lm in paths],
         )
         for (lm, path), (errors, total) in zip(paths.items(), measured.sums, strict=True):
-            error = 100.0 * errors / total
             self._write(
                 path,
-                100.0 - error if config.defaults.metric == "accuracy" else error,
+                self._score(100.0 * errors / total),
                 {"condition": condition, "fold": fold, "lm": lm, "n_utterances": len(cuts)},
                 measured.silent,
             )
+
+    def _score(self, error: float) -> float:
+        """The metric's value for a share of errors, both in per cent."""
+        return 100.0 - error if self.config.defaults.metric == "accuracy" else error
 
     def _write(self, path: Path, value: float, about: dict[str, Any], silent: Mapping[str, int]) -> None:
         """One score as JSON."""
@@ -303,6 +311,11 @@ class Evaluation:
             "n_utterances": about["n_utterances"],
             "silent": dict(silent),
             "versions": versions(),
+            "protocol": config.protocol,
+            "variant": "paper",
+            "dev": None if self.dev_error is None else self._score(self.dev_error),
+            "row": None,
+            "predictions": None,
             "settings": config.settings(lm=about["lm"])
             | self.speech.test_data(about["condition"], about["fold"]),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -341,8 +354,12 @@ def sign_head(folder: Path, identity: dict[str, Any]) -> None:
         write_whole(path, lambda p: p.write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8"))
 
 
-def load_best(module: HeadTraining, folder: Path) -> None:
-    """The weights that did best on dev."""
+def load_best(module: HeadTraining, folder: Path) -> float | None:
+    """Take the weights that did best on dev; returns their share of errors there, in per cent, if known.
+
+    Raises:
+        DataError: if they are missing.
+    """
     path = folder / "checkpoints" / "best.ckpt"
     if not path.exists():
         raise DataError(
@@ -352,6 +369,10 @@ def load_best(module: HeadTraining, folder: Path) -> None:
     module.cpu()
     module.on_load_checkpoint(state)
     module.load_state_dict(state["state_dict"])
+    for key, value in state.get("callbacks", {}).items():
+        if key.startswith("ModelCheckpoint") and (score := value.get("current_score")) is not None:
+            return float(score)
+    return None
 
 
 def save_layer_weights(module: HeadTraining, folder: Path) -> None:

@@ -48,6 +48,10 @@ class Task:
     """Training utterances that are longer are cropped at a random place, anew each time, seconds."""
     buckets: int = 1
     """Batches that are made together of utterances of similar duration; 1: of any."""
+    gain_db: float = 0.0
+    """Change of the level of all speech, in dB."""
+    dev_seed: int | None = None
+    """Without a dev set: seed of torch's `random_split` of the training speech; None: the run's."""
 
     @property
     def metric(self) -> str:
@@ -128,6 +132,29 @@ TASKS: dict[str, Task] = {
     },
 }
 
+# Whose values are taken where the paper leaves them open: what differs from `TASKS`. In s3prl 0.4.18, ER adds
+# the gradients of 8 batches of 4, ASR halves batches of 32 with an utterance of over 2000 samples (all have
+# one), KS reads with sox `gain -3`.
+PROTOCOLS: dict[str, dict[str, dict[str, Any]]] = {
+    "paper": {},
+    "s3prl": {
+        "ks": {"gain_db": -3.0},
+        "er": {"batch_size": 32, "every_n_steps": 1_000, "dev_seed": 0},
+        "asr": {"batch_size": 16},
+    },
+}
+
+
+def task_of(name: str, protocol: str) -> Task:
+    """A task with the values of a protocol.
+
+    Args:
+        name: a key of `TASKS`.
+        protocol: a key of `PROTOCOLS`; an unknown one, of a later version perhaps, changes nothing.
+    """
+    return replace(TASKS[name], **PROTOCOLS.get(protocol, {}).get(name, {}))
+
+
 # Test sets of their own, that are not distorted: condition -> manifest below the data folder. CHiME-3's
 # channel 0 is the likely one of the paper; another one is named in `sources`.
 RECORDED = {"test-other": "librispeech/test-other", "chime3": "chime3/et05_real_ch0"}
@@ -144,6 +171,8 @@ class EvaluationConfig:
 
     task: str
     """ks, ic, er, asr, pr, slurp_action or slurp_scenario."""
+    protocol: str = "paper"
+    """Whose values to take where the paper leaves them open: "paper" (ours) or "s3prl"; see `PROTOCOLS`."""
     data: str = "data"
     """Folder of the prepared corpora: DATA/speech_commands/train.jsonl.gz and so on."""
     sources: dict[str, str] = field(default_factory=dict)
@@ -198,6 +227,8 @@ class EvaluationConfig:
             close = difflib.get_close_matches(self.task, TASKS, n=1)
             hint = f": did you mean {close[0]!r}?" if close else f"; there are {', '.join(TASKS)}"
             raise UsageError(f"unknown task {self.task!r}{hint}")
+        if self.protocol not in PROTOCOLS:
+            raise UsageError(f"protocol must be {' or '.join(PROTOCOLS)}, not {self.protocol!r}")
         if self.cache in ("False", "false"):  # YAML reads a bare `off` as a boolean
             self.cache = "off"
         self.sources = self._by_manifest(self.sources)
@@ -250,8 +281,8 @@ class EvaluationConfig:
 
     @property
     def defaults(self) -> Task:
-        """The task's own settings."""
-        return TASKS[self.task]
+        """The task's own settings, of the protocol."""
+        return task_of(self.task, self.protocol)
 
     @property
     def settled_batch_size(self) -> int:
@@ -287,6 +318,7 @@ class EvaluationConfig:
     def head_name(self, fold: int | None) -> str:
         """Name of a head's folder."""
         parts = [self.task, f"fold{fold}" if fold else "", self.heard.replace(":", "-"), f"seed{self.seed}"]
+        parts += [self.protocol] if self.protocol != "paper" else []
         return "-".join(part for part in parts if part)
 
     def result_name(self, condition: str, fold: int | None, *, lm: bool) -> str:
@@ -298,6 +330,7 @@ class EvaluationConfig:
         """What a head depends on beside task, features, seed, steps and data."""
         recipe = self.recipe()
         return {
+            "protocol": self.protocol,
             "batch_size": self.settled_batch_size,
             "lr": recipe.optim.lr,
             "every_n_steps": recipe.validation.every_n_steps,

@@ -25,6 +25,7 @@ from distill.hubert import HubertEncoder
 from distill.manifest import ListedCuts
 from distill.options import OptimConfig
 from downstream.batches import HeadBatch
+from downstream.cache import at_level
 from downstream.distorted_sets import silent_parts
 from downstream.features import Selection
 from downstream.heads import Head, spec_augment
@@ -46,6 +47,7 @@ class HeadTraining(pl.LightningModule):
         finetune: train the model too.
         augment: SpecAugment on the features in training.
         seed: of SpecAugment.
+        gain_db: change of the level of all that the model hears, in dB.
     """
 
     def __init__(
@@ -59,17 +61,22 @@ class HeadTraining(pl.LightningModule):
         finetune: bool = False,
         augment: bool = False,
         seed: int = 0,
+        gain_db: float = 0.0,
     ):
         super().__init__()
         self.encoder = encoder.requires_grad_(finetune)
         self.selection, self.head = selection, head
         self.labels, self.optim = labels, optim
-        self.finetune, self.augment, self.seed = finetune, augment, seed
+        self.finetune, self.augment, self.seed, self.gain_db = finetune, augment, seed, gain_db
         self.counts = [0.0, 0.0]  # errors, and out of how many
         self.losses = [0.0, 0.0]  # of dev utterances: their sum, and their number
 
     def hear(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T), (B,) samples -> what `Selection.select` keeps, (B,) frames."""
+        """(B, T), (B,) samples -> what `Selection.select` keeps, (B,) frames.
+
+        The level is changed here, behind the distortions: they are the same at any level.
+        """
+        waveforms = at_level(waveforms, self.gain_db)
         full = bool((lengths == waveforms.shape[1]).all())  # no masks then: crops of a second, say
         with torch.set_grad_enabled(self.finetune and torch.is_grad_enabled()):
             out = self.encoder(waveforms, None if full else lengths)

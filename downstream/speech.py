@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from lhotse import MonoCut
 from lhotse.cut import Cut
 from lhotse.utils import fastcopy
@@ -51,20 +52,29 @@ class TaskSpeech:
         """Training and dev utterances.
 
         Args:
-            fold: ER: the session that is left out; of the others' utterances a fifth, drawn by the seed, is
-                for dev.
+            fold: ER: the session that is left out; of the others' utterances a fifth, drawn by the seed (or,
+                with the protocol of s3prl, always the same), is for dev.
         """
         task = self.config.defaults
         names = [name for number, name in enumerate(task.train, start=1) if number != fold]
         train = [cut for name in names for cut in self.split(name)]
         if task.dev is not None:
             return self._cropped(train), self.split(task.dev)
-        order = np.random.Generator(np.random.Philox(key=[self.config.seed, fold or 0])).permutation(
-            len(train)
-        )
         n_train = int((1 - DEV_SHARE) * len(train))
+        order = self._order(len(train), fold)
         train, dev = ([train[n] for n in sorted(part)] for part in (order[:n_train], order[n_train:]))
         return train, dev
+
+    def _order(self, count: int, fold: int | None) -> Sequence[int]:
+        """Random order of that many utterances, of which the first are for training.
+
+        With a `dev_seed` that of `torch.manual_seed` and `torch.utils.data.random_split`, as in s3prl 0.4.18.
+        There it is of the turns as its JSON lists them, here in the order of the manifests.
+        """
+        if (seed := self.config.defaults.dev_seed) is not None:
+            return torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
+        generator = np.random.Generator(np.random.Philox(key=[self.config.seed, fold or 0]))
+        return generator.permutation(count).tolist()
 
     def test(self, condition: str, fold: int | None) -> list[Cut]:
         """Test utterances of a condition, before they are distorted, the shortest first."""

@@ -68,7 +68,7 @@ class Job:
     @property
     def head(self) -> str:
         """Name of the head within the student's folder."""
-        return f"{self.task}-{self.features.replace(':', '-')}-seed{self.seed}"
+        return self.config().head_name(None)
 
     @property
     def name(self) -> str:
@@ -241,11 +241,11 @@ def missing_conditions(job: Job, results: Sequence[Result], speech: TaskSpeech) 
     for fold in config.settled_folds:
         check_head(job.out / "heads" / config.head_name(fold), config.head_settings)
     decodings = (False, True) if config.lm else (False,)
-    head = (job.task, job.seed, config.heard, config.recipe().optim.max_steps)
+    head = (job.task, job.seed, config.heard, config.protocol, config.recipe().optim.max_steps)
     own = [
         result
         for result in results
-        if (result.task, result.seed, result.features, result.head_steps) == head
+        if (result.task, result.seed, result.features, result.protocol, result.head_steps) == head
         and result.condition in job.conditions
         and result.lm in decodings
     ]
