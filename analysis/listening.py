@@ -17,7 +17,9 @@ import torch
 from lhotse import CutSet
 from lhotse.cut import Cut
 
+from distill.audio import why_unusable
 from distill.data import NoiseReader, open_cuts
+from distill.errors import DataError
 from distill.hubert import SAMPLE_RATE
 from distill.logs import describe, log_mel
 from downstream.distorted_sets import DistortedSet, find_condition
@@ -57,7 +59,10 @@ class Sample:
 
 def choose_utterance(speech: str) -> Cut:
     """Of the first utterances, the one nearest to three seconds, cut to that if it is longer."""
-    cuts = itertools.islice(open_cuts(speech), _LOOK_AT)
+    usable = (cut for cut in iter(open_cuts(speech)) if not why_unusable(cut))  # pyright: ignore
+    cuts = list(itertools.islice(usable, _LOOK_AT))
+    if not cuts:
+        raise DataError(f"{speech}: none of its files can be used")
     best: Cut = min(cuts, key=lambda cut: abs(cut.duration - LONGEST_S))  # pyright: ignore
     # Distortions are drawn from the id: it must stay.
     return best.truncate(duration=LONGEST_S, preserve_id=True) if best.duration > LONGEST_S else best  # pyright: ignore

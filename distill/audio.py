@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import soundfile
 import torch
-from lhotse import Recording
+from lhotse import MonoCut, Recording
+from lhotse.audio import AudioSource
 from lhotse.cut import Cut
 from lhotse.cut.data import DataCut
 from torch import Tensor
@@ -27,6 +32,8 @@ def read_audio(cut: Cut, start: int = 0, count: int | None = None) -> Tensor:
         DataError: if the file or shard cannot be read, is shorter than promised, or holds values that are not
             finite.
     """
+    if why := why_unusable(cut):
+        raise DataError(f"{cut.id}: {why}")
     rate = cut.sampling_rate
     try:
         _check_rate(cut)
@@ -48,6 +55,22 @@ def read_audio(cut: Cut, start: int = 0, count: int | None = None) -> Tensor:
     if not torch.isfinite(samples).all():
         raise DataError(f"{cut.id}: samples are not finite")
     return samples if count is None else samples[:count]
+
+
+_UNUSABLE = "unusable!"  # custom field of a cut; no column of a table is called that
+
+
+def unusable_cut(name: str, file: Path, why: str, custom: Mapping[str, Any]) -> MonoCut:
+    """A cut in the place of a file that cannot be used, of nominally a second, which `read_audio` refuses."""
+    source = AudioSource(type="file", channels=[0], source=str(file))
+    recording = Recording(name, [source], SAMPLE_RATE, num_samples=SAMPLE_RATE, duration=1.0)
+    custom = {**custom, _UNUSABLE: f"{file}: {why}"}
+    return MonoCut(name, start=0, duration=1.0, channel=0, recording=recording, custom=custom)
+
+
+def why_unusable(cut: Cut) -> str:
+    """What was wrong with a cut's file when its source was opened, with the file's name; "" if nothing."""
+    return (getattr(cut, "custom", None) or {}).get(_UNUSABLE, "")
 
 
 def _check_rate(cut: Cut) -> None:

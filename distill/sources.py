@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import functools
-import logging
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from lhotse import CutSet, MonoCut, Recording
 
-from distill.audio import reason
+from distill.audio import reason, unusable_cut
 from distill.errors import DataError
 from distill.files import audio_files
 from distill.hashing import hash_number
 from distill.manifest import Cuts, JoinedCuts, ListedCuts, ManifestCuts
-
-logger = logging.getLogger(__name__)
+from distill.tsv import Entry, read_tsv
 
 
 def open_cuts(sources: str | Path | Sequence[str]) -> CutSet:
@@ -26,12 +24,14 @@ def open_cuts(sources: str | Path | Sequence[str]) -> CutSet:
 
     Args:
         sources: one or several of: a lhotse cut manifest (.jsonl, .jsonl.gz; opened lazily), a TSV with a
-            header and a column `path` (relative to the TSV), a folder of audio (searched recursively).
+            header and a column `path` (relative to the TSV) or fairseq's, a folder of audio (searched
+            recursively). Files of the latter two that cannot be used fail when they are read.
             `FILE.tsv?column=value&column=value` keeps the rows that match; `SOURCE?part=0.9-1`, of any kind,
             the tenth whose names' hashes are the highest: `part=0-0.9` has the others.
 
     Raises:
-        DataError: for a source that is missing, empty or of another kind.
+        DataError: for a source that is missing, empty or of another kind, or a TSV or folder in which two
+            files have the same path but for their suffix.
     """
     if isinstance(sources, str | Path):
         sources = [str(sources)]
@@ -75,13 +75,12 @@ def _open_source(source: str) -> CutSet:
     if wanted and path.suffix != ".tsv":
         raise DataError(f"{source}: only the rows of a .tsv can be chosen with ?column=value")
     if path.is_dir():
-        cuts = _cuts_from_files(
-            [(str(p.relative_to(path).with_suffix("")), p, {}) for p in audio_files(path)]
-        )
+        found = [Entry(str(p.relative_to(path).with_suffix("")), p, {}) for p in audio_files(path)]
+        cuts = _cuts_from_files(found, location)
     elif path.name.endswith((".jsonl", ".jsonl.gz")):
         cuts = CutSet.from_jsonl_lazy(path)
     elif path.suffix == ".tsv":
-        cuts = _cuts_from_tsv(path, wanted)
+        cuts = _cuts_from_files(read_tsv(path, wanted), location)
     else:
         raise DataError(f"{location}: expected a .jsonl.gz manifest, a .tsv or a folder of audio")
     try:
@@ -135,45 +134,34 @@ def within(part: tuple[float, float], cut: Any) -> bool:
     return part[0] <= hash_number("part", cut.id) / 2**64 < part[1]
 
 
-def _cuts_from_tsv(path: Path, wanted: Mapping[str, str]) -> CutSet:
-    lines = path.read_text(encoding="utf-8").splitlines()
-    header = lines[0].split("\t") if lines else []
-    unknown = [column for column in ("path", *wanted) if column not in header]
-    if unknown:
-        raise DataError(
-            f"{path}: no column {unknown[0]!r} in its header ({', '.join(header) or 'empty file'})"
-        )
-    entries = []
-    for line in lines[1:]:
-        row = dict(zip(header, line.split("\t"), strict=False))
-        if all(row.get(column) == value for column, value in wanted.items()):
-            extra = {name: value for name, value in row.items() if name != "path"}
-            entries.append((str(Path(row["path"]).with_suffix("")), path.parent / row["path"], extra))
-    if entries and not any(file.exists() for _, file, _ in entries):
-        raise DataError(
-            f"{path}: no file that it names exists, such as {entries[0][1]}; paths in a TSV are relative to "
-            "the folder that the TSV is in"
-        )
-    return _cuts_from_files(entries)
+def _cuts_from_files(entries: list[Entry], source: str) -> CutSet:
+    """A cut for each file; headers are read in parallel.
 
-
-def _cuts_from_files(entries: list[tuple[str, Path, dict[str, str]]]) -> CutSet:
-    """(id, file, columns) -> cuts; headers are read in parallel."""
-
-    def cut(entry: tuple[str, Path, dict[str, str]]) -> MonoCut | None:
-        name, file, extra = entry
-        try:
-            recording = Recording.from_file(file, recording_id=name)
-        except Exception as error:  # noqa: BLE001 any broken file
-            logger.warning("skipped %s: %s", file, reason(error))
-            return None
-        if not recording.num_samples:
-            logger.warning("skipped %s: it holds no samples", file)
-            return None
-        made = recording.to_cut()
-        made.id = name
-        made.custom = dict(extra)
-        return made  # pyright: ignore[reportReturnType]
-
+    One that cannot be used gets a cut that `read_audio` refuses, so that it is listed and counted as any
+    other utterance that cannot be read.
+    """
+    owners: dict[str, Entry] = {}
+    for entry in entries:
+        if (other := owners.setdefault(entry.id, entry)) is not entry:
+            both = f"{other.file} ({other.where}) and {entry.file} ({entry.where})".replace(" ()", "")
+            raise DataError(f"{source}: {both} are both called {entry.id}; keep one of them")
     with ThreadPoolExecutor(8) as pool:
-        return CutSet.from_cuts(made for made in list(pool.map(cut, entries)) if made is not None)
+        return CutSet.from_cuts(list(pool.map(_cut_from_file, entries)))
+
+
+def _cut_from_file(entry: Entry) -> MonoCut:
+    try:
+        if not entry.file.is_file():
+            raise DataError("is not a file" if entry.file.exists() else "does not exist")
+        recording = Recording.from_file(entry.file, recording_id=entry.id)
+        if not recording.num_samples:
+            raise DataError("holds no samples")
+    except DataError as error:
+        return unusable_cut(entry.id, entry.file, str(error), entry.columns)
+    except Exception as error:  # noqa: BLE001 any broken file
+        why = reason(error).removeprefix(f"Error opening '{entry.file}': ").rstrip(".")
+        return unusable_cut(entry.id, entry.file, f"cannot be read ({why})", entry.columns)
+    made = recording.to_cut()
+    made.id = entry.id
+    made.custom = dict(entry.columns)
+    return made  # pyright: ignore[reportReturnType]

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +17,7 @@ from lhotse.cut import Cut
 from lhotse.utils import is_valid_url
 from tqdm import tqdm
 
-from distill.audio import file_rate, recordings_of
+from distill.audio import file_rate, recordings_of, why_unusable
 from distill.errors import DataError
 from distill.shar import place_of
 from distill.sources import index_cuts
@@ -68,16 +66,16 @@ def survey(source: str, *, sample: int | None, seed: int) -> Survey:
     path = Path(source.partition("?")[0])
     if not path.exists():
         return Survey(exists=False, error=f"{path} does not exist")
-    with _left_out() as skipped:
-        try:
-            cuts = index_cuts([source])
-        except (DataError, OSError) as error:
-            return Survey(error=str(error), bad=list(dict.fromkeys(skipped)))
-    left_out = list(dict.fromkeys(skipped))  # a source may be gone through twice while it is opened
+    try:
+        cuts = index_cuts([source])
+    except (DataError, OSError) as error:
+        return Survey(error=str(error))
     found = Survey(utterances=len(cuts), hours=cuts.seconds / 3600, unprepared=_unprepared(path))
     if path.is_dir() or path.suffix == ".tsv":
         found.there = found.looked_at = len(cuts)
-        found.bad, found.bad_share = left_out, len(left_out) / (len(cuts) + len(left_out))
+        found.bad = [why for cut in cuts if (why := why_unusable(cut))]
+        found.bad_share = len(found.bad) / len(cuts)
+        found.hours = sum(cut.duration for cut in cuts if not why_unusable(cut)) / 3600
         return found
     asked, opened = _chosen(len(cuts), MOST_STATS, seed), _chosen(len(cuts), sample, seed)
     found.there, found.looked_at = len(asked), len(opened)
@@ -154,27 +152,10 @@ def check_files(cuts: Sequence[Cut], source: str) -> None:
         )
 
 
-@contextmanager
-def _left_out() -> Iterator[list[str]]:
-    """Collects what opening a TSV or folder leaves out, which it says in warnings."""
-    skipped: list[str] = []
-
-    class Collector(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            skipped.append(record.getMessage().removeprefix("skipped "))
-
-    logger, collector = logging.getLogger("distill"), Collector(logging.WARNING)
-    propagate, logger.propagate = logger.propagate, False
-    logger.addHandler(collector)
-    try:
-        yield skipped
-    finally:
-        logger.removeHandler(collector)
-        logger.propagate = propagate
-
-
 def _lost(cut: Cut) -> str:
     """Which of an utterance's files is not there; "" also for audio that is not in files of this machine."""
+    if why := why_unusable(cut):
+        return why
     for source in [source for recording in recordings_of(cut) for source in recording.sources]:
         problem = ""
         if source.type == "file":

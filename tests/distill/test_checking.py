@@ -101,8 +101,7 @@ def test_every_bad_file_is_found_and_five_are_named(corpus):
 
 
 @pytest.mark.parametrize("kind", ["table", "folder"])
-def test_files_that_a_table_or_folder_leaves_out(corpus, kind, caplog):
-    """Training skips them with a warning each; here they are counted, without the warnings."""
+def test_bad_files_of_a_table_or_folder(corpus, kind):
     audio = corpus / "audio"
     if kind == "table":
         (corpus / "t.tsv").write_text("path\n" + "\n".join(f"audio/{i}.wav" for i in range(10)) + "\n")
@@ -110,8 +109,10 @@ def test_files_that_a_table_or_folder_leaves_out(corpus, kind, caplog):
     else:
         (audio / "3.wav").write_text("no audio")
     found = survey(str(corpus / "t.tsv" if kind == "table" else audio), sample=2000, seed=0)
-    assert (found.utterances, len(found.bad)) == (9, 1) and "3.wav: " in found.bad[0]
-    assert not caplog.records
+    assert (found.utterances, len(found.bad), found.bad_share) == (10, 1, 0.1)
+    why = "does not exist" if kind == "table" else "cannot be read (Format not recognised)"
+    assert found.bad == [f"{audio}/3.wav: {why}"]
+    assert found.hours == pytest.approx(9 * 0.5 / 3600)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """From sources to batches: what is opened, read, cropped, skipped, and how processes share it."""
 
 import gzip
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -156,12 +155,28 @@ def test_an_empty_manifest(tmp_path):
     assert f"{path} has no audio" in refused(path)
 
 
-def test_files_that_are_no_audio_are_left_out_with_a_warning(tmp_path, caplog):
+def test_files_that_are_no_audio_are_refused_when_they_are_read(tmp_path):
     soundfile.write(tmp_path / "good.wav", np.zeros(800), 16_000)
+    soundfile.write(tmp_path / "none.wav", np.zeros(0), 16_000)
     (tmp_path / "bad.wav").write_text("no audio")
-    with caplog.at_level(logging.WARNING):
-        assert ids(open_cuts(tmp_path)) == ["good"]
-    assert "skipped" in caplog.text and "bad.wav" in caplog.text
+    (tmp_path / "folder.wav").mkdir()
+    bad, good, none = open_cuts(tmp_path)
+    assert read_audio(good).shape == (800,)
+    for cut, why in (
+        (bad, "bad: .*/bad.wav: cannot be read .Format not recognised."),
+        (none, "none: .*/none.wav: holds no samples"),
+    ):
+        with pytest.raises(DataError, match=f"^{why}$"):
+            read_audio(cut)
+
+
+def test_two_files_of_one_name_are_refused(tmp_path):
+    for name in ("a.wav", "a.flac", "b.wav"):
+        soundfile.write(tmp_path / name, np.zeros(800), 16_000)
+    assert f"{tmp_path}/a.flac and {tmp_path}/a.wav are both called a; keep one of them" in refused(tmp_path)
+    (tmp_path / "x.tsv").write_text("path\na.wav\nb.wav\n\na.flac\n")
+    said = f"{tmp_path}/a.wav (line 2) and {tmp_path}/a.flac (line 5) are both called a"
+    assert said in refused(tmp_path / "x.tsv")
 
 
 # ---------------------------------------------------------------------------------------------------- audio
@@ -286,10 +301,3 @@ def test_a_broken_room_is_silence_too(tmp_path):
     rir = reader.rir(plan_of(rir=True))
     assert rir is not None and not rir.any()
     assert [name for name, _ in reader.take_lost()] == ["room"]
-
-
-def test_files_without_samples_are_left_out(tmp_path, caplog):
-    soundfile.write(tmp_path / "empty.wav", np.zeros(0), 16_000)
-    soundfile.write(tmp_path / "full.wav", np.zeros(16_000), 16_000)
-    assert [cut.id for cut in open_cuts(tmp_path)] == ["full"]
-    assert "it holds no samples" in caplog.text

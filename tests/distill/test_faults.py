@@ -40,6 +40,21 @@ def test_too_many_bad_files_end_the_run_with_a_list(mini_data, some_bad, tmp_pat
     assert (tmp_path / "run/checkpoints/last.ckpt").exists()
 
 
+def test_missing_and_broken_files_of_a_table_count_as_others_do(mini_data, tmp_path):
+    cuts = list(CutSet.from_file(mini_data / "speech_train.jsonl.gz"))
+    (tmp_path / "noise.flac").write_bytes(b"not audio")
+    files = [str(cut.recording.sources[0].source) for cut in cuts[:2]]
+    gone = [f"gone{number}.flac" for number in range(50)]
+    (tmp_path / "list.tsv").write_text("\n".join(["path", *files, "noise.flac", *gone]) + "\n")
+    recipe = tiny(mini_data, f"data.train=[{tmp_path}/list.tsv]", "data.batch_size=24", steps=8)
+    with pytest.raises(DataError, match=r"\d+ of \d+ utterances cannot be used, more than .*=0.01"):
+        run(recipe, tmp_path / "run")
+    lines = (tmp_path / "run/skipped.tsv").read_text().splitlines()
+    listed = dict(line.split("\t") for line in lines)
+    assert set(listed) == {"noise", *(f"gone{number}" for number in range(50))}
+    assert listed["gone7"] == f"{tmp_path}/gone7.flac: does not exist"
+
+
 def test_some_bad_files_are_listed_once(mini_data, some_bad, tmp_path):
     recipe = tiny(mini_data, f"data.train=[{some_bad}]", "data.max_bad_fraction=0.3", steps=8)
     run(recipe, tmp_path / "run")

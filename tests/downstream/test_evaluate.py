@@ -354,6 +354,19 @@ def test_half_a_corpus_is_refused_with_the_files_that_are_missing(quick, student
         evaluate(student, quick("ks", sources=sources, conditions=["clean"]), tmp_path / "out")
 
 
+@pytest.mark.parametrize("split", ["train", "dev", "test"])
+def test_a_table_that_names_files_which_cannot_be_used_is_refused(quick, student, tones, tmp_path, split):
+    folder = tmp_path / "tones"
+    shutil.copytree(Path(tones["train"].partition("?")[0]).parent, folder)
+    sources = {split: f"{folder}/all.tsv?split={split}" for split in tones}
+    (folder / f"{split}1.wav").write_text("no audio")
+    with pytest.raises(DataError, match=rf"1 audio files of \d+ utterances .*{split}1.wav: cannot be read"):
+        evaluate(student, quick("ks", sources=sources, conditions=["clean"]), tmp_path / "out")
+    (folder / f"{split}0.wav").unlink()
+    with pytest.raises(DataError, match=rf"2 audio files of \d+ utterances .*{split}0.wav: does not exist"):
+        evaluate(student, quick("ks", sources=sources, conditions=["clean"]), tmp_path / "out")
+
+
 def test_heads_of_another_model_or_length_are_left_alone(quick, student, tones, tmp_path):
     options = {"sources": tones, "conditions": ["clean"]}
     evaluate(student, quick("ks", **options), tmp_path)
