@@ -62,6 +62,8 @@ def make_report(
     speech: str | None = None,
     noises: Mapping[str, Sequence[str]] | None = None,
     tsne: Path | None = None,
+    protocol: str | None = None,
+    variant: str | None = None,
 ) -> Path:
     """Write the page; what is left out for want of an option is warned about.
 
@@ -71,18 +73,22 @@ def make_report(
         speech: manifest, TSV or folder; one utterance of it is heard under every distortion.
         noises: by corpus (musan, wham, fsd, dns, rir), sources of noise; what has none is not heard.
         tsne: picture to show besides the `tsne.png` of the run folders.
+        protocol: use only results of this one.
+        variant: use only results of this variant of the distortions.
 
     Returns:
         `out`.
 
     Raises:
-        UserError: for a folder without run or results, or an `out` or `tsne` of another kind.
+        UserError: for a folder without run or results, an `out` or `tsne` of another kind, or if what numbers
+            follow must be chosen (`build_tables`).
         DataError: for speech or noise that is missing.
     """
     if out.suffix != ".html":
         raise UserError(f"{out}: the report must end in .html")
     logs = read_runs(runs)
-    tables = [table for table in build_tables(read_results(runs)) if any(map(is_measured, table.rows))]
+    tables = build_tables(read_results(runs), protocol=protocol, variant=variant)
+    tables = [table for table in tables if any(map(is_measured, table.rows))]
     pictures = [path for log in logs if (path := log.folder / "tsne.png").is_file()]
     pictures += [tsne] if tsne else []
     sections = {

@@ -320,6 +320,7 @@ def add_evaluations(verbs: Any) -> None:
         "--format", choices=("markdown", "csv", "latex"), default="markdown", help="(markdown)"
     )
     table.add_argument("--measured", action="store_true", help="without rows of which nothing is measured")
+    add_choices(table)
 
     report = add_verb(
         verbs, "report", "one HTML page: tables, curves, robustness, sounds", commands.run_report
@@ -333,6 +334,13 @@ def add_evaluations(verbs: Any) -> None:
     )
     add_noise_option(report)
     report.add_argument("--tsne", type=Path, help="picture to show too")
+    add_choices(report)
+
+
+def add_choices(parser: argparse.ArgumentParser) -> None:
+    """What the numbers of tables follow, where results of several are there."""
+    parser.add_argument("--protocol", metavar="NAME", help="only results of this one: paper, s3prl")
+    parser.add_argument("--variant", metavar="NAME", help="only with distortions as: paper, authors")
 
 
 def add_targets(verbs: Any) -> None:

@@ -232,7 +232,8 @@ def run_table(options: argparse.Namespace) -> None:
     """`distill table`."""
     from downstream.tables import make_tables
 
-    print(make_tables(options.folders, options.format, measured=options.measured), end="")
+    chosen = {"protocol": options.protocol, "variant": options.variant}
+    print(make_tables(options.folders, options.format, measured=options.measured, **chosen), end="")
 
 
 def run_report(options: argparse.Namespace) -> None:
@@ -240,7 +241,17 @@ def run_report(options: argparse.Namespace) -> None:
     from analysis.report import make_report
 
     noises = noise_sources(options.noise)
-    print(make_report(options.runs, options.out, speech=options.speech, noises=noises, tsne=options.tsne))
+    print(
+        make_report(
+            options.runs,
+            options.out,
+            speech=options.speech,
+            noises=noises,
+            tsne=options.tsne,
+            protocol=options.protocol,
+            variant=options.variant,
+        )
+    )
 
 
 def noise_sources(pairs: Sequence[str]) -> dict[str, list[str]]:

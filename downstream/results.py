@@ -12,7 +12,7 @@ import json
 import logging
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -107,6 +107,8 @@ class Result:
 def read_results(folders: Iterable[Path]) -> list[Result]:
     """All results below some folders (every `results/*.json`); damaged or foreign files are warned about.
 
+    Their `predictions` are whole paths, or None where the file is not there.
+
     Args:
         folders: run folders, outputs of evaluations or of a whole sweep.
 
@@ -122,10 +124,23 @@ def read_results(folders: Iterable[Path]) -> list[Result]:
     results = []
     for path in sorted(paths):
         try:
-            results.append(parse_result(json.loads(path.read_text(encoding="utf-8"))))
+            result = parse_result(json.loads(path.read_text(encoding="utf-8")))
+            results.append(replace(result, predictions=_kept_file(path, result.predictions)))
         except (OSError, ValueError) as error:  # broken JSON and UTF-8 are ValueErrors, too
             logger.warning("skipped %s: not a result of an evaluation (%s)", path, error)
     return results
+
+
+def _kept_file(result: Path, name: str | None) -> str | None:
+    """The file that a result names, if it is below the folder that holds `results`."""
+    if name is None:
+        return None
+    home = result.parent.parent.resolve()
+    try:
+        file = (home / name).resolve()
+        return str(file) if file.is_relative_to(home) and file.is_file() else None
+    except (OSError, ValueError):  # no name of a file
+        return None
 
 
 def parse_result(values: Any) -> Result:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from downstream.options import TASKS
+from downstream.options import RECORDED, TASKS, task_of
 from downstream.results import PAPER_TASKS, Result, describe_silent, size_of_test
 
 _OWN_WIDTH = {"classes": 256, "characters": 1024, "phones": 256}
@@ -36,13 +36,26 @@ class Notes:
         return lines
 
 
-def steps_of_heads(task: str, results: Iterable[Result], *, published: bool) -> str:
-    """How long heads were trained, and how long the paper's were if that is not the same."""
+def about_heads(task: str, results: Sequence[Result], *, published: bool) -> str:
+    """How long heads were trained (and the paper's, if that is not the same), and what they follow."""
     steps = sorted({result.head_steps for result in results})
     text = f"Heads: {', '.join(f'{n:,}' for n in steps)} steps"
     if published and steps != [TASKS[task].steps]:
-        return f"{text}, the paper's {TASKS[task].steps:,}"
-    return text
+        text = f"{text}, the paper's {TASKS[task].steps:,}"
+    text += f"; protocol {', '.join(sorted({result.protocol for result in results}))}"
+    variants = sorted({result.variant for result in results if is_distorted(result.condition)})
+    return f"{text}; distortions: variant {', '.join(variants)}" if variants else text
+
+
+def is_distorted(condition: str) -> bool:
+    """Whether test speech is distorted by us under a condition."""
+    return condition != "clean" and condition not in RECORDED
+
+
+def put_by_name(results: Iterable[Result]) -> list[str]:
+    """A note if it was the user who said which row of the paper's a model belongs to."""
+    models = sorted({result.model for result in results if result.row is not None})
+    return [f"put into this row by its name (row=...): {', '.join(models)}"] if models else []
 
 
 def other_speech(results: Iterable[Result]) -> list[str]:
@@ -62,7 +75,7 @@ def other_settings(results: Sequence[Result]) -> list[str]:
     """A note if heads of a row were not trained as the task's own are, on its own speech and noise."""
     if not results or results[0].task not in TASKS:
         return []
-    task = TASKS[results[0].task]
+    task = task_of(results[0].task, results[0].protocol)
     own = {
         "batch_size": task.batch_size,
         "lr": task.lr,

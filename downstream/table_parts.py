@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 CAPTION = (
-    "Ours: mean over seeds, in brackets largest minus smallest and the number of seeds; empty: not measured. "
+    "Ours: mean over seeds; in round brackets largest minus smallest and the number of seeds, in square ones "
+    "the 95 % confidence interval (bootstrap over utterances); empty: not measured. "
     "Paper, and its da. (domain-adapted teacher) and para. (parameters): "
     "Huang et al., Improving generalizability of distilled self-supervised speech processing models "
     "under distorted settings, Tables 1 and 2."
@@ -25,12 +26,16 @@ class Cell:
     """How many."""
     paper: str
     """The paper's number as printed; empty where it has none."""
+    interval: tuple[float, float] | None = None
+    """95 % confidence interval of the mean, in per cent; None where outcomes of utterances were not kept."""
 
     def ours(self) -> str:
-        """As text: "93.21", with several seeds "93.21 (0.40, n=3)", empty where nothing was measured."""
+        """As text: "93.21 [92.30, 94.07]", of several seeds "93.21 (0.40, n=3) [...]"; else empty."""
         if self.mean is None:
             return ""
-        return f"{self.mean:.2f}" + (f" ({self.spread:.2f}, n={self.n_seeds})" if self.n_seeds > 1 else "")
+        seeds = f" ({self.spread:.2f}, n={self.n_seeds})" if self.n_seeds > 1 else ""
+        bounds = f" [{self.interval[0]:.2f}, {self.interval[1]:.2f}]" if self.interval else ""
+        return f"{self.mean:.2f}{seeds}{bounds}"
 
 
 @dataclass(frozen=True)

@@ -36,10 +36,12 @@ def to_markdown(tables: Sequence[Table]) -> str:
 
 
 def to_csv(tables: Sequence[Table]) -> str:
-    """All tables in one; for each condition ours, spread, number of seeds, and the paper's number."""
+    """All tables in one; for each condition ours, spread, number of seeds, bounds, and the paper's."""
     conditions = list(dict.fromkeys([*CONDITIONS, *(c for table in tables for c in table.conditions)]))
     columns = ["task", "lm", "metric", "row", "model", *ABOUT]
-    columns += [c + suffix for c in conditions for suffix in ("", " spread", " seeds", " paper")]
+    columns += [
+        c + suffix for c in conditions for suffix in ("", " spread", " seeds", " low", " high", " paper")
+    ]
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
@@ -52,6 +54,9 @@ def to_csv(tables: Sequence[Table]) -> str:
                 if cell.mean is not None:
                     line |= {condition: f"{cell.mean:.4f}", f"{condition} spread": f"{cell.spread:.4f}"}
                     line[f"{condition} seeds"] = cell.n_seeds
+                if cell.interval is not None:
+                    low, high = cell.interval
+                    line |= {f"{condition} low": f"{low:.4f}", f"{condition} high": f"{high:.4f}"}
             writer.writerow(line)
     return text.getvalue()
 

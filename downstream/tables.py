@@ -22,19 +22,11 @@ from downstream.results import (
     paper_numbers,
     read_results,
 )
-from downstream.table_notes import (
-    Notes,
-    mixed,
-    other_settings,
-    other_speech,
-    silent_clips,
-    steps_of_heads,
-)
-from downstream.table_parts import Cell, Row, Table, only_measured
+from downstream.table_cells import make_cell
+from downstream.table_choices import beside_paper, choose, choose_lr, note_features
+from downstream.table_notes import Notes, about_heads, other_settings, other_speech, put_by_name
+from downstream.table_parts import Row, Table, only_measured
 from downstream.table_text import to_csv, to_latex, to_markdown
-
-PAPER_FEATURES = "last"
-"""The paper's heads hear the last hidden state: only rows with these features get its numbers beside them."""
 
 _PUBLISHED = (
     ("ks", "accuracy", False),
@@ -43,7 +35,8 @@ _PUBLISHED = (
     ("asr", "wer", False),
     ("asr", "wer", True),
 )
-_ER_FOLDS = 5  # IEMOCAP's sessions, each left out once
+_OWN_FEATURES = "last"  # of heads in the paper, and of rows whose label does not say which
+_NO_INTERVAL = "No confidence interval where the outcomes of utterances were not kept: {} of {} cells"
 
 
 # -------------------------------------------------------------------------------- results -> rows and cells
@@ -58,17 +51,21 @@ class _Line:
     student: str  # hash of the checkpoint where one seed has several, else empty
 
     def label(self) -> str:
-        extra = [self.features] if self.features != PAPER_FEATURES else []
+        extra = [self.features] if self.features != _OWN_FEATURES else []
         extra += [f"student {self.student[:8]}"] if self.student else []
         return self.name + (f" ({', '.join(extra)})" if extra else "")
 
 
 def row_name(result: Result) -> str:
-    """The paper's name of a recipe ("s4_prime" -> "S4'"), another recipe's own, or the model's."""
-    if result.recipe is None:
+    """The paper's name of a recipe ("s4_prime" -> "S4'"), another recipe's own, or the model's.
+
+    A row that the user put the model into comes before all of these.
+    """
+    name = result.row or result.recipe
+    if name is None:
         return result.model
-    label = result.recipe.upper().replace("_PRIME", "'")
-    return label if label in _paper_rows() else result.recipe
+    label = name.upper().replace("_PRIME", "'")
+    return label if label in _paper_rows() else name
 
 
 @functools.cache
@@ -107,45 +104,22 @@ def group_lines(results: Iterable[Result], notes: Notes) -> dict[_Line, list[Res
     return dict(lines)
 
 
-def make_cell(results: Iterable[Result], paper: str, label: str, condition: str, notes: Notes) -> Cell:
-    """The cell of what was measured in one row under one condition.
+def build_tables(
+    results: Iterable[Result], *, protocol: str | None = None, variant: str | None = None
+) -> list[Table]:
+    """The paper's tables with our numbers in them, then those of what the paper does not have.
 
     Args:
-        results: in any order.
-        paper: the paper's number.
-        label: of the row.
-        condition: which one.
-        notes: oddities are added here.
+        results: of any tasks, students and settings.
+        protocol: use only results of this one; None: there must be but one in each table.
+        variant: the same of the distortions.
+
+    Raises:
+        UserError: where a table would have results of several protocols, variants, or learning rates of which
+            none can be chosen.
     """
-    latest: dict[tuple[int, int | None], Result] = {}
-    for result in sorted(results, key=lambda result: result.finished):
-        key = (result.seed, result.fold)
-        if key in latest and latest[key].value != result.value:
-            text = f"seed {result.seed} was measured more than once, the latest counts"
-            notes.add(text, label, condition)
-        latest[key] = result
-    seeds: dict[int, list[Result]] = defaultdict(list)
-    for result in latest.values():
-        seeds[result.seed].append(result)
-    means = []
-    for seed, members in sorted(seeds.items()):
-        folds = [result for result in members if result.fold is not None]
-        if folds and len(folds) != _ER_FOLDS:
-            listed = ", ".join(str(fold) for fold in sorted(result.fold or 0 for result in folds))
-            notes.add(f"seed {seed} has fold {listed} of {_ER_FOLDS} only", label, condition)
-        counted = folds or members  # without folds: a single value, or somebody's own mean over them
-        means.append(sum(result.value for result in counted) / len(counted))
-    for text in [*mixed(list(latest.values())), *silent_clips(list(latest.values()))]:
-        notes.add(text, label, condition)
-    if not means:
-        return Cell(None, 0.0, 0, paper)
-    return Cell(sum(means) / len(means), max(means) - min(means), len(means), paper)
-
-
-def build_tables(results: Iterable[Result]) -> list[Table]:
-    """The paper's tables with our numbers in them, then those of what the paper does not have."""
     found: dict[tuple[str, str, bool], list[Result]] = defaultdict(list)
-    for result in results:
+    for result in choose(results, protocol=protocol, variant=variant):
         found[result.task, result.metric, result.lm].append(result)
     keys = (*_PUBLISHED, *sorted(found.keys() - set(_PUBLISHED)))
     return [_build(*key, found.get(key, [])) for key in keys]
@@ -157,34 +131,58 @@ def _build(task: str, metric: str, lm: bool, results: Sequence[Result]) -> Table
     paper = paper_numbers(task, lm=lm) if published else {}
     notes = Notes()
     kept = group_lines(results, notes)
+    kept = {line: choose_lr(members, line.label(), notes) for line, members in kept.items()}
     used = {result.condition for result in results}.union(*paper.values()) - {"model", *ABOUT}
     columns = [c for c in CONDITIONS if c in used] + sorted(used.difference(CONDITIONS))
     for line, members in kept.items():
-        for text in [*other_speech(members), *other_settings(members)]:
+        for text in [*put_by_name(members), *other_speech(members), *other_settings(members)]:
             notes.add(text, line.label())
-    measured = {line.name for line in kept if line.features == PAPER_FEATURES}
-    empty = [_Line(name, PAPER_FEATURES, "") for name in paper if name not in measured]
-    place = {name: number for number, name in enumerate(paper)}
-    order = sorted(
-        [*kept, *empty], key=lambda x: (place.get(x.name, len(place)), x.features != PAPER_FEATURES, x)
+    rows = tuple(
+        _row(line, kept.get(line, []), numbers, columns, notes)
+        for line, numbers in _in_order(kept, paper, notes)
     )
-    rows = tuple(_row(line, kept.get(line, []), paper.get(line.name, {}), columns, notes) for line in order)
     number = f"Table {2 if task == 'asr' else 1}, " if published else ""
     name = task if "_" in task else task.upper()
     title = f"{number}{name}{' with language model' if lm else ''}: {METRICS[metric]}"
-    steps = [steps_of_heads(task, results, published=published)] if results else []
-    return Table(title, task, metric, lm, published, tuple(columns), rows, (*steps, *notes.lines()))
+    first = [about_heads(task, results, published=published)] if results else []
+    cells = [cell for row in rows for cell in row.cells if cell.mean is not None]
+    without = sum(cell.interval is None for cell in cells)
+    last = [_NO_INTERVAL.format(without, len(cells))] if without else []
+    return Table(title, task, metric, lm, published, tuple(columns), rows, (*first, *notes.lines(), *last))
+
+
+def _in_order(
+    kept: Iterable[_Line], paper: Mapping[str, Mapping[str, str]], notes: Notes
+) -> list[tuple[_Line, Mapping[str, str]]]:
+    """The paper's rows, those of ours with other features below each, then others by name.
+
+    Returns:
+        Each with what the paper has to stand beside it; no numbers where the features are others.
+    """
+    heard: dict[str, set[str]] = defaultdict(set)
+    for line in kept:
+        heard[line.name].add(line.features)
+    beside = {name: beside_paper(name, heard[name]) for name in {*paper, *heard}}
+    empty = [_Line(name, beside[name], "") for name in paper if beside[name] not in heard[name]]
+    place = {name: number for number, name in enumerate(paper)}
+    order = sorted(
+        [*kept, *empty], key=lambda x: (place.get(x.name, len(place)), x.features != beside[x.name], x)
+    )
+    for line in order:
+        if line.name in paper and line.features in heard[line.name]:
+            note_features(line.name, line.label(), line.features, heard[line.name], notes)
+    about = {name: {key: row[key] for key in ("model", *ABOUT)} for name, row in paper.items()}
+    return [(x, (paper if x.features == beside[x.name] else about).get(x.name, {})) for x in order]
 
 
 def _row(
     line: _Line, results: Sequence[Result], paper: Mapping[str, str], columns: Sequence[str], notes: Notes
 ) -> Row:
-    """One row; `paper` is the paper's row of that name, if it has one."""
+    """One row; `paper` is what of the paper's stands beside it."""
     cells = []
     for condition in columns:
         chosen = [result for result in results if result.condition == condition]
-        number = paper.get(condition, "") if line.features == PAPER_FEATURES else ""
-        cells.append(make_cell(chosen, number, line.label(), condition, notes))
+        cells.append(make_cell(chosen, paper.get(condition, ""), line.label(), condition, notes))
     adapted, parameters = (paper.get(key, "") for key in ABOUT)
     return Row(line.label(), paper.get("model") or results[0].model, adapted, parameters, tuple(cells))
 
@@ -192,16 +190,26 @@ def _row(
 # ------------------------------------------------------------------------------------------------- writing
 
 
-def make_tables(folders: Sequence[Path], format: str = "markdown", *, measured: bool = False) -> str:
+def make_tables(
+    folders: Sequence[Path],
+    format: str = "markdown",
+    *,
+    measured: bool = False,
+    protocol: str | None = None,
+    variant: str | None = None,
+) -> str:
     """Tables 1 and 2, ours beside the paper's, as text.
 
     Args:
         folders: run folders, outputs of evaluations or of a sweep; without any, the paper's numbers alone.
         format: "markdown", "csv" (one file, a line for each row of each table) or "latex" (booktabs).
         measured: leave out tables and rows in which nothing is ours.
+        protocol: use only results of this one.
+        variant: use only results of this variant of the distortions.
 
     Raises:
-        UserError: for a folder that is missing, or if none of them has a result.
+        UserError: for a folder that is missing, if none of them has a result, or if what numbers follow must
+            be chosen (`build_tables`).
         ValueError: for another format.
     """
     writers = {"markdown": to_markdown, "csv": to_csv, "latex": to_latex}
@@ -211,5 +219,5 @@ def make_tables(folders: Sequence[Path], format: str = "markdown", *, measured: 
     if folders and not results:
         listed = ", ".join(map(str, folders))
         raise UserError(f"no results in {listed}: make some with `distill evaluate` or `distill sweep`")
-    tables = build_tables(results)
+    tables = build_tables(results, protocol=protocol, variant=variant)
     return writers[format](only_measured(tables) if measured else tables)

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 import pytest
+from made_results import KS, SESSIONS, cell, said, tables, values, write
 
 from data_prep.iemocap import IEMOCAP
 from distill.errors import UserError
@@ -18,50 +19,6 @@ from downstream.results import TEST_UTTERANCES, paper_numbers, parse_result, rea
 from downstream.table_notes import _OWN_WIDTH
 from downstream.table_parts import only_measured
 from downstream.tables import build_tables, make_tables, row_name
-
-
-def values(**changes) -> dict:
-    """What an evaluation writes."""
-    return {
-        "task": "ks",
-        "condition": "clean",
-        "metric": "accuracy",
-        "value": 90.0,
-        "seed": 0,
-        "fold": None,
-        "lm": False,
-        "features": "last",
-        "model": "runs/s4",
-        "checkpoint_hash": "a" * 32,
-        "recipe": "s4",
-        "head_steps": 200_000,
-        "n_utterances": 3081,
-        "versions": {"torch": "2.11.0"},
-        "finished": "2026-01-01T00:00:00",
-    } | changes
-
-
-def tables(*changes: dict) -> dict:
-    """Tables of such results, by (task, metric, lm)."""
-    built = build_tables(parse_result(values(**change)) for change in changes)
-    return {(table.task, table.metric, table.lm): table for table in built}
-
-
-def cell(table, label: str, condition: str):
-    row = {row.label: row for row in table.rows}[label]
-    return row.cells[table.conditions.index(condition)]
-
-
-def write(folder: Path, *changes: dict) -> Path:
-    (folder / "results").mkdir(parents=True, exist_ok=True)
-    for index, change in enumerate(changes):
-        (folder / "results" / f"{index}.json").write_text(json.dumps(values(**change)))
-    return folder
-
-
-KS = ("ks", "accuracy", False)
-SESSIONS = (1_085, 1_023, 1_151, 1_031, 1_241)  # IEMOCAP's
-
 
 # ------------------------------------------------------------------------------------------ the paper's
 
@@ -120,7 +77,7 @@ def test_mean_and_spread_over_seeds():
     assert found.ours() == "91.50 (3.50, n=3)"
     assert found.paper == "96.27"
     assert cell(table, "S4", "dns").ours() == ""
-    assert table.notes == ("Heads: 200,000 steps",)
+    assert said(table) == ("Heads: 200,000 steps",)
 
 
 def test_er_is_averaged_over_folds_before_seeds():
@@ -133,7 +90,7 @@ def test_er_is_averaged_over_folds_before_seeds():
     table = tables(*folds)["er", "accuracy", False]
     found = cell(table, "S4", "clean")
     assert (found.mean, found.spread, found.n_seeds) == (pytest.approx(71.0), pytest.approx(10.0), 2)
-    assert table.notes == ("Heads: 30,000 steps",)
+    assert said(table) == ("Heads: 30,000 steps",)
     partial = tables(*folds[:4])["er", "accuracy", False]
     assert "S4, clean: seed 1 has fold 1, 2 of 5 only" in partial.notes
 
@@ -162,7 +119,7 @@ def test_a_second_student_changes_only_the_tables_it_is_in():
     found = tables({}, {"checkpoint_hash": "b" * 32}, {"task": "ic", "value": 80.0, "n_utterances": 3793})
     other = found["ic", "accuracy", False]
     assert cell(other, "S4", "clean").ours() == "80.00"
-    assert other.notes == ("Heads: 200,000 steps",)
+    assert said(other) == ("Heads: 200,000 steps",)
     assert any("2 students" in note for note in found[KS].notes)
 
 
@@ -202,7 +159,7 @@ def test_the_latest_of_two_measurements_counts_and_is_noted():
 
 def test_different_heads_and_test_sets_are_noted():
     table = tables({}, {"seed": 1, "head_steps": 100, "n_utterances": 30})[KS]
-    assert table.notes == (
+    assert said(table) == (
         "Heads: 100, 200,000 steps, the paper's 200,000",
         "S4: not the paper's test set: 30 utterances, not 3,081, in clean for one",
         "S4, clean: heads of 100 to 200,000 steps are averaged",
@@ -260,7 +217,7 @@ OWN = {
 
 def test_the_tasks_own_settings_need_no_note():
     table = tables({"settings": OWN}, {"seed": 1, "settings": OWN | {"width": 256}}, {"seed": 2})[KS]
-    assert table.notes == ("Heads: 200,000 steps",)
+    assert said(table) == ("Heads: 200,000 steps",)
 
 
 @pytest.mark.parametrize(
@@ -278,7 +235,7 @@ def test_the_tasks_own_settings_need_no_note():
 )
 def test_settings_that_are_not_the_tasks_own_are_noted(changes, text):
     table = tables({"settings": OWN | changes}, {"condition": "dns", "settings": OWN | changes})[KS]
-    assert table.notes == ("Heads: 200,000 steps", f"S4: not the task's own settings: {text}")
+    assert said(table) == ("Heads: 200,000 steps", f"S4: not the task's own settings: {text}")
 
 
 def test_seeds_of_different_settings_are_noted_where_they_are_averaged():
@@ -286,7 +243,7 @@ def test_seeds_of_different_settings_are_noted_where_they_are_averaged():
     table = tables(
         {"settings": OWN}, {"seed": 1, "settings": other}, {"condition": "dns", "settings": other}
     )[KS]
-    assert table.notes == (
+    assert said(table) == (
         "Heads: 200,000 steps",
         "S4: not the task's own settings: batch_size 4, not 32",
         "S4, clean: results of different batch_size, every_n_steps are averaged",
@@ -310,7 +267,7 @@ def test_the_same_note_about_several_rows_is_said_once():
         for condition in ("clean", "dns")
         for seed, lr in ((0, 1e-3), (1, 1e-2))
     ]
-    assert tables(*rows)[KS].notes == (
+    assert said(tables(*rows)[KS]) == (
         "Heads: 200,000 steps",
         "S1, S4: not the task's own settings: lr 0.01, not 0.001",
         "S1, clean, dns; S4, clean, dns: results of different lr are averaged",
@@ -324,9 +281,9 @@ def test_folds_have_test_sets_of_their_own_and_seeds_do_not():
         for fold in range(1, 6)
         for seed in (0, 1)
     ]
-    notes = tables(*folds)["er", "accuracy", False].notes
+    notes = said(tables(*folds)["er", "accuracy", False])
     assert notes == ("Heads: 30,000 steps", "S4, clean: results of different test set are averaged")
-    assert len(tables(*folds[:-1:2])["er", "accuracy", False].notes) == 1
+    assert len(said(tables(*folds[:-1:2])["er", "accuracy", False])) == 1
 
 
 def test_the_width_of_a_head_that_none_stands_for():

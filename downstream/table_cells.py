@@ -1,0 +1,89 @@
+"""One cell of a table: results of seeds and folds become a mean, a spread and a confidence interval."""
+
+from __future__ import annotations
+
+import functools
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from distill.errors import DataError
+from downstream.bootstrap import error_rate, interval, read_outcomes
+from downstream.results import Result
+from downstream.table_notes import Notes, mixed, silent_clips
+from downstream.table_parts import Cell
+
+_ER_FOLDS = 5  # IEMOCAP's sessions, each left out once
+_SAME = (
+    0.005  # per cent that a score may differ from that of its utterances: both are printed with two digits
+)
+
+
+def make_cell(results: Iterable[Result], paper: str, label: str, condition: str, notes: Notes) -> Cell:
+    """The cell of what was measured in one row under one condition.
+
+    Args:
+        results: in any order.
+        paper: the paper's number.
+        label: of the row.
+        condition: which one.
+        notes: oddities are added here.
+    """
+    latest: dict[tuple[int, int | None], Result] = {}
+    for result in sorted(results, key=lambda result: result.finished):
+        key = (result.seed, result.fold)
+        if key in latest and latest[key].value != result.value:
+            text = f"seed {result.seed} was measured more than once, the latest counts"
+            notes.add(text, label, condition)
+        latest[key] = result
+    seeds: dict[int, list[Result]] = defaultdict(list)
+    for result in latest.values():
+        seeds[result.seed].append(result)
+    counted: list[list[Result]] = []
+    for seed, members in sorted(seeds.items()):
+        folds = [result for result in members if result.fold is not None]
+        if folds and len(folds) != _ER_FOLDS:
+            listed = ", ".join(str(fold) for fold in sorted(result.fold or 0 for result in folds))
+            notes.add(f"seed {seed} has fold {listed} of {_ER_FOLDS} only", label, condition)
+        # Without folds: a single value, or somebody's own mean over them.
+        counted.append(sorted(folds or members, key=lambda result: result.fold or 0))
+    for text in [*mixed(list(latest.values())), *silent_clips(list(latest.values()))]:
+        notes.add(text, label, condition)
+    if not counted:
+        return Cell(None, 0.0, 0, paper)
+    means = [sum(result.value for result in members) / len(members) for members in counted]
+    try:
+        bounds = score_interval(counted)
+    except DataError as error:
+        bounds = None
+        notes.add(f"no confidence interval: {error}", label, condition)
+    return Cell(sum(means) / len(means), max(means) - min(means), len(means), paper, bounds)
+
+
+def score_interval(seeds: Sequence[Sequence[Result]]) -> tuple[float, float] | None:
+    """The confidence interval of a mean over seeds, each the mean of its folds.
+
+    Returns:
+        Bounds in per cent; None where the outcomes of utterances were not kept.
+
+    Raises:
+        DataError: if they are not those of the scores, or cannot be read.
+    """
+    if any(result.predictions is None for folds in seeds for result in folds):
+        return None
+    upward = seeds[0][0].metric in ("accuracy", "f1")
+    outcomes = []
+    for folds in seeds:
+        outcomes.append([_outcomes(str(result.predictions)) for result in folds])
+        for result, found in zip(folds, outcomes[-1], strict=True):
+            error = error_rate(found)
+            if abs((100.0 - error if upward else error) - result.value) > _SAME:
+                name = Path(str(result.predictions)).name
+                raise DataError(f"{name} has outcomes of another score than {result.value:.2f}")
+    low, high = interval(outcomes)
+    return (100.0 - high, 100.0 - low) if upward else (low, high)
+
+
+@functools.lru_cache(maxsize=64)
+def _outcomes(path: str) -> dict[str, tuple[float, float]]:
+    return read_outcomes(Path(path))

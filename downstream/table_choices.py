@@ -1,0 +1,129 @@
+"""What the numbers of a table follow: choices, which are made or asked for, never averaged over."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+from distill.errors import UserError
+from downstream.results import METRICS, Result
+from downstream.table_notes import Notes, is_distorted
+
+TEACHERS = ("T1", "T1'")
+"""Rows whose numbers in the paper are most probably those of SUPERB: the weighted sum of all layers."""
+
+
+def choose(
+    results: Iterable[Result], *, protocol: str | None = None, variant: str | None = None
+) -> list[Result]:
+    """Those of one protocol and one variant of the distortions.
+
+    Args:
+        results: of any tasks.
+        protocol: the one to keep; None: there is but one in each table.
+        variant: the same; clean and recorded test speech has none, and is kept.
+
+    Raises:
+        UserError: if one table would have several, or none is of the chosen one.
+    """
+    kept = list(results)
+    for name, wanted in (("protocol", protocol), ("variant", variant)):
+        asked = [result for result in kept if name == "protocol" or is_distorted(result.condition)]
+        if wanted is None:
+            _refuse_several(name, asked)
+        elif asked and wanted not in (found := {getattr(result, name) for result in asked}):
+            raise UserError(f"no result is of {name} {wanted}; there are those of {', '.join(sorted(found))}")
+        others = [result for result in asked if wanted not in (None, getattr(result, name))]
+        dropped = set(map(id, others))
+        kept = [result for result in kept if id(result) not in dropped]
+    return kept
+
+
+def _refuse_several(name: str, results: Iterable[Result]) -> None:
+    """Whoever reads a number must know what it follows."""
+    by_task: dict[str, set[str]] = defaultdict(set)
+    for result in results:
+        by_task[result.task].add(getattr(result, name))
+    for task, found in by_task.items():
+        if len(found) > 1:
+            several = " and ".join(sorted(found))
+            options = " or ".join(f"--{name} {one}" for one in sorted(found))
+            raise UserError(
+                f"{task}: there are results of {name} {several}, which are not averaged: choose with "
+                f"{options}, or name the folders of one of them only"
+            )
+
+
+def beside_paper(name: str, heard: Iterable[str]) -> str:
+    """The features whose results stand beside the paper's numbers of a row.
+
+    Args:
+        name: of the row.
+        heard: features of the results that it has.
+    """
+    return "weighted_sum" if name in TEACHERS and "weighted_sum" in heard else "last"
+
+
+def note_features(name: str, label: str, features: str, heard: Iterable[str], notes: Notes) -> None:
+    """Say what stands beside the paper's numbers of a teacher."""
+    if name not in TEACHERS or features not in ("last", "weighted_sum"):
+        return
+    if features == "weighted_sum":
+        notes.add("heads on the weighted sum of all layers, as the paper's most probably are", label)
+    elif "weighted_sum" not in heard:
+        text = "heads on the last layer; the paper's are most probably on the weighted sum of all layers"
+        notes.add(f"{text}: evaluate with --features weighted_sum", label)
+
+
+def choose_lr(results: Sequence[Result], label: str, notes: Notes) -> list[Result]:
+    """Of heads with several learning rates those of the one that is best on dev, as SUPERB chooses.
+
+    Args:
+        results: of one row.
+        label: of the row.
+        notes: says which, and of which.
+
+    Raises:
+        UserError: if the same head has several, and it is not known how they did on dev.
+    """
+    by_lr: dict[float, list[Result]] = defaultdict(list)
+    for result in results:
+        if isinstance(lr := result.settings.get("lr"), int | float):
+            by_lr[float(lr)].append(result)
+    if len(by_lr) < 2:
+        return list(results)
+    if any(result.dev is None for members in by_lr.values() for result in members):
+        _refuse_unknown(by_lr, label)
+        return list(results)
+    scores = {lr: _dev_scores(members) for lr, members in sorted(by_lr.items())}
+    common = set.intersection(*map(set, scores.values()))
+    means = {}
+    for lr, found in scores.items():
+        counted = [score for head, score in found.items() if head in common or not common]
+        means[lr] = sum(counted) / len(counted)
+    pick = max if METRICS[results[0].metric].endswith("higher is better") else min
+    best = pick(means, key=lambda lr: means[lr])
+    others = ", ".join(f"{lr:g}: {mean:.2f}" for lr, mean in means.items() if lr != best)
+    text = f"lr {best:g}, chosen on dev ({means[best]:.2f}; {others})"
+    if any(set(found) != common for found in scores.values()):
+        text += (
+            f", compared on the seeds and folds of all ({len(common)})" if common else ", on different seeds"
+        )
+    notes.add(text, label)
+    return by_lr[best]
+
+
+def _dev_scores(results: Iterable[Result]) -> dict[tuple[int, int | None], float]:
+    """By seed and fold."""
+    return {(result.seed, result.fold): result.dev for result in results if result.dev is not None}
+
+
+def _refuse_unknown(by_lr: Mapping[float, Sequence[Result]], label: str) -> None:
+    """Different seeds may have different rates, which is noted; the same seed may not."""
+    heads = [head for members in by_lr.values() for head in {(r.seed, r.fold) for r in members}]
+    if len(heads) > len(set(heads)):
+        rates = ", ".join(f"{lr:g}" for lr in sorted(by_lr))
+        raise UserError(
+            f"{label}: there are results of lr {rates} without their score on dev, so that none can be "
+            "chosen: name the folders of one of them only, or evaluate again"
+        )
