@@ -16,6 +16,7 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from distill.atomic import atomic
 from distill.batch import Batch
 from distill.callbacks import last_checkpoint, log_interval, save_last, validation_follows
+from distill.checkpoints import safe_pickle
 from distill.datamodule import NothingUsable
 from distill.distortions import Distorter
 from distill.errors import DataError, UserError
@@ -237,7 +238,7 @@ class SkipNonFinite(Callback):
             return f"Remove {folder}, and give the command again with a lower lr or trainer.precision=32"
         if not last.exists():
             return "There is no checkpoint yet: start again with a lower optim.lr or trainer.precision=32"
-        step = torch.load(last, map_location="cpu", weights_only=True, mmap=True)["global_step"]
+        step = safe_pickle.load(last)["global_step"]
         if step >= self.first:
             return (
                 f"The weights of {last}, of step {step}, are those that broke down: start anew, with another "

@@ -19,7 +19,7 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from distill.callbacks import Gauges, GracefulStop, RecipeSettings, StepProgress, StepSeed, WaitClock
-from distill.checkpoints import native
+from distill.checkpoints import native, safe_pickle
 from distill.config import to_yaml
 from distill.errors import ConfigError, UserError
 from distill.faults import BadData, CarefulCheckpointIO, SkipNonFinite, SoundCheckpoint
@@ -221,7 +221,7 @@ def release(
     if trainer.is_global_zero:
         step = trainer.global_step
         if best.exists():
-            checkpoint = torch.load(best, map_location="cpu", weights_only=True)
+            checkpoint = safe_pickle.load(best)
             weights = checkpoint["state_dict"].items()
             model.load_state_dict({k.removeprefix(prefix): v for k, v in weights if k.startswith(prefix)})
             step = checkpoint["global_step"]

@@ -23,6 +23,7 @@ from lhotse.cut import Cut
 from tqdm import tqdm
 
 from distill.callbacks import Interrupted
+from distill.checkpoints import safe_pickle
 from distill.distortions import Distorter
 from distill.errors import DataError, UserError
 from distill.needs import layout_of
@@ -365,7 +366,7 @@ def load_best(module: HeadTraining, folder: Path) -> float | None:
         raise DataError(
             f"{path} is missing although {folder} is finished: remove the folder to train it again"
         )
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = safe_pickle.load(path)
     module.cpu()
     module.on_load_checkpoint(state)
     module.load_state_dict(state["state_dict"])

@@ -19,7 +19,7 @@ from distill.adaptation.masked_prediction import MaskedPrediction
 from distill.adaptation.run_targets import targets_of
 from distill.adaptation.targets import Targets
 from distill.batch import Batch, pad
-from distill.checkpoints import load_teacher, teacher_facts
+from distill.checkpoints import load_teacher, safe_pickle, teacher_facts
 from distill.checkpoints.weights import write_safetensors
 from distill.data import read_audio, samples_at_16k
 from distill.datamodule import SpeechData
@@ -128,7 +128,7 @@ def _keep_head(module: MaskedPrediction, out: Path) -> None:
     best = out / "checkpoints" / "best.ckpt"
     state = module.state_dict()
     if best.exists():
-        state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
+        state = safe_pickle.load(best)["state_dict"]
     write_safetensors(out / HEAD_FILE, head_of(state))
 
 

@@ -6,14 +6,10 @@ The JSON says format version, kind, architecture and provenance. A Lightning che
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
-from distill.checkpoints import weights
-from distill.checkpoints.safe_pickle import first_line
+from distill.checkpoints import safe_pickle, torch_files, weights
 from distill.errors import CheckpointError
 from distill.hubert import HubertConfig, HubertEncoder
 from distill.student import Student
@@ -78,10 +74,8 @@ def locate(path: Path, prefer: Kind) -> Path | None:
 def _is_lightning(path: Path) -> bool:
     """Whether a file is a zip of torch.save whose pickle mentions Lightning; nothing is unpickled for it."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            pickles = [name for name in archive.namelist() if name.endswith("data.pkl")]
-            return any(b"pytorch-lightning_version" in archive.read(name) for name in pickles)
-    except (OSError, zipfile.BadZipFile):
+        return b"pytorch-lightning_version" in (torch_files.Records(path).read("data.pkl") or b"")
+    except Exception:  # whatever a damaged or hostile archive makes Python's reader raise
         return False
 
 
@@ -113,12 +107,7 @@ def read(path: str | Path, *, prefer: Kind = "student") -> tuple[HubertEncoder |
 
 
 def _read_lightning(path: Path) -> tuple[HubertEncoder | Student, dict[str, Any]]:
-    try:
-        contents = torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # a damaged or hostile stream can make an unpickler raise anything
-        raise CheckpointError(
-            f"{path} cannot be read as a Lightning checkpoint: {first_line(error)}"
-        ) from error
+    contents = safe_pickle.load(path)
     contents = contents if isinstance(contents, dict) else {}
     description, state = contents.get("distill"), contents.get("state_dict")
     if not isinstance(description, dict) or not isinstance(state, dict):

@@ -1,38 +1,56 @@
 """Read torch.save files of strangers without running any of their code.
 
 A pickle is a program: it names callables and calls them. Here the only callables it can name are the few that
-tensors and plain containers need. Whatever fairseq, omegaconf and NumPy left in a checkpoint becomes an inert
-`StandIn` that keeps what it was given and never imports those packages; any other name is refused.
+tensors and plain containers need. Whatever fairseq, omegaconf and NumPy left in a checkpoint, and values of
+Python's own library such as dates and counters, become an inert `StandIn` that keeps what it was given and
+imports nothing; any other name is refused. `torch_files` reads the file around the pickle, never torch.
 """
 
 from __future__ import annotations
 
 import builtins
 import pickle
-import tarfile
-import zipfile
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 import torch
 from torch import Tensor
-from torch._utils import _rebuild_tensor
 
+from distill.checkpoints import torch_files
+from distill.checkpoints.torch_files import Storage
 from distill.errors import CheckpointError
 
-_ZIP_MAGIC = b"PK\x03\x04"
-_PICKLE_MAGIC = b"\x80"
 _BUILTIN_MODULES = ("builtins", "__builtin__")
 _BUILTINS: dict[str, Any] = {
     name: getattr(builtins, name)
     for name in ("bool", "int", "float", "complex", "str", "list", "tuple", "dict", "set", "frozenset")
 } | {"long": int, "unicode": str}  # the last two: names of Python 2, which protocol 2 still writes
 # s3prl pickles the learning rate schedules of its module `optimizers` along with the optimiser's state.
-_STAND_IN_PACKAGES = ("fairseq", "omegaconf", "numpy", "pathlib", "s3prl", "optimizers")
-_STAND_IN_NAMES = ("argparse.Namespace", "typing.Any", "torch.device")
+_STAND_IN_PACKAGES = (
+    *("fairseq", "omegaconf", "numpy", "pathlib", "s3prl", "optimizers"),
+    *("datetime", "decimal", "fractions", "uuid", "zoneinfo"),  # values that training programs note down
+)
+_STAND_IN_NAMES = (
+    *("argparse.Namespace", "types.SimpleNamespace", "typing.Any", "torch.device"),
+    *("collections.Counter", "collections.deque"),
+)
+_STORAGES = {
+    f"{kind}Storage": dtype
+    for kind, dtype in {
+        **{
+            "Double": torch.float64,
+            "Float": torch.float32,
+            "Half": torch.float16,
+            "BFloat16": torch.bfloat16,
+        },
+        **{"Long": torch.int64, "Int": torch.int32, "Short": torch.int16, "Char": torch.int8},
+        **{"Byte": torch.uint8, "Bool": torch.bool, "Untyped": torch.uint8},
+        **{"ComplexDouble": torch.complex128, "ComplexFloat": torch.complex64},
+    }.items()
+}
+"""The storage classes that pickles name, as the type of number in them."""
 
 
 class _Refused(pickle.UnpicklingError):
@@ -93,7 +111,10 @@ class _Function:
 
 def _tensor(storage: Any, offset: int, size: Any, stride: Any, *_: Any) -> Tensor:
     """A tensor over its storage; requires_grad, hooks and metadata of the pickle are left out on purpose."""
-    return _rebuild_tensor(storage, offset, size, stride)
+    if not isinstance(storage, Storage):
+        raise _Refused("makes a tensor of something that is no storage")
+    empty = torch.empty(0, dtype=storage.dtype)
+    return empty.set_(storage.untyped, offset, size, stride)  # pyright: ignore[reportArgumentType]
 
 
 def _parameter(data: Tensor, *_: Any) -> Tensor:
@@ -121,7 +142,14 @@ _ALLOWED: dict[str, Any] = {
 
 
 class _Unpickler(pickle.Unpickler):
-    """`find_class` is the only way for a pickle to reach an existing object; storages are torch's affair."""
+    """`find_class` is the only way for a pickle to reach an existing object, its own storages aside."""
+
+    def __init__(self, stream: BinaryIO, find_storage: Callable[[Any], Storage]):
+        super().__init__(stream, encoding="utf-8")  # of texts that Python 2 wrote
+        self._find_storage = find_storage
+
+    def persistent_load(self, pid: Any) -> Storage:
+        return self._find_storage(pid)
 
     def find_class(self, module_name: str, global_name: str, /) -> Any:
         full = f"{module_name}.{global_name}"
@@ -131,41 +159,36 @@ class _Unpickler(pickle.Unpickler):
             return _BUILTINS[global_name]
         if module_name == "torch" and isinstance(getattr(torch, global_name, None), torch.dtype):
             return getattr(torch, global_name)
+        if module_name in ("torch", "torch.cuda", "torch.storage") and global_name in _STORAGES:
+            return _STORAGES[global_name]
         if full in _STAND_IN_NAMES or module_name.partition(".")[0] in _STAND_IN_PACKAGES:
             return type(global_name, (StandIn,), {"name": full})
         raise _Refused(f"asks for {ascii(full)[1:-1][:100]}")  # as text that cannot steer a terminal
 
 
-def _load_stream(stream: Any, **options: Any) -> Any:
-    return _Unpickler(stream, **options).load()
+def _unpickle(stream: BinaryIO, find_storage: Callable[[Any], Storage]) -> Any:
+    return _Unpickler(stream, find_storage).load()
 
 
-_PICKLE_MODULE = SimpleNamespace(__name__="safe_pickle", Unpickler=_Unpickler, load=_load_stream)
-
-
-def load(path: str | Path, *, map_location: Any = "cpu") -> Any:
-    """The contents of a torch.save file, of any torch since 0.4.
+def load(path: str | Path) -> Any:
+    """The contents of a torch.save file, of any torch since 0.4, on the CPU.
 
     Tensors of a zip file are mapped from it, not read: copy what you keep.
 
     Args:
         path: the file.
-        map_location: as for `torch.load`.
 
     Raises:
-        CheckpointError: if the file is missing, no torch file, damaged, or asks for anything but tensors,
-            plain containers, and objects of fairseq, omegaconf, s3prl, NumPy and argparse (see `StandIn`).
+        CheckpointError: if the file is missing, no torch file, damaged, TorchScript, or asks for anything but
+            tensors, plain containers and values, and objects of fairseq, omegaconf, s3prl, NumPy and argparse
+            (see `StandIn`).
     """
     path = Path(path)
-    zipped = _check_container(path)
+    read = torch_files.read_zip if _is_zip(path) else torch_files.read_legacy
     try:
-        return torch.load(
-            str(path),
-            map_location=map_location,
-            pickle_module=_PICKLE_MODULE,
-            weights_only=False,  # torch's own list knows no fairseq; ours above is no longer
-            mmap=zipped,
-        )
+        return read(path, _unpickle)
+    except CheckpointError:
+        raise
     except _Refused as error:
         raise CheckpointError(
             f"{path} {error}, which a checkpoint has no business with: it was not opened, get it from a "
@@ -181,29 +204,23 @@ def matches(path: Path) -> bool:
     """Whether a file starts as those of torch.save do."""
     with path.open("rb") as stream:
         start = stream.read(4)
-    return start == _ZIP_MAGIC or start[:1] == _PICKLE_MAGIC
+    return start == torch_files.ZIP_MAGIC or start[:1] == torch_files.PICKLE_MAGIC
 
 
-def _check_container(path: Path) -> bool:
-    """Whether the file is a zip; refuses what torch.load would treat in ways other than unpickling."""
+def _is_zip(path: Path) -> bool:
+    """Which of the two containers a file is by its first bytes.
+
+    Raises:
+        CheckpointError: for neither, and if it cannot be read.
+    """
     try:
         with path.open("rb") as stream:
             start = stream.read(4)
-        if start == _ZIP_MAGIC:
-            with zipfile.ZipFile(path) as archive:
-                names = archive.namelist()
-            if any(name.endswith("/constants.pkl") for name in names):
-                raise CheckpointError(
-                    f"{path} is a TorchScript archive (code), expected a file of torch.save"
-                )
-            return True
-        if start[:1] == _PICKLE_MAGIC and not tarfile.is_tarfile(path):
-            return False
-    except (OSError, zipfile.BadZipFile) as error:
-        raise CheckpointError(
-            f"{path} cannot be read (damaged, or a download cut short?): {first_line(error)}"
-        ) from error
-    raise CheckpointError(f"{path} is not a torch file (it starts with {start!r})")
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or first_line(error)}") from error
+    if start != torch_files.ZIP_MAGIC and start[:1] != torch_files.PICKLE_MAGIC:
+        raise CheckpointError(f"{path} is not a torch file (it starts with {start!r})")
+    return start == torch_files.ZIP_MAGIC
 
 
 def first_line(error: BaseException) -> str:

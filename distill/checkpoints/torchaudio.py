@@ -109,7 +109,7 @@ def read_bundle(name: str) -> tuple[HubertConfig, dict[str, Tensor], dict[str, A
     if name.startswith("WAVLM_"):
         raise CheckpointError(f"{name} {weights.WAVLM}")
     try:
-        model = bundle.get_model()
+        model = bundle.get_model(dl_kwargs={"weights_only": True})  # whatever lies in the cache by now
     except Exception as error:  # the exceptions of its network stack differ between versions
         raise CheckpointError(
             f"the torchaudio bundle {name} is not in the cache, and downloading it failed "

@@ -92,7 +92,7 @@ def test_omegaconf_becomes_plain():
     values = {"model": {"heads": 4, "name": "x", "flags": [True, None, {"deep": 1.5}]}}
     stream = io.BytesIO(pickle.dumps(OmegaConf.create(values), protocol=2))
     before = OmegaConf.__module__
-    loaded = safe_pickle._load_stream(stream)
+    loaded = safe_pickle._Unpickler(stream, lambda saved: saved).load()
     assert isinstance(loaded, safe_pickle.StandIn) and loaded.name.startswith("omegaconf.")
     assert safe_pickle.plain(loaded) == values
     assert OmegaConf.__module__ == before

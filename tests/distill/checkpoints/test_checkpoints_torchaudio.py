@@ -56,7 +56,8 @@ class Bundle:
     def __init__(self, model: nn.Module):
         self.model = model
 
-    def get_model(self) -> nn.Module:
+    def get_model(self, *, dl_kwargs: dict) -> nn.Module:
+        assert dl_kwargs == {"weights_only": True}
         return self.model
 
 
