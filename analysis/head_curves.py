@@ -14,10 +14,10 @@ import numpy as np
 
 from analysis.run_logs import Curve, read_curves, unique_labels
 
-_NAME = re.compile(r"(?P<task>[^-]+)(-fold\d+)?-(?P<features>.+)-seed\d+")
+_NAME = re.compile(r"(?P<task>[^-]+)(-fold\d+)?-(?P<features>.+)-seed\d+(-(?P<others>.+))?")
 
 HeadCurves = dict[str, dict[str, Curve]]
-"""By metric, by model (and features, unless those are the last layer)."""
+"""By metric, by model (and features, protocol and learning rate, unless they are the task's own)."""
 
 
 def read_heads(folders: Sequence[Path]) -> dict[str, HeadCurves]:
@@ -32,9 +32,10 @@ def read_heads(folders: Sequence[Path]) -> dict[str, HeadCurves]:
         parts = _NAME.fullmatch(path.name)
         if parts is None:
             continue
-        features = "" if parts["features"] == "last" else f", {parts['features']}"
+        features = None if parts["features"] == "last" else parts["features"]
+        label = ", ".join(filter(None, [labels[path.parents[1]], features, parts["others"]]))
         for metric, curve in read_curves(path).items():
-            found[parts["task"]][metric][labels[path.parents[1]] + features].append(curve)
+            found[parts["task"]][metric][label].append(curve)
     return {
         task: {metric: _means(curves) for metric, curves in metrics.items()}
         for task, metrics in found.items()

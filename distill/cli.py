@@ -301,6 +301,12 @@ def add_evaluations(verbs: Any) -> None:
         "--features", action="append", help="last, weighted_sum or layer:K; repeat for several (last)"
     )
     sweep.add_argument("--seed", type=int, action="append", help="repeat for several (0)")
+    sweep.add_argument(
+        "--lr",
+        type=float,
+        action="append",
+        help="learning rate; repeat for several: tables take the one that is best on dev (the task's)",
+    )
     sweep.add_argument("--data", default="data", help="folder of the prepared corpora (data)")
     sweep.add_argument(
         "--out", type=Path, default=Path("evaluations"), help="folder of the sweep (evaluations)"

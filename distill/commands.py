@@ -218,6 +218,7 @@ def run_sweep(options: argparse.Namespace) -> None:
         seeds=options.seed or [0],
         words=[word for word in words if "=" in word],
         noises=noise_sources(options.noise),
+        rates=options.lr or [],
     )
     if not jobs:
         print("everything is evaluated already")

@@ -290,6 +290,11 @@ class EvaluationConfig:
         return self.batch_size or self.defaults.batch_size
 
     @property
+    def settled_lr(self) -> float:
+        """Learning rate."""
+        return self.defaults.lr if self.lr is None else float(self.lr)
+
+    @property
     def settled_crop_s(self) -> float | None:
         """Longest training utterance, seconds; None: any."""
         return (self.defaults.crop_s if self.crop_s is None else self.crop_s) or None
@@ -319,6 +324,7 @@ class EvaluationConfig:
         """Name of a head's folder."""
         parts = [self.task, f"fold{fold}" if fold else "", self.heard.replace(":", "-"), f"seed{self.seed}"]
         parts += [self.protocol] if self.protocol != "paper" else []
+        parts += [f"lr{self.settled_lr!r}"] if self.settled_lr != self.defaults.lr else []
         return "-".join(part for part in parts if part)
 
     def result_name(self, condition: str, fold: int | None, *, lm: bool) -> str:
@@ -364,7 +370,7 @@ class EvaluationConfig:
         task = self.defaults
         try:
             optim = OptimConfig(
-                lr=task.lr if self.lr is None else self.lr,
+                lr=self.settled_lr,
                 max_steps=self.steps or task.steps,
                 clip_norm=1.0,  # as s3prl's runner
                 warmup=0.0,

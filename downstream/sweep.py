@@ -1,12 +1,14 @@
-"""Many evaluations: students x tasks x features x seeds, here one after the other or as a SLURM array.
+"""Many evaluations: students x tasks x features x seeds x learning rates, here or as a SLURM array.
 
-A job is one head: a student, a task, what the head hears and a seed, tested under all conditions. A student's
-jobs share a folder, and in it the cached features; it is named after the student's weights, so one that was
-trained anew is evaluated anew. What has its results is left out: the same command goes on where it stopped.
+A job is one head: a student, a task, what the head hears, a seed and a rate, tested under all conditions. The
+jobs of a student share a folder, and in it the cached features; it is named after the student's weights, so
+one that was trained anew is evaluated anew. What has its results is left out: the same command goes on where
+it stopped.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import re
@@ -64,6 +66,8 @@ class Job:
     """More options: key=value."""
     noises: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """By corpus: sources of noise other than the data folder's."""
+    lr: float | None = None
+    """Learning rate; None: what `words` say, else the task's own."""
 
     @property
     def head(self) -> str:
@@ -81,6 +85,11 @@ class Job:
         pairs = [f"{corpus}={source}" for corpus, sources in self.noises.items() for source in sources]
         return [word for pair in pairs for word in ("--noise", pair)]
 
+    @property
+    def lr_words(self) -> list[str]:
+        """The learning rate for the command line."""
+        return [] if self.lr is None else [f"lr={self.lr!r}"]
+
     def config(self) -> EvaluationConfig:
         """What the command line asks for."""
         given = {
@@ -91,7 +100,7 @@ class Job:
             "seed": self.seed,
             "noises": self.noises,
         }
-        return from_words(EvaluationConfig, given, self.words)
+        return from_words(EvaluationConfig, given, [*self.words, *self.lr_words])
 
     def command(self) -> list[str]:
         """The command line that does it, with this Python."""
@@ -103,6 +112,7 @@ class Job:
             *self.noise_words,
             *("--features", self.features, "--seed", str(self.seed)),
             *self.words,
+            *self.lr_words,
         ]
 
 
@@ -120,6 +130,7 @@ def plan_sweep(
     seeds: Sequence[int] = (0,),
     words: Sequence[str] = (),
     noises: Mapping[str, Sequence[str]] | None = None,
+    rates: Sequence[float] = (),
 ) -> list[Job]:
     """What is still to be done.
 
@@ -134,6 +145,7 @@ def plan_sweep(
         seeds: of the heads.
         words: more words for every evaluation's command line; "asr:lm=4-gram.bin" is for ASR only.
         noises: by corpus: sources of noise other than the data folder's.
+        rates: learning rates, of which tables choose the best on dev; none: the task's own.
 
     Returns:
         Jobs in the order of the arguments, without conditions that have a result.
@@ -145,7 +157,7 @@ def plan_sweep(
     for task in tasks:
         if task not in TASKS:
             raise UsageError(f"unknown task {task!r}; there are {', '.join(TASKS)}")
-    check_words(words)
+    check_words(words, _PLANNED | ({"lr": "--lr"} if rates else {}))
     if missing := [checkpoint for checkpoint in checkpoints if is_missing(checkpoint)]:
         raise UserError(f"{', '.join(missing)}: no such checkpoint; name run folders or files that are there")
     jobs = []
@@ -156,22 +168,24 @@ def plan_sweep(
         for task in dict.fromkeys(tasks):
             own = TASKS[task].conditions
             here = tuple(c for c in dict.fromkeys(conditions or own) if c in own or c not in RECORDED)
-            for heard in dict.fromkeys(features):
-                for seed in dict.fromkeys(seeds):
-                    job = Job(
-                        checkpoint=checkpoint,
-                        task=task,
-                        features=heard,
-                        seed=seed,
-                        conditions=here,
-                        data=data,
-                        out=folder,
-                        words=words_for(task, words),
-                        noises=noises or {},
-                    )
-                    tested = speech.setdefault(task, TaskSpeech(job.config()))
-                    if missing := missing_conditions(job, results, tested):
-                        jobs.append(replace(job, conditions=missing))
+            for heard, seed, lr in itertools.product(
+                dict.fromkeys(features), dict.fromkeys(seeds), dict.fromkeys(rates or (None,))
+            ):
+                job = Job(
+                    checkpoint=checkpoint,
+                    task=task,
+                    features=heard,
+                    seed=seed,
+                    conditions=here,
+                    data=data,
+                    out=folder,
+                    words=words_for(task, words),
+                    noises=noises or {},
+                    lr=lr,
+                )
+                tested = speech.setdefault(task, TaskSpeech(job.config()))
+                if missing := missing_conditions(job, results, tested):
+                    jobs.append(replace(job, conditions=missing))
     return jobs
 
 
@@ -181,8 +195,12 @@ def is_missing(checkpoint: str) -> bool:
     return os.sep in checkpoint and not path.exists() and not is_hub_id(checkpoint)
 
 
-def check_words(words: Sequence[str]) -> None:
+def check_words(words: Sequence[str], planned: Mapping[str, str]) -> None:
     """Refuse words that would make another evaluation of a job than its name says.
+
+    Args:
+        words: key=value, or task:key=value.
+        planned: keys that are not to be used, and the options in their place.
 
     Raises:
         UsageError: naming the option to use.
@@ -190,8 +208,8 @@ def check_words(words: Sequence[str]) -> None:
     for word in words:
         owner, colon, rest = word.partition(":")
         key = (rest if colon and owner in TASKS else word).partition("=")[0].partition(".")[0]
-        if key in _PLANNED:
-            raise UsageError(f"{word}: a sweep takes {key} from {_PLANNED[key]}, use that")
+        if key in planned:
+            raise UsageError(f"{word}: a sweep takes {key} from {planned[key]}, use that")
 
 
 def words_for(task: str, words: Sequence[str]) -> tuple[str, ...]:
@@ -248,10 +266,12 @@ def missing_conditions(job: Job, results: Sequence[Result], speech: TaskSpeech) 
         if (result.task, result.seed, result.features, result.protocol, result.head_steps) == head
         and result.condition in job.conditions
         and result.lm in decodings
+        and result.settings.get("lr", config.settled_lr) == config.settled_lr
     ]
     for result in own:
+        settings = {key: value for key, value in result.settings.items() if key != "lr"}  # of the job's rate
         file = job.out / "results" / config.result_name(result.condition, result.fold, lm=result.lm)
-        speech.check_score(result.settings, result.condition, result.fold, lm=result.lm, where=str(file))
+        speech.check_score(settings, result.condition, result.fold, lm=result.lm, where=str(file))
     done = {(result.condition, result.fold, result.lm) for result in own}
     return tuple(
         condition

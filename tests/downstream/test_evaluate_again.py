@@ -12,6 +12,7 @@ from distill.errors import DataError, UserError
 from distill.sources import open_cuts
 from downstream.evaluate import evaluate
 from downstream.labels import CHARACTERS, WORD_END, text_of
+from downstream.tables import make_tables
 
 
 def read(paths: list[Path]) -> list[dict]:
@@ -143,3 +144,19 @@ def test_words_of_phoneme_recognition_are_looked_up_in_several_lexicons(quick, s
     assert evaluate(student, quick("pr", lexicon=f"{a},{b}", **options), out) == [path]
     with pytest.raises(UserError, match="clean.json was measured with other lexicons: choose another"):
         evaluate(student, quick("pr", lexicon=[b, a], **options), out)
+
+
+def test_heads_of_two_learning_rates_live_in_one_folder_and_dev_chooses(student, quick, tmp_path):
+    """Nothing of one is taken for the other's: heads, results and what the table shows."""
+    kept = {}
+    for lr in (None, 0.5):
+        config = quick("ks", conditions=["clean"], lr=lr)
+        (path,) = evaluate(student, config, tmp_path)
+        kept[path.name] = json.loads(path.read_text())
+    assert kept.keys() == {"ks-last-seed0-clean.json", "ks-last-seed0-lr0.5-clean.json"}
+    assert [result["settings"]["lr"] for result in kept.values()] == [1e-3, 0.5]
+    assert {path.name for path in (tmp_path / "heads").iterdir()} == {"ks-last-seed0", "ks-last-seed0-lr0.5"}
+    best = max(kept.values(), key=lambda result: result["dev"])
+    text = make_tables([tmp_path], measured=True)
+    assert f"lr {best['settings']['lr']:g}, chosen on dev ({best['dev']:.2f}; " in text
+    assert f" {best['value']:.2f} " in text

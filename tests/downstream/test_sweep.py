@@ -199,13 +199,17 @@ def begin(job: Job) -> None:
 @pytest.mark.parametrize("task", ["ks", "er"])
 def test_a_head_that_was_begun_with_other_settings_is_refused(students, tmp_path, task):
     """Before anything else of the sweep is done."""
-    (job,) = plan(students[:1], tmp_path, (task,), words=["lr=0.1"])
+    (job,) = plan(students[:1], tmp_path, (task,), words=["width=8"])
     begin(job)
-    assert plan(students[:1], tmp_path, (task,), words=["lr=0.1"]) == [job]
-    with pytest.raises(UserError, match=r"heads/\S+ has a head of other lr: choose another --out"):
-        plan(students[:1], tmp_path, (task,), words=["lr=0.2"])
-    with pytest.raises(UserError, match="has a head of other lr and every_n_steps"):
+    assert plan(students[:1], tmp_path, (task,), words=["width=8"]) == [job]
+    with pytest.raises(UserError, match=r"heads/\S+ has a head of other width: choose another --out"):
+        plan(students[:1], tmp_path, (task,), words=["width=9"])
+    with pytest.raises(UserError, match="has a head of other every_n_steps and width"):
         plan(students[:1], tmp_path, (task,), words=["every_n_steps=7"])
+    named = job.out / "heads" / job.config().head_name(job.config().settled_folds[0]) / "head.json"
+    named.write_text(named.read_text().replace(f'"lr": {job.config().settled_lr}', '"lr": 0.1'))
+    with pytest.raises(UserError, match="has a head of other lr"):  # of an earlier version, which named none
+        plan(students[:1], tmp_path, (task,), words=["width=8"])
 
 
 def test_the_same_in_other_words(students, tmp_path):
@@ -247,16 +251,38 @@ def test_what_the_plan_says_is_no_word(students, tmp_path, word, option):
 
 def test_results_of_other_settings_do_not_count_as_done(students, tmp_path):
     noise = {"noises": {"musan": ["a.tsv", "b.tsv"]}}
-    (job,) = plan(students[:1], tmp_path, words=["lr=0.1"], **noise)
+    (job,) = plan(students[:1], tmp_path, words=["lr=0.1", "width=8"], **noise)
     noise_words = ["--noise", "musan=a.tsv", "--noise", "musan=b.tsv"]
     assert " ".join(noise_words) in " ".join(job.command())
     finish(job)  # as `distill evaluate` does, which keeps no words
-    assert plan(students[:1], tmp_path, words=["lr=0.1"], **noise) == []
-    assert len(plan(students[:1], tmp_path, words=["lr=0.1", "steps=9"], **noise)) == 1
-    with pytest.raises(UserError, match="(clean|2-dist).json was measured with other lr: choose another"):
-        plan(students[:1], tmp_path, words=["lr=0.2"], **noise)
-    with pytest.raises(UserError, match="measured with other lr and noises"):
-        plan(students[:1], tmp_path)
+    assert plan(students[:1], tmp_path, words=["width=8", "lr=0.1"], **noise) == []
+    assert len(plan(students[:1], tmp_path, words=["lr=0.1", "width=8", "steps=9"], **noise)) == 1
+    with pytest.raises(UserError, match="(clean|2-dist).json was measured with other width: choose another"):
+        plan(students[:1], tmp_path, words=["lr=0.1", "width=9"], **noise)
+    with pytest.raises(UserError, match="measured with other width and noises"):
+        plan(students[:1], tmp_path, words=["lr=0.1", "width=9"])
+
+
+def test_learning_rates_are_heads_of_their_own(students, tmp_path):
+    """Neither heads nor results have the same names; each is done or not by itself."""
+    rates = {"rates": (1e-3, 1e-4, 1e-3, 0.00010000001)}  # the first is the task's own
+    jobs = plan(students[:1], tmp_path, **rates)
+    assert [job.lr for job in jobs] == [1e-3, 1e-4, 0.00010000001]
+    heads = ["ks-last-seed0", "ks-last-seed0-lr0.0001", "ks-last-seed0-lr0.00010000001"]
+    assert [job.head for job in jobs] == heads
+    assert [job.config().head_settings["lr"] for job in jobs] == [job.lr for job in jobs]
+    assert jobs[1].command()[-1] == "lr=0.0001"
+    assert jobs[1].config().result_name("fsd", None, lm=False) == "ks-last-seed0-lr0.0001-fsd.json"
+    for job in jobs:
+        begin(job)
+    finish(jobs[1])
+    assert plan(students[:1], tmp_path, **rates) == [jobs[0], jobs[2]]
+    finish(jobs[0])
+    assert plan(students[:1], tmp_path) == []
+    assert [job.lr for job in plan(students[:1], tmp_path, rates=(1e-2, 1e-4))] == [1e-2]
+    for word in ("lr=0.1", "ks:lr=0.1"):
+        with pytest.raises(UsageError, match=f"^{word}: a sweep takes lr from --lr, use that$"):
+            plan(students, tmp_path, words=[word], **rates)
 
 
 # ------------------------------------------------------------------------------------------------ running
