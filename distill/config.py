@@ -13,6 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
+from distill.distortions.plan import VARIANTS
 from distill.errors import ConfigError
 from distill.options import AdaptRecipe, DistillRecipe, Recipe
 
@@ -42,7 +43,8 @@ def load(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
     """
     from omegaconf import OmegaConf
 
-    values: Any = OmegaConf.merge(_read(recipe, seen=()), *map(_override, overrides))
+    stated = OmegaConf.merge({}, *map(_override, overrides))
+    values: Any = OmegaConf.merge(_read(recipe, seen=()), _with_variant(stated))
     kind = str(OmegaConf.select(values, "kind", default="distil"))
     if kind not in KINDS:
         raise ConfigError(f"{recipe}: kind must be one of {', '.join(KINDS)}, not {kind!r}")
@@ -143,7 +145,23 @@ def _read(recipe: str, seen: tuple[str, ...]) -> Any:
     base = values.pop("extends", None)
     if base is not None and not isinstance(base, str):
         raise ConfigError(f"{path}: extends names one recipe or file, not {base}")
+    values = _with_variant(values)
     return values if base is None else OmegaConf.merge(_read(base, (*seen, str(path))), values)
+
+
+def _with_variant(values: Any) -> Any:
+    """What one recipe or command line states, with all that its `distortion.variant` stands for.
+
+    So a variant wins over numbers of the recipes that it is put on top of, and numbers beside it win over it.
+    """
+    from omegaconf import OmegaConf
+
+    section = values.get("distortion")
+    name = section.get("variant") if OmegaConf.is_dict(section) else None
+    if not isinstance(name, str) or name not in VARIANTS:  # a wrong one is refused later
+        return values
+    own = {key: getattr(VARIANTS[name], key) for key in ("snr_db", "pitch_cents", "band_scaler")}
+    return OmegaConf.merge({"distortion": own}, values)
 
 
 def _find(recipe: str, parent: str | None) -> Path:

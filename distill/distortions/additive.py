@@ -19,6 +19,8 @@ def apply(
     lengths: Tensor | Sequence[int] | None,
     noises: Sequence[Tensor],
     snr_db: PerRow,
+    *,
+    stretch: bool = False,
 ) -> Tensor:
     """Add noise so that the SNR over each utterance's valid samples is exactly `snr_db`.
 
@@ -30,6 +32,7 @@ def apply(
         lengths: (B,) valid samples; None means full rows.
         noises: B clips at 16 kHz, each 1-D. Shorter than the speech: tiled; longer: cropped.
         snr_db: (B,) in dB, or one for all.
+        stretch: a shorter clip is not tiled: each of its samples is repeated.
 
     Returns:
         (B, T) float32, padding zero.
@@ -37,7 +40,7 @@ def apply(
     Raises:
         ValueError: if a shape or the number of clips is wrong.
     """
-    return mix(waveforms, lengths, noises, snr_db)[0]
+    return mix(waveforms, lengths, noises, snr_db, stretch=stretch)[0]
 
 
 @torch.no_grad()
@@ -46,6 +49,8 @@ def mix(
     lengths: Tensor | Sequence[int] | None,
     noises: Sequence[Tensor],
     snr_db: PerRow,
+    *,
+    stretch: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Do the work of `apply` and also say where noise was added.
 
@@ -65,7 +70,7 @@ def mix(
     speech = float_copy(waveforms, counts)
     if not counts:
         return speech, torch.zeros(0, dtype=torch.bool, device=speech.device)
-    noise = _fit(noises, counts, speech.shape[1]).to(speech.device)
+    noise = _fit(noises, counts, speech.shape[1], stretch).to(speech.device)
     n_valid = torch.tensor(counts, device=speech.device)
     speech_power = torch.linalg.vector_norm(speech, dim=1).square() / n_valid
     noise_power = torch.linalg.vector_norm(noise, dim=1).square() / n_valid
@@ -120,12 +125,19 @@ def noise_segment(n_noise: int, n_needed: int, offset: float) -> tuple[int, int]
     return int(offset * (n_noise - n_needed + 1)), n_needed
 
 
-def _fit(noises: Sequence[Tensor], counts: Sequence[int], n_samples: int) -> Tensor:
-    """Tile or crop each clip to its utterance: (B, T) with zero padding, on the clips' device."""
+def _fit(noises: Sequence[Tensor], counts: Sequence[int], n_samples: int, stretch: bool) -> Tensor:
+    """Tile, stretch or crop each clip to its utterance: (B, T) with zero padding, on the clips' device.
+
+    Stretching repeats each sample n // len(clip) + 1 times, as the authors of the paper do.
+    """
     out = torch.zeros(len(counts), n_samples, device=noises[0].device)
     for row, (clip, n) in enumerate(zip(noises, counts, strict=True)):
         if clip.ndim != 1 or clip.numel() == 0:
             raise ValueError(f"a noise clip must be 1-D and not empty, got {tuple(clip.shape)}")
-        repeats = -(-n // clip.numel())
-        out[row, :n] = (clip if repeats == 1 else clip.repeat(repeats))[:n]
+        if clip.numel() >= n:
+            out[row, :n] = clip[:n]
+        elif stretch:
+            out[row, :n] = clip.repeat_interleave(n // clip.numel() + 1)[:n]
+        else:
+            out[row, :n] = clip.repeat(-(-n // clip.numel()))[:n]
     return out

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from distill.distortions import additive, band_reject, pitch, reverb
 from distill.distortions.padded import float_copy, valid_lengths
-from distill.distortions.plan import CONDITIONS, LABELS, DistortionConfig, Plan, draw
+from distill.distortions.plan import CONDITIONS, LABELS, VARIANTS, DistortionConfig, Plan, draw
 
 # Samples that an effect takes at once on a CPU, 8 utterances of 12 s: with more, its temporaries are so large
 # that the allocator returns them to the system each time, and half the time goes into page faults.
@@ -152,9 +152,8 @@ class Distorter:
         clips = _clips("room impulse response", "rirs", plan, [p.rir for p in plan], rirs)
         usable = {row for row, clip in clips.items() if reverb.usable_rir(clip)}
         self._skipped += len(clips) - len(usable)
-        _on_rows(
-            out, counts, sorted(usable), reverb.convolve_rir, [clips.get(row) for row in range(len(plan))]
-        )
+        every = [clips.get(row) for row in range(len(plan))]
+        _on_rows(out, counts, sorted(usable), reverb.convolve_rir, every, [p.rir_db for p in plan])
         return usable
 
     def _add_noise(
@@ -172,6 +171,7 @@ class Distorter:
                 [counts[row] for row in rows],
                 [clips[row] for row in rows],
                 [plan[row].snr_db for row in rows],
+                stretch=VARIANTS[self.config.variant].stretch,
             )
         # Kept as a tensor: reading it here would make the host wait for the device.
         self._skipped = self._skipped + (len(clips) - noisy.sum())

@@ -5,7 +5,7 @@ Legend: B utterances.
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, overload
 
 import numpy as np
@@ -43,8 +43,43 @@ def _interval(name: str, values: Sequence[float], low: float, high: float) -> tu
 
 
 @dataclass(frozen=True, kw_only=True)
+class Variant:
+    """What the paper leaves open, or its authors' released code does in another way."""
+
+    snr_db: tuple[float, float]
+    """Lowest and highest signal-to-noise ratio in dB."""
+    pitch_cents: float
+    """Largest pitch shift in cents."""
+    band_scaler: float
+    """Largest rejected band as a multiple of 27 of 256 mel bins."""
+    whole_db: bool = False
+    """Whether SNRs are whole numbers of dB, both ends included, instead of any."""
+    stretch: bool = False
+    """Whether noise shorter than the speech is stretched by repeating each sample, instead of tiled."""
+    rir_db: tuple[int, int] | None = None
+    """By how many whole dB a recorded room's energy is below that of the speech; None: it has unit energy."""
+
+
+VARIANTS: dict[str, Variant] = {
+    "paper": Variant(snr_db=(10.0, 20.0), pitch_cents=300.0, band_scaler=1.0),
+    "authors": Variant(
+        snr_db=(10.0, 19.0),  # as integers
+        pitch_cents=500.0,
+        band_scaler=0.5,  # their yaml calls it an error
+        whole_db=True,
+        stretch=True,
+        rir_db=(10, 19),
+    ),
+}
+"""By name: the paper's, with WavAugment's values where it is silent; those of its authors' released code."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DistortionConfig:
-    """How to distort; the defaults are the paper's training mix, "2-dist"."""
+    """How to distort; the defaults are the paper's training mix, "2-dist".
+
+    What is None becomes the value of the variant.
+    """
 
     additive: tuple[str, ...] = ("musan", "wham", "gaussian", "none")
     """Noise types, each equally likely (repeat one to weight it): musan, wham, gaussian, fsd, dns, none."""
@@ -52,19 +87,31 @@ class DistortionConfig:
     """Other effects, each equally likely, applied after the noise: reverb, pitch, band_reject, none."""
     rir: bool = False
     """Whether to convolve with a recorded room impulse response before the noise."""
-    snr_db: tuple[float, float] = (10.0, 20.0)
+    snr_db: tuple[float, float] | None = None
     """Lowest and highest signal-to-noise ratio in dB."""
     room_scale: tuple[int, int] = (0, 100)
     """Smallest and largest room of the synthetic reverb in per cent, both included."""
-    pitch_cents: float = 300.0
+    pitch_cents: float | None = None
     """Largest pitch shift in cents, up or down."""
-    band_scaler: float = 1.0
+    band_scaler: float | None = None
     """Largest rejected band as a multiple of 27 of 256 mel bins; every band has at least one bin."""
+    variant: str = "paper"
+    """Whose values and ways: "paper" or "authors" (their released code); see `VARIANTS`."""
 
     def __post_init__(self) -> None:
+        if self.variant not in VARIANTS:
+            raise ValueError(f"variant must be {' or '.join(VARIANTS)}, got {self.variant!r}")
+        own = VARIANTS[self.variant]
+        for name in ("snr_db", "pitch_cents", "band_scaler"):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, getattr(own, name))
+        assert self.snr_db is not None and self.pitch_cents is not None and self.band_scaler is not None
         for name, allowed in (("additive", _ADDITIVE), ("non_additive", _NON_ADDITIVE)):
             object.__setattr__(self, name, _choices(name, getattr(self, name), allowed))
-        object.__setattr__(self, "snr_db", _interval("snr_db", self.snr_db, -100, 100))
+        snr = _interval("snr_db", self.snr_db, -100, 100)
+        if own.whole_db and any(value != int(value) for value in snr):
+            raise ValueError(f"snr_db must hold whole numbers with variant {self.variant}, got {self.snr_db}")
+        object.__setattr__(self, "snr_db", snr)
         low, high = _interval("room_scale", self.room_scale, 0, 100)
         if low != int(low) or high != int(high):
             raise ValueError(f"room_scale must hold integers, got {self.room_scale}")
@@ -76,6 +123,14 @@ class DistortionConfig:
             raise ValueError(
                 f"band_scaler must be between {least:.3f} and {most:.2f}, got {self.band_scaler}"
             )
+
+    def of_variant(self, variant: str) -> "DistortionConfig":
+        """The same with all values of another variant.
+
+        Raises:
+            ValueError: if there is no such variant.
+        """
+        return replace(self, variant=variant, snr_db=None, pitch_cents=None, band_scaler=None)
 
 
 CONDITIONS: dict[str, DistortionConfig] = {
@@ -117,6 +172,8 @@ class UtterancePlan:
     """Lower edge of the rejected band in Hz."""
     high_hz: float
     """Upper edge of the rejected band in Hz."""
+    rir_db: float | None = None
+    """By how many dB the room impulse response has less energy than the speech; None: it has unit energy."""
 
     @property
     def noise_corpus(self) -> str | None:
@@ -180,7 +237,9 @@ def draw(config: DistortionConfig, utterance_id: str, key: Sequence[object]) -> 
     text = "\0".join(str(part) for part in (*key, utterance_id))
     digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
     generator = np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
-    u = generator.random(11).tolist()
+    u = generator.random(12).tolist()
+    own = VARIANTS[config.variant]
+    assert config.snr_db is not None and config.pitch_cents is not None and config.band_scaler is not None
     snr_low, snr_high = config.snr_db
     room_low, room_high = config.room_scale
     low_hz, high_hz = _band(config.band_scaler, u[9], u[10])
@@ -189,7 +248,7 @@ def draw(config: DistortionConfig, utterance_id: str, key: Sequence[object]) -> 
         additive=config.additive[int(u[0] * len(config.additive))],
         non_additive=config.non_additive[int(u[1] * len(config.non_additive))],
         rir=config.rir,
-        snr_db=snr_low + u[2] * (snr_high - snr_low),
+        snr_db=_whole(config.snr_db, u[2]) if own.whole_db else snr_low + u[2] * (snr_high - snr_low),
         noise_choice=u[3],
         noise_offset=u[4],
         rir_choice=u[5],
@@ -198,7 +257,14 @@ def draw(config: DistortionConfig, utterance_id: str, key: Sequence[object]) -> 
         cents=(2 * u[8] - 1) * config.pitch_cents,
         low_hz=low_hz,
         high_hz=high_hz,
+        rir_db=None if own.rir_db is None else _whole(own.rir_db, u[11]),
     )
+
+
+def _whole(interval: tuple[float, float], u: float) -> float:
+    """A whole number of an interval with both ends, by a draw in [0, 1)."""
+    low, high = interval
+    return low + int(u * (high - low + 1))
 
 
 def _band(scaler: float, width_draw: float, start_draw: float) -> tuple[float, float]:

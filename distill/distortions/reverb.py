@@ -67,17 +67,27 @@ def apply(waveforms: Tensor, lengths: Tensor | Sequence[int] | None, room_scale:
 
 
 @torch.no_grad()
-def convolve_rir(waveforms: Tensor, lengths: Tensor | Sequence[int] | None, rirs: Sequence[Tensor]) -> Tensor:
+def convolve_rir(
+    waveforms: Tensor,
+    lengths: Tensor | Sequence[int] | None,
+    rirs: Sequence[Tensor],
+    energy_db: Sequence[float | None] | None = None,
+) -> Tensor:
     """Convolve each utterance with a recorded room impulse response.
 
-    The response is scaled to unit energy, so that the level does not grow with its length, and aligned at its
-    direct path (the largest sample), so that speech is not delayed. A silent or non-finite response leaves
-    its utterance as it is.
+    The response h is scaled to unit energy, so that the level does not grow with its length, and aligned at
+    its direct path (the largest sample), so that speech is not delayed. A silent or non-finite response
+    leaves its utterance as it is.
+
+    Where `energy_db` is given, it is done as in the code that the paper's authors released: h is scaled as if
+    it were a noise at that SNR, sum h^2 = sum x^2 · 10^(-energy_db / 10), and not aligned. Sums, not means:
+    the level grows with the square root of the utterance's length and with the speech's own level.
 
     Args:
         waveforms: (B, T) at 16 kHz; not modified.
         lengths: (B,) valid samples; None means full rows.
         rirs: B responses at 16 kHz, each 1-D.
+        energy_db: by how many dB each response has less energy than its utterance; None: unit energy.
 
     Returns:
         (B, T) float32 of the same lengths (the tail is cut, padding is zero).
@@ -90,12 +100,20 @@ def convolve_rir(waveforms: Tensor, lengths: Tensor | Sequence[int] | None, rirs
         raise ValueError(f"rirs must have one response per waveform, got {len(rirs)} for {len(counts)}")
     if not counts:
         return waveforms.to(torch.float32, copy=True)
+    ratios = list(energy_db) if energy_db is not None else [None] * len(rirs)
+    if len(ratios) != len(rirs):
+        raise ValueError(f"energy_db must have one value per response, got {len(ratios)} for {len(rirs)}")
     responses = [_unit_energy(rir) for rir in rirs]
-    peaks = [int(h.abs().argmax()) for h in responses]
+    peaks = [int(h.abs().argmax()) if db is None else 0 for h, db in zip(responses, ratios, strict=True)]
     origin = max(peaks)
     rows = [F.pad(h, (origin - peak, 0)) for h, peak in zip(responses, peaks, strict=True)]
     kernels = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(waveforms.device)  # (B, L)
-    return clear_padding_(convolve(float_copy(waveforms, counts), kernels, origin), counts)
+    speech = float_copy(waveforms, counts)
+    out = clear_padding_(convolve(speech, kernels, origin), counts)
+    for row, (rir, db) in enumerate(zip(rirs, ratios, strict=True)):
+        if db is not None and usable_rir(rir):
+            out[row] *= torch.linalg.vector_norm(speech[row]) * 10 ** (-db / 20)
+    return out
 
 
 def usable_rir(rir: Tensor) -> bool:

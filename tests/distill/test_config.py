@@ -3,6 +3,7 @@
 import csv
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
@@ -155,6 +156,28 @@ def test_overrides_win_and_are_typed():
     assert recipe.logging.wandb == "off" and recipe.data.noises["musan"] == ["a", "b"]
 
 
+@pytest.mark.parametrize("row", ["s1", "s4"])
+def test_the_recipes_of_the_authors_values_differ_in_these_alone(row):
+    row_recipe, authors = load_distil(row), load_distil(f"{row}_authors")
+    assert authors.distortion == CONDITIONS["2-dist"].of_variant("authors")
+    same = {"name": row, "description": row_recipe.description, "distortion": row_recipe.distortion}
+    assert replace(authors, **same) == row_recipe
+
+
+def test_a_variant_wins_over_the_numbers_below_it_and_not_over_those_beside_it(tmp_path):
+    authors = CONDITIONS["2-dist"].of_variant("authors")
+    assert load("s4", ["distortion.variant=authors"]).distortion == authors
+    assert load("mini", ["distortion.variant=authors"]).distortion == authors  # states no numbers
+    assert load("s4_authors", ["distortion.variant=paper"]).distortion == CONDITIONS["2-dist"]
+    beside = ["distortion.pitch_cents=300", "distortion.variant=authors"]
+    assert load("s4", beside).distortion == replace(authors, pitch_cents=300)
+    mine = write(tmp_path / "mine.yaml", "extends: s4_authors\ndistortion: {snr_db: [0, 5]}\n")
+    assert load(str(mine)).distortion == replace(authors, snr_db=(0, 5))
+    resolved = write(tmp_path / "recipe.yaml", to_yaml(load("s4")))  # of a run: states all numbers
+    assert load(str(resolved), ["distortion.variant=authors"]).distortion == authors
+    assert load(str(write(tmp_path / "a.yaml", to_yaml(load("s4_authors"))))) == load("s4_authors")
+
+
 @pytest.mark.parametrize("name", ["s6_prime", "t1", "t1_prime", "mini", "real_mini_teacher"])
 def test_yaml_round_trip(name, tmp_path):
     recipe = load(name, ["seed=7", "logging.wandb=off"])
@@ -213,6 +236,8 @@ def test_yaml_round_trip(name, tmp_path):
         ("validation.every_n_steps=0", "validation: every_n_steps must be at least 1"),
         ("logging.every_n_steps=0", "logging: every_n_steps must be at least 1"),
         ("logging.wandb=of", "logging: wandb must be auto, online, offline or off, not 'of'"),
+        ("distortion.variant=s3prl", "distortion: variant must be paper or authors, got 's3prl'"),
+        ("distortion.variant=[1]", "distortion.variant: "),
         ("distortion.snr_db=[20,10]", "distortion: snr_db must be [lowest, highest]"),
         ("distortion.additive=[rain]", "distortion: additive must be a list of musan, "),
     ],
