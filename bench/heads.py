@@ -38,6 +38,7 @@ from downstream.options import TASKS, EvaluationConfig
 from downstream.runner import HeadTraining
 
 WORDS, RECORDINGS = 256, 5
+SPLITS: tuple[str, ...] = ("train", "dev")
 UNTIMED = 2
 """First steps, in which caches and memory fill."""
 DIM = 768
@@ -180,9 +181,10 @@ def rate_of_keywords(
 ) -> float:
     """Steps per second of keyword spotting."""
     labels = ClassLabels.of(cuts, "label")
-    targets = {cut.id: labels.targets(cut) for cut in cuts}
+    targets = dict.fromkeys(SPLITS, {cut.id: labels.targets(cut) for cut in cuts})
     workers = 4 if torch.cuda.is_available() else 0
-    data = HeadData(cuts, cuts[:1], targets, caches=caches, balanced=True, crop_s=1.0, workers=workers)
+    kept = dict.fromkeys(targets, caches)
+    data = HeadData(cuts, cuts[:1], targets, caches=kept, balanced=True, crop_s=1.0, workers=workers)
     return rate(out, encoder, "ks", labels, data, steps)
 
 
@@ -200,7 +202,9 @@ def rate_of_shape(out: Path, encoder: HubertEncoder, task: str, shape: Shape) ->
         assert isinstance(shape.labels, ClassLabels)
         targets = {cut.id: [int(cut.id) % len(slot) for slot in shape.labels.slots] for cut in cuts}
     caches: Any = [RandomFeatures(n_frames(n_samples))]
-    data = HeadData(cuts, cuts[:1], targets, caches=caches, batch_size=TASKS[task].batch_size)
+    of_split = dict.fromkeys(SPLITS, targets)
+    kept: Any = dict.fromkeys(SPLITS, caches)
+    data = HeadData(cuts, cuts[:1], of_split, caches=kept, batch_size=TASKS[task].batch_size)
     steps = shape.steps * (10 if torch.cuda.is_available() else 1)
     return shape.share * rate(out, encoder, task, shape.labels, data, steps)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from data_prep.corpus import Clip, Corpus, Split
 from data_prep.files import first_folder
 from distill.errors import DataError
+from distill.text import read_lines, read_text
 
 CHANNELS = range(7)
 PLACES = ("BUS", "CAF", "PED", "STR")
@@ -43,22 +44,25 @@ def _transcripts(home: Path) -> dict[str, str]:
     """Text as written by utterance, such as M05_440C0201_BUS."""
     dots = home / "transcriptions" / "et05_real.dot_all"
     if dots.is_file():  # TEXT (NAME)
-        lines = (re.fullmatch(r"(.*)\((\S+)\)\s*", line) for line in _read(dots).splitlines())
-        return {line[2]: line[1] for line in lines if line}
+        return dict(_named(dots, number, line) for number, line in read_lines(dots))
     notes = home / "annotations" / "et05_real.json"
     if notes.is_file():
         try:
             return {
                 "_".join((entry["speaker"], entry["wsj_name"], entry["environment"])): entry["dot"]
-                for entry in json.loads(_read(notes))
+                for entry in json.loads(read_text(notes))
             }
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{notes}: not the annotations of CHiME-3 ({error}); unpack it again") from None
     raise DataError(f"{dots}: no such file, nor {notes}; unpack CHiME-3's transcriptions")
 
 
-def _read(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="replace")
+def _named(path: Path, number: int, line: str) -> tuple[str, str]:
+    """Name and text of a line `TEXT (NAME)`."""
+    found = re.fullmatch(r"(.*)\((\S+)\)\s*", line)
+    if found is None:
+        raise DataError(f"{path}: line {number}, {line!r}, is not of the form TEXT (NAME)")
+    return found[2], found[1]
 
 
 def normalise(text: str) -> str:

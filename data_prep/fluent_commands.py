@@ -5,12 +5,11 @@ lhotse's recipe `slu` gives no speakers and reads headers one by one.
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 from data_prep.corpus import Clip, Corpus, Split
 from data_prep.files import first_folder
-from distill.errors import DataError
+from distill.text import read_table
 
 SLOTS = ("action", "object", "location")
 
@@ -25,12 +24,8 @@ def find(root: Path, split: str) -> list[Clip] | None:
     table = home / "data" / f"{split}_data.csv"
     if not table.is_file():
         return None
-    with table.open(encoding="utf-8", newline="") as lines:
-        reader = csv.DictReader(lines)
-        lacking = {"path", "speakerId", "transcription", *SLOTS} - set(reader.fieldnames or ())
-        if lacking:
-            raise DataError(f"{table}: no column {', '.join(sorted(lacking))}; unpack the archive again")
-        return [_clip(home, row) for row in reader]
+    columns = ("path", "speakerId", "transcription", *SLOTS)
+    return [_clip(home, row) for _, row in read_table(table, columns)]
 
 
 def _clip(home: Path, row: dict[str, str]) -> Clip:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from data_prep.corpus import Clip, Corpus, Split
 from data_prep.files import first_folder
+from distill.text import read_text
 
 CLASSES = {"neu": "neu", "hap": "hap", "exc": "hap", "sad": "sad", "ang": "ang"}
 """Emotion of the annotation -> class: excited counts as happy, the others are left out."""
@@ -26,10 +27,10 @@ def find(root: Path, split: str) -> list[Clip] | None:
         return None
     spoken = {}
     for path in _notes(home / "dialog" / "transcriptions"):
-        spoken.update(_SPOKEN.findall(_read(path)))
+        spoken.update(_SPOKEN.findall(read_text(path)))
     clips = []
     for path in _notes(home / "dialog" / "EmoEvaluation"):
-        for name, emotion in _TURN.findall(_read(path)):
+        for name, emotion in _TURN.findall(read_text(path)):
             if emotion in CLASSES:
                 clips.append(_clip(home, name, emotion, spoken.get(name)))
     return clips
@@ -38,10 +39,6 @@ def find(root: Path, split: str) -> list[Clip] | None:
 def _notes(folder: Path) -> list[Path]:
     """Copies made on a Mac hold a `._NAME.txt` for every file."""
     return sorted(path for path in folder.glob("*.txt") if not path.name.startswith("."))
-
-
-def _read(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="replace")
 
 
 def _clip(home: Path, name: str, emotion: str, text: str | None) -> Clip:

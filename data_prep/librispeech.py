@@ -10,6 +10,8 @@ from pathlib import Path
 
 from data_prep.corpus import Clip, Corpus, Interval, Split
 from data_prep.files import first_folder
+from distill.errors import DataError
+from distill.text import read_lines
 
 
 def find(root: Path, split: str) -> list[Clip] | None:
@@ -22,12 +24,12 @@ def find(root: Path, split: str) -> list[Clip] | None:
     if folder is None:
         return None
     clips = []
-    for transcript in sorted(folder.glob("*/*/*.trans.txt")):
+    for transcript in sorted(folder.glob("*/*/[!.]*.trans.txt")):  # a Mac's `._` files are none
         words = _alignments(transcript.with_name(transcript.name.replace(".trans.txt", ".alignment.txt")))
-        for line in transcript.read_text(encoding="utf-8").splitlines():
+        for number, line in read_lines(transcript):
             name, _, text = line.strip().partition(" ")
-            if not name:
-                continue
+            if not text.strip():
+                raise DataError(f"{transcript}: line {number}, {line!r}, is not of the form NAME TEXT")
             clips.append(
                 Clip(
                     id=name,

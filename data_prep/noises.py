@@ -6,12 +6,12 @@ what is left to say here is where the files are.
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 from data_prep.corpus import Clip, Corpus, Split
 from data_prep.files import first_folder
 from distill.files import audio_files
+from distill.text import read_table
 
 MUSAN_KINDS = ("music", "noise", "speech")
 
@@ -45,15 +45,14 @@ def find_fsd50k(root: Path, split: str) -> list[Clip] | None:
     truth = audio.parent / "FSD50K.ground_truth" / f"{part}.csv"
     if not truth.is_file():
         return [Clip(id=path.stem, path=path) for path in audio_files(audio)]
-    with truth.open(encoding="utf-8", newline="") as lines:
-        return [
-            Clip(
-                id=row["fname"],
-                path=audio / f"{row['fname']}.wav",
-                custom={"labels": tuple(row["labels"].split(","))},
-            )
-            for row in csv.DictReader(lines)
-        ]
+    return [
+        Clip(
+            id=row["fname"],
+            path=audio / f"{row['fname']}.wav",
+            custom={"labels": tuple(row["labels"].split(","))},
+        )
+        for _, row in read_table(truth, ["fname", "labels"])
+    ]
 
 
 # 16 kHz (challenges 1-3) before 48 kHz (3-5), which is resampled while loading.

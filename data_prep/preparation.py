@@ -212,6 +212,10 @@ def _find(
 def _check_ids(split: str, clips: Sequence[Clip]) -> None:
     owners: dict[str, Path] = {}
     for clip in clips:
+        if clip.id in owners and owners[clip.id] == clip.path:
+            raise DataError(
+                f"{split}: {clip.path} is in the lists twice, as {clip.id}; leave one of them out"
+            )
         other = owners.setdefault(clip.id, clip.path)
         if other != clip.path:
             raise DataError(f"{split}: {clip.path} and {other} are both called {clip.id}; keep one of them")

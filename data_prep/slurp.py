@@ -12,6 +12,7 @@ from typing import Any
 from data_prep.corpus import Clip, Corpus, Split
 from data_prep.files import first_folder
 from distill.errors import DataError
+from distill.text import read_lines, read_text
 
 LABELS = ("action", "scenario", "intent")
 
@@ -29,11 +30,14 @@ def find(root: Path, split: str) -> list[Clip] | None:
         return None
     speakers = _speakers(home / "dataset/slurp/metadata.json")
     clips: dict[str, Clip] = {}
-    for number, line in enumerate(listed.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in read_lines(listed):
         try:
-            clips |= {clip.id: clip for clip in _clips(json.loads(line), audio, speakers)}
+            found = {clip.id: clip for clip in _clips(json.loads(line), audio, speakers)}
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{listed}: line {number} is no entry of SLURP ({error!r})") from None
+        if differing := [name for name in found if clips.get(name, found[name]) != found[name]]:
+            raise DataError(f"{listed}: line {number} says otherwise of {differing[0]} than a line before it")
+        clips |= found
     return list(clips.values())
 
 
@@ -57,7 +61,7 @@ def _speakers(metadata: Path) -> dict[str, str]:
     if not metadata.is_file():
         return {}
     try:
-        entries = json.loads(metadata.read_text(encoding="utf-8")).values()
+        entries = json.loads(read_text(metadata)).values()
         return {
             name: recording["usrid"] for entry in entries for name, recording in entry["recordings"].items()
         }

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from data_prep.corpus import Clip, Corpus, Split
 from distill.files import audio_files
+from distill.text import read_lines
 
 KEYWORDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
 UNKNOWN, SILENCE = "_unknown_", "_silence_"
@@ -53,7 +54,7 @@ def _is_home(folder: Path) -> bool:
 
 
 def _names(path: Path) -> list[str]:
-    return sorted(path.read_text(encoding="utf-8").split())
+    return sorted(line.strip() for _, line in read_lines(path))
 
 
 def _clip(path: Path) -> Clip:

@@ -11,6 +11,7 @@ from pathlib import Path
 from data_prep.corpus import Clip, Corpus, Interval, Split
 from data_prep.files import first_folder
 from distill.errors import DataError
+from distill.text import read_lines, read_text
 
 SAMPLE_RATE = 16_000
 _HOMES = (".", "TIMIT", "timit", "data", "TIMIT/data", "timit/data", "timit/TIMIT", "timit/timit")
@@ -56,7 +57,7 @@ def _clip(path: Path, phones: dict[str, str]) -> Clip:
         kept = tuple(interval for interval in folded if interval[0])
     except KeyError as error:
         raise DataError(f"{path.with_name(stem)}.PHN: {error} is not a phone of TIMIT") from None
-    text = " ".join(_beside(path, stem, "txt").read_text(encoding="utf-8").split()[2:])
+    text = " ".join(read_text(_beside(path, stem, "txt")).split()[2:])
     return Clip(
         id=f"{path.parent.name}-{stem}".upper(),
         path=path,
@@ -77,12 +78,14 @@ def _beside(path: Path, stem: str, suffix: str) -> Path:
 def _intervals(path: Path) -> list[Interval]:
     """Lines `FIRST_SAMPLE LAST_SAMPLE SYMBOL`."""
     intervals = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for number, line in read_lines(path):
         try:
             start, end, symbol = line.split()
             seconds = int(start) / SAMPLE_RATE, (int(end) - int(start)) / SAMPLE_RATE
         except ValueError:
-            raise DataError(f"{path}: {line!r} is not of the form FIRST LAST SYMBOL") from None
+            raise DataError(
+                f"{path}: line {number}, {line!r}, is not of the form FIRST LAST SYMBOL"
+            ) from None
         intervals.append((symbol, *seconds))
     return intervals
 

@@ -98,6 +98,16 @@ def parts_of(cut: Cut) -> list[DataCut]:
     return [part for part in parts if isinstance(part, DataCut) and part.recording is not None]
 
 
+def audio_place(cut: Cut) -> str:
+    """Where the audio of a cut is, for people: file or URL, and from when on unless it is all of it."""
+    part = next(iter(parts_of(cut)), None)
+    if part is None or part.recording is None:
+        return "no recording"
+    source = part.recording.sources[0].source
+    name = str(source) if isinstance(source, str | Path) else "audio in memory"
+    return f"{name} from {part.start:g} s on" if part.start else name
+
+
 def file_rate(recording: Recording) -> int:
     """The sampling rate that a manifest says the file has, before it is resampled."""
     for transform in recording.transforms or []:

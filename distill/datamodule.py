@@ -69,7 +69,7 @@ class SpeechData(ResumableData):
     Args:
         recipe: its data, distortion and seed.
         streams: the views that a batch shall have.
-        targets: cluster labels by utterance id (masked prediction).
+        targets: of "train" and of "dev", cluster labels by utterance id (masked prediction).
         other_speech: a resumed run may go on at its place in other training speech than it was saved with.
     """
 
@@ -78,7 +78,7 @@ class SpeechData(ResumableData):
         recipe: Recipe,
         *,
         streams: Sequence[str],
-        targets: Mapping[str, np.ndarray] | None = None,
+        targets: Mapping[str, Mapping[str, np.ndarray]] | None = None,
         other_speech: bool = False,
     ):
         super().__init__()
@@ -182,6 +182,6 @@ class SpeechData(ResumableData):
             streams=self.streams,
             max_samples=self.recipe.data.max_samples,
             seed=self.recipe.seed,
-            targets=self.targets,
+            targets=None if self.targets is None else self.targets[split],
             fixed_epoch=split == "dev",
         )

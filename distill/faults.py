@@ -77,7 +77,7 @@ class BadData(Callback):
         """A list of jobs before this one is gone on with."""
         self.distorter = getattr(pl_module, "distorter", None)
         if self.path.exists():
-            lines = self.path.read_text(encoding="utf-8").splitlines()
+            lines = self.path.read_text(encoding="utf-8").split("\n")
             self.listed |= {line.partition("\t")[0] for line in lines}
 
     def on_train_batch_end(  # noqa: D102
@@ -103,7 +103,7 @@ class BadData(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self._list(batch)
+        self._list(batch, "dev ")
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
         self._judge(trainer, at_least=1)
@@ -112,7 +112,7 @@ class BadData(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         if isinstance(exception, NothingUsable):  # on all processes, between two batches
-            self._add("utterances", exception.skipped)
+            self._add("utterances", exception.skipped, "" if trainer.training else "dev ")
             if trainer.training and validation_follows(trainer):  # is done: its step is counted again later
                 trainer.fit_loop.epoch_loop._batches_that_stepped -= 1
             exception.args = (f"{exception}; {self._saved(trainer)}",)
@@ -120,16 +120,19 @@ class BadData(Callback):
     def _left_out(self) -> int:
         return self.left_out_before + (0 if self.distorter is None else self.distorter.skipped_silent)
 
-    def _list(self, batch: Any) -> None:
-        self._add("utterances", batch.skipped)
+    def _list(self, batch: Any, split: str = "") -> None:
+        self._add("utterances", batch.skipped, split)
         if isinstance(batch, Batch):
-            self._add("noise", batch.noise_lost)
+            self._add("noise", batch.noise_lost, split)
 
-    def _add(self, kind: str, unusable: Sequence[tuple[str, str]]) -> None:
-        """Append what is new to the list; several processes may write to it."""
+    def _add(self, kind: str, unusable: Sequence[tuple[str, str]], split: str) -> None:
+        """Append what is new to the list; several processes may write to it.
+
+        Dev speech goes by "dev NAME": a name may be in both.
+        """
         if unusable:
             self.last[kind] = ": ".join(unusable[-1])
-        prefix = "noise " if kind == "noise" else ""
+        prefix = "noise " if kind == "noise" else split
         new = {f"{prefix}{name}": reason for name, reason in unusable}
         new = {name: reason for name, reason in new.items() if name not in self.listed}
         if not new:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from lhotse import CutSet, MonoCut, Recording
+from lhotse.cut import Cut
 
-from distill.audio import reason, unusable_cut
+from distill.audio import audio_place, reason, unusable_cut
 from distill.errors import DataError
 from distill.files import audio_files
 from distill.hashing import hash_number
@@ -97,6 +98,27 @@ def _open_source(source: str) -> CutSet:
     return cuts
 
 
+def check_names(cuts: Iterable[Cut | Entry], source: str) -> None:
+    """Refuse speech of which two utterances have the same name: labels and lists are kept by name.
+
+    Raises:
+        DataError: naming their files.
+    """
+    owners: dict[str, Cut | Entry] = {}
+    for cut in cuts:
+        if (other := owners.setdefault(cut.id, cut)) is not cut:
+            raise twins(other, cut, source)
+
+
+def twins(one: Cut | Entry, other: Cut | Entry, source: str) -> DataError:
+    """What to say of two utterances of the same name."""
+    one_file, other_file = (
+        f"{cut.file} ({cut.where})".removesuffix(" ()") if isinstance(cut, Entry) else audio_place(cut)
+        for cut in (one, other)
+    )
+    return DataError(f"{source}: {one_file} and {other_file} are both called {one.id}; names must differ")
+
+
 def how_to_make(path: Path) -> str:
     """What to do about a missing source: the command, if it is where `distill data prepare` would put it."""
     from data_prep import CORPORA, PUBLISHED
@@ -140,11 +162,7 @@ def _cuts_from_files(entries: list[Entry], source: str) -> CutSet:
     One that cannot be used gets a cut that `read_audio` refuses, so that it is listed and counted as any
     other utterance that cannot be read.
     """
-    owners: dict[str, Entry] = {}
-    for entry in entries:
-        if (other := owners.setdefault(entry.id, entry)) is not entry:
-            both = f"{other.file} ({other.where}) and {entry.file} ({entry.where})".replace(" ()", "")
-            raise DataError(f"{source}: {both} are both called {entry.id}; keep one of them")
+    check_names(entries, source)
     with ThreadPoolExecutor(8) as pool:
         return CutSet.from_cuts(list(pool.map(_cut_from_file, entries)))
 

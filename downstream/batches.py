@@ -214,8 +214,8 @@ class HeadData(ResumableData):
     Args:
         train: training utterances.
         dev: dev utterances.
-        targets: by utterance id, of both.
-        caches: features of frozen models.
+        targets: of "train" and of "dev", by utterance id: the same name may be in both.
+        caches: features of frozen models, of "train" and of "dev".
         batch_size: utterances of the global batch.
         balanced: draw every class equally often, and weigh it so in validation.
         crop_s: training utterances that are longer are cropped, seconds.
@@ -228,9 +228,9 @@ class HeadData(ResumableData):
         self,
         train: Sequence[Cut],
         dev: Sequence[Cut],
-        targets: Mapping[str, list[int]],
+        targets: Mapping[str, Mapping[str, list[int]]],
         *,
-        caches: Sequence[FeatureCache] = (),
+        caches: Mapping[str, Sequence[FeatureCache]] | None = None,
         batch_size: int = 32,
         balanced: bool = False,
         crop_s: float | None = None,
@@ -240,7 +240,7 @@ class HeadData(ResumableData):
     ):
         super().__init__()
         self.cuts = {"train": list(train), "dev": list(dev)}
-        self.targets, self.caches, self.batch_size = targets, caches, batch_size
+        self.targets, self.caches, self.batch_size = targets, caches or {}, batch_size
         self.balanced, self.crop_s, self.buckets = balanced, crop_s, buckets
         self.workers, self.seed = workers, seed
 
@@ -252,24 +252,23 @@ class HeadData(ResumableData):
                 "processes"
             )
         options: dict[str, Any] = {"batch_size": self.batch_size, "seed": self.seed, **process}
-        cuts = self.cuts["train"]
+        cuts, targets, caches = self._of("train")
         if self.balanced:
-            weights = class_weights({cut.id: self.targets[cut.id] for cut in cuts})
+            weights = class_weights({cut.id: targets[cut.id] for cut in cuts})
             sampler = BalancedSampler([weights[cut.id] for cut in cuts], **options)
         else:
             sampler = EpochSampler(ListedCuts(cuts), buckets=self.buckets, **options)
         sampler.start_behind(**self.consumed)
         crop = None if self.crop_s is None else round(self.crop_s * SAMPLE_RATE)
-        speech = HeadSpeech(
-            cuts, self.targets, caches=self.caches, crop_samples=crop, seed=self.seed, **process
-        )
+        speech = HeadSpeech(cuts, targets, caches=caches, crop_samples=crop, seed=self.seed, **process)
         return batch_loader(sampler, speech, self.workers)
 
     def val_dataloader(self) -> Any:  # noqa: D102
         process = self._process()
-        cuts = sorted(self.cuts["dev"], key=lambda cut: cut.duration)
-        weights = class_weights({cut.id: self.targets[cut.id] for cut in cuts}) if self.balanced else None
-        speech = HeadSpeech(cuts, self.targets, caches=self.caches, weights=weights)
+        cuts, targets, caches = self._of("dev")
+        cuts = sorted(cuts, key=lambda cut: cut.duration)
+        weights = class_weights({cut.id: targets[cut.id] for cut in cuts}) if self.balanced else None
+        speech = HeadSpeech(cuts, targets, caches=caches, weights=weights)
         sampler = EpochSampler(
             speech.cuts,
             batch_size=max(self.batch_size, process["world_size"]),
@@ -279,6 +278,9 @@ class HeadData(ResumableData):
             world_size=process["world_size"],
         )
         return batch_loader(sampler, speech, min(self.workers, 2))
+
+    def _of(self, split: str) -> tuple[list[Cut], Mapping[str, list[int]], Sequence[FeatureCache]]:
+        return self.cuts[split], self.targets[split], self.caches.get(split, ())
 
     def _process(self) -> dict[str, Any]:
         assert self.trainer is not None

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from distill.errors import DataError, UserError
 from downstream.heads import BLANK
+from downstream.lexica import read_spellings
 
 _BINARY = b"mmap lm http://kheafield.com/code"  # how every file of KenLM's build_binary begins
 _GZIP = b"\x1f\x8b"
@@ -57,16 +58,15 @@ class LanguageModelDecoder:
         numbers = {symbol: number for number, symbol in enumerate(symbols, start=1)}
         spellings: dict[str, list[list[str]]] = {}
         for lexicon in map(Path, lexicons):
-            read = read_lexicon(lexicon)
-            _check_spellings(read, numbers, word_end, lexicon)
-            spellings = read | spellings
+            spellings = read_spellings(lexicon, numbers, word_end) | spellings
         try:
             if lexicons:
                 known = set(arpa_words(path)) if kind == "arpa" else _binary_words(path)
                 spellings = as_the_model_writes(spellings, known, path)
             else:
                 spellings = dict(_spelled(arpa_words(path), symbols, word_end))
-                _check_spellings(spellings, numbers, word_end, path)
+                if not spellings:
+                    raise DataError(f"lm {path} has no word that can be written in the head's characters")
             self._build(path, spellings, numbers, numbers[word_end])
         except ImportError:
             raise UserError(
@@ -222,35 +222,3 @@ def as_the_model_writes(
     if not some:
         raise DataError(f"lm {path} knows none of the lexicon's words: name the lexicon that belongs to it")
     return found
-
-
-def read_lexicon(path: Path) -> dict[str, list[list[str]]]:
-    """Spellings by word, from lines `WORD W O R D |`; the letters in upper case, the words as they are.
-
-    Raises:
-        DataError: if it is missing, empty, or has a word without a spelling.
-    """
-    if not path.is_file():
-        raise DataError(f"lexicon {path}: no such file")
-    found: dict[str, list[list[str]]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        word, *spelling = line.split() or [""]
-        if word and not spelling:
-            raise DataError(f"lexicon {path}: no spelling in line {line!r}, expected WORD W O R D |")
-        if word:
-            found.setdefault(word, []).append([symbol.upper() for symbol in spelling])
-    return found
-
-
-def _check_spellings(
-    spellings: dict[str, list[list[str]]], numbers: dict[str, int], word_end: str, source: Any
-) -> None:
-    if not spellings:
-        raise DataError(f"{source} has no word that can be written in the head's characters")
-    for word, ways in spellings.items():
-        for way in ways:
-            if way[-1] != word_end or any(symbol not in numbers for symbol in way):
-                raise DataError(
-                    f"lexicon {source}: {word} is spelled {' '.join(way)}, expected {' '.join(numbers)} with "
-                    f"{word_end} at the end"
-                )

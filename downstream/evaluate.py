@@ -34,7 +34,7 @@ from downstream.cache import FeatureCache, fill_all, write_whole
 from downstream.decoding import LanguageModelDecoder
 from downstream.distorted_sets import find_condition
 from downstream.features import Selection, load_upstream
-from downstream.labels import CHARACTERS, WORD_END, Labels, TokenLabels, check_words, make_labels
+from downstream.labels import CHARACTERS, WORD_END, Labels, TokenLabels, check_words, make_labels, targets_of
 from downstream.options import RECORDED, EvaluationConfig
 from downstream.results import check_head, describe_silent
 from downstream.runner import HeadTraining, measure
@@ -85,7 +85,7 @@ class Evaluation:
         self.upstream = load_upstream(checkpoint)
         self.selection = Selection(config.features, self.upstream.encoder.config.layers)
         self.speech = TaskSpeech(config)
-        self.caches: list[FeatureCache] | None = None
+        self.caches: dict[str, FeatureCache] | None = None  # by manifest
         self.decoder: LanguageModelDecoder | None = None
         self.dev_error: float | None = None
 
@@ -127,10 +127,12 @@ class Evaluation:
         """One head and its tests."""
         train, dev = self.speech.training(fold)
         labels = make_labels(train, self.config)
-        targets = {cut.id: labels.targets(cut) for cut in [*train, *dev]}
+        frames = self.upstream.encoder.config.frames
+        targets = {
+            split: targets_of(labels, cuts, frames, split) for split, cuts in (("train", train), ("dev", dev))
+        }
         for condition in self.config.settled_conditions:  # what cannot be scored is said before the training
-            for cut in self.speech.test(condition, fold):
-                labels.targets(cut)
+            targets_of(labels, self.speech.test(condition, fold), frames, condition)
         folder = self.out / "heads" / self.config.head_name(fold)
         module = self._module(labels)
         sign_head(folder, self._identity(labels, targets))
@@ -167,7 +169,7 @@ class Evaluation:
         folder: Path,
         train: Sequence[Cut],
         dev: Sequence[Cut],
-        targets: Mapping[str, list[int]],
+        targets: Mapping[str, Mapping[str, list[int]]],
     ) -> torch.device:
         """Train a head, or go on with it, unless it is trained; returns the device to test on."""
         config, task = self.config, self.config.defaults
@@ -179,11 +181,15 @@ class Evaluation:
         if done == wanted:
             return own_devices(config)[0]
         warn_of_crops(train, config.settled_crop_s)
+        caches = self._fill_caches() if config.cache != "off" else {}
         data = HeadData(
             train,
             dev,
             targets,
-            caches=self._fill_caches() if config.cache != "off" else [],
+            caches={
+                "train": [cache for name, cache in caches.items() if name != task.dev],
+                "dev": [cache for name, cache in caches.items() if task.dev in (name, None)],
+            },
             batch_size=config.settled_batch_size,
             balanced=task.balanced,
             crop_s=config.settled_crop_s,
@@ -200,8 +206,8 @@ class Evaluation:
             raise
         return trainer.strategy.root_device
 
-    def _fill_caches(self) -> list[FeatureCache]:
-        """The features of all folds' speech; the first time they are extracted."""
+    def _fill_caches(self) -> dict[str, FeatureCache]:
+        """By manifest, the features of all folds' speech; the first time they are extracted."""
         if self.caches is not None:
             return self.caches
         config = self.config
@@ -209,8 +215,8 @@ class Evaluation:
         features = config.features.replace(":", "")
         gain_db = config.defaults.gain_db
         level = f"{gain_db:+g}dB" if gain_db else ""
-        self.caches = [
-            FeatureCache(
+        self.caches = {
+            split: FeatureCache(
                 root / f"{config.defaults.corpus}-{split}-{features}-{config.cache}{level}",
                 cuts,
                 self.upstream.encoder,
@@ -221,9 +227,9 @@ class Evaluation:
                 gain_db=gain_db,
             )
             for split, cuts in self.speech.cacheable().items()
-        ]
+        }
         fill_all(
-            self.caches,
+            list(self.caches.values()),
             self.upstream.encoder,
             self.selection,
             devices=own_devices(config),
@@ -231,9 +237,10 @@ class Evaluation:
         )
         return self.caches
 
-    def _identity(self, labels: Labels, targets: Mapping[str, list[int]]) -> dict[str, Any]:
+    def _identity(self, labels: Labels, targets: Mapping[str, Mapping[str, list[int]]]) -> dict[str, Any]:
         """What makes a head that head; a folder with another one's is refused."""
-        says = hashlib.blake2b(json.dumps(sorted(targets.items())).encode(), digest_size=16).hexdigest()
+        pairs = {(name, tuple(target)) for part in targets.values() for name, target in part.items()}
+        says = hashlib.blake2b(json.dumps(sorted(pairs)).encode(), digest_size=16).hexdigest()
         return self.config.head_settings | {
             "checkpoint": self.upstream.checkpoint_hash,
             "training data": says,

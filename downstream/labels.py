@@ -5,6 +5,9 @@ Shapes: B utterances, F frames, V outputs, S slots, U symbols.
 
 from __future__ import annotations
 
+import itertools
+import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +17,15 @@ import numpy as np
 from lhotse.cut import Cut
 from torch import Tensor
 
+from distill.audio import samples_at_16k
 from distill.errors import DataError
 from distill.processes import is_follower
 from downstream.decoding import greedy
 from downstream.heads import CharacterHead, Head, PhoneHead, UtteranceHead, ctc_loss
+from downstream.lexica import can_be_phone, read_pronunciations
 from downstream.options import EvaluationConfig
+
+logger = logging.getLogger(__name__)
 
 WORD_END = "|"
 CHARACTERS = (WORD_END, "'", *"ABCDEFGHIJKLMNOPQRSTUVWXYZ")
@@ -26,6 +33,8 @@ CHARACTERS = (WORD_END, "'", *"ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 
 UNKNOWN = "<unk>"
 """A phoneme that training speech does not have."""
+
+_FEW_CLASSES = 20  # of which each may have one utterance in a trial
 
 Outcome = tuple[float, float]
 """(errors, out of how many)."""
@@ -42,12 +51,19 @@ class ClassLabels:
 
     @classmethod
     def of(cls, cuts: Sequence[Cut], column: str) -> ClassLabels:
-        """The classes that occur in some speech, sorted."""
-        rows = {tuple(class_of(cut, column).split("|")) for cut in cuts}
-        if len({len(row) for row in rows}) > 1:
-            few, many = min(rows, key=len), max(rows, key=len)
+        """The classes that occur in some speech, sorted; a column that looks like no classes is warned of."""
+        counts = Counter(tuple(class_of(cut, column).split("|")) for cut in cuts)
+        if len({len(row) for row in counts}) > 1:
+            few, many = min(counts, key=len), max(counts, key=len)
             raise DataError(f"{column}: {'|'.join(few)} and {'|'.join(many)} have not equally many slots")
-        return cls(tuple(tuple(sorted(set(slot))) for slot in zip(*rows, strict=True)), column)
+        once = sum(count == 1 for count in counts.values())
+        if once > len(counts) / 2 and len(counts) > _FEW_CLASSES:
+            logger.warning(
+                "%s: %d of its %d classes are those of one training utterance only; label=NAME names another "
+                "column",
+                *(column, once, len(counts)),
+            )
+        return cls(tuple(tuple(sorted(set(slot))) for slot in zip(*counts, strict=True)), column)
 
     def targets(self, cut: Cut) -> list[int]:
         """(S), numbers of the classes.
@@ -157,6 +173,37 @@ class TokenLabels:
 Labels = ClassLabels | TokenLabels
 
 
+def targets_of(
+    labels: Labels, cuts: Sequence[Cut], frames_of: Callable[[int], int], what: str
+) -> dict[str, list[int]]:
+    """The targets of utterances by their names; says which transcripts have no room in their frames.
+
+    CTC needs a frame for each symbol, and one between two that are equal: from an utterance with fewer it
+    learns nothing (its loss counts as 0), and no output for it can be without errors.
+
+    Args:
+        labels: of the task.
+        cuts: the utterances.
+        frames_of: samples at 16 kHz -> frames.
+        what: which speech it is, for people.
+    """
+    targets = {cut.id: labels.targets(cut) for cut in cuts}
+    if isinstance(labels, ClassLabels):
+        return targets
+
+    def needed(target: Sequence[int]) -> int:
+        return len(target) + sum(a == b for a, b in itertools.pairwise(target))
+
+    crowded = [cut.id for cut in cuts if needed(targets[cut.id]) > frames_of(samples_at_16k(cut))]
+    if crowded:
+        logger.warning(
+            "%s: the transcripts of %d of %d utterances need more frames than there are (%s): nothing is "
+            "learned from them, and they cannot be got right; do text and audio belong together?",
+            *(what, len(crowded), len(cuts), ", ".join(crowded[:3]) + ", ..." * (len(crowded) > 3)),
+        )
+    return targets
+
+
 def make_labels(cuts: Sequence[Cut], config: EvaluationConfig) -> Labels:
     """The labels of a task, from its training speech."""
     if config.defaults.kind == "classes":
@@ -175,29 +222,41 @@ def truths(cuts: Sequence[Cut], config: EvaluationConfig) -> list[str]:
     return [" ".join(phones_of(cut, lexicon)) for cut in cuts]
 
 
-def class_of(cut: Cut, column: str) -> str:
+def class_of(
+    cut: Cut, column: str, advice: str = "name the field or column with the classes with label=NAME"
+) -> str:
     """The class of an utterance: a custom field of its own or of its supervision.
 
     Raises:
-        DataError: if it has none.
+        DataError: if it has none, or the class of one of its slots is empty.
     """
     for place in [getattr(cut, "custom", None) or {}, *(s.custom or {} for s in cut.supervisions)]:
-        if column in place:
-            return str(place[column])
-    raise DataError(f"{cut.id} has no {column!r}: name the field or column with the classes with label=NAME")
+        if column not in place:
+            continue
+        found = "" if place[column] is None else str(place[column])
+        if not all(slot.strip() for slot in found.split("|")):
+            raise DataError(f"{cut.id}: its {column} is empty ({found!r}): fill it in, or leave the row out")
+        return found
+    raise DataError(f"{cut.id} has no {column!r}: {advice}")
 
 
 def text_of(cut: Cut) -> str:
     """The transcript: of the supervision, else a custom field `text`."""
     texts = [s.text for s in cut.supervisions if s.text] or [(getattr(cut, "custom", None) or {}).get("text")]
-    if not texts[0]:
+    if not str(texts[0] or "").strip():
         raise DataError(f"{cut.id} has no transcript: prepare the corpus with its texts")
     return " ".join(map(str, texts))
 
 
 def phones_of(cut: Cut, pronunciations: Mapping[str, Sequence[str]] | None) -> list[str]:
-    """Phonemes: an alignment of the supervision, else a custom field `phones`, else by the lexicon."""
+    """Phonemes: an alignment of the supervision, else a custom field `phones`, else by the lexicon.
+
+    Raises:
+        DataError: there are none, a word is missing in the lexicon, or a symbol cannot be a phone.
+    """
     if (phones := own_phones(cut)) is not None:
+        if wrong := [phone for phone in phones if not can_be_phone(phone)]:
+            raise DataError(f"{cut.id}: {wrong[0]!r} among its phones cannot be one: correct it")
         return phones
     if pronunciations is None:
         raise DataError(f"{cut.id} has no phones: name a lexicon (WORD PHONE PHONE ...) with lexicon=FILE")
@@ -250,23 +309,6 @@ def pronunciations_of(config: EvaluationConfig) -> dict[str, list[str]] | None:
     for path in config.lexicons:
         found = read_pronunciations(Path(path)) | found
     return found if config.lexicons else None
-
-
-def read_pronunciations(path: Path) -> dict[str, list[str]]:
-    """A lexicon with a line `WORD PHONE PHONE ...` for each pronunciation; the first of a word counts.
-
-    Raises:
-        DataError: if it is missing or has a word without phones.
-    """
-    if not path.is_file():
-        raise DataError(f"lexicon {path}: no such file")
-    found: dict[str, list[str]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        word, *phones = line.split() or [""]
-        if word and not phones:
-            raise DataError(f"lexicon {path}: no phones in line {line!r}")
-        found.setdefault(word.upper(), phones)
-    return found
 
 
 def edit_distance(said: Sequence[Any], truth: Sequence[Any]) -> int:

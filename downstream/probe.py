@@ -21,8 +21,8 @@ from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
 from distill.data import NoiseReader
-from distill.errors import DataError
 from downstream.distorted_sets import DistortedSet, embed_set, load_encoders
+from downstream.labels import class_of
 
 STRENGTHS = (0.001, 0.01, 0.1, 1.0)  # inverse regularisation, chosen on clean dev speech
 
@@ -41,13 +41,9 @@ class ProbeTask:
         """The class of an utterance.
 
         Raises:
-            DataError: if it has none.
+            DataError: if it has none, or an empty one.
         """
-        places = [getattr(cut, "custom", None) or {}, *(s.custom or {} for s in cut.supervisions)]
-        for place in places:
-            if self.column in place:
-                return str(place[self.column])
-        raise DataError(f"{cut.id} has no {self.column!r}: name the column with the classes")
+        return class_of(cut, self.column, "name the column with the classes")
 
 
 def probe(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from data_prep.speech_commands import SILENCE
 from distill.data import MIN_SAMPLES, NoiseReader, samples_at_16k
 from distill.distortions import CONDITIONS
 from distill.errors import DataError
-from distill.sources import how_to_make, open_cuts
+from distill.sources import check_names, how_to_make, open_cuts
 from distill.survey import check_files
 from downstream.distorted_sets import find_condition
 from downstream.identity import hash_lines
@@ -58,6 +57,7 @@ class TaskSpeech:
         task = self.config.defaults
         names = [name for number, name in enumerate(task.train, start=1) if number != fold]
         train = [cut for name in names for cut in self.split(name)]
+        check_names(train, ", ".join(source_of(self.config, name) for name in names))
         if task.dev is not None:
             return self._cropped(train), self.split(task.dev)
         n_train = int((1 - DEV_SHARE) * len(train))
@@ -185,9 +185,7 @@ def read_split(config: EvaluationConfig, name: str) -> list[Cut]:
     """
     source = source_of(config, name)
     cuts: list[Cut] = list(open_cuts(source))  # pyright: ignore[reportAssignmentType]
-    twice = [name for name, count in Counter(cut.id for cut in cuts).items() if count > 1]
-    if twice:
-        raise DataError(f"{source}: {twice[0]} is there twice; names of utterances must differ")
+    check_names(cuts, source)
     check_files(cuts, source)
     if short := next((cut for cut in cuts if samples_at_16k(cut) < MIN_SAMPLES), None):
         raise DataError(

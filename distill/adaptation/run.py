@@ -57,7 +57,7 @@ def adapt(recipe: AdaptRecipe, out: Path, *, resume: bool = False, other_speech:
     keep_recipe(trainer, recipe, out, resume=resume)
     device = trainer.strategy.root_device.type
     train, dev = targets_of(data, out / "targets", recipe, encoder, device, resume=resume)
-    data.targets = train.labels | dev.labels
+    data.targets = {"train": train.labels, "dev": dev.labels}  # the same name may be in both
     majority = majority_share(dev)
     head = read_head(recipe.teacher)
     module = MaskedPrediction(

@@ -37,6 +37,7 @@ from distill.data import MIN_SAMPLES, samples_at_16k
 from distill.errors import DataError
 from distill.hashing import beyond_weights, hash_number
 from distill.hubert import SAMPLE_RATE, HubertEncoder
+from distill.sources import twins
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +76,8 @@ def take_stock(cuts: Speech) -> Stock:
     lengths: dict[str, int] = {}
     for cut in each(cuts):
         if cut.id in lengths:
-            raise DataError(f"two utterances are called {cut.id!r}: make the ids unique")
+            first = next(one for one in each(cuts) if one.id == cut.id)
+            raise twins(first, cut, "the speech")
         lengths[cut.id] = samples_at_16k(cut)
     if not lengths:
         raise DataError("there are no utterances to make targets from: check the manifest")

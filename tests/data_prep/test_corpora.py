@@ -297,7 +297,7 @@ def test_fluent_commands_slots_and_their_join(tmp_path):
     }
     assert (cut.id, spoken(cut).text, spoken(cut).speaker) == ("ab-cd", "Pause, please", "s1")
     write_lines(home / "data/train_data.csv", [",path,transcription,action,object", "0,a,b,c,d"])
-    with pytest.raises(DataError, match="train_data.csv: no column location, speakerId"):
+    with pytest.raises(DataError, match="train_data.csv: no column .speakerId., .location. in its header"):
         CORPORA["fluent_commands"](home, tmp_path / "out")
 
 

@@ -17,9 +17,9 @@ from downstream.decoding import (
     as_the_model_writes,
     greedy,
     language_model_kind,
-    read_lexicon,
 )
 from downstream.labels import CHARACTERS, WORD_END
+from downstream.lexica import read_spellings
 
 ARPA = """
 \\data\\
@@ -136,7 +136,7 @@ def test_words_are_written_as_the_model_writes_them(tmp_path):
     with pytest.raises(DataError, match="knows none of the lexicon's words: name the lexicon that belongs"):
         as_the_model_writes({"DOG": dog}, known, tmp_path)
     (tmp_path / "lower.txt").write_text("the t h e |\n")
-    assert read_lexicon(tmp_path / "lower.txt") == {"the": the}
+    assert read_spellings(tmp_path / "lower.txt", CHARACTERS, WORD_END) == {"the": the}
 
 
 def test_kinds_of_language_models(arpa, tmp_path):
@@ -174,8 +174,8 @@ def test_what_else_can_be_wrong_with_it(arpa, tmp_path, monkeypatch):
     with pytest.raises(DataError, match="is binary and does not list its words: name a lexicon=FILE"):
         LanguageModelDecoder(tmp_path / "b.bin", CHARACTERS, word_end=WORD_END)
     (tmp_path / "words.txt").write_text("HELLO\n")
-    with pytest.raises(DataError, match="no spelling in line 'HELLO', expected WORD W O R D"):
-        read_lexicon(tmp_path / "words.txt")
+    with pytest.raises(DataError, match="line 1: HELLO has no spelling, expected WORD W O R D"):
+        read_spellings(tmp_path / "words.txt", CHARACTERS, WORD_END)
     for name in [name for name in sys.modules if name.partition(".")[0] == "flashlight"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "flashlight", None)

@@ -1,6 +1,7 @@
 """Targets and error counts, against torchaudio's, s3prl's and counting by hand."""
 
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from lhotse import MonoCut, SupervisionSegment
 from lhotse.supervision import AlignmentItem
 
 from distill.errors import DataError
+from distill.hubert import HubertConfig
 from downstream.labels import (
     CHARACTERS,
     ClassLabels,
@@ -19,7 +21,7 @@ from downstream.labels import (
     check_words,
     edit_distance,
     make_labels,
-    read_pronunciations,
+    targets_of,
 )
 from downstream.options import EvaluationConfig
 
@@ -158,9 +160,43 @@ def test_all_words_that_a_lexicon_lacks_are_named_at_once(tmp_path):
     assert not (tmp_path / "no.txt").exists()
 
 
-def test_a_lexicon_that_is_none(tmp_path):
-    with pytest.raises(DataError, match="no such file"):
-        read_pronunciations(tmp_path / "none.txt")
-    (tmp_path / "words.txt").write_text("HELLO\n")
-    with pytest.raises(DataError, match="no phones in line 'HELLO'"):
-        read_pronunciations(tmp_path / "words.txt")
+@pytest.mark.parametrize("label", ["", " ", None, "on||hall", "|"])
+def test_an_empty_label_is_no_class(label):
+    empty = cut("v", label=label)
+    with pytest.raises(DataError, match="v: its label is empty .*: fill it in, or leave the row out"):
+        ClassLabels.of([cut(label="on|light|hall"), empty], "label")
+    with pytest.raises(DataError, match="v: its label is empty"):
+        ClassLabels((("on", ""), ("",), ("hall", "")), "label").targets(empty)
+
+
+def test_a_column_with_a_class_for_each_utterance_is_warned_of(caplog):
+    ClassLabels.of([cut(label=f"class{number // 2}") for number in range(60)], "label")
+    ClassLabels.of([cut(label=f"class{number}") for number in range(12)], "label")
+    assert not caplog.records
+    ClassLabels.of([cut(label=f"utterance{number}") for number in range(60)], "label")
+    assert "label: 60 of its 60 classes are those of one training utterance only" in caplog.text
+
+
+@pytest.mark.parametrize("wrong", ["0.98", "|", "3", ""])
+def test_what_cannot_be_a_phone_in_a_manifest(wrong):
+    with pytest.raises(DataError, match=re.escape(f"u: {wrong!r} among its phones cannot be one")):
+        TokenLabels(("h#",), "phones").targets(cut(phones=["h#", wrong]))
+
+
+def test_transcripts_without_room_in_their_frames_are_counted(caplog):
+    labels, frames = TokenLabels(CHARACTERS, "characters"), HubertConfig().frames
+    assert frames(16_000) == 49
+    fits = [cut("a", text="AB" * 24), cut("b", text="A" * 24 + "B")]  # 49 symbols; 26, and 23 repeats
+    assert set(targets_of(labels, fits, frames, "train")) == {"a", "b"} and not caplog.records
+    long = [cut("c", text="AB" * 24 + "A"), cut("d", text="A" * 25 + "B")]
+    targets_of(labels, [*fits, *long], frames, "test-other")
+    assert "test-other: the transcripts of 2 of 4 utterances need more frames" in caplog.text
+    assert "(c, d)" in caplog.text
+    caplog.clear()
+    classes = ClassLabels.of([cut(label="x" * 99)], "label")
+    assert targets_of(classes, [cut(label="x" * 99)], frames, "train") and not caplog.records
+
+
+def test_a_transcript_of_blanks_is_none():
+    with pytest.raises(DataError, match="u has no transcript"):
+        TokenLabels(CHARACTERS, "characters").targets(cut(text=" \u2028"))

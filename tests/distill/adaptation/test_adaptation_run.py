@@ -4,9 +4,11 @@ import json
 
 import pytest
 import torch
+from lhotse import CutSet
 
 from distill.adaptation import heads
 from distill.adaptation.command import TargetsJob, make_and_report
+from distill.adaptation.targets import Targets
 from distill.checkpoints import load_teacher
 from distill.config import load
 from distill.errors import ConfigError, DataError, UsageError
@@ -107,6 +109,40 @@ def test_targets_of_a_random_models_layer_are_refused(mini_data, tmp_path):
     job = TargetsJob(source="mini_teacher_it2", overrides=overrides, out=tmp_path)
     with pytest.raises(UsageError, match="layer 4 of random:mini has learned nothing: name the model"):
         make_and_report(job)
+
+
+def test_targets_belong_to_a_split_where_train_and_dev_have_the_same_names(mini_data, tmp_path):
+    """As `train/000.wav` and `dev/000.wav` have."""
+    for split in ("train", "dev"):
+        cuts = list(CutSet.from_file(mini_data / f"speech_{split}.jsonl.gz"))
+        for number, cut in enumerate(cuts):
+            cut.id = f"{number:03d}"
+        CutSet.from_cuts(cuts).to_file(tmp_path / f"{split}.jsonl.gz")
+    speech = [f"data.{split}=[{tmp_path}/{split}.jsonl.gz]" for split in ("train", "dev")]
+    adaptation, seen = recipe(mini_data, "data.max_samples=400000", *speech), {}
+
+    def stop(trainer, module, data, out, resume):
+        data.trainer = trainer
+        seen["train"], seen["dev"] = data._dataset("train"), data._dataset("dev")
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("distill.adaptation.run.fit", stop)
+        run(adaptation, tmp_path / "run")
+    for split, dataset in seen.items():
+        made = Targets.load(tmp_path / "run/targets" / split).labels
+        batch = dataset[0, 0, [0, 1]]
+        assert batch.ids == ["000", "001"] and not batch.skipped
+        for row, name in zip(batch.targets, batch.ids, strict=True):
+            assert row[: len(made[name])].tolist() == made[name][: len(row)].tolist()
+
+
+def test_equal_names_within_a_split_are_refused_with_both_files(mini_data, tmp_path):
+    source = f"{mini_data}/speech_train.jsonl.gz"
+    (cut, *_) = CutSet.from_file(source)
+    file = cut.recording.sources[0].source
+    with pytest.raises(DataError, match=f"{file} and {file} are both called {cut.id}; names must differ"):
+        run(recipe(mini_data, f"data.train=[{source}, {source}]"), tmp_path / "run")
 
 
 # ------------------------------------------------------------------------------------------ head and options

@@ -1,0 +1,113 @@
+"""Lexica: how words are pronounced (phoneme recognition), and how they are spelled (decoding).
+
+Lines are `WORD PHONE PHONE ...` or `WORD W O R D |`, separated by blanks or tabs. What else CMUdict and MFA
+write is understood: comments (`;;; ...`, `# ...`, after the phones as well), variants (`WORD(2)`), and one or
+four probabilities between word and phones.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Container, Iterator, Sequence
+from pathlib import Path
+
+from distill.errors import DataError
+from distill.text import read_lines
+
+_VARIANT = re.compile(r"(.+)\(\d+\)")
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+_PROBABILITIES = (1, 4)  # of the pronunciation; and three of silence around it
+_SAMPA = frozenset("@{}&?")  # vowels and the glottal stop: phones without a letter
+_MOST_PHONES = 500
+"""Different ones. The largest sets, IPA with tones, have some three hundred: more are words."""
+
+
+def read_pronunciations(path: Path) -> dict[str, list[str]]:
+    """The phones of each word, in upper case; of several pronunciations the first.
+
+    Raises:
+        DataError: the file is missing, not UTF-8 or no lexicon; a line has no phones or something that cannot
+            be a phone, naming the line.
+    """
+    found: dict[str, list[str]] = {}
+    phones: set[str] = set()
+    for where, word, symbols in _entries(path):
+        symbols = _without_probabilities(symbols)
+        if not symbols:
+            raise DataError(f"{where}: {word} has no phones, expected WORD PHONE PHONE ...")
+        if wrong := next((symbol for symbol in symbols if not can_be_phone(symbol)), None):
+            raise DataError(f"{where}: {wrong!r} cannot be a phone, expected WORD PHONE PHONE ...")
+        phones.update(symbols)
+        found.setdefault(word.upper(), symbols)
+    if not found:
+        raise DataError(f"lexicon {path} has no words, expected lines WORD PHONE PHONE ...")
+    if len(phones) > _MOST_PHONES:
+        some = ", ".join(sorted(phones)[:3])
+        raise DataError(
+            f"lexicon {path}: it has {len(phones)} different phones, such as {some}, which must be words; "
+            "expected lines WORD PHONE PHONE ..."
+        )
+    return found
+
+
+def can_be_phone(symbol: str) -> bool:
+    """Whether a symbol may name a sound: `AH0`, `t_h`, `dʒ`, `@`; numbers and punctuation do not."""
+    named = any(character.isalpha() or character in _SAMPA for character in symbol)
+    return named and not any(character in ",;()" for character in symbol) and not _NUMBER.fullmatch(symbol)
+
+
+def read_spellings(path: Path, symbols: Container[str], word_end: str) -> dict[str, list[list[str]]]:
+    """Spellings by word, the letters in upper case, the words as they are.
+
+    Args:
+        path: of the lexicon.
+        symbols: that a head knows.
+        word_end: the one behind every word.
+
+    Raises:
+        DataError: the file is missing, not UTF-8 or empty; a line has no spelling, or one in other symbols,
+            naming the line.
+    """
+    found: dict[str, list[list[str]]] = {}
+    for where, word, letters in _entries(path):
+        way = [letter.upper() for letter in letters]
+        if not way:
+            raise DataError(f"{where}: {word} has no spelling, expected WORD W O R D {word_end}")
+        if way[-1] != word_end or any(letter not in symbols for letter in way):
+            raise DataError(
+                f"{where}: {word} is spelled {' '.join(way)}, expected letters that the head knows, and "
+                f"{word_end} at the end"
+            )
+        found.setdefault(word, []).append(way)
+    if not found:
+        raise DataError(f"lexicon {path} has no words, expected lines WORD W O R D {word_end}")
+    return found
+
+
+def _entries(path: Path) -> Iterator[tuple[str, str, list[str]]]:
+    """(file and line for people, word, what follows it), without comments and numbers of variants."""
+    if not path.is_file():
+        raise DataError(f"lexicon {path}: no such file")
+    for number, line in read_lines(path):
+        where = f"lexicon {path}: line {number}"
+        if line.startswith((";;;", "#")):
+            continue
+        if "\t" in line and len(line.partition("\t")[0].split()) > 1:
+            raise DataError(f"{where}: {line.partition(chr(9))[0]!r} in front of the tab is not one word")
+        word, *symbols = line.split()
+        variant = _VARIANT.fullmatch(word)
+        yield where, variant[1] if variant else word, _without_comment(symbols)
+
+
+def _without_comment(symbols: Sequence[str]) -> list[str]:
+    """What is in front of `# ...`; Kaldi's `#1` is no comment."""
+    starts = (n for n, symbol in enumerate(symbols) if symbol[0] == "#" and not symbol[1:].isdecimal())
+    return list(symbols[: next(starts, len(symbols))])
+
+
+def _without_probabilities(symbols: list[str]) -> list[str]:
+    """A whole number is none: it may be meant as a phone, and is refused as such."""
+    count = 0
+    while count < len(symbols) and _NUMBER.fullmatch(symbols[count]) and not symbols[count].isdecimal():
+        count += 1
+    return symbols[count:] if count in _PROBABILITIES else symbols

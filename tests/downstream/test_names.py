@@ -1,0 +1,57 @@
+"""Names of utterances: the same in two splits, or twice in one."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from data_prep.manifests import cut_from_file, write_cuts
+from distill.errors import DataError
+from downstream.evaluate import evaluate
+
+
+@pytest.fixture
+def sources(tmp_path) -> dict[str, str]:
+    """`train/000.wav`, `dev/000.wav` and so on: every name means another class in dev."""
+    found = {split: f"{tmp_path}/{split}/list.tsv" for split in ("train", "dev", "test")}
+    for split, source in found.items():
+        Path(source).parent.mkdir()
+        rows = []
+        for number in range(12):
+            hz = (300, 3000)[(number + (split == "dev")) % 2]
+            wave = 0.3 * np.sin(2 * np.pi * hz * np.arange(4000 + 10 * number) / 16_000)
+            soundfile.write(f"{tmp_path}/{split}/{number:03d}.wav", wave, 16_000)
+            rows.append(f"{number:03d}.wav\t{hz}\n")
+        Path(source).write_text("path\tlabel\n" + "".join(rows))
+    return found
+
+
+@pytest.mark.parametrize("cache", ["float32", "off"])
+def test_train_and_dev_keep_their_own_labels_and_features(quick, student, sources, tmp_path, cache):
+    options = {"sources": sources, "conditions": ["clean"], "steps": 30, "every_n_steps": 15, "lr": 1e-2}
+    (path,) = evaluate(student, quick("ks", cache=cache, batch_size=8, **options), tmp_path / "out")
+    result = json.loads(path.read_text())
+    assert (result["value"], result["dev"]) == (100.0, 100.0)
+
+
+def test_the_same_name_twice_in_a_split_is_refused_with_both_files(quick, student, sources, tmp_path):
+    cuts = [cut_from_file(tmp_path / "train" / f"{name}.wav", "same") for name in ("000", "001")]
+    for cut in cuts:
+        cut.custom = {"label": "300"}
+    write_cuts(cuts, tmp_path / "train.jsonl.gz")
+    both = f"{tmp_path}/train/000.wav and {tmp_path}/train/001.wav are both called same; names must differ"
+    config = quick("ks", sources=sources | {"train": f"{tmp_path}/train.jsonl.gz"}, conditions=["clean"])
+    with pytest.raises(DataError, match=re.escape(both)):
+        evaluate(student, config, tmp_path / "out")
+
+
+def test_sessions_that_are_trained_on_together_are_one_split(quick, student, task_data, tmp_path):
+    folder = task_data / "iemocap"
+    config = quick("er", sources={"session2": f"{folder}/session1.jsonl.gz"}, folds=[5], conditions=["clean"])
+    with pytest.raises(
+        DataError, match=r"session1.jsonl.gz, .*: .* are both called Ses.*; names must differ"
+    ):
+        evaluate(student, config, tmp_path / "out")
