@@ -76,8 +76,8 @@ def _check_data(recipe: Recipe, sample: int | None, processes: int, report: Chec
             if source in surveys:
                 continue
             surveys[source] = survey(source, sample=sample, seed=recipe.seed)
-            what, tolerated = f"{role}: {_name(source)}", recipe.data.max_bad_fraction
-            report.findings.append(_source_finding(what, source, surveys[source], tolerated))
+            what, tolerated = f"{role}: {short_name(source)}", recipe.data.max_bad_fraction
+            report.findings.append(source_finding(what, source, surveys[source], tolerated))
             hours += surveys[source].hours if role in ("train", "dev") else 0.0
         count = sum(surveys[source].utterances for source in sources or ())
         if role in ("train", "dev") and 0 < count < processes:
@@ -115,13 +115,24 @@ def _not_given(role: str) -> Finding:
     return missing(role, "no source given", problem, f"{advice}, or {instead}")
 
 
-def _name(source: str) -> str:
+def short_name(source: str) -> str:
+    """Of a source, for the report's first column."""
     name = source.rstrip("/").rpartition("/")[2]
     return name.removesuffix(".gz").removesuffix(".jsonl")
 
 
-def _source_finding(what: str, source: str, found: Survey, tolerated: float) -> Finding:
-    """One manifest, TSV or folder, of which a share of files may be bad: training leaves those out."""
+def source_finding(
+    what: str, source: str, found: Survey, tolerated: float, key: str = "data.max_bad_fraction"
+) -> Finding:
+    """One manifest, TSV or folder, of which a share of files may be bad: training leaves those out.
+
+    Args:
+        what: name for the report.
+        source: manifest, TSV or folder.
+        found: in it.
+        tolerated: share of bad files that training does without.
+        key: option that says so.
+    """
     path = Path(source.partition("?")[0])
     if not found.exists:
         return missing(what, "not there", found.error, how_to_make(path))
@@ -139,7 +150,7 @@ def _source_finding(what: str, source: str, found: Survey, tolerated: float) -> 
         return Finding(what=what, state=state, detail=detail, fix=found.unprepared, more=more)
     detail = f"{len(found.bad)} bad of {found.utterances}, {hours}"
     if found.bad_share <= tolerated:
-        some = f"training does without them, up to data.max_bad_fraction={tolerated:g}: "
+        some = f"training does without them, up to {key}={tolerated:g}: "
         some += "; ".join([*_few(found.bad), *filter(None, [found.unprepared])])
         return Finding(what=what, state="note", detail=detail, fix=some, more=extent)
     head = f"{len(found.bad)} bad files in {source}" + (f" ({extent})" if extent else "")
@@ -258,9 +269,15 @@ def _check_out(out: Path) -> Finding:
         check_run_folder(out, resume=False)
     except UserError as error:
         return wrong(what, "cannot be used", str(error), "choose another --out")
-    if not os.access(_existing(out), os.W_OK):
-        return wrong(what, "cannot be written", f"{_existing(out)} cannot be written", "choose another --out")
-    return Finding(what=what, state="ok", detail="new")
+    return writable_finding(what, out, "new")
+
+
+def writable_finding(what: str, out: Path, detail: str) -> Finding:
+    """Whether a folder can be written, or made; `detail` is said if so."""
+    place = _existing(out)
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        return wrong(what, "cannot be written", f"{place} cannot be written", "choose another --out")
+    return Finding(what=what, state="ok", detail=detail)
 
 
 def _existing(path: Path) -> Path:

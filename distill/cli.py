@@ -33,7 +33,8 @@ EXAMPLES = {
     "export": "distill export runs/s4 --to huggingface --out s4-hf",
     "data prepare": "distill data prepare librispeech --root /corpora --out data/librispeech\n"
     "  distill data prepare folder --root my_speech --out data/mine",
-    "data check": "distill data check s4 data.root=data",
+    "data check": "distill data check s4 data.root=data\n"
+    "  distill data check ks data=data 'conditions=[clean,fsd]'",
     "data distort": "distill data distort my_speech distorted --condition musan --noise musan=noises/",
     "probe linear": "distill probe linear runs/s1 runs/s4 --train 'kws.tsv?split=train' \\\n"
     "    --dev 'kws.tsv?split=dev' --test 'kws.tsv?split=test' --condition fsd --noise fsd=noises/",
@@ -181,9 +182,19 @@ def build_parser() -> argparse.ArgumentParser:
     data.set_defaults(run=lambda _: data.print_help())
     data_verbs = data.add_subparsers(title="verbs", metavar="VERB")
     add_prepare(data_verbs)
-    check = add_verb(data_verbs, "data check", "say what a recipe needs and lacks", commands.run_check)
-    check.add_argument("recipe", help="recipe's name (s4, s4_prime, mini) or YAML file")
-    check.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the recipe")
+    check = add_verb(
+        data_verbs,
+        "data check",
+        "say what a recipe, or a task of evaluate, needs and lacks",
+        commands.run_check,
+    )
+    check.add_argument("recipe", help="recipe's name (s4, mini) or YAML file, or a task: ks, ic, er, asr, pr")
+    check.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="changes to the recipe; a task's words and data=FOLDER",
+    )
     check.add_argument(
         "--sample",
         type=sample_size,
@@ -191,7 +202,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N|all",
         help="files of each source to open, at random (2000); that files are there is asked for all",
     )
-    check.add_argument("--out", type=Path, help="run folder whose disk is asked about (runs/NAME)")
+    check.add_argument("--out", type=Path, help="folder whose disk is asked about (runs/NAME, evaluations)")
 
     distort = add_verb(
         data_verbs, "data distort", "materialise a distorted copy of some speech", commands.run_distort

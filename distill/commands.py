@@ -117,15 +117,24 @@ def run_prepare(options: argparse.Namespace) -> None:
 
 
 def run_check(options: argparse.Namespace) -> None:
-    """`distill data check`."""
+    """`distill data check`, of a recipe or a task."""
     from distill import config
     from distill.checking import check
+    from downstream.options import TASKS, EvaluationConfig
 
-    recipe = config.load(options.recipe, options.overrides)
-    report = check(recipe, options.out or Path("runs") / recipe.name, sample=options.sample)
+    if options.recipe in TASKS:
+        from downstream.task_check import check_task
+
+        task = config.from_words(EvaluationConfig, {"task": options.recipe}, options.overrides)
+        report = check_task(task, options.out or Path("evaluations"), sample=options.sample)
+        lacking = "evaluated"
+    else:
+        recipe = config.load(options.recipe, options.overrides)
+        report = check(recipe, options.out or Path("runs") / recipe.name, sample=options.sample)
+        lacking = "trained"
     print(report)
     if not report.ok:
-        raise UserError(f"{recipe.name} cannot be trained yet: see the table above")
+        raise UserError(f"{report.recipe} cannot be {lacking} yet: see the table above")
 
 
 def run_profile(options: argparse.Namespace) -> None:

@@ -152,6 +152,13 @@ class TaskSpeech:
         return whole_recordings(cuts, self.config.label or self.config.defaults.label)
 
 
+def manifests_of(config: EvaluationConfig) -> list[str]:
+    """Names of the manifests of all speech that an evaluation hears: training, dev, test, recorded tests."""
+    task = config.defaults
+    names = [*task.train, *(name for name in (task.dev, task.test) if name)]
+    return list(dict.fromkeys([*names, *(name for name in config.settled_conditions if name in RECORDED)]))
+
+
 def source_of(config: EvaluationConfig, name: str) -> str:
     """Where a manifest is: as `config.sources` says, else in the data folder."""
     below = RECORDED.get(name, f"{config.defaults.corpus}/{name}")
@@ -164,10 +171,7 @@ def check_sources(config: EvaluationConfig) -> None:
     Raises:
         DataError: if any is.
     """
-    task = config.defaults
-    names = [*task.train, *(name for name in (task.dev, task.test) if name)]
-    names += [name for name in config.settled_conditions if name in RECORDED]
-    sources = [source_of(config, name) for name in names]
+    sources = [source_of(config, name) for name in manifests_of(config)]
     sources += [source for several in noise_sources(config).values() for source in several]
     paths = [Path(source.partition("?")[0]) for source in dict.fromkeys(sources)]
     missing = [path for path in dict.fromkeys(paths) if not path.exists()]
