@@ -373,10 +373,10 @@ def test_heads_of_another_model_or_length_are_left_alone(quick, student, tones, 
     with pytest.raises(UserError, match="head of other checkpoint: choose another --out"):
         torch.manual_seed(1)
         evaluate("random:mini", quick("ks", **options), tmp_path)
-    with pytest.raises(UserError, match="head of other lr"):
-        evaluate(student, quick("ks", lr=0.5, conditions=["pitch"], sources=tones), tmp_path)
-    with pytest.raises(UserError, match="clean.json was measured with other lr: choose another --out"):
-        evaluate(student, quick("ks", lr=0.5, **options), tmp_path)
+    with pytest.raises(UserError, match="head of other width"):
+        evaluate(student, quick("ks", width=8, conditions=["pitch"], sources=tones), tmp_path)
+    with pytest.raises(UserError, match="clean.json was measured with other width: choose another --out"):
+        evaluate(student, quick("ks", width=8, **options), tmp_path)
     with pytest.raises(UserError, match="trained for 4 steps already: set steps=4"):
         evaluate(student, quick("ks", steps=2, **options), tmp_path)
 
