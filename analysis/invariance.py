@@ -58,7 +58,11 @@ def compare(
     if out is not None and out.suffix not in (".png", ".pdf", ".svg"):
         raise UserError(f"{out}: the picture must end in .png, .pdf or .svg")
     encoders, reader = load_encoders(checkpoints), NoiseReader(noises)
-    tests = {c: DistortedSet(open_cuts(speech), c, reader, seed=seed) for c in ("clean", *conditions)}
+    models = list(encoders.values())
+    tests = {
+        c: DistortedSet(open_cuts(speech), c, reader, seed=seed, encoders=models)
+        for c in ("clean", *conditions)
+    }
     cosines: dict[str, dict[str, np.ndarray]] = {name: {} for name in encoders}
     for condition in tqdm(conditions, desc="cosines", unit="condition", disable=None):
         for name, found in layer_cosines(encoders, tests["clean"], tests[condition]).items():
@@ -135,6 +139,7 @@ def masked_accuracies(run: Path, tests: Mapping[str, DistortedSet], *, seed: int
             seed=seed,
             encoder=load_teacher(recipe.teacher) if of_layer else None,
             layer=recipe.targets.layer if of_layer else None,
+            model=module.encoder.config,
             codebook=codebook,
             progress=False,
         )

@@ -38,7 +38,8 @@ def split_means(
         needed |= {"rir"} if config.rir else set()
         if not needed <= noises.corpora.keys():
             continue
-        found, vectors = embed_set(encoders, DistortedSet(cuts, kind, noises, seed=seed))
+        speech = DistortedSet(cuts, kind, noises, seed=seed, encoders=encoders.values())
+        found, vectors = embed_set(encoders, speech)
         order = np.argsort([cut.id for cut in found])  # the same splits whatever the kind
         for name, embedded in vectors.items():
             parts = np.array_split(embedded[order], min(splits, len(order)))

@@ -30,7 +30,7 @@ from distill.hubert import SAMPLE_RATE, HubertEncoder
 from distill.options import LoggingConfig
 from distill.runs import make_trainer
 from distill.sources import open_cuts
-from downstream.batches import HeadData, n_frames
+from downstream.batches import HeadData
 from downstream.cache import FeatureCache, fill_all
 from downstream.features import Selection
 from downstream.labels import CHARACTERS, ClassLabels, Labels, TokenLabels
@@ -201,7 +201,7 @@ def rate_of_shape(out: Path, encoder: HubertEncoder, task: str, shape: Shape) ->
     else:
         assert isinstance(shape.labels, ClassLabels)
         targets = {cut.id: [int(cut.id) % len(slot) for slot in shape.labels.slots] for cut in cuts}
-    caches: Any = [RandomFeatures(n_frames(n_samples))]
+    caches: Any = [RandomFeatures(encoder.config.frames(n_samples))]
     of_split = dict.fromkeys(SPLITS, targets)
     kept: Any = dict.fromkeys(SPLITS, caches)
     data = HeadData(cuts, cuts[:1], of_split, caches=kept, batch_size=TASKS[task].batch_size)

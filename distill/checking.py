@@ -295,7 +295,7 @@ def _check_needs(
         needs = estimate(recipe, config, layout)
     except ValueError as error:
         return [wrong("student", "does not fit the teacher", str(error), "change the student section")]
-    disk = needs.disk + (targets_bytes(recipe, hours) if isinstance(recipe, AdaptRecipe) else 0)
+    disk = needs.disk + (targets_bytes(recipe, config, hours) if isinstance(recipe, AdaptRecipe) else 0)
     free = shutil.disk_usage(_existing(out)).free
     detail = f"{_gb(disk)} of {_gb(free)} free"
     findings = [Finding(what="disk", state="ok", detail=detail)]

@@ -24,7 +24,7 @@ from distill.distortions import Distorter, Plan, UtterancePlan
 from distill.distortions.additive import noise_segment
 from distill.errors import DataError
 from distill.hashing import hash_number
-from distill.hubert import SAMPLE_RATE
+from distill.hubert import SAMPLE_RATE, HubertConfig
 from distill.manifest import Cuts
 from distill.sampler import EpochSampler
 from distill.sources import index_cuts, open_cuts
@@ -39,8 +39,6 @@ __all__ = [
     "train_loader",
 ]
 
-MIN_SAMPLES = 400  # one frame of HuBERT
-HOP = 320  # samples between frames
 _MOST_REPLACEMENTS = 100  # unusable utterances on end that are no longer bad luck
 
 
@@ -151,7 +149,9 @@ class SpeechDataset(Dataset):
         streams: the views to draw ("student", "teacher").
         max_samples: longer utterances are cropped at a random place.
         seed: of crops and plans.
-        targets: by utterance id, cluster labels at 50 Hz (masked prediction).
+        targets: by utterance id, cluster labels, one for each frame of the model (masked prediction).
+        model: crops begin at its frames, and shorter utterances than one of these cannot be used; default:
+            HuBERT base's frames.
         fixed_epoch: draw the same crops and distortions in every epoch (dev sets).
     """
 
@@ -165,6 +165,7 @@ class SpeechDataset(Dataset):
         max_samples: int = 250_000,
         seed: int = 0,
         targets: Mapping[str, np.ndarray] | None = None,
+        model: HubertConfig | None = None,
         fixed_epoch: bool = False,
     ):
         self.cuts = cuts
@@ -173,7 +174,7 @@ class SpeechDataset(Dataset):
         self.streams = tuple(streams)
         self.max_samples = max_samples
         self.seed = seed
-        self.targets = targets
+        self.targets, self.model = targets, model or HubertConfig()
         self.fixed_epoch = fixed_epoch
 
     def __getitem__(self, item: tuple[int, int, Sequence[int]]) -> Batch:
@@ -194,7 +195,7 @@ class SpeechDataset(Dataset):
                 utterances, more = self._read([place % len(self.cuts)], epoch)
                 skipped += more
         if not utterances:
-            empty = torch.zeros(0, MIN_SAMPLES), torch.zeros(0, dtype=torch.int64)
+            empty = torch.zeros(0, self.model.receptive_field), torch.zeros(0, dtype=torch.int64)
             return Batch([], *empty, position=position, skipped=skipped)
         ids = [name for name, _, _ in utterances]
         waveforms, lengths = pad([samples for _, samples, _ in utterances])
@@ -229,21 +230,30 @@ class SpeechDataset(Dataset):
         total = samples_at_16k(cut)
         start = 0
         if total > self.max_samples:  # on a frame boundary, where the labels are
-            room = (total - self.max_samples) // HOP
-            start = HOP * (hash_number(self.seed, epoch, "crop", cut.id) % (room + 1))
+            room = (total - self.max_samples) // self.model.hop
+            start = self.model.hop * (hash_number(self.seed, epoch, "crop", cut.id) % (room + 1))
         samples = read_audio(cut, start, min(total, self.max_samples))
-        if len(samples) < MIN_SAMPLES:
-            raise DataError(f"{cut.id}: {len(samples)} samples, a frame needs {MIN_SAMPLES}")
+        check_length(cut.id, len(samples), self.model)
         if self.targets is None:
             return samples, None
         if cut.id not in self.targets:
             raise DataError(f"{cut.id}: no cluster labels for it; make the targets again")
-        frames = (len(samples) - MIN_SAMPLES) // HOP + 1
-        labels = torch.from_numpy(self.targets[cut.id].astype(np.int64))[start // HOP :][:frames]
+        frames = self.model.frames(len(samples))
+        labels = torch.from_numpy(self.targets[cut.id].astype(np.int64))[start // self.model.hop :][:frames]
         missing = frames - len(labels)
         if missing > 1 or not len(labels):
             raise DataError(f"{cut.id}: {len(labels)} labels for {frames} frames; make the targets again")
         return samples, torch.cat([labels, labels[-1:].expand(missing)])
+
+
+def check_length(name: str, n_samples: int, model: HubertConfig) -> None:
+    """Refuse an utterance that gives not a single frame.
+
+    Raises:
+        DataError: naming it.
+    """
+    if n_samples < model.receptive_field:
+        raise DataError(f"{name}: {n_samples} samples, a frame needs {model.receptive_field}")
 
 
 def train_loader(

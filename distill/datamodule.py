@@ -13,6 +13,7 @@ from distill.callbacks import largest_of_all
 from distill.data import NoiseReader, SpeechDataset, dev_loader, train_loader
 from distill.distortions import Distorter
 from distill.errors import ConfigError, DataError
+from distill.hubert import HubertConfig
 from distill.manifest import fingerprint
 from distill.options import Recipe
 from distill.sources import index_cuts
@@ -70,6 +71,7 @@ class SpeechData(ResumableData):
         recipe: its data, distortion and seed.
         streams: the views that a batch shall have.
         targets: of "train" and of "dev", cluster labels by utterance id (masked prediction).
+        model: whose frames crops and labels follow; default: HuBERT base's.
         other_speech: a resumed run may go on at its place in other training speech than it was saved with.
     """
 
@@ -79,13 +81,14 @@ class SpeechData(ResumableData):
         *,
         streams: Sequence[str],
         targets: Mapping[str, Mapping[str, np.ndarray]] | None = None,
+        model: HubertConfig | None = None,
         other_speech: bool = False,
     ):
         super().__init__()
         self.other_speech = other_speech
         self.recipe = recipe
         self.streams = streams
-        self.targets = targets
+        self.targets, self.model = targets, model
         # Opened here, so that whatever is missing is said before anything else happens.
         self.train_cuts, self.dev_cuts = index_cuts(recipe.data.train), index_cuts(recipe.data.dev)
         self.speech = fingerprint(self.train_cuts)
@@ -183,5 +186,6 @@ class SpeechData(ResumableData):
             max_samples=self.recipe.data.max_samples,
             seed=self.recipe.seed,
             targets=None if self.targets is None else self.targets[split],
+            model=self.model,
             fixed_epoch=split == "dev",
         )

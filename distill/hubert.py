@@ -1,6 +1,7 @@
 """HuBERT: a waveform in, the hidden states of every transformer layer out. One model for teacher and student.
 
-Shapes: B utterances, T samples at 16 kHz, F frames (20 ms), C channels of the CNN, D features, L layers.
+Shapes: B utterances, T samples at 16 kHz, F frames (20 ms in published ones), C channels of the CNN,
+D features, L layers.
 
 The architecture is Hsu et al. 2021 (HuBERT). Two variants exist and both are here: *base* (group norm in the
 first convolution, layer norm after each residual) and *large* (layer norm in every convolution, layer norm

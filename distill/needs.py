@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from distill.errors import ConfigError
-from distill.hubert import HubertConfig, HubertEncoder
+from distill.hubert import SAMPLE_RATE, HubertConfig, HubertEncoder
 from distill.options import CDM, AdaptRecipe, DistillRecipe, Recipe
 from distill.student import Student
 
@@ -146,7 +146,7 @@ def batch_samples(recipe: Recipe) -> float:
     """Samples of the largest global batch: every utterance as long as crops may be, or `batch_seconds`."""
     data = recipe.data
     if data.batch_seconds is not None:
-        return data.batch_seconds * 16_000
+        return data.batch_seconds * SAMPLE_RATE
     return float(data.batch_size * data.max_samples)
 
 
@@ -178,9 +178,9 @@ def _largest(config: HubertConfig, n_samples: float) -> float:
     return _FLOAT * channels * n_samples / stride
 
 
-def targets_bytes(recipe: AdaptRecipe, hours: float) -> int:
-    """Disk for the k-means labels of a corpus: 50 a second, two bytes each."""
-    return 0 if recipe.targets.folder else int(hours * 3600 * 50 * 2)
+def targets_bytes(recipe: AdaptRecipe, teacher: HubertConfig, hours: float) -> int:
+    """Disk for the k-means labels of a corpus: one for each frame, two bytes each."""
+    return 0 if recipe.targets.folder else int(hours * 3600 * SAMPLE_RATE / teacher.hop * 2)
 
 
 def available_memory() -> int | None:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from distill.distortions.plan import DistortionConfig
+from distill.hubert import HubertConfig
 
 # What the teacher and the student hear: the name of a view of the batch, or None for clean speech.
 CDM: dict[str, tuple[str | None, str | None]] = {
@@ -191,8 +192,8 @@ class DataConfig:
         check_finite(self)
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {self.batch_size}")
-        if self.max_samples < 400:
-            raise ValueError(f"max_samples must be at least 400 (one frame), not {self.max_samples}")
+        if self.max_samples < (least := HubertConfig().receptive_field):
+            raise ValueError(f"max_samples must be at least {least} (one frame), not {self.max_samples}")
         if self.workers < 0 or self.buckets < 1:
             raise ValueError("workers must be at least 0 and buckets at least 1")
         if self.batch_seconds is not None and self.batch_seconds <= 0:

@@ -75,6 +75,7 @@ def train(recipe: DistillRecipe, out: Path, *, resume: bool = False, other_speec
     streams = sorted({s for s in CDM[recipe.cdm] if s})
     data = SpeechData(recipe, streams=streams, other_speech=other_speech)
     module = make_module(recipe)
+    data.model = module.teacher.config
     trainer = make_trainer(recipe, out)
     keep_recipe(trainer, recipe, out, resume=resume)
     say_start(trainer, module, recipe, out)

@@ -19,11 +19,11 @@ from torch.utils.data import Dataset
 
 from distill.audio import read_audio, samples_at_16k
 from distill.batch import pad
-from distill.data import HOP, MIN_SAMPLES, batch_loader
+from distill.data import batch_loader, check_length
 from distill.datamodule import ResumableData
 from distill.errors import DataError, UsageError
 from distill.hashing import hash_number
-from distill.hubert import SAMPLE_RATE
+from distill.hubert import SAMPLE_RATE, HubertConfig
 from distill.manifest import ListedCuts
 from distill.sampler import EpochSampler
 from downstream.cache import FeatureCache
@@ -85,6 +85,7 @@ class HeadSpeech(Dataset):
         rank: of this process, for its crops to be its own.
         world_size: number of processes.
         weights: by utterance id, how much it counts in validation.
+        model: whose frames are heard; default: HuBERT base's.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class HeadSpeech(Dataset):
         cuts: Sequence[Cut],
         targets: Mapping[str, list[int]],
         *,
+        model: HubertConfig | None = None,
         caches: Sequence[FeatureCache] = (),
         crop_samples: int | None = None,
         seed: int = 0,
@@ -102,6 +104,7 @@ class HeadSpeech(Dataset):
         self.cuts, self.targets, self.caches = ListedCuts(cuts), targets, caches
         self.crop_samples, self.seed, self.weights = crop_samples, seed, weights
         self.rank, self.world_size = rank, world_size
+        self.model = model or HubertConfig()
 
     def __getitem__(self, item: tuple[int, int, Sequence[int]]) -> HeadBatch:
         """Read what (epoch, batch, utterances) asks for."""
@@ -134,8 +137,7 @@ class HeadSpeech(Dataset):
             start = hash_number(self.seed, *draw, "crop", cut.id) % (total - self.crop_samples + 1)
             total = self.crop_samples
         samples = read_audio(cut, start, total)
-        if len(samples) < MIN_SAMPLES:
-            raise DataError(f"{cut.id}: {len(samples)} samples, a frame needs {MIN_SAMPLES}")
+        check_length(cut.id, len(samples), self.model)
         return samples, False
 
     def _collate(self, parts: list[tuple[Cut, Tensor, bool]]) -> HeadBatch:
@@ -150,18 +152,13 @@ class HeadSpeech(Dataset):
         if len(online) < len(parts):
             kept = [x if ready else None for _, x, ready in parts]
             some = next(x for x in kept if x is not None)
-            frames = [n_frames(len(x)) if not ready else len(x) for _, x, ready in parts]
+            frames = [len(x) if ready else self.model.frames(len(x)) for _, x, ready in parts]
             empty = [torch.zeros(count, *some.shape[1:]) for count in frames]
             filled = [e if x is None else x for x, e in zip(kept, empty, strict=True)]
             batch.features, batch.frames = pad_sequence(filled, batch_first=True), torch.tensor(frames)
         if self.weights is not None:
             batch.weights = torch.tensor([self.weights[name] for name in ids])
         return batch
-
-
-def n_frames(n_samples: int) -> int:
-    """Frames of a HuBERT, which sees 400 samples every 320."""
-    return (n_samples - MIN_SAMPLES) // HOP + 1
 
 
 class BalancedSampler:
@@ -222,6 +219,7 @@ class HeadData(ResumableData):
         buckets: batches that are made together of utterances of similar duration.
         workers: processes that read.
         seed: of order and crops.
+        model: whose frames are heard; default: HuBERT base's.
     """
 
     def __init__(
@@ -230,6 +228,7 @@ class HeadData(ResumableData):
         dev: Sequence[Cut],
         targets: Mapping[str, Mapping[str, list[int]]],
         *,
+        model: HubertConfig | None = None,
         caches: Mapping[str, Sequence[FeatureCache]] | None = None,
         batch_size: int = 32,
         balanced: bool = False,
@@ -242,7 +241,7 @@ class HeadData(ResumableData):
         self.cuts = {"train": list(train), "dev": list(dev)}
         self.targets, self.caches, self.batch_size = targets, caches or {}, batch_size
         self.balanced, self.crop_s, self.buckets = balanced, crop_s, buckets
-        self.workers, self.seed = workers, seed
+        self.workers, self.seed, self.model = workers, seed, model
 
     def train_dataloader(self) -> Any:  # noqa: D102
         process = self._process()
@@ -260,7 +259,15 @@ class HeadData(ResumableData):
             sampler = EpochSampler(ListedCuts(cuts), buckets=self.buckets, **options)
         sampler.start_behind(**self.consumed)
         crop = None if self.crop_s is None else round(self.crop_s * SAMPLE_RATE)
-        speech = HeadSpeech(cuts, targets, caches=caches, crop_samples=crop, seed=self.seed, **process)
+        speech = HeadSpeech(
+            cuts,
+            targets,
+            model=self.model,
+            caches=caches,
+            crop_samples=crop,
+            seed=self.seed,
+            **process,
+        )
         return batch_loader(sampler, speech, self.workers)
 
     def val_dataloader(self) -> Any:  # noqa: D102
@@ -268,7 +275,7 @@ class HeadData(ResumableData):
         cuts, targets, caches = self._of("dev")
         cuts = sorted(cuts, key=lambda cut: cut.duration)
         weights = class_weights({cut.id: targets[cut.id] for cut in cuts}) if self.balanced else None
-        speech = HeadSpeech(cuts, targets, caches=caches, weights=weights)
+        speech = HeadSpeech(cuts, targets, model=self.model, caches=caches, weights=weights)
         sampler = EpochSampler(
             speech.cuts,
             batch_size=max(self.batch_size, process["world_size"]),

@@ -99,6 +99,7 @@ class FeatureCache:
         self.largest = float(np.finfo(self.dtype).max)
         dim = encoder.config.dim
         self.shape = (dim,) if selection.n_states is None else (selection.n_states, dim)
+        self.hop = encoder.config.hop
         samples = [samples_at_16k(cut) for cut in self.cuts]
         self.room = np.array([encoder.config.frames(n) for n in samples], dtype=np.int64)
         self.numbers = {cut.id: number for number, cut in enumerate(self.cuts)}
@@ -297,7 +298,7 @@ class FeatureCache:
         """Utterances of similar length together: their numbers, (B, T) waveforms, (B,) lengths."""
         batches: list[list[int]] = []
         for number in sorted(members, key=lambda number: self.room[number], reverse=True):
-            longest = self.room[batches[-1][0]] * 320 if batches else 0
+            longest = self.room[batches[-1][0]] * self.hop if batches else 0
             if not batches or (len(batches[-1]) + 1) * longest > _BATCH_SAMPLES:
                 batches.append([])
             batches[-1].append(number)

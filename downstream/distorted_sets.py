@@ -10,7 +10,7 @@ import json
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +25,11 @@ from data_prep.manifests import cut_from_file, write_cuts
 from distill.audio import recordings_of
 from distill.batch import pad
 from distill.checkpoints import inspect, load_student, load_teacher
-from distill.data import MIN_SAMPLES, NoiseReader, open_cuts, read_audio, samples_at_16k
+from distill.data import NoiseReader, check_length, open_cuts, read_audio, samples_at_16k
 from distill.distortions import CONDITIONS, LABELS, Distorter, DistortionConfig, Plan, UtterancePlan
 from distill.distortions.additive import SILENT_POWER
 from distill.errors import DataError, UsageError, UserError
-from distill.hubert import SAMPLE_RATE, HubertEncoder, frame_mask
+from distill.hubert import SAMPLE_RATE, HubertConfig, HubertEncoder, frame_mask
 from distill.survey import check_files
 from downstream.results import describe_silent
 
@@ -51,6 +51,7 @@ class DistortedSet:
         seed: another seed, other distortions.
         skip: leave out utterances that cannot be used and list them in `skipped`; of noise and rooms nothing
             may be missing all the same.
+        encoders: that will hear it: an utterance must have a frame for each of them.
 
     Raises:
         DataError: naming files or kinds of noise that are missing, or an utterance that is too short.
@@ -64,7 +65,10 @@ class DistortedSet:
         *,
         seed: int = 0,
         skip: bool = False,
+        encoders: Iterable[torch.nn.Module] = (),
     ):
+        configs = [e.config for e in encoders if isinstance(e, HubertEncoder)]
+        self.model = max(configs, key=lambda config: config.receptive_field, default=HubertConfig())
         self.cuts: list[Cut] = sorted(cuts, key=lambda cut: cut.duration)  # pyright: ignore
         self.skip = skip
         self.skipped: list[tuple[str, str]] = []  # id and reason
@@ -72,7 +76,7 @@ class DistortedSet:
         if not skip:
             check_files(self.cuts, "the speech")
             for cut in self.cuts[:1]:
-                check_length(cut)
+                self._check_length(cut)
         self.distorter = Distorter.from_config(find_condition(condition), split="test")
         self.noises = noises or NoiseReader({})
         config = self.distorter.config
@@ -113,28 +117,21 @@ class DistortedSet:
         if self.silent:
             logger.warning("%s: of %d utterances %s", self.name, len(self.cuts), describe_silent(self.silent))
 
+    def _check_length(self, cut: Cut) -> None:
+        check_length(cut.id, samples_at_16k(cut), self.model)
+
     def _read(self, cuts: Sequence[Cut]) -> tuple[list[Cut], list[Tensor]]:
         """The utterances that can be used, and their samples."""
         read: list[tuple[Cut, Tensor]] = []
         for cut in cuts:
             try:
-                check_length(cut)
+                self._check_length(cut)
                 read.append((cut, read_audio(cut)))
             except DataError as error:
                 if not self.skip:
                     raise
                 self.skipped.append((cut.id, str(error).removeprefix(f"{cut.id}: ")))
         return [cut for cut, _ in read], [wave for _, wave in read]
-
-
-def check_length(cut: Cut) -> None:
-    """Refuse an utterance that is shorter than a frame.
-
-    Raises:
-        DataError: naming it.
-    """
-    if (n_samples := samples_at_16k(cut)) < MIN_SAMPLES:
-        raise DataError(f"{cut.id}: it has {n_samples} samples, a frame needs {MIN_SAMPLES}: remove it")
 
 
 def silent_parts(waveform: Tensor, plan: UtterancePlan, done: UtterancePlan) -> list[str]:

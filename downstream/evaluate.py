@@ -84,7 +84,7 @@ class Evaluation:
         self.recipe = config.recipe()
         self.upstream = load_upstream(checkpoint)
         self.selection = Selection(config.features, self.upstream.encoder.config.layers)
-        self.speech = TaskSpeech(config)
+        self.speech = TaskSpeech(config, self.upstream.encoder.config)
         self.caches: dict[str, FeatureCache] | None = None  # by manifest
         self.decoder: LanguageModelDecoder | None = None
         self.dev_error: float | None = None
@@ -186,6 +186,7 @@ class Evaluation:
             train,
             dev,
             targets,
+            model=self.upstream.encoder.config,
             caches={
                 "train": [cache for name, cache in caches.items() if name != task.dev],
                 "dev": [cache for name, cache in caches.items() if task.dev in (name, None)],

@@ -66,9 +66,11 @@ def probe(
     Returns:
         By encoder and condition, the accuracy in per cent.
     """
-    tests = {c: DistortedSet(task.test, c, noises, seed=seed) for c in conditions}  # checks what they need
-    train, train_labels = features(encoders, task, DistortedSet(task.train, "clean"))
-    dev, dev_labels = features(encoders, task, DistortedSet(task.dev, "clean"))
+    models = list(encoders.values())
+    # Made first: that checks what they need.
+    tests = {c: DistortedSet(task.test, c, noises, seed=seed, encoders=models) for c in conditions}
+    train, train_labels = features(encoders, task, DistortedSet(task.train, "clean", encoders=models))
+    dev, dev_labels = features(encoders, task, DistortedSet(task.dev, "clean", encoders=models))
     classifiers = {}
     for name in encoders:
         tried = [fit_linear(train[name], train_labels, strength) for strength in STRENGTHS]

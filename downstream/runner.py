@@ -217,6 +217,7 @@ def measure(
         noises=noises,
         streams=["test"],
         max_samples=1 << 62,
+        model=module.encoder.config,
         seed=seed,
         fixed_epoch=True,
     )

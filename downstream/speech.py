@@ -14,9 +14,10 @@ from lhotse.cut import Cut
 from lhotse.utils import fastcopy
 
 from data_prep.speech_commands import SILENCE
-from distill.data import MIN_SAMPLES, NoiseReader, samples_at_16k
+from distill.data import NoiseReader, check_length, samples_at_16k
 from distill.distortions import CONDITIONS
 from distill.errors import DataError
+from distill.hubert import HubertConfig
 from distill.sources import check_names, how_to_make, open_cuts
 from distill.survey import check_files
 from downstream.distorted_sets import find_condition
@@ -34,17 +35,18 @@ class TaskSpeech:
 
     Args:
         config: the evaluation.
+        model: that hears them, a frame of each at least; default: HuBERT base.
     """
 
-    def __init__(self, config: EvaluationConfig):
-        self.config = config
+    def __init__(self, config: EvaluationConfig, model: HubertConfig | None = None):
+        self.config, self.model = config, model or HubertConfig()
         self._splits: dict[str, list[Cut]] = {}
         self._hashes: dict[str, str] = {}
 
     def split(self, name: str) -> list[Cut]:
         """The utterances of a manifest; see `read_split`."""
         if name not in self._splits:
-            self._splits[name] = read_split(self.config, name)
+            self._splits[name] = read_split(self.config, name, self.model)
         return self._splits[name]
 
     def training(self, fold: int | None) -> tuple[list[Cut], list[Cut]]:
@@ -181,8 +183,8 @@ def check_sources(config: EvaluationConfig) -> None:
         raise DataError("; ".join([f"{', '.join(map(str, missing))} {verb} not exist", *ways]))
 
 
-def read_split(config: EvaluationConfig, name: str) -> list[Cut]:
-    """The utterances of a manifest.
+def read_split(config: EvaluationConfig, name: str, model: HubertConfig) -> list[Cut]:
+    """The utterances of a manifest, each with at least a frame of the model.
 
     Raises:
         DataError: if it is missing, has two utterances of the same name, or audio files are missing.
@@ -191,11 +193,8 @@ def read_split(config: EvaluationConfig, name: str) -> list[Cut]:
     cuts: list[Cut] = list(open_cuts(source))  # pyright: ignore[reportAssignmentType]
     check_names(cuts, source)
     check_files(cuts, source)
-    if short := next((cut for cut in cuts if samples_at_16k(cut) < MIN_SAMPLES), None):
-        raise DataError(
-            f"{source}: {short.id} has {samples_at_16k(short)} samples, a frame needs {MIN_SAMPLES}: "
-            "remove it"
-        )
+    for cut in cuts:
+        check_length(f"{source}: {cut.id}", samples_at_16k(cut), model)
     return cuts
 
 

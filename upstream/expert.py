@@ -1,11 +1,10 @@
 """Our models under s3prl's contract for upstreams.
 
-Shapes: B utterances, T samples at 16 kHz, F frames (20 ms), D features, L layers.
+Shapes: B utterances, T samples at 16 kHz, F frames, D features, L layers.
 """
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,9 @@ from distill.student import Student
 class UpstreamExpert(nn.Module):
     """A student's encoder, or a teacher, as s3prl's upstream.
 
-    An utterance gets the same frames alone and in any batch. s3prl counts one frame for each 320 samples
-    begun (or rounds), which is up to one more than there are. So each utterance's last frame is repeated to
-    the end of the batch, as `S3PRLUpstream` itself does for the longest one.
+    An utterance gets the same frames alone and in any batch. s3prl counts one frame for each hop begun (or
+    rounds), which is up to one more than there are. So each utterance's last frame is repeated to the end of
+    the batch, as `S3PRLUpstream` itself does for the longest one.
 
     Unlike s3prl's expert for DistilHuBERT, this one has no prediction heads, whose outputs would otherwise
     take part in the weighted sum. The CNN's gradient is scaled by the model's `cnn_grad_scale` (0.1 in our
@@ -50,15 +49,15 @@ class UpstreamExpert(nn.Module):
         self.eval()
 
     def get_downsample_rates(self, key: str) -> int:
-        """Samples per frame, the same for every key: 320."""
-        return math.prod(stride for _, _, stride in self.model.config.conv_layers)
+        """Samples per frame, the same for every key: 320 for every published HuBERT."""
+        return self.model.config.hop
 
     def forward(self, wavs: list[Tensor]) -> dict[str, Any]:
         """Encode utterances.
 
         Args:
-            wavs: B waveforms (T,) at 16 kHz, of any lengths; those shorter than the 400 samples of a
-                frame are padded with silence.
+            wavs: B waveforms (T,) at 16 kHz, of any lengths; those shorter than a frame are padded with
+                silence.
 
         Returns:
             "hidden_states": L + 1 tensors (B, F, D), [0] the transformer's input, then each layer's output,

@@ -25,6 +25,7 @@ from distill.checkpoints.weights import atomic
 from distill.config import load, recipe_names
 from distill.data import open_cuts
 from distill.errors import ConfigError, UsageError
+from distill.hubert import HubertEncoder
 from distill.options import AdaptRecipe, DataConfig, TargetsConfig
 
 _RECIPE_SUFFIXES = (".yaml", ".yml")
@@ -87,7 +88,8 @@ def make_and_report(job: TargetsJob) -> str:
     limit = recipe.data.max_bad_fraction if recipe else DataConfig().max_bad_fraction
     seed = job.seed if job.seed is not None else recipe.seed if recipe else 0
     torch.manual_seed(seed)  # for a random teacher: `distill adapt` makes the same one
-    encoder = load_teacher(str(teacher)) if options.features == "layer" else None
+    model = _model(teacher, options.features)
+    encoder = model if options.features == "layer" else None
     device = "cuda" if encoder is not None and torch.cuda.is_available() else "cpu"
     codebook = load_codebook(options.codebook) if options.codebook else None
     made: dict[str, tuple[Speech, Targets]] = {}
@@ -102,6 +104,7 @@ def make_and_report(job: TargetsJob) -> str:
                 seed=seed,
                 encoder=encoder,
                 layer=options.layer if encoder is not None else None,
+                model=model.config if model is not None else None,
                 codebook=codebook,
                 jobs=job.jobs or (torch.cuda.device_count() if device == "cuda" else _cores()),
                 device=device,
@@ -121,6 +124,18 @@ def make_and_report(job: TargetsJob) -> str:
     return "\n".join(lines)
 
 
+def _model(teacher: str | None, features: str) -> HubertEncoder | None:
+    """The model whose layer is clustered, or whose frames get labels of MFCC; None: HuBERT's 50 Hz.
+
+    For MFCC nothing is downloaded: models that are published have 50 frames a second, and `distill adapt`
+    refuses targets of another rate than its teacher's.
+    """
+    if teacher is None:
+        return None
+    here = teacher.startswith("random:") or Path(teacher).expanduser().exists()
+    return load_teacher(teacher) if features == "layer" or here else None
+
+
 def describe(cuts: Speech, targets: Targets, folder: Path) -> list[str]:
     """Lines about a set of targets; also kept in `report.json` in its folder."""
     stamp = json.loads((folder / "targets.json").read_text(encoding="utf-8"))
@@ -129,7 +144,7 @@ def describe(cuts: Speech, targets: Targets, folder: Path) -> list[str]:
     report = {
         "utterances": len(targets.labels),
         "frames": targets.n_frames,
-        "hours": round(targets.n_frames / 50 / 3600, 4),
+        "hours": round(targets.n_frames / targets.frame_rate_hz / 3600, 4),
         "clusters": targets.n_clusters,
         "clusters_used": int((counts > 0).sum()),
         "most_frequent_share": round(float(share.max()), 5),

@@ -1,6 +1,6 @@
 """What one process does to make a shard of targets: read the speech, compute features, sample or label them.
 
-Shapes: F frames at the rate of the features (100 Hz for MFCC, 50 Hz for layers), D features, K clusters.
+Shapes: F frames at the rate of the features (100 Hz for MFCC, else the encoder's), D features, K clusters.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from lhotse import CutSet
 from lhotse.cut import Cut
 from torch import Tensor
 
-from distill.adaptation.targets import align_labels, layer_features, mfcc_features, nearest, pack_labels
+from distill.adaptation.mfcc import align_labels, mfcc_features
+from distill.adaptation.targets import layer_features, nearest, pack_labels
 from distill.checkpoints.weights import atomic, fill_encoder
-from distill.data import MIN_SAMPLES, read_audio, samples_at_16k
+from distill.data import read_audio, samples_at_16k
 from distill.errors import DataError
 from distill.hashing import hash_number
 from distill.hubert import HubertConfig, HubertEncoder
@@ -58,9 +59,12 @@ class Job:
     width: int
     """D."""
     seed: int
-    config: HubertConfig | None
-    """Of the encoder; None for MFCC. Config and weights, since parametrised modules cannot be pickled."""
+    config: HubertConfig
+    """Of the encoder, or, for MFCC, of the model whose frames get the labels."""
+    shortest: int
+    """Samples at 16 kHz that an utterance must have."""
     weights: dict[str, Tensor] | None
+    """Of the encoder; None for MFCC. Config and weights, since parametrised modules cannot be pickled."""
     layer: int | None
     keep: np.ndarray
     """(n_cuts,) how many frames of each utterance go into the sample."""
@@ -87,8 +91,7 @@ class ShardMaker:
 
     def __call__(self, kind: str, index: int, tick: Callable[[int], Any]) -> None:
         """Make the "sample" or the "label" file of a shard; `tick(1)` after each utterance."""
-        if self.job.config is not None and self.encoder is None:
-            assert self.job.weights is not None
+        if self.job.weights is not None and self.encoder is None:
             self.encoder = fill_encoder(self.job.config, self.job.weights, "the teacher").to(self.device)
             self.encoder.layers = self.encoder.layers[: self.job.layer]  # later ones change nothing
         if kind == "sample":
@@ -122,7 +125,7 @@ class ShardMaker:
             found, distance = nearest(self.features(waveform), self.codebook)
             total, count = total + float(distance.double().sum()), count + len(distance)
             if self.encoder is None:
-                found = align_labels(found, HubertConfig().frames(len(waveform)))
+                found = align_labels(found, self.job.config.frames(len(waveform)), self.job.config)
             labels[name] = found.to(torch.int16).numpy()
         arrays: dict[str, Any] = pack_labels(labels) | {
             "squared_distance": np.array(total),
@@ -155,7 +158,7 @@ class ShardMaker:
             if wanted is not None and not wanted[position]:
                 continue
             try:
-                if samples_at_16k(cut) < MIN_SAMPLES:
+                if samples_at_16k(cut) < self.job.shortest:
                     raise DataError(f"{cut.id}: shorter than one frame")
                 yield position, cut.id, read_audio(cut)
             except DataError as error:

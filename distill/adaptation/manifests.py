@@ -19,7 +19,7 @@ from lhotse.cut.data import DataCut
 from lhotse.utils import fastcopy
 
 from distill.adaptation.labelling import Speech, each
-from distill.adaptation.targets import FRAME_RATE_HZ, Targets
+from distill.adaptation.targets import Targets
 from distill.checkpoints.weights import atomic
 from distill.errors import DataError
 from distill.hubert import SAMPLE_RATE
@@ -54,6 +54,7 @@ def export_fairseq(splits: Mapping[str, tuple[Speech, Targets]], folder: str | P
     sizes = {targets.n_clusters for _, targets in splits.values()}
     if len(sizes) != 1:
         raise ValueError(f"splits must share one codebook, not have {sorted(sizes)} clusters")
+    (rate_hz,) = {targets.frame_rate_hz for _, targets in splits.values()}  # of one model
     for split, (cuts, targets) in splits.items():
         _write_split(folder, split, list(_files(cuts, targets)))
     with atomic(folder / "dict.km.txt") as path:
@@ -62,7 +63,7 @@ def export_fairseq(splits: Mapping[str, tuple[Speech, Targets]], folder: str | P
     where = folder.absolute()
     return (
         f"task.data={where} task.label_dir={where} task.labels='[\"km\"]' "
-        f"model.label_rate={FRAME_RATE_HZ} task.sample_rate={SAMPLE_RATE}"
+        f"model.label_rate={rate_hz:g} task.sample_rate={SAMPLE_RATE}"
     )
 
 

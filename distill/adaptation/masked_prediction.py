@@ -1,6 +1,6 @@
 """HuBERT's masked prediction: pre-train an encoder from scratch, or continue in a new domain.
 
-Shapes: B utterances, T samples at 16 kHz, F frames (20 ms), D features, C CNN channels, K clusters.
+Shapes: B utterances, T samples at 16 kHz, F frames, D features, C CNN channels, K clusters.
 
 Loss (Hsu et al. 2021, Eq. 1-2, with the weights of its reference implementation):
 

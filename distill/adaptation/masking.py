@@ -1,4 +1,4 @@
-"""Which frames masked prediction hides. Shapes: B utterances, F frames (20 ms)."""
+"""Which frames masked prediction hides. Shapes: B utterances, F frames."""
 
 from __future__ import annotations
 

@@ -19,11 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from distill.adaptation.targets import FRAME_RATE_HZ, Targets
-from distill.hubert import SAMPLE_RATE
+from distill.adaptation.targets import Targets
+from distill.hubert import SAMPLE_RATE, HubertConfig
 
 PHONE_TIER = "phone"
-FRAME_CENTRE_S = 200 / SAMPLE_RATE  # a frame sees 400 samples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,21 +74,32 @@ def quality_of(counts: np.ndarray) -> Quality:
     )
 
 
-def frame_phones(intervals: Iterable[tuple[str, float, float]], n_frames: int) -> list[str | None]:
+def frame_phones(
+    intervals: Iterable[tuple[str, float, float]],
+    n_frames: int,
+    *,
+    hop: int = HubertConfig().hop,
+    receptive_field: int = HubertConfig().receptive_field,
+) -> list[str | None]:
     """The phone at the centre of each frame.
 
     Args:
         intervals: (symbol, start, end) in seconds from the start of the utterance; the lexical stress of
             ARPAbet ("AH0") is dropped.
         n_frames: F.
+        hop: samples from one frame to the next.
+        receptive_field: samples that a frame sees.
 
     Returns:
         F symbols, None where no interval is.
     """
     found: list[str | None] = [None] * n_frames
     for symbol, start_s, end_s in intervals:
-        # frame i has its centre at FRAME_CENTRE_S + i / FRAME_RATE_HZ; those in [start, end) are the phone's
-        first, last = (int(np.ceil(round((t - FRAME_CENTRE_S) * FRAME_RATE_HZ, 6))) for t in (start_s, end_s))
+        # frame i has its centre at i * hop + receptive_field / 2; those in [start, end) are the phone's
+        first, last = (
+            int(np.ceil(round((t - receptive_field / 2 / SAMPLE_RATE) * (SAMPLE_RATE / hop), 6)))
+            for t in (start_s, end_s)
+        )
         for frame in range(max(first, 0), min(last, n_frames)):
             found[frame] = symbol.rstrip("012") or symbol
     return found
@@ -111,7 +121,8 @@ def measure(cuts: Iterable[Any], targets: Targets) -> Quality | None:
         labels = targets.labels.get(cut.id)
         if labels is None:
             continue
-        symbols = frame_phones(_intervals(cut), len(labels))
+        frames = {"hop": targets.hop, "receptive_field": targets.receptive_field}
+        symbols = frame_phones(_intervals(cut), len(labels), **frames)
         phones = np.array([-1 if s is None else numbers.setdefault(s, len(numbers)) for s in symbols], int)
         known = phones >= 0
         if known.any():

@@ -58,6 +58,7 @@ def adapt(recipe: AdaptRecipe, out: Path, *, resume: bool = False, other_speech:
     device = trainer.strategy.root_device.type
     train, dev = targets_of(data, out / "targets", recipe, encoder, device, resume=resume)
     data.targets = {"train": train.labels, "dev": dev.labels}  # the same name may be in both
+    data.model = encoder.config
     majority = majority_share(dev)
     head = read_head(recipe.teacher)
     module = MaskedPrediction(
@@ -88,7 +89,7 @@ def adapt(recipe: AdaptRecipe, out: Path, *, resume: bool = False, other_speech:
             file=sys.stderr,
         )
     if not resume:
-        _take_head(module, head, head_batches(data.dev_cuts, dev), recipe, trainer)
+        _take_head(module, head, head_batches(data.dev_cuts, dev, encoder.config), recipe, trainer)
     fit(trainer, module, data, out, resume=resume)
     made = release(trainer, module.encoder, "encoder.", out, module.provenance)
     if trainer.is_global_zero:
@@ -132,8 +133,8 @@ def _keep_head(module: MaskedPrediction, out: Path) -> None:
     write_safetensors(out / HEAD_FILE, head_of(state))
 
 
-def head_batches(cuts: Cuts, targets: Targets) -> Iterator[Batch]:
-    """A few clean utterances from all over the dev set, with targets, to try a head on."""
+def head_batches(cuts: Cuts, targets: Targets, model: HubertConfig) -> Iterator[Batch]:
+    """A few clean utterances from all over the dev set, with targets for each frame, to try a head on."""
     wanted = np.linspace(0, len(cuts) - 1, min(HEAD_BATCHES * HEAD_BATCH, len(cuts))).round().astype(int)
     labelled = (cut for cut in (cuts[number] for number in wanted) if cut.id in targets.labels)
     for _ in range(HEAD_BATCHES):
@@ -143,7 +144,7 @@ def head_batches(cuts: Cuts, targets: Targets) -> Iterator[Batch]:
         waveforms, lengths = pad(
             [read_audio(cut, 0, min(samples_at_16k(cut), HEAD_SAMPLES)) for cut in group]
         )
-        labels = torch.full((len(group), HubertConfig().frames(waveforms.shape[1])), -1)
+        labels = torch.full((len(group), model.frames(waveforms.shape[1])), -1)
         for row, cut in zip(labels, group, strict=True):
             found = torch.from_numpy(targets.labels[cut.id].astype(np.int64))[: len(row)]
             row[: len(found)] = found

@@ -36,7 +36,8 @@ def targets_of(
         resume: the targets of a run that goes on are never made again: its head belongs to them.
 
     Raises:
-        ConfigError: the targets that are there are not what the recipe says.
+        ConfigError: the targets that are there are not what the recipe says, or at another frame rate than
+            the teacher's.
         DataError: they are incomplete, or of other speech.
     """
     options = recipe.targets
@@ -50,6 +51,12 @@ def targets_of(
             )
     else:
         train, dev = _made(data, folder, recipe, encoder, device)
+    if train.hop != encoder.config.hop or dev.hop != encoder.config.hop:
+        raise ConfigError(
+            f"{folder} has a label every {train.hop} (train) and {dev.hop} samples (dev), the frames of "
+            f"{recipe.teacher} are {encoder.config.hop} apart: make targets of this teacher with "
+            "`distill adapt targets RECIPE --teacher TEACHER`, or leave targets.folder out"
+        )
     for key, cuts, found in (("train", data.train_cuts, train), ("dev", data.dev_cuts, dev)):
         _check_labels(cuts, found, f"data.{key}", folder / key, recipe.data.max_bad_fraction)
     return train, dev
@@ -70,6 +77,7 @@ def _made(
             "seed": recipe.seed,
             "encoder": encoder if of_layer else None,
             "layer": options.layer if of_layer else None,
+            "model": encoder.config,
             "codebook": codebook,
             "sample_hours": options.sample_hours,
         }

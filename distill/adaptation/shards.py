@@ -8,7 +8,7 @@ Memory: the sampled frames (1.5 GB for 500 000 frames of 768 features) while the
 shard's labels a process and, in the end, all labels (2 bytes a frame: 350 MB for 960 hours). Features of a
 corpus are never held or written, only those of the utterance at hand.
 
-Shapes: F frames (20 ms), D features, K clusters.
+Shapes: F frames, D features, K clusters.
 """
 
 from __future__ import annotations
@@ -30,13 +30,14 @@ import torch
 from torch import Tensor
 
 from distill.adaptation.labelling import Job, ShardMaker, Speech, each, labels_name, sample_name
-from distill.adaptation.targets import FRAME_RATE_HZ, MAX_CLUSTERS, Targets, fit_kmeans
+from distill.adaptation.mfcc import STEP, WIDTH, WINDOW, check_rate
+from distill.adaptation.targets import MAX_CLUSTERS, Targets, fit_kmeans, frame_facts
 from distill.adaptation.workers import run_shards
 from distill.checkpoints.weights import atomic
-from distill.data import MIN_SAMPLES, samples_at_16k
+from distill.data import samples_at_16k
 from distill.errors import DataError
 from distill.hashing import beyond_weights, hash_number
-from distill.hubert import SAMPLE_RATE, HubertEncoder
+from distill.hubert import SAMPLE_RATE, HubertConfig, HubertEncoder
 from distill.sources import twins
 
 logger = logging.getLogger(__name__)
@@ -45,7 +46,6 @@ logger = logging.getLogger(__name__)
 # done before another process would have started.
 MIN_SHARD = {"mfcc": 1000, "layer": 100}
 MAX_SHARDS = 256
-MFCC_WIDTH = 39
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,7 @@ def make_shards(
     seed: int,
     encoder: HubertEncoder | None = None,
     layer: int | None = None,
+    model: HubertConfig | None = None,
     codebook: Tensor | None = None,
     jobs: int = 1,
     device: str = "cpu",
@@ -115,11 +116,13 @@ def make_shards(
         seed: of the sample and the k-means.
         encoder: the model whose features are clustered; None for MFCC.
         layer: of the encoder, 1 is the first.
+        model: whose frames get the labels of MFCC; default: HuBERT base's, at 50 Hz. Those of a layer are at
+            its encoder's own rate.
         codebook: (K, D), label with these clusters instead of fitting new ones.
         jobs: processes of one thread each; on a GPU at most one for each device. With 1, this process.
         device: "cpu", or "cuda" for all GPUs that are visible.
         sample_hours: the k-means is fitted on frames of random utterances of about so many hours in all.
-        max_fit_frames: a random choice of so many of their frames (100 a second of MFCC, 50 of layers).
+        max_fit_frames: a random choice of so many of their frames (100 a second of MFCC, 50 of most layers).
         shard_size: utterances of a shard; default: 1000 for MFCC and 100 for a layer, or more to have at
             most 256 shards.
         max_bad_fraction: largest share of utterances that may be left out.
@@ -130,17 +133,18 @@ def make_shards(
         The targets, also in `folder` for `Targets.load`.
 
     Raises:
-        ValueError: for a value out of range, a layer without an encoder or the reverse, or a layer that the
-            encoder does not have.
+        ValueError: for a value out of range, a layer without an encoder or the reverse, a layer that the
+            encoder does not have, or a model whose frames MFCC do not fit.
         DataError: for a folder whose contents were made from something else, duplicate ids, a codebook of
             another width, too few frames, too many unusable utterances, or if a process is killed.
     """
     folder = Path(folder)
-    width = _check(encoder, layer, codebook, n_clusters, max_fit_frames, sample_hours)
+    config = encoder.config if encoder is not None else model or HubertConfig()
+    width = _check(encoder, layer, config, codebook, n_clusters, max_fit_frames, sample_hours)
     stock = take_stock(cuts)
     least = MIN_SHARD["mfcc" if layer is None else "layer"]
     size = shard_size or max(least, -(-len(stock.ids) // MAX_SHARDS))
-    description = _describe(stock, n_clusters, seed, encoder, layer, codebook, sample_hours) | {
+    description = _describe(stock, n_clusters, seed, encoder, layer, config, codebook, sample_hours) | {
         "shard_size": size,
         "max_fit_frames": max_fit_frames,
     }
@@ -155,10 +159,11 @@ def make_shards(
         shard_size=size,
         width=width,
         seed=seed,
-        config=None if encoder is None else encoder.config,
+        config=config,
+        shortest=_shortest(config, layer),
         weights=None if encoder is None else {k: v.detach().cpu() for k, v in encoder.state_dict().items()},
         layer=layer,
-        keep=_frames_to_keep(stock, 100 if layer is None else 50, seed, sample_hours, max_fit_frames),
+        keep=_frames_to_keep(stock, _frames_of(stock, config, layer), seed, sample_hours, max_fit_frames),
     )
     shards = range(-(-job.n_cuts // size))
     with run_shards(ShardMaker(job, device), jobs) as run:
@@ -173,7 +178,7 @@ def make_shards(
         _with_bar(run, "label", missing, f"{description['features']} labels", total, progress)
     labelled = [labels_name(index) for index in shards]
     _judge(folder, labelled, len(stock.ids), max_bad_fraction)
-    _finish(folder, description, labelled)
+    _finish(folder, description | frame_facts(config.hop, config.receptive_field), labelled)
     return Targets.load(folder)
 
 
@@ -185,12 +190,14 @@ def wait_for_shards(
     seed: int,
     encoder: HubertEncoder | None = None,
     layer: int | None = None,
+    model: HubertConfig | None = None,
     codebook: Tensor | None = None,
     sample_hours: float = 100.0,
 ) -> Targets:
     """The targets that another process makes by `make_shards` of the same arguments, when they are there."""
     folder = Path(folder)
-    wanted = _describe(take_stock(cuts), n_clusters, seed, encoder, layer, codebook, sample_hours)
+    config = encoder.config if encoder is not None else model or HubertConfig()
+    wanted = _describe(take_stock(cuts), n_clusters, seed, encoder, layer, config, codebook, sample_hours)
     for seconds in itertools.count():
         with contextlib.suppress(OSError, ValueError):  # not there yet, or just being replaced
             if wanted.items() <= json.loads((folder / "targets.json").read_text(encoding="utf-8")).items():
@@ -207,11 +214,14 @@ def _describe(
     seed: int,
     encoder: HubertEncoder | None,
     layer: int | None,
+    config: HubertConfig,
     codebook: Tensor | None,
     sample_hours: float,
 ) -> dict[str, Any]:
     """What targets are of: others must not be taken for them."""
-    return {
+    frames, usual = ((c.hop, c.receptive_field) for c in (config, HubertConfig()))
+    other_frames = {} if frames == usual else {"frames": list(frames)}  # at 50 Hz as it was before
+    return other_frames | {
         "features": "mfcc" if layer is None else f"layer {layer}",
         "n_clusters": n_clusters,
         "seed": seed,
@@ -305,7 +315,6 @@ def _finish(folder: Path, description: dict[str, Any], shards: list[str]) -> Non
     values = {
         "format": 2,
         **description,
-        "frame_rate_hz": FRAME_RATE_HZ,
         "utterances": utterances,
         "frames": frames,
         "mean_squared_distance": distance / distances,
@@ -342,16 +351,26 @@ def _claim(folder: Path, description: dict[str, Any], start_afresh: bool) -> Non
         path.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
 
+def _shortest(config: HubertConfig, layer: int | None) -> int:
+    """Samples that an utterance must have: a frame of the model and, for MFCC, of those."""
+    return max(WINDOW, config.receptive_field) if layer is None else config.receptive_field
+
+
+def _frames_of(stock: Stock, config: HubertConfig, layer: int | None) -> np.ndarray:
+    """(N,) frames of features of each utterance."""
+    frames = (stock.n_samples - WINDOW) // STEP + 1 if layer is None else config.frames(stock.n_samples)
+    return np.where(stock.n_samples < _shortest(config, layer), 0, frames)
+
+
 def _frames_to_keep(
-    stock: Stock, rate_hz: int, seed: int, sample_hours: float, max_frames: int
+    stock: Stock, frames: np.ndarray, seed: int, sample_hours: float, max_frames: int
 ) -> np.ndarray:
     """(N,) how many frames of each utterance go into the sample.
 
     Utterances are chosen by a hash of their id; of all frames of the chosen, max_frames are shared out in
     proportion to the lengths, to the frame.
     """
-    hop = SAMPLE_RATE // rate_hz
-    frames = np.where(stock.n_samples < MIN_SAMPLES, 0, (stock.n_samples - MIN_SAMPLES) // hop + 1)
+    frames = frames.copy()
     share = sample_hours / stock.hours if stock.hours else 1.0
     if share < 1.0:
         lots = np.array([hash_number(seed, "k-means", name) for name in stock.ids], np.float64)
@@ -366,6 +385,7 @@ def _frames_to_keep(
 def _check(
     encoder: HubertEncoder | None,
     layer: int | None,
+    config: HubertConfig,
     codebook: Tensor | None,
     n_clusters: int,
     max_fit_frames: int,
@@ -376,13 +396,15 @@ def _check(
         raise ValueError("encoder and layer go together: give both, or neither for MFCC")
     if encoder is not None and layer is not None and not 1 <= layer <= encoder.config.layers:
         raise ValueError(f"layer must be in 1..{encoder.config.layers}, not {layer}")
+    if encoder is None:
+        check_rate(config)
     if not 1 <= n_clusters <= MAX_CLUSTERS:
         raise ValueError(f"n_clusters must be in 1..{MAX_CLUSTERS}, not {n_clusters}")
     if max_fit_frames < n_clusters:
         raise ValueError(f"max_fit_frames is {max_fit_frames}, fewer than the {n_clusters} clusters")
     if sample_hours <= 0:
         raise ValueError(f"sample_hours must be positive, not {sample_hours}")
-    width = MFCC_WIDTH if encoder is None else encoder.config.dim
+    width = WIDTH if encoder is None else encoder.config.dim
     if codebook is not None and codebook.shape != (n_clusters, width):
         what = "MFCC" if encoder is None else f"layer {layer}"
         raise DataError(

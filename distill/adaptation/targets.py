@@ -3,7 +3,7 @@
 HuBERT's first iteration (Hsu et al. 2021, section IV-B) clusters MFCC, later ones a transformer layer of
 the model trained before.
 
-Shapes: F frames (20 ms), F' frames at 100 Hz, D features, K clusters.
+Shapes: F frames of the encoder, F' frames at 100 Hz, D features, K clusters.
 """
 
 from __future__ import annotations
@@ -12,50 +12,28 @@ import json
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from distill.adaptation.mfcc import WINDOW, align_labels, check_rate, mfcc_features
 from distill.errors import DataError
 from distill.hubert import SAMPLE_RATE, HubertConfig, HubertEncoder, HubertOutput
 
-HOP = 320  # samples between frames of every HuBERT
-FRAME_RATE_HZ = SAMPLE_RATE // HOP
 MAX_CLUSTERS = 2**15 - 1  # labels are stored as int16
 CHUNK_FRAMES = 2**15  # distances held at once: 65 MB for 500 clusters
-MAX_FRAMES = 5_000  # 100 s: longer recordings go through the encoder in parts, as in fairseq's recipe
-
-
-def mfcc_features(waveform: Tensor) -> Tensor:
-    """13 Kaldi MFCC with their first and second differences: the features of HuBERT's first iteration.
-
-    Args:
-        waveform: (T,) at 16 kHz, at least 400 samples (one 25 ms window).
-
-    Returns:
-        (F', 39) float32, F' = (T - 400) // 160 + 1: every second frame sees exactly the 400 samples that
-        one HuBERT frame sees.
-
-    Raises:
-        ValueError: if the waveform is not 1-D or too short.
-    """
-    from torchaudio.compliance.kaldi import mfcc
-    from torchaudio.functional import compute_deltas
-
-    if waveform.dim() != 1 or len(waveform) < HubertConfig().receptive_field:
-        raise ValueError(f"waveform must be (T,) with T >= 400, not {tuple(waveform.shape)}")
-    static = mfcc(waveform[None].float(), sample_frequency=SAMPLE_RATE, use_energy=False).T  # (13, F')
-    first = compute_deltas(static)
-    return torch.cat([static, first, compute_deltas(first)]).T.contiguous()
+MAX_FRAMES = 5_000  # 100 s of HuBERT's: longer recordings go through the encoder in parts, as in fairseq
 
 
 @torch.no_grad()
 def layer_features(encoder: HubertEncoder, waveform: Tensor, layer: int) -> Tensor:
     """The output of one transformer layer, without dropout whatever mode the encoder is in.
 
-    Recordings of more than 100 s are encoded in equal parts, whose frames are those of the whole.
+    Recordings of more than MAX_FRAMES frames are encoded in equal parts, whose frames are those of the whole.
 
     Args:
         encoder: on any device.
@@ -96,9 +74,10 @@ def _parts(waveform: Tensor, config: HubertConfig) -> list[Tensor]:
     frames = config.frames(len(waveform))
     n_parts = max(1, -(-frames // MAX_FRAMES))
     starts = [frames * part // n_parts for part in range(n_parts + 1)]
-    overlap = config.receptive_field - HOP  # a frame sees more than the hop to the next
-    stops = [HOP * start + overlap for start in starts[1:-1]] + [len(waveform)]
-    return [waveform[HOP * start : stop] for start, stop in zip(starts, stops, strict=False)]
+    hop = config.hop
+    overlap = config.receptive_field - hop  # a frame sees more than the hop to the next
+    stops = [hop * start + overlap for start in starts[1:-1]] + [len(waveform)]
+    return [waveform[hop * start : stop] for start, stop in zip(starts, stops, strict=False)]
 
 
 def fit_kmeans(features: Tensor, n_clusters: int, seed: int) -> Tensor:
@@ -162,25 +141,6 @@ def nearest(features: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat([chunk.indices for chunk in chunks]), distance.clamp(min=0.0)
 
 
-def align_labels(labels_100hz: Tensor, n_frames: int) -> Tensor:
-    """Labels at 100 Hz -> one per encoder frame: every second one, the last repeated, or cut.
-
-    Frame i of the encoder starts where frame 2 i of the MFCC does, so with `mfcc_features` of the same
-    waveform nothing is ever repeated or cut; labels made elsewhere may be a frame or two off.
-
-    Args:
-        labels_100hz: (F',), F' > 0.
-        n_frames: F, frames that the encoder gives.
-
-    Raises:
-        ValueError: if there is no label at all, or not 1-D.
-    """
-    if labels_100hz.dim() != 1 or not len(labels_100hz):
-        raise ValueError(f"labels_100hz must be (F',) with F' > 0, not {tuple(labels_100hz.shape)}")
-    index = (2 * torch.arange(n_frames)).clamp(max=len(labels_100hz) - 1)
-    return labels_100hz[index]
-
-
 @dataclass
 class Targets:
     """Labels of a corpus and the codebook that gave them."""
@@ -188,11 +148,20 @@ class Targets:
     codebook: Tensor
     """(K, D) float32, cluster centres."""
     labels: dict[str, np.ndarray]
-    """Utterance id -> (F,) int16 at 50 Hz."""
+    """Utterance id -> (F,) int16, one for each frame of a model."""
     features: str
     """What was clustered: "mfcc", or "layer 6"."""
     seed: int
     """Of the k-means."""
+    hop: int = HubertConfig().hop
+    """Samples from one of those frames to the next."""
+    receptive_field: int = HubertConfig().receptive_field
+    """Samples that such a frame sees."""
+
+    @property
+    def frame_rate_hz(self) -> float:
+        """Labels a second."""
+        return SAMPLE_RATE / self.hop
 
     @property
     def n_clusters(self) -> int:
@@ -224,7 +193,7 @@ class Targets:
             "features": self.features,
             "n_clusters": self.n_clusters,
             "seed": self.seed,
-            "frame_rate_hz": FRAME_RATE_HZ,
+            **frame_facts(self.hop, self.receptive_field),
             "utterances": len(self.labels),
             "frames": self.n_frames,
         }
@@ -251,7 +220,11 @@ class Targets:
             )
             if not consistent:
                 raise ValueError("its files do not belong together")
-            return cls(torch.from_numpy(codebook), labels, description["features"], description["seed"])
+            known = {key: int(description[key]) for key in ("hop", "receptive_field") if key in description}
+            if any(value < 1 for value in known.values()):
+                raise ValueError("its frames have no length")
+            features, seed = description["features"], description["seed"]
+            return cls(torch.from_numpy(codebook), labels, features, seed, **known)
         except FileNotFoundError as error:
             raise DataError(
                 f"{folder}: no complete k-means targets ({Path(error.filename).name} is missing): "
@@ -261,6 +234,11 @@ class Targets:
             raise DataError(
                 f"{folder}: damaged k-means targets ({error}): make them again with `distill adapt targets`"
             ) from None
+
+
+def frame_facts(hop: int, receptive_field: int) -> dict[str, Any]:
+    """What `targets.json` says of the frames that have the labels."""
+    return {"frame_rate_hz": SAMPLE_RATE / hop, "hop": hop, "receptive_field": receptive_field}
 
 
 def pack_labels(labels: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -295,6 +273,7 @@ def make_targets(
     seed: int,
     encoder: HubertEncoder | None = None,
     layer: int | None = None,
+    model: HubertConfig | None = None,
     codebook: Tensor | None = None,
     max_fit_frames: int = 500_000,
     progress: bool = True,
@@ -309,12 +288,14 @@ def make_targets(
         seed: of the sample and the k-means.
         encoder: the model whose features are clustered; None for MFCC.
         layer: of the encoder, 1 is the first.
+        model: whose frames get the labels of MFCC; default: HuBERT base's, at 50 Hz.
         codebook: (K, D), label with these clusters instead of fitting new ones (dev sets).
         max_fit_frames: frames in the sample (100 a second of MFCC, 50 of layers); 1.5 GB for 768 features.
         progress: show bars on stderr.
 
     Raises:
-        ValueError: for a generator, a layer without an encoder or the reverse, or a K out of range.
+        ValueError: for a generator, a layer without an encoder or the reverse, a K out of range, or a model
+            whose frames MFCC do not fit.
         DataError: for utterances that are too short, not finite or have the same id, and for corpora with
             fewer frames than clusters.
     """
@@ -325,10 +306,12 @@ def make_targets(
     if max_fit_frames < n_clusters:
         raise ValueError(f"max_fit_frames is {max_fit_frames}, fewer than the {n_clusters} clusters")
     if encoder is None or layer is None:
-        name, config, extract = "mfcc", HubertConfig(), mfcc_features
+        name, config, least, layered = "mfcc", model or HubertConfig(), WINDOW, mfcc_features
+        check_rate(config)
     else:
-        model, index = encoder, layer
-        name, config, extract = f"layer {layer}", encoder.config, lambda x: layer_features(model, x, index)
+        name, config, least = f"layer {layer}", encoder.config, 0
+        layered = partial(layer_features, encoder, layer=layer)
+    extract = partial(_extract, layered, max(least, config.receptive_field))
 
     if codebook is None:
         sample = _sample_frames(_bar(utterances, f"{name} features", progress), extract, max_fit_frames, seed)
@@ -342,19 +325,19 @@ def make_targets(
     for utterance_id, waveform in _bar(utterances, "labels", progress):
         if utterance_id in labels:
             raise DataError(f"two utterances are called {utterance_id!r}: make the ids unique")
-        found = assign(_extract(extract, utterance_id, waveform), codebook)
+        found = assign(extract(utterance_id, waveform), codebook)
         if encoder is None:
-            found = align_labels(found, config.frames(len(waveform)))
+            found = align_labels(found, config.frames(len(waveform)), config)
         labels[utterance_id] = found.to(torch.int16).numpy()
-    return Targets(codebook, labels, name, seed)
+    return Targets(codebook, labels, name, seed, config.hop, config.receptive_field)
 
 
-def _extract(extract: Callable[[Tensor], Tensor], utterance_id: str, waveform: Tensor) -> Tensor:
+def _extract(extract: Callable[[Tensor], Tensor], least: int, utterance_id: str, waveform: Tensor) -> Tensor:
     """Features of one utterance, (F, D) or (F', D), or a DataError that names it."""
-    if waveform.dim() != 1 or len(waveform) < HubertConfig().receptive_field:
+    if waveform.dim() != 1 or len(waveform) < least:
         raise DataError(
             f"utterance {utterance_id!r} has shape {tuple(waveform.shape)}: it must be one channel of at "
-            "least 400 samples at 16 kHz; leave it out"
+            f"least {least} samples at 16 kHz; leave it out"
         )
     if not bool(torch.isfinite(waveform).all()):
         raise DataError(f"utterance {utterance_id!r} holds samples that are not finite: leave it out")
@@ -363,7 +346,7 @@ def _extract(extract: Callable[[Tensor], Tensor], utterance_id: str, waveform: T
 
 def _sample_frames(
     utterances: Iterable[tuple[str, Tensor]],
-    extract: Callable[[Tensor], Tensor],
+    extract: Callable[[str, Tensor], Tensor],
     max_frames: int,
     seed: int,
 ) -> Tensor:
@@ -376,7 +359,7 @@ def _sample_frames(
     held: np.ndarray | None = None
     seen = 0
     for utterance_id, waveform in utterances:
-        features = _extract(extract, utterance_id, waveform).numpy()
+        features = extract(utterance_id, waveform).numpy()
         if held is None:
             held = np.empty((max_frames, features.shape[1]), np.float32)
         position = np.arange(seen, seen + len(features))

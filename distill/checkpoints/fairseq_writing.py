@@ -125,16 +125,16 @@ def _defaults(config: HubertConfig, head: Mapping[str, Tensor], n_label_sets: in
     """What HuBERT's own pre-training says, in the keys of its first version: later ones have defaults."""
     projected = head["final_proj.weight"].shape[0]
     final_dim = head["label_embs_concat"].shape[1] if "label_embs_concat" in head else projected
-    hop = config.frames(SAMPLE_RATE + config.receptive_field) - config.frames(config.receptive_field)
+    label_rate = SAMPLE_RATE / config.hop  # frames a second
     model = {
-        "label_rate": float(hop),  # frames a second
+        "label_rate": label_rate,
         "final_dim": final_dim,
         "untie_final_proj": projected == final_dim * n_label_sets,  # a projection for each set
         "logit_temp": 0.1,
         "mask_length": 10,
         "mask_prob": 0.8,
     }
-    task = {"_name": "hubert_pretraining", "data": "", "labels": ["km"], "label_rate": float(hop)}
+    task = {"_name": "hubert_pretraining", "data": "", "labels": ["km"], "label_rate": label_rate}
     criterion = {"_name": "hubert", "pred_masked_weight": 1.0, "pred_nomask_weight": 0.0}
     return {"common": {}, "model": model, "task": task, "criterion": criterion}
 

@@ -10,7 +10,7 @@ from typing import Any
 from distill.checkpoints import weights
 from distill.checkpoints.places import without_places
 from distill.errors import CheckpointError
-from distill.hubert import HubertConfig
+from distill.hubert import SAMPLE_RATE, HubertConfig
 
 Scores = Mapping[str, Mapping[str, float]]
 """Test condition -> task -> score, such as {"clean": {"KS": 95.9}, "fsd": {"KS": 93.1}}."""
@@ -87,7 +87,8 @@ def _what(config: HubertConfig, n_parameters: int) -> str:
     kind = "teacher" if config.projection_norm else "student"
     return (
         f"A HuBERT encoder ({kind}): {config.layers} transformer layers of {config.dim} features, "
-        f"{n_parameters / 1e6:.1f} M parameters, 16 kHz speech in, a frame every 20 ms out."
+        f"{n_parameters / 1e6:.1f} M parameters, 16 kHz speech in, a frame every "
+        f"{1000 * config.hop / SAMPLE_RATE:g} ms out."
     )
 
 

@@ -1,6 +1,7 @@
 """ONNX: an encoder for onnxruntime and the devices behind it, in float32 and with int8 weights.
 
-Inputs: waveforms (B, T) float32 at 16 kHz, padded at the end; lengths (B,) int64, valid samples (>= 400).
+Inputs: waveforms (B, T) float32 at 16 kHz, padded at the end; lengths (B,) int64, valid samples, those of one
+frame (400) at least.
 Outputs: last_hidden_state (B, F, D), the last layer (z in Eq. 1 of the paper), after the final layer norm of
 pre-norm models; frames (B,) int64, valid ones.
 B and T are free. Statistics are masked as in `HubertEncoder`: a padded batch gives what each row alone gives.

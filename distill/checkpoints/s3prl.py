@@ -15,6 +15,7 @@ from torch import Tensor
 from distill.checkpoints import fairseq, fairseq_writing, safe_pickle, weights
 from distill.checkpoints.safe_pickle import listed
 from distill.errors import CheckpointError
+from distill.hubert import HubertConfig
 from distill.student import Student
 
 _FIXED = {
@@ -142,6 +143,11 @@ def write(student: Student, path: Path, provenance: dict[str, Any] | None = None
             raise CheckpointError(
                 f"this student cannot be exported to s3prl: its {field} is on, and s3prl's Distiller {what}"
             )
+    if config.hop != (usual := HubertConfig().hop):
+        raise CheckpointError(
+            f"this student cannot be exported to s3prl: its frames are {config.hop} samples apart, and "
+            f"s3prl's Distiller says {usual} of every model"
+        )
     state = fairseq_writing.to_fairseq_names(student.encoder.state_dict(), config, "s3prl")
     state |= _write_heads(student)
     contents = {

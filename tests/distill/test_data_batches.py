@@ -17,7 +17,6 @@ from lhotse.utils import fastcopy
 from torch.utils.data import DataLoader
 
 from distill.data import (
-    HOP,
     NoiseReader,
     SpeechDataset,
     dev_loader,
@@ -28,6 +27,7 @@ from distill.data import (
 from distill.distortions import Distorter, DistortionConfig
 from distill.distortions.plan import LABELS
 from distill.errors import DataError
+from distill.hubert import HubertConfig
 from distill.manifest import ListedCuts
 from distill.sampler import EpochSampler, shuffled
 
@@ -37,6 +37,8 @@ SPEECH = 22  # utterances: no multiple of any batch size here
 def ids(cuts) -> list[str]:
     return [cut.id for cut in cuts]
 
+
+SLOW = HubertConfig(conv_layers=(*HubertConfig().conv_layers, (512, 2, 2)))  # 25 frames a second
 
 # -------------------------------------------------------------------------------------------------- batches
 
@@ -105,7 +107,7 @@ def test_crops_are_deterministic_on_frame_boundaries_and_of_the_epoch(cuts, spee
             batch = one_batch(data, epoch, name)
             assert torch.equal(batch.waveforms, one_batch(data, epoch, name).waveforms)
             whole = torch.from_numpy(soundfile.read(speech / f"{name}.wav", dtype="float32")[0])
-            windows = whole.unfold(0, 3200, HOP)
+            windows = whole.unfold(0, 3200, HubertConfig().hop)
             (start,) = (windows == batch.waveforms[0]).all(1).nonzero().flatten().tolist()
             starts[name, epoch] = start
     assert sum(starts[name, 0] != starts[name, 1] for name in ids(cuts)) > SPEECH / 2
@@ -261,20 +263,21 @@ def test_a_corpus_without_usable_utterances_gives_an_empty_batch(tmp_path):
     assert batch.skipped[-1][1].startswith("cannot be read")
 
 
-def test_cluster_labels_are_those_of_the_crop(cuts, speech):
-    labels = {cut.id: np.arange((samples_at_16k(cut) - 400) // HOP + 1).astype(np.int16) for cut in cuts}
-    data = dataset(cuts, max_samples=3200, targets=labels)
+@pytest.mark.parametrize(("model", "hop", "frames"), [(HubertConfig(), 320, 9), (SLOW, 640, 4)])
+def test_cluster_labels_are_those_of_the_crop(cuts, speech, model, hop, frames):
+    labels = {cut.id: np.arange(model.frames(samples_at_16k(cut))).astype(np.int16) for cut in cuts}
+    data = dataset(cuts, max_samples=3200, targets=labels, model=model)
     batch = data[0, 0, [0, 1, 2, 3]]
-    assert batch.targets is not None and batch.targets.shape == (4, 9)
+    assert batch.targets is not None and batch.targets.shape == (4, frames)
     for row, name in enumerate(batch.ids):
         whole = torch.from_numpy(soundfile.read(speech / f"{name}.wav", dtype="float32")[0])
-        start = int(batch.targets[row, 0]) * HOP
+        start = int(batch.targets[row, 0]) * hop
         assert torch.equal(batch.waveforms[row], whole[start : start + 3200])
-        assert batch.targets[row].tolist() == list(range(start // HOP, start // HOP + 9))
+        assert batch.targets[row].tolist() == list(range(start // hop, start // hop + frames))
     first = [cuts["u00"]]
-    _, why = dataset(first, targets={})[0, 0, [0]].skipped[0]
+    _, why = dataset(first, targets={}, model=model)[0, 0, [0]].skipped[0]
     assert why == "no cluster labels for it; make the targets again"
-    _, why = dataset(first, targets={"u00": labels["u00"][:-3]})[0, 0, [0]].skipped[0]
+    _, why = dataset(first, targets={"u00": labels["u00"][:-3]}, model=model)[0, 0, [0]].skipped[0]
     assert re.fullmatch(r"\d+ labels for \d+ frames; make the targets again", why)
 
 

@@ -1,5 +1,7 @@
 """Which utterances a head hears when."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import soundfile
@@ -8,7 +10,9 @@ from lhotse import MonoCut, Recording
 from lhotse.audio import AudioSource
 
 from data_prep.manifests import cut_from_file
+from distill.audio import samples_at_16k
 from distill.errors import DataError
+from distill.hubert import HubertEncoder
 from downstream.batches import BalancedSampler, HeadSpeech, class_weights
 from downstream.options import EvaluationConfig
 from downstream.speech import TaskSpeech, whole_recordings
@@ -104,6 +108,38 @@ def test_silence_is_joined_with_its_own_neighbours_only():
         "a-6": (6, 1, quiet),
         "b": (0, 3, quiet),
     }
+
+
+class OneKept:
+    """Stands in for a cache that has one utterance."""
+
+    def __init__(self, name: str, frames: int):
+        self.name, self.features = name, torch.ones(frames, 4)
+
+    def __contains__(self, name: str) -> bool:
+        return name == self.name
+
+    def read(self, name: str) -> torch.Tensor:
+        return self.features
+
+
+@pytest.mark.parametrize("extra", [(), ((32, 2, 2),)])
+def test_frames_are_those_of_the_model(task_data, extra):
+    """Cached and yet to be heard in one batch: a pool over too many frames is another score."""
+    model = HubertEncoder.from_preset("mini", layers=1).config
+    model = replace(model, conv_layers=(*model.conv_layers, *extra))
+    cuts = TaskSpeech(EvaluationConfig(task="ks", data=str(task_data)), model).split("test")[:2]
+    frames = [model.frames(samples_at_16k(cut)) for cut in cuts]
+    speech = HeadSpeech(
+        cuts,
+        {cut.id: [0] for cut in cuts},
+        model=model,
+        caches=[OneKept(cuts[0].id, frames[0])],  # pyright: ignore[reportArgumentType]
+    )
+    batch = speech[(0, 0, [0, 1])]
+    assert batch.frames is not None and batch.frames.tolist() == frames
+    out = HubertEncoder(model)(batch.waveforms)
+    assert batch.features is not None and out.last_hidden_state.shape[1] == batch.features.shape[1]
 
 
 def test_folds_of_emotion_recognition(task_data):

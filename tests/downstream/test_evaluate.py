@@ -7,6 +7,7 @@ import shutil
 import signal
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from distill.callbacks import Interrupted
 from distill.data import NoiseReader
 from distill.distortions import Distorter
 from distill.errors import DataError, UsageError, UserError
-from distill.hubert import HubertEncoder
+from distill.hubert import HubertConfig, HubertEncoder
 from downstream.distorted_sets import DistortedSet
 from downstream.evaluate import evaluate
 from downstream.features import load_upstream
@@ -159,6 +160,7 @@ class Ear:
     """Stands in for a model: keeps what it hears."""
 
     device = torch.device("cpu")
+    encoder = SimpleNamespace(config=HubertConfig())
 
     def __init__(self):
         self.heard = {}

@@ -8,6 +8,7 @@ import torch
 from distill import load_student
 from distill.checkpoints import export
 from distill.errors import CheckpointError
+from distill.hubert import HubertEncoder
 from upstream.expert import UpstreamExpert
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -29,6 +30,14 @@ def test_keys_and_shapes(expert):
     assert [tuple(h.shape) for h in out["hidden_states"]] == [(2, 49, 128)] * 3
     assert out["last_hidden_state"] is out["hidden_states"][-1] is out["paper"]
     assert expert.get_downsample_rates("hidden_states") == 320
+
+
+def test_the_frame_rate_is_the_models(tmp_path):
+    conv_layers = (*HubertEncoder.from_preset("mini").config.conv_layers, (32, 2, 2))
+    slow = HubertEncoder.from_preset("mini", layers=1, conv_layers=conv_layers)
+    expert = UpstreamExpert(export(slow, "native", tmp_path))
+    assert expert.get_downsample_rates("hidden_states") == 640
+    assert expert(noise(16_000))["last_hidden_state"].shape == (1, 24, 128)
 
 
 def test_a_student_is_its_encoder_without_heads(expert, student_folder):

@@ -57,6 +57,9 @@ def test_a_frame_has_the_phone_at_its_centre():
     assert frame_phones(intervals, 7) == ["AH", "s", None, "t", "t", "0", "0"]
     assert frame_phones([("x", -1.0, 0.0124)], 2) == [None, None]
     assert frame_phones([], 2) == [None, None]
+    # of a model with a frame every 40 ms that sees 720 samples: 22.5, 62.5, 102.5 ms
+    slow = {"hop": 640, "receptive_field": 720}
+    assert frame_phones([("a", 0.0226, 0.0626), ("b", 0.1, 0.1026)], 3, **slow) == [None, "a", "b"]
 
 
 def cut(name, phones, start=0.0):

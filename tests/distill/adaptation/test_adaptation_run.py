@@ -9,8 +9,9 @@ from lhotse import CutSet
 from distill.adaptation import heads
 from distill.adaptation.command import TargetsJob, make_and_report
 from distill.adaptation.targets import Targets
-from distill.checkpoints import load_teacher
+from distill.checkpoints import export, load_teacher
 from distill.config import load
+from distill.data import open_cuts, samples_at_16k
 from distill.errors import ConfigError, DataError, UsageError
 from distill.hubert import HubertEncoder
 from distill.training import run
@@ -57,6 +58,35 @@ def given(mini_data, tmp_path_factory):
 
 
 # ------------------------------------------------------------------------------------------------- targets
+
+
+@pytest.fixture(scope="module")
+def slow_teacher(tmp_path_factory):
+    """Of 25 frames a second, which see 720 samples."""
+    conv_layers = (*HubertEncoder.from_preset("mini").config.conv_layers, (32, 2, 2))
+    teacher = HubertEncoder.from_preset("mini", layers=1, conv_layers=conv_layers)
+    export(teacher, "native", tmp_path_factory.mktemp("slow"))
+    return tmp_path_factory.getbasetemp() / "slow0"
+
+
+@pytest.mark.parametrize("features", ["mfcc", "layer"])
+def test_a_teacher_of_another_frame_rate(mini_data, slow_teacher, tmp_path, features):
+    """Its targets have a label for each of its own frames, however long the crops are."""
+    options = [f"teacher={slow_teacher}", f"targets.features={features}", "targets.layer=1"]
+    run(recipe(mini_data, *options, "data.max_samples=10000"), tmp_path / "run")
+    config = load_teacher(tmp_path / "run").config
+    assert config.hop == 640
+    targets = Targets.load(tmp_path / "run/targets/train")
+    assert (targets.hop, targets.receptive_field, targets.frame_rate_hz) == (640, 720, 25.0)
+    for cut in open_cuts(f"{mini_data}/speech_train.jsonl.gz"):
+        assert len(targets.labels[cut.id]) == config.frames(samples_at_16k(cut))
+
+
+def test_targets_of_another_frame_rate_are_refused(mini_data, slow_teacher, given, tmp_path):
+    options = [f"teacher={slow_teacher}", f"targets.folder={given}/good"]
+    with pytest.raises(ConfigError, match=r"a label every 320 .*, the frames of .* are 640 apart") as error:
+        run(recipe(mini_data, *options), tmp_path / "run")
+    assert "\n" not in str(error.value)
 
 
 def state_of(run_folder):

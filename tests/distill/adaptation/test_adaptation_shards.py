@@ -14,12 +14,19 @@ from shard_makers import Misbehaving, PlayedJob
 
 from distill.adaptation import labelling, shards, workers
 from distill.adaptation.labelling import _Forward, each
-from distill.adaptation.shards import Stock, _frames_to_keep, make_shards, take_stock, wait_for_shards
+from distill.adaptation.shards import (
+    Stock,
+    _frames_of,
+    _frames_to_keep,
+    make_shards,
+    take_stock,
+    wait_for_shards,
+)
 from distill.adaptation.targets import Targets, layer_features, make_targets
 from distill.adaptation.workers import run_shards
 from distill.data import open_cuts, read_audio
 from distill.errors import CheckpointError, DataError
-from distill.hubert import HubertEncoder
+from distill.hubert import HubertConfig, HubertEncoder
 
 N_FILES = 8
 
@@ -265,14 +272,16 @@ def stock(n=400, seed=0):
 
 def test_all_frames_are_kept_where_they_are_few():
     some = stock()
-    frames = np.maximum((some.n_samples - 400) // 320 + 1, 0)
-    assert np.array_equal(_frames_to_keep(some, 50, 0, 100.0, 10**6), frames)
+    frames = _frames_of(some, HubertConfig(), 1)
+    assert np.array_equal(frames, np.maximum((some.n_samples - 400) // 320 + 1, 0))
+    assert np.array_equal(_frames_to_keep(some, frames, 0, 100.0, 10**6), frames)
 
 
 def test_exactly_max_frames_are_shared_out_in_proportion_to_lengths():
     some = stock()
-    frames = np.maximum((some.n_samples - 400) // 160 + 1, 0)
-    keep = _frames_to_keep(some, 100, 0, 100.0, 5000)
+    frames = _frames_of(some, HubertConfig(), None)
+    assert np.array_equal(frames, np.maximum((some.n_samples - 400) // 160 + 1, 0))
+    keep = _frames_to_keep(some, frames, 0, 100.0, 5000)
     assert keep.sum() == 5000
     assert np.abs(keep - frames * 5000 / frames.sum()).max() <= 1
     assert (keep <= frames).all()
@@ -280,11 +289,12 @@ def test_exactly_max_frames_are_shared_out_in_proportion_to_lengths():
 
 def test_sample_hours_choose_utterances_at_random():
     some = stock(4000)
-    keep = _frames_to_keep(some, 50, 0, some.hours / 4, 10**9)
+    frames = _frames_of(some, HubertConfig(), 1)
+    keep = _frames_to_keep(some, frames, 0, some.hours / 4, 10**9)
     chosen = keep > 0
     assert 0.22 < chosen.mean() < 0.28
-    assert np.array_equal(keep[chosen], ((some.n_samples - 400) // 320 + 1)[chosen])
-    assert not np.array_equal(chosen, _frames_to_keep(some, 50, 1, some.hours / 4, 10**9) > 0)
+    assert np.array_equal(keep[chosen], frames[chosen])
+    assert not np.array_equal(chosen, _frames_to_keep(some, frames, 1, some.hours / 4, 10**9) > 0)
 
 
 def test_the_kmeans_gets_the_sample_and_no_more(cuts, tmp_path, monkeypatch):

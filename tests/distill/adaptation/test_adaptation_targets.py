@@ -6,15 +6,14 @@ import pytest
 import torch
 from scipy.fftpack import dct
 
+from distill.adaptation.mfcc import align_labels, mfcc_features
 from distill.adaptation.targets import (
     Targets,
     _sample_frames,
-    align_labels,
     assign,
     fit_kmeans,
     layer_features,
     make_targets,
-    mfcc_features,
     nearest,
 )
 from distill.errors import DataError
@@ -120,6 +119,23 @@ def test_the_last_layer_of_a_pre_norm_model_is_taken_behind_its_final_norm():
     torch.testing.assert_close(layer_features(large, noise(4000), 2), out.hidden_states[2][0])
 
 
+@pytest.mark.parametrize("strides", [(5, 2, 2, 2, 2, 2, 2, 2), (5, 2, 2, 2, 2, 2), (5, 2, 2, 2, 2, 2, 1)])
+def test_mfcc_labels_are_those_at_the_middle_of_each_frame(strides):
+    """Of encoders of other frame rates: windows of 400 samples every 160, the nearest to its middle."""
+    kernels = (10, 3, 3, 3, 3, 2, 2, 2)
+    slow = HubertConfig(conv_layers=tuple((8, k, s) for k, s in zip(kernels, strides, strict=False)))
+    middles = torch.arange(100) * 160 + 200
+    found = align_labels(middles, 20, slow)
+    wanted = torch.arange(20) * slow.hop + slow.receptive_field / 2
+    assert (found - wanted).abs().max() <= 80
+
+
+def test_mfcc_of_another_rate_are_refused(corpus):
+    odd = HubertConfig(conv_layers=((8, 10, 5), (8, 3, 3), (8, 3, 7)))
+    with pytest.raises(ValueError, match="MFCC are 160 samples apart, the model's frames 105"):
+        make_targets(corpus, n_clusters=2, seed=0, model=odd, progress=False)
+
+
 @pytest.mark.parametrize("samples", [400 + 320 * 60, 400 + 320 * 59 + 17, 400 + 320 * 20, 8000])
 def test_long_recordings_are_encoded_in_parts_that_lose_no_frame(encoder, monkeypatch, samples):
     """Without anything that looks beyond a frame's own samples, parts and whole are the same."""
@@ -192,7 +208,7 @@ def test_align_labels():
 def test_frames_are_sampled_uniformly_whatever_their_place():
     utterances = [(str(i), torch.full((1000,), float(i))) for i in range(60)]  # 2.5 hold a frame each
 
-    def constant(waveform):
+    def constant(_, waveform):
         return waveform[:50, None]
 
     counts = np.zeros(60)

@@ -16,6 +16,7 @@ from distill.errors import CheckpointError
 from distill.hubert import HubertEncoder
 from distill.student import Student
 
+SLOW = (*HubertEncoder.from_preset("mini", layers=1).config.conv_layers, (32, 2, 2))
 TOLERANCE = 1e-5  # measured: 1.8e-7
 
 
@@ -248,6 +249,7 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path, change, message):
             "normalize_input is on, and s3prl's Distiller does not normalise waveforms",
         ),
         ({"conv_bias": True}, "has no biases in its convolutions"),
+        ({"conv_layers": SLOW}, "frames are 640 samples apart, and s3prl's Distiller says 320"),
     ],
 )
 def test_students_that_s3prl_cannot_hold(tmp_path, changes, message):
