@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from distill.checkpoints import huggingface, load_teacher
+from distill.checkpoints import huggingface, load_teacher, split_source
 from distill.checkpoints import torchaudio as bundles
 from distill.config import recipe_names
 from distill.distortions.plan import CORPUS_NOISES
@@ -174,8 +174,13 @@ def _few(lines: Sequence[str]) -> list[str]:
 
 def _check_teacher(recipe: Recipe, report: CheckReport) -> HubertConfig | None:
     """Whether it can be loaded; its architecture, also if it is a published one that will be downloaded."""
-    source = recipe.teacher
-    what, path = f"teacher: {source}", Path(source).expanduser()
+    what = f"teacher: {recipe.teacher}"
+    try:
+        source, wish = split_source(recipe.teacher)
+    except CheckpointError as error:
+        report.findings.append(wrong(what, "no such choice", str(error), "correct it"))
+        return None
+    path = Path(source).expanduser()
     run = not path.exists() and path.parts[:1] == ("runs",)  # "runs/x" reads as a hub id, too
     if run:
         fix = f"distill adapt {path.name}" if path.name in recipe_names() else f"train {source} first"
@@ -188,7 +193,7 @@ def _check_teacher(recipe: Recipe, report: CheckReport) -> HubertConfig | None:
                 report.findings.append(_not_downloaded(what, source))
                 return PRESETS[_PUBLISHED[source]] if source in _PUBLISHED else None
             source = str(folder)
-        config = load_teacher(source).config
+        config = load_teacher(source, normalize_input=wish).config
     except CheckpointError as error:
         state, detail = ("wrong", "cannot be used") if path.exists() else ("missing", "not there")
         fix = "set teacher to a checkpoint that can be used"

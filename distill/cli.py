@@ -105,7 +105,9 @@ def one_line(error: BaseException) -> str:
     """The message alone: an error that crossed from a data worker carries that worker's traceback."""
     line = str(error).strip().splitlines()[-1]
     prefix, _, rest = line.partition(": ")
-    return rest if prefix.startswith("distill.errors.") else line
+    said = rest if prefix.startswith("distill.errors.") else line
+    # Names that come out of files must not steer the terminal.
+    return "".join(letter if letter.isprintable() else "?" for letter in said)
 
 
 def quiet_libraries() -> None:

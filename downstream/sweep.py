@@ -22,6 +22,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from distill.checkpoints import split_source
 from distill.checkpoints.huggingface import is_hub_id
 from distill.config import from_words
 from distill.errors import UsageError, UserError
@@ -191,8 +192,8 @@ def plan_sweep(
 
 def is_missing(checkpoint: str) -> bool:
     """Whether that is a path to nothing; names of models elsewhere are looked up when they are needed."""
-    path = Path(checkpoint).expanduser()
-    return os.sep in checkpoint and not path.exists() and not is_hub_id(checkpoint)
+    plain = split_source(checkpoint)[0]
+    return os.sep in plain and not Path(plain).expanduser().exists() and not is_hub_id(plain)
 
 
 def check_words(words: Sequence[str], planned: Mapping[str, str]) -> None:
@@ -229,7 +230,8 @@ def words_for(task: str, words: Sequence[str]) -> tuple[str, ...]:
 
 def student_folder(checkpoint: str) -> str:
     """Name of a student's folder: its own, with a hash of its weights' bytes if they are on this machine."""
-    path = Path(checkpoint)
+    plain, normalize = split_source(checkpoint)
+    path = Path(plain)
     files = [path] if path.is_file() else []
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.suffix in _WEIGHTS)
@@ -237,7 +239,8 @@ def student_folder(checkpoint: str) -> str:
     if not files:
         return _slug(checkpoint)
     name = path.resolve().name if path.is_dir() else f"{path.resolve().parent.name}-{path.stem}"
-    return f"{_slug(name)}-{hash_files(files, digest_size=4)}"
+    wish = "" if normalize is None else f"-normalize-{str(normalize).lower()}"
+    return f"{_slug(name)}-{hash_files(files, digest_size=4)}{wish}"
 
 
 def _slug(text: str) -> str:

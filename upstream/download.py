@@ -9,6 +9,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 import torch
 
+from distill.checkpoints.weights import is_plain_name
 from distill.errors import CheckpointError
 
 
@@ -28,18 +29,18 @@ def download(url: str, *, refresh: bool = False) -> Path:
     """
     folder = Path(torch.hub.get_dir()) / "robust_distilhubert" / hashlib.sha256(url.encode()).hexdigest()[:16]
     parts = urlsplit(url)
-    path = PurePosixPath(parts.path)
-    if not path.name:
+    path, name = PurePosixPath(parts.path), PurePosixPath(unquote(parts.path)).name
+    if not is_plain_name(name):  # what is quoted can hold slashes
         raise CheckpointError(
-            f"{url} names no file: expected the URL of a checkpoint such as student.safetensors"
+            f"{ascii(url)[1:-1]} names no file: expected the URL of a checkpoint such as student.safetensors"
         )
     suffixes = (".json", ".safetensors") if path.suffix in (".json", ".safetensors") else (path.suffix,)
     for suffix in suffixes:
         remote = urlunsplit(parts._replace(path=str(path.with_suffix(suffix))))
-        local = folder / unquote(path.with_suffix(suffix).name)
+        local = folder / PurePosixPath(name).with_suffix(suffix)
         if refresh or not local.is_file():
             _fetch(remote, local)
-    return folder / unquote(path.name)
+    return folder / name
 
 
 def _fetch(url: str, path: Path) -> None:

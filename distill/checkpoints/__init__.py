@@ -6,7 +6,14 @@
 
 from distill.checkpoints.exporting import FORMATS, export, export_checkpoint
 from distill.checkpoints.huggingface import push
-from distill.checkpoints.loading import CheckpointInfo, inspect, load_student, load_teacher, teacher_facts
+from distill.checkpoints.loading import (
+    CheckpointInfo,
+    inspect,
+    load_student,
+    load_teacher,
+    split_source,
+    teacher_facts,
+)
 from distill.checkpoints.model_card import read_scores
 
 __all__ = [
@@ -19,5 +26,6 @@ __all__ = [
     "load_teacher",
     "push",
     "read_scores",
+    "split_source",
     "teacher_facts",
 ]

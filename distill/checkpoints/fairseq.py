@@ -44,6 +44,14 @@ NAMES = {
     "encoder.layer_norm": "norm",
     **{f"encoder.layers.#.{theirs}": f"layers.#.{ours}" for theirs, ours in _LAYER.items()},
 }
+SHAPES = {
+    "encoder_layers": "layers",
+    "encoder_embed_dim": "dim",
+    "encoder_ffn_embed_dim": "ffn_dim",
+    "conv_pos": "position_kernel",
+    "conv_pos_groups": "position_groups",
+}
+"""Values of the configuration that the weights decide as well, and our names for them."""
 _HEAD = ("mask_emb", "final_proj.weight", "final_proj.bias", "label_embs_concat")
 _FINE_TUNED_PREFIX = "w2v_encoder.w2v_model."
 _MODELS = ("hubert", "wav2vec2", "wav2vec_ctc", "wav2vec_seq2seq")
@@ -97,7 +105,9 @@ def parse(contents: Any, path: object) -> tuple[HubertConfig, dict[str, Tensor],
         )
     if not any(key.startswith("projection.") for key in state) and "norm.weight" in state:
         add_identity_projection(state)
-    shape = weights.architecture(state, _strides(model_cfg, path), path)
+    layers = parse_layers(model_cfg.get("conv_feature_layers"), path)
+    shape = weights.architecture(state, layers and [stride for _, _, stride in layers], path)
+    weights.compare(model_cfg | {"conv_feature_layers": layers}, _in_their_words(shape), path, "'cfg'")
     config = weights.make_config(shape | _settings(model_cfg, task_cfg, shape, path), path)
     updates = _updates(contents)
     provenance = {"model": name, "fine_tuned": fine_tuned}
@@ -127,7 +137,9 @@ def parse_head(contents: Any, path: object) -> dict[str, Tensor] | None:
     head = {name: tensors.get(name) for name in _HEAD}
     if any(value is None for value in head.values()):
         return None
-    return {name: tensor.detach().float().clone() for name, tensor in head.items() if tensor is not None}
+    copies = {name: tensor.detach().float().clone() for name, tensor in head.items() if tensor is not None}
+    weights.check_finite(copies, path)
+    return copies
 
 
 @dataclass(frozen=True)
@@ -198,7 +210,7 @@ def _sections(contents: Any, path: object) -> tuple[dict[str, Any], dict[str, An
         raise CheckpointError(
             f"{path} has no model configuration ('cfg' or 'args'): the number of attention heads is unknown"
         )
-    return model, task if isinstance(task, dict) else {}, {str(key): value for key, value in tensors.items()}
+    return model, task if isinstance(task, dict) else {}, weights.unwrapped(tensors, path)
 
 
 def _pretrained_cfg(model_cfg: dict[str, Any]) -> dict[str, Any]:
@@ -235,21 +247,30 @@ def _settings(
     }
 
 
-def _strides(model_cfg: dict[str, Any], path: object) -> tuple[int, ...]:
-    """The strides in `conv_feature_layers`, an expression such as "[(512,10,5)] + [(512,3,2)] * 4"."""
-    text = model_cfg.get("conv_feature_layers")
-    return weights.STRIDES if text is None else parse_strides(text, path)
+def _in_their_words(shape: Mapping[str, Any]) -> dict[str, Any]:
+    """What the weights decide, as fairseq's configuration says it."""
+    return {
+        **{theirs: shape[ours] for theirs, ours in SHAPES.items()},
+        "extractor_mode": "default" if shape["conv_norm"] == "group" else "layer_norm",
+        "conv_feature_layers": shape["conv_layers"],
+        "conv_bias": shape["conv_bias"],
+    }
 
 
-def parse_strides(text: Any, path: object) -> tuple[int, ...]:
-    """The strides of such an expression.
+def parse_layers(text: Any, path: object) -> list[tuple[int, int, int]] | None:
+    """(channels, kernel, stride) of each convolution.
+
+    Args:
+        text: such as "[(512,10,5)] + [(512,3,2)] * 4"; None gives None.
+        path: the file, for the message.
 
     Raises:
         CheckpointError: if it is anything else.
     """
+    if text is None:
+        return None
     try:
-        layers = _layer_list(ast.parse(str(text).strip(), mode="eval").body)
-        return tuple(stride for _, _, stride in layers)
+        return _layer_list(ast.parse(str(text).strip(), mode="eval").body)
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
         raise CheckpointError(
             f"{path}: conv_feature_layers is {str(text)[:80]!r}, expected a list of "
@@ -262,10 +283,12 @@ def _layer_list(node: ast.expr) -> list[tuple[int, int, int]]:
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
         return _layer_list(node.left) + _layer_list(node.right)
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
-        count = ast.literal_eval(node.right)
+        number_first = isinstance(node.left, ast.Constant)
+        repeated, times = (node.right, node.left) if number_first else (node.left, node.right)
+        count = ast.literal_eval(times)
         if not isinstance(count, int) or not 0 <= count <= 100:
             raise ValueError(f"{count!r} repetitions")
-        return _layer_list(node.left) * count
+        return _layer_list(repeated) * count
     layers = ast.literal_eval(node)
     if not isinstance(layers, list):
         raise ValueError(f"{layers!r} is no list")

@@ -5,6 +5,7 @@ HuBERT and wav2vec 2.0, whose encoders are the same.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,12 +13,13 @@ from typing import Any
 
 from torch import Tensor
 
-from distill.checkpoints import safe_pickle, weights
+from distill.checkpoints import huggingface_files, safe_pickle, weights
 from distill.checkpoints.model_card import Scores, model_card
 from distill.checkpoints.safe_pickle import listed
 from distill.errors import CheckpointError
 from distill.hubert import SAMPLE_RATE, HubertConfig, HubertEncoder
 
+logger = logging.getLogger(__name__)
 _POSITION = "position.conv.parametrizations.weight"
 _LAYER = {
     "attention.q_proj": "query",
@@ -49,8 +51,7 @@ _HEADS = (
     *("quantizer.", "project_hid.", "project_q."),
 )
 """Weights around the encoder: SpecAugment's mask, CTC and classification heads, wav2vec 2.0's own head."""
-_WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-FILES = ("config.json", *_WEIGHT_FILES)
+FILES = ("config.json", *huggingface_files.WEIGHTS)
 """Any of these names stands for the folder it lies in."""
 _FIXED = {"hidden_act": "gelu", "feat_extract_activation": "gelu", "layer_norm_eps": 1e-5}
 """Settings that every HuBERT shares and `HubertEncoder` has built in."""
@@ -66,12 +67,15 @@ def is_hub_id(source: str) -> bool:
     return re.fullmatch(r"[\w][\w.-]*/[\w][\w.-]*", source) is not None and not Path(source).parent.exists()
 
 
-def read(source: str | Path) -> tuple[HubertConfig, dict[str, Tensor], dict[str, Any]]:
+def read(
+    source: str | Path, *, normalize_input: bool | None = None
+) -> tuple[HubertConfig, dict[str, Tensor], dict[str, Any]]:
     """A HuBERT or wav2vec 2.0 of transformers, with or without a head on top.
 
     Args:
-        source: a folder with `config.json` and `model.safetensors` or `pytorch_model.bin`, or the id of a
-            model on the hub, which is downloaded into the hub's cache.
+        source: a folder with `config.json` and `model.safetensors` or `pytorch_model.bin`, whole or in
+            shards, or the id of a model on the hub, which is downloaded into the hub's cache.
+        normalize_input: whether waveforms are normalised; None: as `_normalizes` decides.
 
     Returns:
         The architecture, the encoder's weights in our names, and where they come from (plain values).
@@ -81,7 +85,7 @@ def read(source: str | Path) -> tuple[HubertConfig, dict[str, Tensor], dict[str,
     """
     folder = Path(source)
     if not folder.exists() and is_hub_id(str(source)):
-        folder = _download(str(source))
+        folder = huggingface_files.download(str(source))
     settings = weights.read_json(folder / "config.json")
     model_type = settings.get("model_type")
     if model_type == "wavlm":
@@ -96,73 +100,66 @@ def read(source: str | Path) -> tuple[HubertConfig, dict[str, Tensor], dict[str,
         raise CheckpointError(
             f"{source}: {key} is {settings[key]!r} in config.json, expected {_FIXED.get(key, False)!r}"
         )
-    tensors = _read_weights(folder)
+    tensors = weights.unwrapped(huggingface_files.read(folder), source)
     tensors = {str(key).removeprefix(f"{model_type}."): tensor for key, tensor in tensors.items()}
     state, unknown = weights.rename(tensors, _NAMES | _OLD_NAMES)
     unknown = [key for key in unknown if not key.startswith(_HEADS)]
     if unknown:
         raise CheckpointError(f"{source} holds weights that a HuBERT does not have: {listed(unknown)}")
-    strides = settings.get("conv_stride", weights.STRIDES)
-    if not isinstance(strides, list | tuple):
+    strides = settings.get("conv_stride")
+    if strides is not None and not isinstance(strides, list):
         raise CheckpointError(f"{source}: conv_stride is {strides!r} in config.json, expected a list")
-    shape = weights.architecture(state, tuple(strides), source)
-    own, grad_scale = weights.split_own(settings.get("distill"))
-    config = weights.make_config(shape | _settings(settings, folder, shape) | grad_scale, source)
+    shape = weights.architecture(state, strides, source)
+    own, fields = weights.split_own(settings.get("distill"))
+    if normalize_input is None:
+        normalize_input = _normalizes(folder, shape, fields)
+    fields |= _settings(settings) | {"normalize_input": normalize_input}
+    config = weights.make_config(shape | fields, source)
+    weights.compare(settings, _shapes(config), source, "config.json")
     provenance = {"model_type": model_type, "architectures": settings.get("architectures")}
     return config, state, provenance | own
 
 
-def _settings(settings: dict[str, Any], folder: Path, shape: dict[str, Any]) -> dict[str, Any]:
+def _normalizes(folder: Path, shape: Mapping[str, Any], own: Mapping[str, Any]) -> Any:
+    """Whether waveforms are normalised, if the user does not say.
+
+    What our own export noted down counts first. Models with a group norm were trained on waveforms as they
+    are, by fairseq and s3prl; the hub's folders of the same weights say `do_normalize: true` all the same,
+    which is the default of transformers' feature extractor. So that counts for layer-norm models alone.
+
+    Args:
+        folder: with `preprocessor_config.json`, or without.
+        shape: of the model, from its weights.
+        own: what `weights.own_section` noted down.
+    """
+    path = folder / "preprocessor_config.json"
+    stated = weights.read_json(path).get("do_normalize") if path.is_file() else None
+    layer_norm = shape["conv_norm"] == "layer"
+    chosen, why = layer_norm, "group-norm models are trained on waveforms as they are"
+    if "normalize_input" in own:
+        chosen, why = own["normalize_input"], 'config.json says so under "distill"'
+    elif stated is not None and (layer_norm or own):  # before we noted it down, our exports said it there
+        chosen = stated
+    if stated is not None and stated != chosen:
+        logger.warning(
+            "%s says do_normalize: %s, which is not followed: waveforms are %snormalised, as %s; add "
+            "?normalize=%s to the model's name to choose",
+            *(path, str(stated).lower()[:20], "" if chosen else "not ", why, str(bool(stated)).lower()),
+        )
+    return chosen
+
+
+def _settings(settings: dict[str, Any]) -> dict[str, Any]:
     """The fields of `HubertConfig` that weights do not tell; defaults are those of transformers."""
-    preprocessor = folder / "preprocessor_config.json"
-    normalize = shape["conv_norm"] == "layer"
-    if preprocessor.is_file():
-        normalize = weights.read_json(preprocessor).get("do_normalize", normalize)
     return {
         "heads": settings.get("num_attention_heads", 12),
         "pre_norm": settings.get("do_stable_layer_norm", False),
-        "normalize_input": normalize,
         "dropout": settings.get("hidden_dropout", 0.1),
         "attention_dropout": settings.get("attention_dropout", 0.1),
         "activation_dropout": settings.get("activation_dropout", 0.1),
         "projection_dropout": settings.get("feat_proj_dropout", 0.0),
         "layerdrop": settings.get("layerdrop", 0.1),
     }
-
-
-def _read_weights(folder: Path) -> dict[str, Any]:
-    safe, pickled = (folder / name for name in _WEIGHT_FILES)
-    if safe.is_file():
-        return weights.read_safetensors(safe)
-    if not pickled.is_file():
-        raise CheckpointError(f"{folder} has a config.json but neither {' nor '.join(_WEIGHT_FILES)}")
-    tensors = safe_pickle.load(pickled)
-    if not isinstance(tensors, dict):
-        raise CheckpointError(f"{pickled} holds a {type(tensors).__name__}, expected a dict of weights")
-    return tensors
-
-
-def _download(hub_id: str) -> Path:
-    """The folder of a model on the hub, from the cache if it is there."""
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError as error:
-        raise CheckpointError(f"reading {hub_id} from the hub needs `pip install huggingface_hub`") from error
-    try:
-        for weight_file in _WEIGHT_FILES:  # one of the two is enough, and they are large
-            folder = Path(
-                snapshot_download(
-                    hub_id, allow_patterns=["config.json", "preprocessor_config.json", weight_file]
-                )
-            )
-            if (folder / weight_file).is_file():
-                break
-    except Exception as error:  # the exceptions of its network stack differ between versions
-        raise CheckpointError(
-            f"{hub_id} is no existing path, and fetching it from the Hugging Face hub failed "
-            f"({safe_pickle.first_line(error)}): check name and network, or give a folder you downloaded"
-        ) from error
-    return folder
 
 
 def write(
@@ -182,8 +179,8 @@ def write(
         model: a teacher, or a student's encoder.
         folder: made if missing; gets config.json, preprocessor_config.json, model.safetensors and README.md,
             a model card.
-        provenance: plain values, kept in config.json under "distill", with the scale of the CNN's gradient,
-            which transformers does not know.
+        provenance: plain values, kept in config.json under "distill", with what transformers does not know,
+            the scale of the CNN's gradient, or forgets without its feature extractor, the normalisation.
         recipe: of the run, for the model card.
         scores: test condition -> task -> score, for the model card.
 
@@ -210,7 +207,7 @@ def write(
             "sampling_rate": SAMPLE_RATE,
         },
     )
-    own = {"distill": weights.own_section(model.config, provenance)}
+    own = {"distill": weights.own_section(model.config, provenance, ("cnn_grad_scale", "normalize_input"))}
     weights.write_json(folder / "config.json", _describe(model.config) | own)
     n_parameters = sum(parameter.numel() for parameter in model.parameters())
     card = model_card(model.config, n_parameters, provenance=provenance, recipe=recipe, scores=scores)
@@ -261,17 +258,13 @@ def push(folder: str | Path, repo_id: str, *, private: bool = False) -> str:
     return str(url)
 
 
-def _describe(config: HubertConfig) -> dict[str, Any]:
-    """Our configuration in the words of transformers."""
+def _shapes(config: HubertConfig) -> dict[str, Any]:
+    """What the weights decide of our configuration, in the words of transformers."""
     channels, kernels, strides = (list(column) for column in zip(*config.conv_layers, strict=True))
     return {
-        "architectures": ["HubertModel"],
-        "model_type": "hubert",
         "hidden_size": config.dim,
         "num_hidden_layers": config.layers,
-        "num_attention_heads": config.heads,
         "intermediate_size": config.ffn_dim,
-        "do_stable_layer_norm": config.pre_norm,
         "feat_proj_layer_norm": config.projection_norm,
         "feat_extract_norm": config.conv_norm,
         "conv_dim": channels,
@@ -281,6 +274,16 @@ def _describe(config: HubertConfig) -> dict[str, Any]:
         "num_feat_extract_layers": len(channels),
         "num_conv_pos_embeddings": config.position_kernel,
         "num_conv_pos_embedding_groups": config.position_groups,
+    }
+
+
+def _describe(config: HubertConfig) -> dict[str, Any]:
+    """Our configuration in the words of transformers."""
+    return _shapes(config) | {
+        "architectures": ["HubertModel"],
+        "model_type": "hubert",
+        "num_attention_heads": config.heads,
+        "do_stable_layer_norm": config.pre_norm,
         "hidden_dropout": config.dropout,
         "attention_dropout": config.attention_dropout,
         "activation_dropout": config.activation_dropout,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,6 +37,7 @@ _EXPECTED: dict[_Wanted, str] = {
     "or hub id (org/name), an s3prl Distiller .ckpt, our .safetensors with its .json, a Lightning .ckpt, our "
     ".onnx, or a run folder",
 }
+_WISHES = {"normalize=true": True, "normalize=false": False}
 _HEAD = "head.safetensors"  # beside the teacher that `distill adapt` makes
 _ONNX = "student.onnx"
 _EXPORTS = ("distiller.ckpt", "hubert.pt", "torchaudio.pt", _ONNX)
@@ -63,6 +64,8 @@ class CheckpointInfo:
     """With the prediction heads of a student."""
     targets: tuple[int, ...] | None
     """Teacher layers that a student predicts; None for a plain encoder."""
+    normalize_input: bool
+    """Whether waveforms are normalised to zero mean and unit variance first."""
     provenance: dict[str, Any] = field(default_factory=dict)
     """Where it comes from, plain values."""
 
@@ -76,6 +79,7 @@ class CheckpointInfo:
             "dim": self.dim,
             "parameters (encoder)": f"{self.parameters_encoder:,}",
             "parameters (total)": f"{self.parameters_total:,}",
+            "normalises waveforms": "yes" if self.normalize_input else "no",
         }
         if self.targets is not None:
             facts["predicts teacher layers"] = ", ".join(map(str, self.targets))
@@ -94,7 +98,7 @@ class _Opened:
     recipe: dict[str, Any] | None = None
 
 
-def load_teacher(source: str | Path) -> HubertEncoder:
+def load_teacher(source: str | Path, *, normalize_input: bool | None = None) -> HubertEncoder:
     """Load a HuBERT encoder, in eval mode.
 
     A Hugging Face folder holds a plain encoder: an exported student can be loaded too, without its heads.
@@ -103,28 +107,32 @@ def load_teacher(source: str | Path) -> HubertEncoder:
         source: a fairseq checkpoint, a torchaudio state dict or bundle name (HUBERT_BASE), a Hugging Face
             folder or hub id, `teacher.safetensors`, a run folder, a Lightning checkpoint of `distill adapt`,
             or "random:base", "random:large", "random:mini" for random weights (from torch's global
-            generator). HuBERT and wav2vec 2.0 alike.
+            generator). HuBERT and wav2vec 2.0 alike. Each may end in "?normalize=true" or "?normalize=false",
+            see `split_source`.
+        normalize_input: whether waveforms are normalised to zero mean and unit variance first; None: as the
+            source says, where a Hugging Face folder of a model with group norm is taken not to.
 
     Raises:
         CheckpointError: saying what was found and what was expected.
     """
-    opened = _open(str(source), "teacher")
+    opened = _open(str(source), "teacher", normalize_input)
     if not isinstance(opened.model, HubertEncoder):
         raise CheckpointError(f"{source} holds a student, {_EXPECTED['teacher']}; load_student reads it")
     return opened.model
 
 
-def load_student(path: str | Path) -> Student:
+def load_student(path: str | Path, *, normalize_input: bool | None = None) -> Student:
     """Load a student with its prediction heads, in eval mode.
 
     Args:
         path: `student.safetensors` or its .json, a Lightning checkpoint, an s3prl Distiller checkpoint, or a
             run folder.
+        normalize_input: as for `load_teacher`.
 
     Raises:
         CheckpointError: saying what was found and what was expected.
     """
-    opened = _open(str(path), "student")
+    opened = _open(str(path), "student", normalize_input)
     if not isinstance(opened.model, Student):
         raise CheckpointError(
             f"{path} holds an encoder without prediction heads ({opened.format}), {_EXPECTED['student']}; "
@@ -155,7 +163,33 @@ def teacher_facts(source: str) -> dict[str, str]:
         "teacher", the source; where that is a model of the hub also "teacher_hub_id": later, and elsewhere,
         nothing tells an id from a path such as models/hubert_base.pt.
     """
-    return {"teacher": source} | ({"teacher_hub_id": source} if huggingface.is_hub_id(source) else {})
+    plain = split_source(source)[0]
+    return {"teacher": source} | ({"teacher_hub_id": plain} if huggingface.is_hub_id(plain) else {})
+
+
+def split_source(source: str) -> tuple[str, bool | None]:
+    """A source without its "?normalize=true" or "?normalize=false", and what that says.
+
+    So a user decides, wherever a model can be named, whether waveforms are normalised to zero mean and unit
+    variance first; what the checkpoint says about it does not count then.
+
+    Returns:
+        The source, and None if nothing is said.
+
+    Raises:
+        CheckpointError: for anything else behind a "?", unless the source exists under its whole name.
+    """
+    plain, mark, wish = source.rpartition("?")
+    with suppress(OSError):  # too long for a path, say: then it is none
+        if Path(source).expanduser().exists():
+            return source, None
+    if not mark:
+        return source, None
+    if wish not in _WISHES:
+        raise CheckpointError(
+            f"{source}: there is {ascii(wish)[:40]} behind the ?, expected {' or '.join(_WISHES)}"
+        )
+    return plain, _WISHES[wish]
 
 
 def inspect(source: str | Path) -> CheckpointInfo:
@@ -181,6 +215,7 @@ def inspect(source: str | Path) -> CheckpointInfo:
         parameters_encoder=_count(encoder),
         parameters_total=_count(model),
         targets=model.targets if isinstance(model, Student) else None,
+        normalize_input=encoder.config.normalize_input,
         provenance=opened.provenance,
     )
 
@@ -210,6 +245,7 @@ def _inspect_onnx(files: list[Path], source: str) -> CheckpointInfo:
         parameters_encoder=noted["parameters"],
         parameters_total=noted["parameters"],
         targets=None if targets is None else tuple(targets),
+        normalize_input=config.normalize_input,
         provenance={"precision": ", ".join(found["precision"] for _, found in described)}
         | noted["provenance"],
     )
@@ -219,8 +255,19 @@ def _count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _open(source: str, wanted: _Wanted) -> _Opened:
+def _open(source: str, wanted: _Wanted, normalize_input: bool | None = None) -> _Opened:
     """Load whatever the source is; `wanted` decides between two models in one folder, and words errors."""
+    source, stated = split_source(source)
+    wish = stated if normalize_input is None else normalize_input
+    opened = _open_plain(source, wanted, wish)
+    if wish is not None:
+        encoder = opened.model.encoder if isinstance(opened.model, Student) else opened.model
+        encoder.config = replace(encoder.config, normalize_input=wish)
+    return opened
+
+
+def _open_plain(source: str, wanted: _Wanted, wish: bool | None) -> _Opened:
+    """`_open` of a source without conditions; `wish` of the user, before a format has its say."""
     path = Path(source).expanduser()
     if source.startswith("random:"):
         name = source.removeprefix("random:")
@@ -228,17 +275,17 @@ def _open(source: str, wanted: _Wanted) -> _Opened:
             raise CheckpointError(f"{source}: there is no preset {name!r}, expected {', '.join(PRESETS)}")
         return _Opened("random", HubertEncoder.from_preset(name).eval(), {"preset": name})
     try:
-        return _open_path(path, source, wanted)
+        return _open_path(path, source, wanted, wish)
     except OSError as error:
         raise CheckpointError(f"{source} cannot be read: {error.strerror or error}") from error
 
 
-def _open_path(path: Path, source: str, wanted: _Wanted) -> _Opened:
+def _open_path(path: Path, source: str, wanted: _Wanted, wish: bool | None) -> _Opened:
     if not path.exists():
         if torchaudio.is_bundle(source):
             return _filled("torchaudio", *torchaudio.read_bundle(source), source)
         if huggingface.is_hub_id(source):
-            return _hugging_face(source)
+            return _hugging_face(source, wish)
         raise CheckpointError(_missing(source, wanted))
     if path.is_file() and path.stat().st_size == 0:
         raise CheckpointError(f"{source} is empty (0 bytes), {_EXPECTED[wanted]}")
@@ -247,11 +294,13 @@ def _open_path(path: Path, source: str, wanted: _Wanted) -> _Opened:
         model, provenance = native.read(path, prefer=prefer)
         head = (path if path.is_dir() else path.parent) / _HEAD
         if isinstance(model, HubertEncoder) and path.suffix != ".ckpt" and head.is_file():
-            model.pretraining_head = fairseq.Head(weights.read_safetensors(head))
+            tensors = weights.read_safetensors(head)
+            weights.check_finite(tensors, head)
+            model.pretraining_head = fairseq.Head(tensors)
         return _Opened("native", model, provenance, _recipe(path))
     folder = path if path.is_dir() else path.parent
     if huggingface.matches(folder) and (path.is_dir() or path.name in huggingface.FILES):
-        return _hugging_face(folder)
+        return _hugging_face(folder, wish)
     if path.is_dir():
         exported = _exported(path)
         if len(exported) == 1:
@@ -265,8 +314,8 @@ def _exported(folder: Path) -> list[Path]:
     return [folder / name for name in _EXPORTS if (folder / name).is_file()]
 
 
-def _hugging_face(source: str | Path) -> _Opened:
-    return _filled("huggingface", *huggingface.read(source), source)
+def _hugging_face(source: str | Path, wish: bool | None) -> _Opened:
+    return _filled("huggingface", *huggingface.read(source, normalize_input=wish), source)
 
 
 def _filled(

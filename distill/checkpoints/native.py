@@ -115,7 +115,7 @@ def _read_lightning(path: Path) -> tuple[HubertEncoder | Student, dict[str, Any]
             f"{path} is a Lightning checkpoint of another program: it has no 'distill' entry"
         )
     prefix = _PREFIXES.get(str(description.get("kind")), "")
-    ours = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    ours = {key.removeprefix(prefix): value for key, value in state.items() if str(key).startswith(prefix)}
     return _build(description, ours, path)
 
 
@@ -130,6 +130,7 @@ def _build(
         raise CheckpointError(
             f"{path} does not say what it holds ('kind' and 'architecture'), or says it wrongly"
         )
+    state = weights.unwrapped(state, path)
     if kind == "teacher":
         return weights.fill_encoder(_checked_config(values, state, path), state, path), provenance
     missing = {"encoder", "targets", "target_dim"} - values.keys()

@@ -25,6 +25,7 @@ _FIXED = {
     "activation_fn": "gelu",
 }
 """Settings of the published model, which are s3prl's defaults too; with others it is another architecture."""
+_LAYERS = "extractor_conv_feature_layers"
 _EXPAND, _PER_TARGET = "output_layer.0", "output_layer.2"
 
 
@@ -58,7 +59,7 @@ def parse(contents: Mapping[str, Any], path: object) -> tuple[Student, dict[str,
                 f"{path} is a Distiller of s3prl with {key} {settings[key]!r}, expected {expected!r} as in "
                 "DistilHuBERT"
             )
-    tensors = {str(key): tensor for key, tensor in contents["Distiller"].items()}
+    tensors = weights.unwrapped(contents["Distiller"], path)
     heads = _read_heads(tensors, path)
     state, unknown = weights.rename(
         {key: tensor for key, tensor in tensors.items() if not key.startswith("output_layer.")}, fairseq.NAMES
@@ -67,11 +68,12 @@ def parse(contents: Mapping[str, Any], path: object) -> tuple[Student, dict[str,
         raise CheckpointError(f"{path} holds weights that DistilHuBERT does not have: {listed(unknown)}")
     if "projection.weight" not in state and "norm.weight" in state:
         fairseq.add_identity_projection(state)
-    layers = settings.get("extractor_conv_feature_layers")
-    strides = weights.STRIDES if layers is None else fairseq.parse_strides(layers, path)
-    shape = weights.architecture(state, strides, path)
-    config = weights.make_config(shape | _settings(settings), path)
+    layers = fairseq.parse_layers(settings.get(_LAYERS), path)
+    shape = weights.architecture(state, layers and [stride for _, _, stride in layers], path)
     n_targets, target_dim = heads["heads.weight"].shape[:2]
+    found = _in_their_words(shape) | {"n_tasks": n_targets, "final_dim": target_dim}
+    weights.compare(settings | {_LAYERS: layers}, found, path, "'Config'")
+    config = weights.make_config(shape | _settings(settings), path)
     targets = settings.get("pred_layer_id", list(range(1, n_targets + 1)))  # the default of s3prl
     if not isinstance(targets, list) or [type(layer) for layer in targets] != [int] * n_targets:
         raise CheckpointError(f"{path}: pred_layer_id is {targets!r}, but there are {n_targets} heads")
@@ -80,6 +82,15 @@ def parse(contents: Mapping[str, Any], path: object) -> tuple[Student, dict[str,
     own, step = contents.get("distill"), contents.get("Step")
     provenance = {"step": step} if isinstance(step, int) else {}
     return student, provenance | (own if isinstance(own, dict) else {})
+
+
+def _in_their_words(shape: Mapping[str, Any]) -> dict[str, Any]:
+    """What the weights decide, as s3prl's configuration says it."""
+    return {
+        **{theirs: shape[ours] for theirs, ours in fairseq.SHAPES.items()},
+        "extractor_mode": "default" if shape["conv_norm"] == "group" else "layer_norm",
+        _LAYERS: shape["conv_layers"],
+    }
 
 
 def _settings(settings: Mapping[str, Any]) -> dict[str, Any]:

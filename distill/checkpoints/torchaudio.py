@@ -79,11 +79,14 @@ def parse(contents: Any, path: str | Path) -> tuple[HubertConfig, dict[str, Tens
     sidecar = Path(path).with_suffix(".json")
     described = weights.read_json(sidecar) if sidecar.is_file() else {}
     arguments = described.get("wav2vec2_model")
-    state, shape = _encoder_weights(contents, path)
-    settings = _settings(arguments if isinstance(arguments, dict) else _published(shape, path))
+    arguments = arguments if isinstance(arguments, dict) else {}
+    state, shape = _encoder_weights(contents, arguments, path)
+    settings = _settings(arguments or _published(shape, path))
     settings["normalize_input"] = described.get("normalize_waveform", settings["pre_norm"])
     own, grad_scale = weights.split_own(described.get("distill"))
-    return weights.make_config(shape | settings | grad_scale, sidecar), state, own
+    config = weights.make_config(shape | settings | grad_scale, sidecar)
+    weights.compare(arguments, _shapes(config), path, sidecar.name)
+    return config, state, own
 
 
 def read_bundle(name: str) -> tuple[HubertConfig, dict[str, Tensor], dict[str, Any]]:
@@ -116,14 +119,25 @@ def read_bundle(name: str) -> tuple[HubertConfig, dict[str, Tensor], dict[str, A
             f"({first_line(error)}): check the network, or give the path of a checkpoint you have"
         ) from error
     normalize = bool(getattr(model, "normalize_waveform", False))
-    state, shape = _encoder_weights(model.state_dict(), name)
+    arguments = getattr(bundle, "_params", {})
+    state, shape = _encoder_weights(model.state_dict(), arguments, name)
     settings = _settings(_arguments(getattr(model, "model", model))) | {"normalize_input": normalize}
-    return weights.make_config(shape | settings, name), state, {"bundle": name}
+    config = weights.make_config(shape | settings, name)
+    weights.compare(arguments, _shapes(config), name, "torchaudio")
+    return config, state, {"bundle": name}
 
 
-def _encoder_weights(contents: Mapping[str, Any], source: object) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The encoder's weights in our names, and the fields of `HubertConfig` that they tell."""
-    tensors = {str(key): tensor for key, tensor in contents.items()}
+def _encoder_weights(
+    contents: Mapping[str, Any], arguments: Mapping[str, Any], source: object
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The encoder's weights in our names, and the fields of `HubertConfig` that they tell.
+
+    Args:
+        contents: the state dict.
+        arguments: of `wav2vec2_model` as far as they are known; the strides are among them.
+        source: the checkpoint, for messages.
+    """
+    tensors = weights.unwrapped(contents, source)
     for prefix in _PREFIXES:
         tensors = {key.removeprefix(prefix): tensor for key, tensor in tensors.items()}
     if any("rel_attn_embed" in key or "gru_rel_pos" in key for key in tensors):
@@ -134,7 +148,15 @@ def _encoder_weights(contents: Mapping[str, Any], source: object) -> tuple[dict[
         raise CheckpointError(
             f"{source} holds weights that torchaudio's HuBERT does not have: {listed(unknown)}"
         )
-    return state, weights.architecture(state, weights.STRIDES, source)
+    layers = arguments.get("extractor_conv_layer_config")
+    try:
+        strides = None if layers is None else [int(stride) for _, _, stride in layers]
+    except (TypeError, ValueError):
+        raise CheckpointError(
+            f"{source}: extractor_conv_layer_config is {str(layers)[:80]!r}, expected a list of "
+            "(channels, kernel, stride)"
+        ) from None
+    return state, weights.architecture(state, strides, source)
 
 
 def _published(shape: Mapping[str, Any], path: object) -> dict[str, Any]:
@@ -215,20 +237,26 @@ def write(model: HubertEncoder, path: Path, provenance: dict[str, Any] | None = 
     )
 
 
-def _describe(config: HubertConfig) -> dict[str, Any]:
-    """Our configuration as the arguments of `torchaudio.models.wav2vec2_model`."""
+def _shapes(config: HubertConfig) -> dict[str, Any]:
+    """What the weights decide of our configuration as arguments of `torchaudio.models.wav2vec2_model`."""
     return {
         "extractor_mode": f"{config.conv_norm}_norm",
         "extractor_conv_layer_config": [list(layer) for layer in config.conv_layers],
         "extractor_conv_bias": config.conv_bias,
         "encoder_embed_dim": config.dim,
-        "encoder_projection_dropout": config.projection_dropout,
         "encoder_pos_conv_kernel": config.position_kernel,
         "encoder_pos_conv_groups": config.position_groups,
         "encoder_num_layers": config.layers,
+        "encoder_ff_interm_features": config.ffn_dim,
+    }
+
+
+def _describe(config: HubertConfig) -> dict[str, Any]:
+    """Our configuration as the arguments of `torchaudio.models.wav2vec2_model`."""
+    return _shapes(config) | {
+        "encoder_projection_dropout": config.projection_dropout,
         "encoder_num_heads": config.heads,
         "encoder_attention_dropout": config.attention_dropout,
-        "encoder_ff_interm_features": config.ffn_dim,
         "encoder_ff_interm_dropout": config.activation_dropout,
         "encoder_dropout": config.dropout,
         "encoder_layer_norm_first": config.pre_norm,

@@ -8,7 +8,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,11 +30,34 @@ WAVLM = (
 )
 STRIDES = (5, 2, 2, 2, 2, 2, 2)
 """Of the seven convolutions of every published HuBERT; weights do not tell."""
+KERNELS = (10, 3, 3, 3, 3, 2, 2)
+"""Of the same."""
 
 _INDEX = re.compile(r"\b(conv_layers|layers|cnn)\.(\d+)\b")
 _POSITION = "position.conv.parametrizations.weight"
-_GRAD_SCALE = "cnn_grad_scale"
+_OWN = ("cnn_grad_scale", "normalize_input")
+_PARALLEL = "module."
+_COMPILED = "_orig_mod."
 _Model = TypeVar("_Model", bound=nn.Module)
+
+
+def unwrapped(state: Mapping[Any, Any], source: object) -> dict[str, Any]:
+    """Weights without what DataParallel, DDP and torch.compile put into their names.
+
+    Args:
+        state: the weights.
+        source: the checkpoint, for the message.
+
+    Raises:
+        CheckpointError: if two weights have the same name then.
+    """
+    names = {key: str(key).replace(_COMPILED, "") for key in state}
+    while names and all(name.startswith(_PARALLEL) for name in names.values()):
+        names = {key: name.removeprefix(_PARALLEL) for key, name in names.items()}
+    if len(set(names.values())) != len(names):
+        twice = [name for name, count in Counter(names.values()).items() if count > 1]
+        raise CheckpointError(f"{source} holds {listed(twice)} twice, once inside a wrapper")
+    return {names[key]: value for key, value in state.items()}
 
 
 def rename(state: Mapping[str, Any], names: Mapping[str, str]) -> tuple[dict[str, Tensor], list[str]]:
@@ -60,17 +84,55 @@ def rename(state: Mapping[str, Any], names: Mapping[str, str]) -> tuple[dict[str
     return renamed, unknown
 
 
-def architecture(state: Mapping[str, Tensor], strides: tuple[int, ...], source: object) -> dict[str, Any]:
+def compare(stated: Mapping[str, Any], found: Mapping[str, Any], source: object, where: str) -> None:
+    """Check that the weights are those of the model that a file describes.
+
+    Args:
+        stated: the description, in the format's own words; not compared is what it leaves out or has as None.
+        found: the same of the model that the weights make.
+        source: the checkpoint, for the message.
+        where: the description stands, for the same.
+
+    Raises:
+        CheckpointError: naming what differs.
+    """
+    wrong = [
+        f"{key} is {_short(stated[key])} in {where} but {_short(value)} by the weights"
+        for key, value in found.items()
+        if stated.get(key) is not None and _plain(stated[key]) != _plain(value)
+    ]
+    if wrong:
+        raise CheckpointError(
+            f"{source}: {'; '.join(wrong[:3])}: weights are missing or too many, or the description is of "
+            "another model; get both from one place, or correct the description"
+        )
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _short(value: Any) -> str:
+    text = ascii(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def architecture(
+    state: Mapping[str, Tensor], strides: Sequence[int] | None, source: object
+) -> dict[str, Any]:
     """The fields of `HubertConfig` that the weights decide.
 
     Args:
         state: an encoder's weights in our names.
-        strides: of the convolutions, in samples.
+        strides: of the convolutions, in samples; None if the file does not say: those of every published
+            HuBERT, if its kernels are theirs as well.
         source: the checkpoint, for the message.
 
     Raises:
         CheckpointError: if essential weights are missing or misshapen.
     """
+    assumed = strides is None
+    strides = STRIDES if strides is None else strides
     try:
         convolutions = []
         while (weight := state.get(f"cnn.{len(convolutions)}.conv.weight")) is not None:
@@ -80,6 +142,12 @@ def architecture(state: Mapping[str, Tensor], strides: tuple[int, ...], source: 
                 f"{source} has {len(convolutions)} convolutions but {len(strides)} strides are known, "
                 "expected the seven of HuBERT"
             )
+        kernels = tuple(kernel for _, kernel in convolutions)
+        if assumed and kernels != KERNELS:
+            raise CheckpointError(
+                f"{source} does not state the strides of its convolutions, and its kernels {kernels} are not "
+                f"those of HuBERT {KERNELS}: the frame rate is unknown"
+            )
         dim = state["projection.weight"].shape[0]
         position = state[f"{_POSITION}.original1"]  # (D, D / groups, kernel)
         return {
@@ -88,7 +156,7 @@ def architecture(state: Mapping[str, Tensor], strides: tuple[int, ...], source: 
             "conv_bias": "cnn.0.conv.bias" in state,
             "projection_norm": "projection_norm.weight" in state,
             "dim": dim,
-            "layers": sum(key.endswith(".query.weight") for key in state),
+            "layers": len({key.split(".")[1] for key in state if key.startswith("layers.")}),
             "ffn_dim": state["layers.0.ffn_in.weight"].shape[0],
             "position_kernel": position.shape[2],
             "position_groups": dim // position.shape[1],
@@ -146,9 +214,19 @@ def make_config(fields: Mapping[str, Any], source: object) -> HubertConfig:
         raise CheckpointError(f"{source} describes an impossible model: {first_line(error)}") from None
 
 
-def own_section(config: HubertConfig, provenance: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Our "distill" section in another program's file: the provenance, and what has no place elsewhere."""
-    return {**(provenance or {}), _GRAD_SCALE: config.cnn_grad_scale}
+def own_section(
+    config: HubertConfig,
+    provenance: Mapping[str, Any] | None,
+    fields: Sequence[str] = ("cnn_grad_scale",),
+) -> dict[str, Any]:
+    """Our "distill" section in another program's file: the provenance, and what has no safe place elsewhere.
+
+    Args:
+        config: of the model.
+        provenance: plain values.
+        fields: of the configuration that the other program does not keep, some of `_OWN`.
+    """
+    return {**(provenance or {}), **{name: getattr(config, name) for name in fields}}
 
 
 def split_own(section: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -161,8 +239,8 @@ def split_own(section: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         The provenance, and the fields of `HubertConfig`, to be checked by `make_config`.
     """
     own = section if isinstance(section, dict) else {}
-    provenance = {key: value for key, value in own.items() if key != _GRAD_SCALE}
-    return provenance, {key: value for key, value in own.items() if key == _GRAD_SCALE}
+    provenance = {key: value for key, value in own.items() if key not in _OWN}
+    return provenance, {key: value for key, value in own.items() if key in _OWN}
 
 
 def fill(make: Callable[[], _Model], state: Mapping[str, Any], source: object) -> _Model:
@@ -174,7 +252,7 @@ def fill(make: Callable[[], _Model], state: Mapping[str, Any], source: object) -
         source: the checkpoint, for the message.
 
     Raises:
-        CheckpointError: if weights are missing, unexpected or of another shape.
+        CheckpointError: if weights are missing, unexpected, of another shape or not finite.
     """
     try:
         with torch.device("meta"):
@@ -192,13 +270,37 @@ def fill(make: Callable[[], _Model], state: Mapping[str, Any], source: object) -
     if problems:
         raise CheckpointError(f"{source} does not fit its architecture: {listed(problems)}")
     copies = {key: tensor.detach().to(torch.float32, copy=True).contiguous() for key, tensor in state.items()}
+    check_finite(copies, source)
     model.load_state_dict(copies, assign=True)
     return model.eval()
+
+
+def check_finite(state: Mapping[str, Tensor], source: object) -> None:
+    """Check weights for NaN and infinity, in one pass over memory.
+
+    Raises:
+        CheckpointError: naming the tensors that have them.
+    """
+    bad = [
+        key
+        for key, tensor in state.items()
+        if tensor.numel() and not all(value.isfinite() for value in torch.aminmax(tensor))
+    ]
+    if bad:
+        raise CheckpointError(
+            f"{source} holds weights that are NaN or infinite: {listed(bad)}; its training broke down or the "
+            "file is damaged: take an earlier checkpoint, or get it again"
+        )
 
 
 def fill_encoder(config: HubertConfig, state: Mapping[str, Tensor], source: object) -> HubertEncoder:
     """`fill` for a `HubertEncoder`."""
     return fill(lambda: HubertEncoder(config), state, source)
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a name from outside is that of a file in the folder it is read in, and no way out of it."""
+    return bool(name.strip(".")) and name.isprintable() and not {"/", "\\"} & set(name) and len(name) < 200
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:

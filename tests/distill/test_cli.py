@@ -408,3 +408,7 @@ def test_the_noise_of_a_condition_is_missed_before_any_work(distill, noise_folde
     code, _, err = distill(*words)
     assert code == 1 and "needs wham recordings: name them with --noise wham=SOURCE" in err
     assert not (tmp_path / "set").exists()
+
+
+def test_messages_cannot_steer_the_terminal():
+    assert one_line(DataError("no layer \x1b[31mred\x07 in naïve.pt")) == "no layer ?[31mred? in naïve.pt"

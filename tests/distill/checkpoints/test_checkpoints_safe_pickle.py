@@ -282,3 +282,31 @@ def test_torchscript_is_refused(tmp_path):
     torch.jit.save(torch.jit.script(torch.nn.Linear(1, 1)), tmp_path / "script.pt")
     with pytest.raises(CheckpointError, match="TorchScript archive"):
         safe_pickle.load(tmp_path / "script.pt")
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ("\x1b[33;20mno such record\x1b[0m in the file\nmore", "no such record in the file"),
+        ("two\twords\x07 \x1b]0;title\x07here", "two words  here"),
+        (
+            "This file contains pickled (object) data. If you trust the file you can load it unsafely "
+            "using the `allow_pickle=` keyword argument.",
+            "This file contains pickled (object) data.",
+        ),
+        ("Weights only load failed. In PyTorch 2.6, re-run with `weights_only=False`", "RuntimeError"),
+        ("certificate verify failed; pass verify=False to go on", "certificate verify failed;"),
+        ("", "RuntimeError"),
+    ],
+)
+def test_what_is_repeated_of_other_libraries_errors(said, kept):
+    """Neither advice to switch a protection off, nor anything that steers a terminal."""
+    assert safe_pickle.first_line(RuntimeError(said)) == kept
+
+
+def test_torchs_own_advice_is_not_repeated(tmp_path):
+    torch.save({"w": Call(os.system, "true")}, tmp_path / "x.pt")
+    with pytest.raises(pickle.UnpicklingError) as error:
+        torch.load(tmp_path / "x.pt", weights_only=True)
+    assert "trust" in str(error.value)
+    assert safe_pickle.first_line(error.value) == "UnpicklingError"
