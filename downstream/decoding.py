@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import zlib
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -134,13 +135,11 @@ def language_model_kind(path: Path) -> str:
     if start == _BINARY:
         return "binary"
     try:
-        with _open_text(path, start) as lines:
-            first = next(
-                (line.strip() for _, line in zip(range(100), lines, strict=False) if line.strip()), ""
-            )
-            while first and first != "\\data\\" and first.startswith("#"):
-                first = next(lines, "").strip()
-    except (OSError, EOFError, UnicodeDecodeError):
+        lines = _text_lines(path)
+        first = next((line for _, line in zip(range(100), lines, strict=False) if line), "")
+        while first and first != "\\data\\" and first.startswith("#"):
+            first = next(lines, "")
+    except (OSError, EOFError, zlib.error, DataError):
         first = ""
     if first != "\\data\\":
         raise DataError(
@@ -150,31 +149,34 @@ def language_model_kind(path: Path) -> str:
     return "arpa"
 
 
-def _open_text(path: Path, start: bytes) -> Any:
-    packed = start[:2] == _GZIP
-    return gzip.open(path, "rt", encoding="utf-8") if packed else path.open(encoding="utf-8")
+def _text_lines(path: Path) -> Iterator[str]:
+    """The lines of a file of any size, packed or not, stripped; DataError for one that is not UTF-8."""
+    with path.open("rb") as file:
+        packed = file.read(2) == _GZIP
+    with gzip.open(path) if packed else path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                yield line.decode("utf-8").strip()
+            except UnicodeDecodeError:
+                raise DataError(f"lm {path} is not UTF-8 (line {number})") from None
 
 
 def arpa_words(path: Path) -> Iterator[str]:
     """The words of an ARPA file: its 1-grams.
 
     Raises:
-        DataError: if it ends too early, or is no text.
+        DataError: if it ends too early, or is not UTF-8.
     """
-    with path.open("rb") as file:
-        start = file.read(2)
+    inside = False
     try:
-        with _open_text(path, start) as lines:
-            inside = False
-            for line in lines:
-                line = line.strip()
-                if line.startswith("\\"):
-                    if inside:
-                        return
-                    inside = line == "\\1-grams:"
-                elif inside and len(fields := line.split()) > 1 and fields[1] not in _NO_WORDS:
-                    yield fields[1]
-    except (OSError, EOFError, UnicodeDecodeError):
+        for line in _text_lines(path):
+            if line.startswith("\\"):
+                if inside:
+                    return
+                inside = line == "\\1-grams:"
+            elif inside and len(fields := line.split()) > 1 and fields[1] not in _NO_WORDS:
+                yield fields[1]
+    except (OSError, EOFError, zlib.error):
         raise DataError(_DAMAGED.format(path)) from None
 
 

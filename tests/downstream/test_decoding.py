@@ -157,6 +157,7 @@ def test_kinds_of_language_models(arpa, tmp_path):
         pytest.param(b"\x80\x04\x95", id="pickle"),
         pytest.param(gzip.compress(b"hello", mtime=0), id="packed text"),
         pytest.param(b"\x1f\x8bnot gzip", id="broken gzip"),
+        pytest.param(b"\x1f\x8b\x08\0\0\0\0\0\0\0" + b"\xff" * 20, id="damaged gzip"),
         pytest.param(b"PK\x03\x04", id="zip"),
     ],
 )
@@ -165,6 +166,17 @@ def test_a_language_model_of_another_kind_is_refused(tmp_path, content):
     with pytest.raises(DataError, match="lm is no n-gram language model: expected an ARPA file") as caught:
         LanguageModelDecoder(tmp_path / "lm", CHARACTERS, word_end=WORD_END)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_words_in_another_encoding_are_named_with_their_line(arpa, tmp_path, packed):
+    content = arpa.read_text().replace("KAT", "KÄT").encode("latin1")
+    line = 1 + next(n for n, line in enumerate(content.split(b"\n")) if b"\xc4" in line)
+    path = tmp_path / "lm"
+    path.write_bytes(gzip.compress(content) if packed else content)
+    assert language_model_kind(path) == "arpa"
+    with pytest.raises(DataError, match=rf"^lm {path} is not UTF-8 \(line {line}\)$"):
+        list(arpa_words(path))
 
 
 def test_what_else_can_be_wrong_with_it(arpa, tmp_path, monkeypatch):
