@@ -17,12 +17,13 @@ from browser import PROGRAM, Browser
 from analysis.curves import thin
 from analysis.head_curves import mean_curve, read_heads
 from analysis.listening import KINDS, samples_of_distortions
-from analysis.report import bars, make_report
+from analysis.report import bars, make_report, results_table
 from analysis.run_logs import read_curves, read_runs, unique_labels
 from distill.data import NoiseReader, open_cuts
 from distill.errors import DataError, UserError
 from downstream.distorted_sets import DistortedSet
 from downstream.results import parse_result
+from downstream.table_parts import Cell, Row, Table
 from downstream.tables import build_tables
 
 NASTY = "s4 <script>alert(1)</script> $x_1$ & \"q\" 'p' ${title} ñ"
@@ -132,6 +133,15 @@ def test_heads_of_a_model_are_one_curve_whatever_fold_and_seed(tmp_path):
     assert found["er"]["val/error"]["s4-1234, layer-2"][1].tolist() == [10, 5]
     assert found["er"]["val/error"]["s4-1234, s3prl-lr0.01"][1].tolist() == [7, 6]
     assert read_heads([tmp_path / "all/s4-1234"])["ks"]["val/error"].keys() == {"s4-1234"}
+
+
+def test_a_confidence_interval_stands_beside_the_mean():
+    cells = (Cell(93.2, 0.4, 3, "96.27", (92.3, 94.1)), Cell(80.0, 0.0, 1, "", (79.0, 81.0)))
+    row = Row("S4", "DistilHuBERT", "no", "23M", cells)
+    table = Table("KS", "ks", "accuracy", False, True, ("clean", "dns"), (row,), ())
+    html = results_table(table, table.rows)
+    assert '<td class="number">93.20<small>(0.40, n=3) [92.30, 94.10]</small></td>' in html
+    assert '<td class="number">80.00<small>[79.00, 81.00]</small></td>' in html
 
 
 def test_curves_without_a_common_update_are_not_averaged():
