@@ -24,6 +24,8 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 from torch.utils.checkpoint import checkpoint
 
+from distill.samples import check_samples
+
 SAMPLE_RATE = 16_000
 
 
@@ -195,7 +197,8 @@ def masked_instance_norm(x: Tensor, lengths: Tensor | None, norm: nn.GroupNorm) 
     with torch.autocast(x.device.type, enabled=False):
         full = x.float()
         if lengths is None:
-            return F.group_norm(full, norm.num_groups, norm.weight, norm.bias, norm.eps).to(x.dtype)
+            weight, bias = norm.weight.float(), norm.bias.float()
+            return F.group_norm(full, norm.num_groups, weight, bias, norm.eps).to(x.dtype)
         # Few passes over memory: this is the largest tensor of the model.
         valid = frame_mask(lengths, x.shape[2]).float()  # (B, F)
         count = lengths[:, None, None]
@@ -321,14 +324,15 @@ class HubertEncoder(nn.Module):
         """Encode a padded batch.
 
         Args:
-            waveforms: (B, T) at 16 kHz, padded at the end.
+            waveforms: (B, T) at 16 kHz, padded at the end; floating point of any precision, converted to the
+                model's.
             lengths: (B,) int64, valid samples of each row; None when every row is full.
             return_cnn: also return the output of the CNN.
             mask: (B, F) bool, frames to replace by `mask_embedding` (masked prediction).
             mask_embedding: (D,).
 
         Raises:
-            ValueError: for a wrong shape, or utterances too short to give a single frame.
+            ValueError: for a wrong shape, integer samples, or utterances too short to give a single frame.
         """
         self._check(waveforms, lengths)
         frames: Tensor | None = None  # valid frames; None while every row is full
@@ -356,7 +360,9 @@ class HubertEncoder(nn.Module):
         """(B, T) -> (B, F, C)."""
         if self.config.normalize_input:
             waveforms = normalize_waveforms(waveforms, lengths)
-        x = waveforms[:, None]
+        elif lengths is not None:  # 0 times what is not finite is not 0, in the statistics
+            waveforms = waveforms.masked_fill(~frame_mask(lengths, waveforms.shape[1]), 0.0)
+        x = waveforms.to(self.projection.weight.dtype)[:, None]
         valid = lengths
         for layer, (_, kernel, stride) in zip(self.cnn, self.config.conv_layers, strict=True):
             valid = None if valid is None else (valid - kernel) // stride + 1
@@ -385,6 +391,7 @@ class HubertEncoder(nn.Module):
         return hidden_states
 
     def _check(self, waveforms: Tensor, lengths: Tensor | None) -> None:
+        check_samples("waveforms", waveforms)
         if waveforms.dim() != 2:
             raise ValueError(f"waveforms must be (B, T), not {tuple(waveforms.shape)}")
         shortest = waveforms.shape[1]
@@ -406,7 +413,11 @@ class HubertEncoder(nn.Module):
 
 
 def normalize_waveforms(waveforms: Tensor, lengths: Tensor | None) -> Tensor:
-    """Zero mean and unit variance over each row's valid samples, zero in the padding. (B, T) -> (B, T)."""
+    """Zero mean and unit variance over each row's valid samples, zero in the padding. (B, T) -> (B, T).
+
+    In float32 at least: the squares of quiet samples are 0 in half precision.
+    """
+    waveforms = waveforms.float() if waveforms.dtype in (torch.float16, torch.bfloat16) else waveforms
     if lengths is None:
         return F.layer_norm(waveforms, waveforms.shape[1:])
     valid = frame_mask(lengths, waveforms.shape[1])

@@ -70,7 +70,8 @@ def distillation_loss(
     if n_frames is None:
         n_frames = lengths.sum()
     with torch.autocast(predictions.device.type, enabled=False):
-        predictions, targets = predictions.float(), targets.float()
+        # Before anything else: what is not finite in the padding would make the gradient of all of it so.
+        predictions, targets = (x.float().masked_fill(~valid[..., None], 0.0) for x in (predictions, targets))
         l1 = (predictions - targets).abs().mean(3).masked_fill(~valid, 0.0)  # (B, N, F)
         similarity = F.cosine_similarity(predictions, targets, dim=3)
         cosine = -F.logsigmoid(similarity).masked_fill(~valid, 0.0)
@@ -111,7 +112,7 @@ class DistortionClassifier(nn.Module):
         with torch.autocast(z.device.type, enabled=False):
             valid = frame_mask(lengths, z.shape[1])[:, :, None]
             pooled = z.float().masked_fill(~valid, 0.0).sum(1) / lengths[:, None]  # (B, D)
-            return F.linear(pooled, weight, bias)
+            return F.linear(pooled, weight.float(), bias.float())
 
 
 def classification_loss(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from distill.checkpoints.loading import load_any
+from distill.samples import check_samples
 from distill.student import Student
 
 
@@ -63,7 +64,18 @@ class UpstreamExpert(nn.Module):
             "hidden_states": L + 1 tensors (B, F, D), [0] the transformer's input, then each layer's output,
             the last one after the final layer norm of pre-norm models, as in s3prl's own expert of HuBERT;
             "last_hidden_state" and "paper": z, that last one.
+
+        Raises:
+            ValueError: for a waveform of another shape, integer samples, or none at all.
         """
+        for index, wav in enumerate(wavs):
+            check_samples(f"wavs[{index}]", wav)
+            if wav.dim() != 1:
+                raise ValueError(
+                    f"wavs[{index}] is {tuple(wav.shape)}, expected (T,): one channel of one utterance each"
+                )
+        if not len(wavs):
+            raise ValueError("wavs is empty: give one waveform (T,) or more")
         lengths = torch.tensor([len(wav) for wav in wavs]).clamp_min(self.model.config.receptive_field)
         waveforms = pad_sequence(wavs, batch_first=True)  # (B, T)
         waveforms = nn.functional.pad(waveforms, (0, max(0, int(lengths.max()) - waveforms.shape[1])))

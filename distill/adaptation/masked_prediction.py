@@ -165,8 +165,9 @@ class MaskedPrediction(pl.LightningModule):
                 f"not {tuple(targets.shape)}"
             )
         out = self.encoder(waveforms, lengths, return_cnn=True, mask=mask, mask_embedding=self.mask_embedding)
-        logits = self.logits(out.last_hidden_state)  # (B, F, K)
         valid = frame_mask(out.lengths, frames)
+        # Frames of the padding mean nothing, and one that is not finite would make every gradient so.
+        logits = self.logits(out.last_hidden_state.masked_fill(~valid[..., None], 0.0))  # (B, F, K)
         labelled = valid & (targets >= 0)
         masked, unmasked = labelled & mask, labelled & ~mask
         entropy = F.cross_entropy(logits.transpose(1, 2), targets, ignore_index=-1, reduction="none")
@@ -318,5 +319,5 @@ class MaskedPrediction(pl.LightningModule):
 def _mean_square(cnn: Tensor | None, valid: Tensor) -> Tensor:
     """Mean of (B, F, C) squared over the valid frames (B, F), in float32."""
     assert cnn is not None
-    squares = cnn.float().square().mean(2)  # (B, F)
-    return squares.masked_fill(~valid, 0.0).sum() / valid.sum().clamp(min=1)
+    squares = cnn.float().masked_fill(~valid[..., None], 0.0).square().mean(2)  # (B, F)
+    return squares.sum() / valid.sum().clamp(min=1)

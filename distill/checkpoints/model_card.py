@@ -102,9 +102,15 @@ from transformers import HubertModel
 model = HubertModel.from_pretrained("...").eval()
 features = model(waveforms).last_hidden_state  # waveforms: {waves}
 ```"""
-    if config.conv_norm == "layer":
-        return code
-    return f"{code}\n\ntransformers does not mask the group norm of such models: give it equal lengths."
+    notes = []
+    if config.conv_norm == "group":
+        notes.append("transformers does not mask the group norm of such models: give it equal lengths.")
+    if not config.projection_norm:
+        notes.append(
+            "The int8 file of an ONNX export quantises activations with one scale for the whole batch: run "
+            "it with one utterance at a time for results that can be repeated."
+        )
+    return "\n\n".join([code, *notes])
 
 
 def _data(recipe: Mapping[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """ONNX: an encoder for onnxruntime and the devices behind it, in float32 and with int8 weights.
 
-Inputs: waveforms (B, T) float32 at 16 kHz, padded at the end; lengths (B,) int64, valid samples, those of one
-frame (400) at least.
+Inputs: waveforms (B, T) float32 at 16 kHz, padded at the end; lengths (B,) int64, valid samples. A length
+below those of one frame (400) counts as one frame, one beyond T as T: a graph cannot refuse them.
 Outputs: last_hidden_state (B, F, D), the last layer (z in Eq. 1 of the paper), after the final layer norm of
 pre-norm models; frames (B,) int64, valid ones.
 B and T are free. Statistics are masked as in `HubertEncoder`: a padded batch gives what each row alone gives.
@@ -117,6 +117,8 @@ class _TwoOutputs(nn.Module):
         self.encoder = encoder
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        most = torch.full_like(lengths, waveforms.shape[1])
+        lengths = torch.minimum(lengths.clamp(min=self.encoder.config.receptive_field), most)
         out = self.encoder(waveforms, lengths)
         return out.last_hidden_state, out.lengths
 

@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from scipy.fft import next_fast_len
 from torch import Tensor
 
+from distill.samples import check_samples
+
 SAMPLE_RATE = 16_000  # Hz; every distortion is defined at HuBERT's rate
 
 
@@ -27,9 +29,9 @@ def valid_lengths(waveforms: Tensor, lengths: Tensor | Sequence[int] | None) -> 
     Raises:
         ValueError: if the shapes, the dtype or a length is wrong.
     """
-    if waveforms.ndim != 2 or not waveforms.is_floating_point():
-        shape = tuple(waveforms.shape)
-        raise ValueError(f"waveforms must be (B, T) floating point, got {shape} {waveforms.dtype}")
+    check_samples("waveforms", waveforms)
+    if waveforms.ndim != 2:
+        raise ValueError(f"waveforms must be (B, T), got {tuple(waveforms.shape)}")
     n_rows, n_samples = waveforms.shape
     if lengths is None:
         return [n_samples] * n_rows

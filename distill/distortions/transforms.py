@@ -19,6 +19,7 @@ from distill.distortions.additive import noise_segment
 from distill.distortions.distorter import Distorter
 from distill.distortions.padded import SAMPLE_RATE
 from distill.distortions.plan import CORPUS_NOISES, DistortionConfig, UtterancePlan
+from distill.samples import check_samples
 
 if TYPE_CHECKING:
     from lhotse import CutSet, MonoCut
@@ -135,6 +136,7 @@ def _flat(name: str, given: Tensor | np.ndarray) -> Tensor:
         raise ValueError(f"{name} must be (T,) or (1, T) and not empty, got {shape}")
     # Copied: arrays may be read-only, or run backwards, which tensors cannot.
     samples = given if isinstance(given, Tensor) else torch.from_numpy(np.array(given))
+    check_samples(name, samples)
     return samples.reshape(-1)
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import torchaudio
@@ -326,3 +327,58 @@ def test_group_norm_in_half_precision_keeps_its_statistics():
     assert (found.float() - expected)[0].abs().max() < 0.01
     reference = torch.nn.functional.group_norm(x[1:, :, :2000], 4)
     torch.testing.assert_close(expected[1:, :, :2000], reference, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["base", "large"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+@torch.no_grad()
+def test_waveforms_of_another_precision_are_converted(name, dtype):
+    """float64 is what soundfile reads unless told otherwise."""
+    model = encoder(CONFIGS[name])
+    waves, lengths = speech(3000, 2000)
+    waves = waves.to(dtype)
+    expected, found = model(waves.float(), lengths), model(waves, lengths)
+    assert found.last_hidden_state.dtype == torch.float32
+    valid = frame_mask(found.lengths, found.last_hidden_state.shape[1])
+    difference = (found.last_hidden_state - expected.last_hidden_state)[valid]
+    assert difference.abs().max() <= TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["base", "large"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@torch.no_grad()
+def test_a_model_in_half_precision(name, dtype):
+    """With and without lengths, of loud and quiet speech: the features of float32 but for rounding."""
+    whole, half = encoder(CONFIGS[name]), encoder(CONFIGS[name]).to(dtype)
+    waves, lengths = speech(4000, 4000)
+    for scale in (1.0, 1e-4) if CONFIGS[name].normalize_input else (1.0,):
+        expected = whole(scale * waves).last_hidden_state
+        for valid in (None, lengths):
+            found = half(scale * waves, valid).last_hidden_state
+            assert found.dtype == dtype
+            error = (found.float() - expected).norm() / expected.norm()
+            assert error < (0.03 if dtype == torch.bfloat16 else 0.01)
+
+
+@pytest.mark.parametrize("name", ["base", "large"])
+def test_padding_that_is_not_finite_counts_as_little_as_any(name):
+    model = encoder(CONFIGS[name], cnn_grad_scale=0.1).train()
+    waves, lengths = speech(3000, 2000)
+    gradients = []
+    for value in (0.0, float("nan")):
+        waves[1, 2000:] = value
+        model.zero_grad()
+        out = model(waves, lengths)
+        mask = frame_mask(out.lengths, out.last_hidden_state.shape[1])
+        out.last_hidden_state[mask].pow(3).mean().backward()
+        gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+@pytest.mark.parametrize("waves", [torch.zeros(1, 800, dtype=torch.int16), np.zeros((1, 800))])
+def test_what_is_no_tensor_of_floating_point_is_refused(waves):
+    with pytest.raises(
+        ValueError, match="^waveforms must (hold floating-point samples|be a torch tensor)"
+    ) as error:
+        encoder(SMALL)(waves)
+    assert "\n" not in str(error.value)

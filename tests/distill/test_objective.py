@@ -74,6 +74,24 @@ def test_parts_per_layer(pair: Pair):
     torch.testing.assert_close(loss.cosine_per_layer.mean(), loss.cosine)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("where", ["targets", "predictions"])
+def test_what_is_not_finite_in_the_padding_reaches_neither_loss_nor_gradient(pair: Pair, value, where):
+    def gradient(broken: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        predictions, targets = (x.clone() for x in pair)
+        if broken:
+            spoilt = targets if where == "targets" else predictions
+            spoilt[1, :, 4:], spoilt[2, :, 1:] = value, value
+        predictions.requires_grad_()
+        loss = distillation_loss(predictions, targets, LENGTHS).total
+        loss.backward()
+        assert predictions.grad is not None
+        return loss.detach(), predictions.grad
+
+    for found, expected in zip(gradient(True), gradient(False), strict=True):
+        assert torch.equal(found, expected)
+
+
 def test_padding_changes_nothing(pair: Pair):
     """Neither its length nor what is in it."""
     plain = distillation_loss(*pair, LENGTHS)

@@ -85,6 +85,24 @@ def test_alone_and_in_a_batch(expert):
             torch.testing.assert_close(rest, together[i, frames - 1].expand_as(rest), atol=0, rtol=0)
 
 
+@pytest.mark.parametrize(
+    ("wavs", "message"),
+    [
+        ([torch.zeros(800), torch.zeros(1, 900)], r"^wavs\[1\] is \(1, 900\), expected \(T,\)"),
+        ([torch.zeros(800, dtype=torch.int16)], r"^wavs\[0\] must hold floating-point samples .* not int16"),
+        ([], "^wavs is empty"),
+    ],
+)
+def test_what_cannot_be_heard_is_named_as_it_was_given(expert, wavs, message):
+    with pytest.raises(ValueError, match=message):
+        expert(wavs)
+
+
+def test_double_precision_is_converted(expert):
+    (wav,) = noise(4000)
+    torch.testing.assert_close(expert([wav.double()])["paper"], expert([wav])["paper"])
+
+
 def test_utterances_shorter_than_a_frame(expert):
     out = expert(noise(100, 16_000))["hidden_states"]
     padded = torch.nn.functional.pad(noise(100, 16_000)[0], (0, 300))

@@ -80,6 +80,15 @@ def test_the_last_state_of_a_large_model_is_behind_its_final_norm():
     torch.testing.assert_close(features, large.norm(large(waves).hidden_states[-1]), atol=1e-5, rtol=0)
 
 
+def test_lengths_that_cannot_be_are_clamped(exported):
+    """To one frame and to all there is: `frames` says so."""
+    waves = torch.randn(3, 4000, generator=torch.Generator().manual_seed(2))
+    features, frames = run(exported, waves, torch.tensor([100, 5000, 4000]))
+    expected, counted = run(exported, waves, torch.tensor([400, 4000, 4000]))
+    assert frames.tolist() == counted.tolist() == [1, 12, 12]
+    np.testing.assert_array_equal(features, expected)
+
+
 def test_a_padded_utterance_as_if_it_were_alone(exported):
     waves = torch.randn(2, 16_000, generator=torch.Generator().manual_seed(2))
     batch, frames = run(exported, waves, torch.tensor([16_000, 9000]))

@@ -98,7 +98,7 @@ def test_noise_segment_reaches_both_ends():
     ("arguments", "message"),
     [
         ((torch.zeros(5), None, [], []), r"waveforms must be \(B, T\)"),
-        ((torch.zeros(1, 5, dtype=torch.int16), None, [torch.ones(5)], [0.0]), "floating point"),
+        ((torch.zeros(1, 5, dtype=torch.int16), None, [torch.ones(5)], [0.0]), "floating-point"),
         ((torch.zeros(1, 5), [6], [torch.ones(5)], [0.0]), "between 1 and the batch's 5 samples, got 6"),
         ((torch.zeros(1, 5), [5, 5], [torch.ones(5)], [0.0]), "lengths must have one entry"),
         ((torch.zeros(1, 5), None, [], [0.0]), "noises must have one clip"),
