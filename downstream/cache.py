@@ -32,10 +32,11 @@ from tqdm import tqdm
 from distill.atomic import atomic
 from distill.audio import read_audio, samples_at_16k
 from distill.batch import pad
+from distill.contents import hash_lines
 from distill.errors import DataError, UserError
 from distill.hubert import SAMPLE_RATE, HubertEncoder
 from downstream.features import Selection
-from downstream.identity import audio_of, hash_lines
+from downstream.identity import audio_of
 
 logger = logging.getLogger(__name__)
 

@@ -24,8 +24,10 @@ from tqdm import tqdm
 
 from distill.callbacks import Interrupted
 from distill.checkpoints import safe_pickle
+from distill.contents import hash_lines
 from distill.distortions import Distorter
 from distill.errors import DataError, UserError
+from distill.faults import TooManyBad
 from distill.needs import layout_of
 from distill.processes import is_follower
 from distill.runs import fit, make_trainer, steps_done, versions
@@ -34,9 +36,10 @@ from downstream.cache import FeatureCache, fill_all, write_whole
 from downstream.decoding import LanguageModelDecoder
 from downstream.distorted_sets import find_condition
 from downstream.features import Selection, load_upstream
+from downstream.identity import audio_of
 from downstream.labels import CHARACTERS, WORD_END, Labels, TokenLabels, check_words, make_labels, targets_of
 from downstream.options import RECORDED, EvaluationConfig
-from downstream.results import check_head, describe_silent
+from downstream.results import AUDIO, allow_mending, describe_silent, read_head, sign_head
 from downstream.runner import HeadTraining, measure
 from downstream.speech import TaskSpeech, check_sources
 
@@ -122,6 +125,7 @@ class Evaluation:
             check_words(cuts, config, self.out / "words_without_phones.txt")
         for condition, fold in tests:
             speech.test_data(condition, fold)
+            speech.test_audio(condition, fold)
 
     def run_fold(self, fold: int | None) -> None:
         """One head and its tests."""
@@ -135,8 +139,14 @@ class Evaluation:
             targets_of(labels, self.speech.test(condition, fold), frames, condition)
         folder = self.out / "heads" / self.config.head_name(fold)
         module = self._module(labels)
-        sign_head(folder, self._identity(labels, targets))
-        device = self._train(module, folder, train, dev, targets)
+        places = hash_lines(audio_of([*train, *dev])[0])
+        identity = self._identity(labels, targets) | self.speech.training_audio(fold)
+        sign_head(folder, identity, places=places)
+        try:
+            device = self._train(module, folder, train, dev, targets)
+        except TooManyBad:
+            allow_mending(folder, places)
+            raise
         if is_follower():
             return
         self.dev_error = load_best(module, folder)
@@ -245,8 +255,14 @@ class Evaluation:
         return self.config.head_settings | {
             "checkpoint": self.upstream.checkpoint_hash,
             "training data": says,
+            "dev data": hash_lines(sorted(targets["dev"])),
             "labels": list(labels.symbols) if isinstance(labels, TokenLabels) else labels.slots,
         }
+
+    def _trained_on(self, fold: int | None) -> dict[str, Any]:
+        """What the head says of its audio; one of an earlier version says nothing."""
+        head = read_head(self.out / "heads" / self.config.head_name(fold))
+        return {key: head[key] for key in AUDIO if key in head}
 
     def _is_done(self, path: Path, fold: int | None, condition: str, lm: bool) -> bool:
         """Whether a result is there, of this model and as many steps.
@@ -326,7 +342,9 @@ class Evaluation:
             "row": None,
             "predictions": None,
             "settings": config.settings(lm=about["lm"])
-            | self.speech.test_data(about["condition"], about["fold"]),
+            | self.speech.test_data(about["condition"], about["fold"])
+            | self.speech.test_audio(about["condition"], about["fold"])
+            | self._trained_on(about["fold"]),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -347,20 +365,6 @@ def warn_of_crops(train: Sequence[Cut], crop_s: float | None) -> None:
             len(train),
             crop_s,
         )
-
-
-def sign_head(folder: Path, identity: dict[str, Any]) -> None:
-    """Note what a head is of.
-
-    Raises:
-        UserError: if the folder has the head of something else.
-    """
-    path = folder / "head.json"
-    identity = json.loads(json.dumps(identity))  # tuples become lists
-    check_head(folder, identity)
-    if not path.exists() and not is_follower():
-        folder.mkdir(parents=True, exist_ok=True)
-        write_whole(path, lambda p: p.write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8"))
 
 
 def load_best(module: HeadTraining, folder: Path) -> float | None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from lhotse.cut import Cut
+from lhotse.cut.data import DataCut
 
 from distill.audio import parts_of
+from distill.contents import plain
 from distill.errors import DataError
 
 
@@ -56,12 +59,21 @@ def audio_of(cuts: Sequence[Cut]) -> tuple[list[str], list[str]]:
         for part in parts_of(cut):
             for source in part.recording.sources if part.recording else ():
                 name = source.source if isinstance(source.source, str | Path) else "memory"
-                place.append(f"{name} {part.start}")
+                place.append(f"{name} {part.start}{_otherwise(part)}")
                 file = str(name).rpartition("#")[0] if source.type == "shar" else str(name)
                 state.append(seen[file] if file in seen else seen.setdefault(file, state_of(file)))
         places.append("\t".join(place))
         states.append("\t".join(state))
     return places, states
+
+
+def _otherwise(part: DataCut) -> str:
+    """How a part is read, unless it is the first channel, at most resampled."""
+    channel = getattr(part, "channel", 0)
+    changes = map(plain, part.recording.transforms or ()) if part.recording else ()
+    found = [channel] if channel not in (0, [0]) else []
+    found += [change for change in changes if change.get("name") != "Resample"]
+    return f" {json.dumps(found, sort_keys=True, default=str)}" if found else ""
 
 
 def state_of(file: str) -> str:
@@ -71,11 +83,3 @@ def state_of(file: str) -> str:
     except (OSError, ValueError):
         return ""
     return f"{state.st_size} {state.st_mtime_ns}"
-
-
-def hash_lines(lines: Iterable[str]) -> str:
-    """BLAKE2b of lines, in hexadecimal."""
-    digest = hashlib.blake2b(digest_size=16)
-    for line in lines:
-        digest.update(f"{line}\n".encode(errors="surrogateescape"))
-    return digest.hexdigest()

@@ -162,6 +162,9 @@ RECORDED = {"test-other": "librispeech/test-other", "chime3": "chime3/et05_real_
 # Where noise for testing is, below the data folder, unless `noises` says otherwise.
 NOISES = {"musan": "musan/all", "wham": "wham/tt", "fsd": "fsd50k/test", "dns": "dns/noise", "rir": "dns/rir"}
 
+_PRECISIONS = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed", "64": "64-true"}
+"""What Lightning takes short names of a precision for."""
+
 _FEATURES = re.compile(r"last|weighted_sum|layer:\d+")
 
 
@@ -334,7 +337,7 @@ class EvaluationConfig:
     @property
     def head_settings(self) -> dict[str, Any]:
         """What a head depends on beside task, features, seed, steps and data."""
-        recipe = self.recipe()
+        recipe, precision = self.recipe(), str(self.trainer.get("precision") or "32")
         return {
             "protocol": self.protocol,
             "batch_size": self.settled_batch_size,
@@ -342,6 +345,7 @@ class EvaluationConfig:
             "every_n_steps": recipe.validation.every_n_steps,
             "width": self.width,
             "crop_s": self.settled_crop_s,
+            "precision": _PRECISIONS.get(precision, precision),
         }
 
     def settings(self, *, lm: bool = False) -> dict[str, Any]:

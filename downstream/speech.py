@@ -14,6 +14,7 @@ from lhotse.cut import Cut
 from lhotse.utils import fastcopy
 
 from data_prep.speech_commands import SILENCE
+from distill.contents import contents_of, hash_lines
 from distill.data import NoiseReader, check_length, samples_at_16k
 from distill.distortions import CONDITIONS
 from distill.errors import DataError
@@ -21,10 +22,9 @@ from distill.hubert import HubertConfig
 from distill.sources import check_names, how_to_make, open_cuts
 from distill.survey import check_files
 from downstream.distorted_sets import find_condition
-from downstream.identity import hash_lines
 from downstream.labels import class_of, truths
 from downstream.options import NOISES, RECORDED, EvaluationConfig
-from downstream.results import check_settings
+from downstream.results import MENDING, check_head, check_settings, read_head
 
 DEV_SHARE = 0.2
 """Of the training speech, for tasks without a dev set; as in s3prl."""
@@ -42,6 +42,7 @@ class TaskSpeech:
         self.config, self.model = config, model or HubertConfig()
         self._splits: dict[str, list[Cut]] = {}
         self._hashes: dict[str, str] = {}
+        self._contents: dict[str, str] = {}
 
     def split(self, name: str) -> list[Cut]:
         """The utterances of a manifest; see `read_split`."""
@@ -57,7 +58,7 @@ class TaskSpeech:
                 with the protocol of s3prl, always the same), is for dev.
         """
         task = self.config.defaults
-        names = [name for number, name in enumerate(task.train, start=1) if number != fold]
+        names = self._training_names(fold)
         train = [cut for name in names for cut in self.split(name)]
         check_names(train, ", ".join(source_of(self.config, name) for name in names))
         if task.dev is not None:
@@ -77,6 +78,9 @@ class TaskSpeech:
             return torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
         generator = np.random.Generator(np.random.Philox(key=[self.config.seed, fold or 0]))
         return generator.permutation(count).tolist()
+
+    def _training_names(self, fold: int | None) -> list[str]:
+        return [name for number, name in enumerate(self.config.defaults.train, start=1) if number != fold]
 
     def test(self, condition: str, fold: int | None) -> list[Cut]:
         """Test utterances of a condition, before they are distorted, the shortest first."""
@@ -99,6 +103,29 @@ class TaskSpeech:
             check_files(cuts, ", ".join(sources[corpus]))
         return reader
 
+    def training_audio(self, fold: int | None) -> dict[str, dict[str, str]]:
+        """What a head hears in training and is chosen by, kept with it and its scores.
+
+        Returns:
+            "training audio": by manifest, a name of what its recordings hold (`contents_of`).
+        """
+        dev = self.config.defaults.dev
+        names = [*self._training_names(fold), *([dev] if dev is not None else [])]
+        return {"training audio": {name: self._audio(name) for name in names}}
+
+    def _audio(self, name: str) -> str:
+        if name not in self._contents:
+            cuts = sorted(self.split(name), key=lambda cut: cut.id)
+            self._contents[name] = contents_of(cuts, in_full=True)
+        return self._contents[name]
+
+    def _noise_audio(self, corpus: str) -> str:
+        """In the order of the manifests, by which clips are drawn."""
+        key = f"noise {corpus}"
+        if key not in self._contents:
+            self._contents[key] = contents_of(list(self.noises.corpora[corpus]), in_full=False)
+        return self._contents[key]
+
     def test_data(self, condition: str, fold: int | None) -> dict[str, Any]:
         """What a score is measured on, kept with it.
 
@@ -117,10 +144,21 @@ class TaskSpeech:
         noise = {corpus: [len(cuts), round(cuts.seconds)] for corpus, cuts in clips.items()}
         return {"test set": self._hashes[name], "noise": noise}
 
+    def test_audio(self, condition: str, fold: int | None) -> dict[str, Any]:
+        """The same for what its recordings hold.
+
+        Returns:
+            "test audio", and "noise audio" by corpus (`contents_of`).
+        """
+        noise = {corpus: self._noise_audio(corpus) for corpus in noise_corpora(condition)}
+        return {"test audio": self._audio(self._test_name(condition, fold)), "noise audio": noise}
+
     def check_score(
         self, settings: Mapping[str, Any], condition: str, fold: int | None, *, lm: bool, where: str
     ) -> None:
-        """Refuse a score of other settings or test data; what was not noted with it is not asked about.
+        """Refuse a score of other settings or audio; what was not noted with it is not asked about.
+
+        Where audio lies does not matter if it was noted what it holds.
 
         Args:
             settings: that were kept with the score.
@@ -132,9 +170,31 @@ class TaskSpeech:
         Raises:
             UserError: naming what differs.
         """
-        check_settings(settings, self.config.settings(lm=lm), where)
-        if "test set" in settings:  # else nothing need be opened
-            check_settings(settings, self.test_data(condition, fold), where)
+        wanted = self.config.settings(lm=lm)
+        if "test audio" in settings:
+            del wanted["sources"], wanted["noises"]
+        check_settings(settings, wanted, where)
+        for key, found in (
+            ("test set", lambda: self.test_data(condition, fold)),
+            ("test audio", lambda: self.test_audio(condition, fold)),
+            ("training audio", lambda: self.training_audio(fold)),
+        ):
+            if key in settings:  # else nothing need be opened
+                check_settings(settings, found(), where)
+
+    def check_training(self, folder: Path, fold: int | None) -> None:
+        """Refuse a head of other training audio, unless it was not noted or may have been mended.
+
+        Args:
+            folder: of the head; one that is not begun may be anything.
+            fold: that it is of.
+
+        Raises:
+            UserError: naming what differs.
+        """
+        head = read_head(folder)
+        if "training audio" in head and MENDING not in head:  # else nothing need be opened
+            check_head(folder, self.training_audio(fold))
 
     def cacheable(self) -> dict[str, list[Cut]]:
         """By manifest, all training and dev utterances of all folds that are never cropped."""

@@ -42,6 +42,7 @@ _PLANNED = {
     "noises": "--noise",
 }
 """What a job is named after: keys of an evaluation, and the options of a sweep in their place."""
+_CONFIGS = ("config.json", "preprocessor_config.json")  # of Hugging Face: the same weights, other features
 _WEIGHTS = (".safetensors", ".ckpt", ".pt", ".bin", ".onnx")
 
 
@@ -229,12 +230,13 @@ def words_for(task: str, words: Sequence[str]) -> tuple[str, ...]:
 
 
 def student_folder(checkpoint: str) -> str:
-    """Name of a student's folder: its own, with a hash of its weights' bytes if they are on this machine."""
+    """Name of a student's folder: its own, with a hash of its files' bytes if they are on this machine."""
     plain, normalize = split_source(checkpoint)
     path = Path(plain)
     files = [path] if path.is_file() else []
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.suffix in _WEIGHTS)
+        files += [path / name for name in _CONFIGS if files and (path / name).is_file()]
         files = files or sorted(path.glob("checkpoints/last.ckpt"))
     if not files:
         return _slug(checkpoint)
@@ -260,7 +262,9 @@ def missing_conditions(job: Job, results: Sequence[Result], speech: TaskSpeech) 
     """
     config = job.config()
     for fold in config.settled_folds:
-        check_head(job.out / "heads" / config.head_name(fold), config.head_settings)
+        folder = job.out / "heads" / config.head_name(fold)
+        check_head(folder, config.head_settings)
+        speech.check_training(folder, fold)
     decodings = (False, True) if config.lm else (False,)
     head = (job.task, job.seed, config.heard, config.protocol, config.recipe().optim.max_steps)
     own = [

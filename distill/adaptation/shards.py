@@ -19,7 +19,6 @@ import itertools
 import json
 import logging
 import time
-import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,9 +30,11 @@ from torch import Tensor
 
 from distill.adaptation.labelling import Job, ShardMaker, Speech, each, labels_name, sample_name
 from distill.adaptation.mfcc import STEP, WIDTH, WINDOW, check_rate
+from distill.adaptation.skipped import forget_skipped, judge_skipped, list_skipped
 from distill.adaptation.targets import MAX_CLUSTERS, Targets, fit_kmeans, frame_facts
 from distill.adaptation.workers import run_shards
 from distill.checkpoints.weights import atomic
+from distill.contents import contents_of
 from distill.data import samples_at_16k
 from distill.errors import DataError
 from distill.hashing import beyond_weights, hash_number
@@ -46,6 +47,7 @@ logger = logging.getLogger(__name__)
 # done before another process would have started.
 MIN_SHARD = {"mfcc": 1000, "layer": 100}
 MAX_SHARDS = 256
+MOST_COMPARED = 20_000  # utterances whose audio tells one corpus from another: enough, and minutes at most
 
 
 @dataclass(frozen=True)
@@ -147,9 +149,10 @@ def make_shards(
     description = _describe(stock, n_clusters, seed, encoder, layer, config, codebook, sample_hours) | {
         "shard_size": size,
         "max_fit_frames": max_fit_frames,
+        "audio": describe_audio(cuts, len(stock.ids), _without(folder)),
     }
     _claim(folder, description, start_afresh)
-    _forget_skipped(folder)
+    forget_skipped(folder)
     if (folder / "targets.json").exists():
         return Targets.load(folder)
     job = Job(
@@ -177,7 +180,10 @@ def make_shards(
         total = sum(len(job.positions(index)) for index in missing)
         _with_bar(run, "label", missing, f"{description['features']} labels", total, progress)
     labelled = [labels_name(index) for index in shards]
-    _judge(folder, labelled, len(stock.ids), max_bad_fraction)
+    skipped = list_skipped(folder, labelled)
+    description["audio"] = describe_audio(cuts, len(stock.ids), skipped)
+    _sign(folder, description)
+    judge_skipped(folder, len(skipped), len(stock.ids), max_bad_fraction)
     _finish(folder, description | frame_facts(config.hop, config.receptive_field), labelled)
     return Targets.load(folder)
 
@@ -196,11 +202,12 @@ def wait_for_shards(
 ) -> Targets:
     """The targets that another process makes by `make_shards` of the same arguments, when they are there."""
     folder = Path(folder)
-    config = encoder.config if encoder is not None else model or HubertConfig()
-    wanted = _describe(take_stock(cuts), n_clusters, seed, encoder, layer, config, codebook, sample_hours)
+    config, stock = encoder.config if encoder is not None else model or HubertConfig(), take_stock(cuts)
+    wanted = _describe(stock, n_clusters, seed, encoder, layer, config, codebook, sample_hours)
     for seconds in itertools.count():
         with contextlib.suppress(OSError, ValueError):  # not there yet, or just being replaced
-            if wanted.items() <= json.loads((folder / "targets.json").read_text(encoding="utf-8")).items():
+            found = json.loads((folder / "targets.json").read_text(encoding="utf-8"))
+            if wanted.items() <= found.items() and _is_of(cuts, len(stock.ids), found.get("audio")):
                 break
         if seconds == 60:
             logger.warning("waiting for the first process, which makes the targets in %s", folder)
@@ -232,6 +239,32 @@ def _describe(
     }
 
 
+def describe_audio(cuts: Speech, count: int, without: Iterable[str]) -> dict[str, Any]:
+    """A name of what some speech holds, by at most `MOST_COMPARED` utterances spread over all.
+
+    Args:
+        cuts: the speech.
+        count: how many utterances it has.
+        without: ids of those that have no labels: they may be mended at any time.
+    """
+    wanted = set(np.linspace(0, count - 1, min(count, MOST_COMPARED)).round().astype(int).tolist())
+    left_out = set(without)
+    some = [cut for number, cut in enumerate(each(cuts)) if number in wanted and cut.id not in left_out]
+    return {"contents": contents_of(some, in_full=False, missing_ok=True), "without": sorted(left_out)}
+
+
+def _is_of(cuts: Speech, count: int, audio: dict[str, Any] | None) -> bool:
+    """Whether targets are of that audio; those of an earlier version do not say."""
+    return audio is None or audio == describe_audio(cuts, count, audio["without"])
+
+
+def _without(folder: Path) -> list[str]:
+    """Ids of the utterances that the audio of a folder's targets is noted without."""
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+        return json.loads((folder / "job.json").read_text(encoding="utf-8"))["audio"]["without"]
+    return []
+
+
 Run = Callable[[str, list[int], Callable[[int], Any]], None]
 
 
@@ -257,44 +290,6 @@ def _with_bar(run: Run, kind: str, shards: list[int], description: str, total: i
 
     with tqdm(total=total, desc=description, unit="utt", disable=None if progress else True) as bar:
         run(kind, shards, bar.update)
-
-
-def _skipped_in(path: Path) -> list[str]:
-    """Lines of id and reason of the utterances that a shard of labels had to leave out."""
-    with np.load(path, allow_pickle=False) as arrays:
-        return arrays["skipped"].tolist() if "skipped" in arrays else []
-
-
-def _judge(folder: Path, shards: list[str], n_utterances: int, max_bad_fraction: float) -> None:
-    """List what was left out; stop if it is too much."""
-    try:
-        skipped = [line for name in shards for line in _skipped_in(folder / name)]
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile):
-        return  # `_finish` says which is damaged
-    listed = folder / "skipped.tsv"
-    listed.unlink(missing_ok=True)
-    if not skipped:
-        return
-    with atomic(listed) as path:
-        path.write_text("".join(f"{line}\n" for line in skipped), encoding="utf-8")
-    count = f"{len(skipped)} of {n_utterances} utterances cannot be used and have no labels"
-    if len(skipped) > max_bad_fraction * n_utterances:
-        raise DataError(
-            f"{count}, more than max_bad_fraction={max_bad_fraction:g} allows: {listed} lists them. Mend "
-            "them and run again, or raise the limit"
-        )
-    logger.warning("%s: %s lists them; mended, they are labelled when this is run again", count, listed)
-
-
-def _forget_skipped(folder: Path) -> None:
-    """Shards that had to leave something out are made again: it may have been mended since."""
-    if not (folder / "skipped.tsv").exists():
-        return
-    for path in folder.glob("labels-*.npz"):
-        with contextlib.suppress(OSError, EOFError, ValueError, zipfile.BadZipFile):
-            if _skipped_in(path):
-                (folder / "targets.json").unlink(missing_ok=True)
-                path.unlink()
 
 
 def _finish(folder: Path, description: dict[str, Any], shards: list[str]) -> None:
@@ -334,8 +329,10 @@ def _claim(folder: Path, description: dict[str, Any], start_afresh: bool) -> Non
         found = {} if (folder / "targets.json").exists() else None
     except (OSError, ValueError):
         found = {}
-    if found is not None and found != description:
-        changed = [key for key, value in description.items() if found.get(key) != value]
+    if found and "audio" not in found:  # of an earlier version: not asked about
+        found["audio"] = description["audio"]
+    changed = [key for key, value in description.items() if found is not None and found.get(key) != value]
+    if changed:
         if not start_afresh:
             raise DataError(
                 f"{folder} holds targets that were made otherwise ({', '.join(changed)} differ): choose "
@@ -347,7 +344,12 @@ def _claim(folder: Path, description: dict[str, Any], start_afresh: bool) -> Non
                 path.unlink()
     for left_over in folder.glob(".*.np[yz].*"):  # of a process that was killed while writing
         left_over.unlink(missing_ok=True)
-    with atomic(stamp) as path:
+    _sign(folder, description)
+
+
+def _sign(folder: Path, description: dict[str, Any]) -> None:
+    """Note what a folder's targets are of."""
+    with atomic(folder / "job.json") as path:
         path.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
 

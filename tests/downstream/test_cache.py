@@ -11,6 +11,7 @@ import pytest
 import soundfile
 import torch
 from lhotse import AudioSource, MonoCut, Recording
+from lhotse.utils import fastcopy
 
 from distill.audio import read_audio
 from distill.errors import DataError, UserError
@@ -239,6 +240,9 @@ def test_where_audio_is_and_the_state_of_its_files(tmp_path):
         "https://x.org/a.flac 1.5",
     )
     assert both == f"{file}\t{shar}"
+    changed = [fastcopy(cuts[0], channel=1), cuts[0].perturb_speed(1.1), cuts[0].resample(8000)]
+    (second, *_), (fast, *_), (same, *_) = (audio_of([cut])[0] for cut in changed)
+    assert second == f"{file} [1]" and "Speed" in fast and same == file
     state = f"5 {(tmp_path / 'a.tar').stat().st_mtime_ns}"
     assert states == [state, state, "", f"{state}\t{state}"]
 

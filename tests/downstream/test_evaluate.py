@@ -263,7 +263,14 @@ def test_unreadable_training_audio_and_what_to_do(quick, student, tones, tmp_pat
     assert evaluate(student, allowed, tmp_path / "allowed")
     for path in broken:
         path.write_bytes(mended[path])
+    shutil.copytree(folder, tmp_path / "elsewhere")
+    other = {
+        "sources": {split: source.replace("/tones/", "/elsewhere/") for split, source in sources.items()}
+    }
+    with pytest.raises(UserError, match="has a head of other training audio"):  # what was broken there?
+        evaluate(student, quick("ks", steps=20, every_n_steps=6, **options | other), tmp_path / "out")
     assert evaluate(student, config, tmp_path / "out")
+    assert "mending" not in json.loads((tmp_path / "out/heads/ks-last-seed0/head.json").read_text())
 
 
 # ------------------------------------------------------------------------------------------------- mistakes

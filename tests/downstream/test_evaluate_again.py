@@ -1,10 +1,13 @@
 """An evaluation that is asked for again: what is the same is kept, what is not is refused."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 from lhotse.utils import fastcopy
 
 from data_prep.manifests import write_cuts
@@ -12,7 +15,11 @@ from distill.errors import DataError, UserError
 from distill.sources import open_cuts
 from downstream.evaluate import evaluate
 from downstream.labels import CHARACTERS, WORD_END, text_of
+from downstream.sweep import plan_sweep
 from downstream.tables import make_tables
+
+WORDS = ("steps=1", "every_n_steps=1", "width=16")
+"""Those of `quick` that a head depends on."""
 
 
 def read(paths: list[Path]) -> list[dict]:
@@ -110,6 +117,81 @@ def test_a_score_of_other_test_data_is_refused(quick, student, task_data, tmp_pa
         evaluate(student, moved, tmp_path / "out")
 
 
+@pytest.fixture
+def words(tmp_path) -> dict[str, str]:
+    """Sources: two classes, train, dev and test in a folder of their own, and noise."""
+    generator = np.random.default_rng(0)
+    for split, count in {"train": 6, "dev": 4, "test": 4, "noise": 2}.items():
+        folder = tmp_path / "words" / split
+        folder.mkdir(parents=True)
+        rows = ["path\tlabel"]
+        for index in range(count):
+            soundfile.write(folder / f"{index}.wav", 0.1 * generator.standard_normal(4000), 16_000)
+            rows.append(f"{index}.wav\t{index % 2}")
+        (folder / "all.tsv").write_text("\n".join(rows) + "\n")
+    return {split: f"{tmp_path}/words/{split}/all.tsv" for split in ("train", "dev", "test", "noise")}
+
+
+def of_words(quick, words: dict[str, str], *, conditions=("clean", "fsd"), **options):
+    sources = {split: words[split] for split in ("train", "dev", "test")}
+    options = {
+        "steps": 1,
+        "every_n_steps": 1,
+        "sources": sources,
+        "noises": {"fsd": [words["noise"]]},
+    } | options
+    return quick("ks", conditions=list(conditions), **options)
+
+
+def reverse(source: str, file: str = "1.wav") -> None:
+    """Other samples in a file of the same length, under the same name, class, and time of change."""
+    path = Path(source).parent / file
+    state = path.stat()
+    wave, rate = soundfile.read(path)
+    soundfile.write(path, wave[::-1], rate)
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+
+
+@pytest.mark.parametrize("split", ["train", "dev", "test", "noise"])
+def test_what_is_done_is_done_for_the_audio_that_it_was_done_for(quick, student, words, tmp_path, split):
+    """The same files, ids, lengths and classes with other samples; and a copy of them elsewhere."""
+    done = evaluate(student, of_words(quick, words), tmp_path / "out")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    shutil.copytree(tmp_path / "words", tmp_path / "moved")
+    moved = {name: source.replace("/words/", "/moved/") for name, source in words.items()}
+    assert evaluate(student, of_words(quick, moved), tmp_path / "out") == done
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    reverse(moved[split])
+    changed = words | {split: moved[split]}
+    what = split if split in ("test", "noise") else "training"
+    with pytest.raises(UserError, match=f"json was measured with other {what} audio: choose another --out"):
+        evaluate(student, of_words(quick, changed), tmp_path / "out")
+    if what == "training":  # nor is the head tested again
+        with pytest.raises(UserError, match="heads/ks-last-seed0 has a head of other training audio: choose"):
+            evaluate(student, of_words(quick, changed, conditions=["pitch"]), tmp_path / "out")
+        options = {"data": "", "out": tmp_path / "sweep"}
+        given = [f"sources.{name}={changed[name]}" for name in ("train", "dev", "test")]
+        (job,) = plan_sweep([str(student)], ["ks"], ["clean"], words=given, **options)
+        shutil.copytree(tmp_path / "out" / "heads", job.out / "heads")
+        with pytest.raises(UserError, match="has a head of other training audio: choose another"):
+            plan_sweep([str(student)], ["ks"], ["clean"], words=[*given, *WORDS], **options)
+
+
+def test_training_and_dev_speech_that_change_places_make_another_head(quick, student, words, tmp_path):
+    (Path(words["dev"]).parent / "all.tsv").write_text(
+        "path\tlabel\n" + "".join(f"d/{n}.wav\t{n % 2}\n" for n in range(4))
+    )
+    (Path(words["dev"]).parent / "d").mkdir()
+    for number in range(4):
+        (Path(words["dev"]).parent / f"{number}.wav").rename(
+            Path(words["dev"]).parent / "d" / f"{number}.wav"
+        )
+    evaluate(student, of_words(quick, words, conditions=["clean"]), tmp_path / "out")
+    swapped = words | {"train": words["dev"], "dev": words["train"]}
+    with pytest.raises(UserError, match="has a head of other dev data and training audio"):
+        evaluate(student, of_words(quick, swapped, conditions=["pitch"]), tmp_path / "out")
+
+
 def test_scores_and_heads_of_an_earlier_version_are_kept(quick, student, tmp_path):
     config = quick("ic", conditions=["clean"])
     (path,) = evaluate(student, config, tmp_path)
@@ -118,11 +200,13 @@ def test_scores_and_heads_of_an_earlier_version_are_kept(quick, student, tmp_pat
     path.write_text(json.dumps(result))
     (head,) = tmp_path.glob("heads/*/head.json")
     about = json.loads(head.read_text())
-    del about["every_n_steps"]
+    del about["every_n_steps"], about["training audio"]
     head.write_text(json.dumps(about))
     assert evaluate(student, config, tmp_path) == [path]
     assert read([path])[0] == result
-    assert len(evaluate(student, quick("ic", conditions=["clean", "pitch"]), tmp_path)) == 2
+    paths = evaluate(student, quick("ic", conditions=["clean", "pitch"]), tmp_path)
+    assert len(paths) == 2  # what such a head was trained on is not known, and not claimed
+    assert "training audio" not in read(paths)[1]["settings"] and "test audio" in read(paths)[1]["settings"]
 
 
 def test_words_of_phoneme_recognition_are_looked_up_in_several_lexicons(quick, student, task_data, tmp_path):

@@ -142,7 +142,8 @@ def test_results_of_other_test_data_do_not_count_as_done(quick, students, tmp_pa
     finish(job)
     (path,) = job.out.glob("results/*.json")
     result = json.loads(path.read_text())
-    result["settings"] |= TaskSpeech(job.config()).test_data("clean", None)
+    tested = TaskSpeech(job.config())
+    result["settings"] |= tested.test_data("clean", None) | tested.test_audio("clean", None)
     path.write_text(json.dumps(result))
     assert plan_sweep(students[:1], data=data, **options) == []
     others = [f"sources.test={data}/speech_commands/dev.jsonl.gz"]
@@ -150,7 +151,7 @@ def test_results_of_other_test_data_do_not_count_as_done(quick, students, tmp_pa
     shutil.copy(f"{data}/speech_commands/dev.jsonl.gz", tmp_path / "data/speech_commands/test.jsonl.gz")
     with pytest.raises(UserError, match="clean.json was measured with other test set: choose another"):
         plan_sweep(students[:1], data=str(tmp_path / "data"), **options)
-    with pytest.raises(UserError, match="clean.json was measured with other sources"):
+    with pytest.raises(UserError, match="clean.json was measured with other test set: choose another"):
         plan_sweep(students[:1], data=data, words=others, **options)
     with pytest.raises(DataError, match="none/speech_commands/test.jsonl.gz does not exist"):
         plan_sweep(students[:1], data=str(tmp_path / "none"), **options)
@@ -184,6 +185,9 @@ def test_a_student_trained_anew_is_evaluated_anew(students, tmp_path):
     assert before == student_folder(students[0] + "/")
     assert before != student_folder(students[1])
     (Path(students[0]) / "student.safetensors").write_bytes(b"other weights")
+    assert student_folder(students[0]) != before
+    before = student_folder(students[0])
+    (Path(students[0]) / "preprocessor_config.json").write_text('{"do_normalize": true}')
     assert student_folder(students[0]) != before
     assert student_folder("facebook/hubert-base-ls960") == "facebook_hubert-base-ls960"
     assert student_folder(str(Path(students[0]) / "student.safetensors")).startswith("s1-student-")
