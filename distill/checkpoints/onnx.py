@@ -90,6 +90,11 @@ def describe(path: Path) -> tuple[HubertConfig, dict[str, Any]]:
         )
     int8 = any(node.op_type == "MatMulInteger" for node in model.graph.node)
     config = weights.make_config(description["architecture"], path)
+    try:
+        shapes = _shapes(model.graph)
+    except (IndexError, StopIteration, ValueError):
+        raise CheckpointError(f"{path} is a damaged ONNX file: its convolutions are none") from None
+    weights.compare(config.to_dict(), shapes, path, "its metadata")
     parameters, targets, provenance = (
         description.get(key) for key in ("parameters", "targets", "provenance")
     )
@@ -99,6 +104,23 @@ def describe(path: Path) -> tuple[HubertConfig, dict[str, Any]]:
         "provenance": provenance if isinstance(provenance, dict) else {},
         "precision": "int8" if int8 else "float32",
     }
+
+
+def _shapes(graph: Any) -> dict[str, Any]:
+    """The fields of `HubertConfig` that a graph shows, as far as its weights have kept their names."""
+    sizes = {tensor.name.removeprefix("encoder."): tuple(tensor.dims) for tensor in graph.initializer}
+    found: dict[str, Any] = {"layers": sum(node.op_type == "Softmax" for node in graph.node)}
+    position = sizes.get("position.conv.parametrizations.weight.original1")  # (D, D / groups, kernel)
+    if position is not None:
+        found |= {"dim": position[0], "position_kernel": position[2]}
+        found["position_groups"] = position[0] // max(position[1], 1)
+    layers = []
+    for node in graph.node:
+        name = node.input[1].removeprefix("encoder.") if node.op_type == "Conv" else ""
+        if name.startswith("cnn.") and name in sizes:
+            (stride,) = next(attribute.ints for attribute in node.attribute if attribute.name == "strides")
+            layers.append((sizes[name][0], sizes[name][2], stride))
+    return found | ({"conv_layers": layers} if layers else {})
 
 
 def _require(*packages: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from distill.checkpoints import export, inspect, load_student
-from distill.checkpoints.onnx import _TwoOutputs, int8_path
+from distill.checkpoints.onnx import _TwoOutputs, describe, int8_path
 from distill.errors import CheckpointError
 from distill.hubert import HubertEncoder
 from distill.student import Student
@@ -169,3 +169,22 @@ def test_other_onnx_files(tmp_path, exported):
     onnx.save(model, str(tmp_path / "wrong.onnx"))
     with pytest.raises(CheckpointError, match="dim is 'wide'"):
         inspect(tmp_path / "wrong.onnx")
+
+
+def test_metadata_of_another_model(tmp_path):
+    teacher = HubertEncoder.from_preset("mini", layers=2)
+    path = export(Student.from_teacher(teacher, layers=2, targets=(1,)), "onnx", tmp_path)
+    for file in (path, int8_path(path)):
+        good = file.read_bytes()
+        assert describe(file)[0].layers == 2
+        lies = {"layers": 3, "dim": 256, "position_kernel": 16, "position_groups": 4}
+        for key, lie in (lies | {"conv_layers": [[32, 10, 5]] * 7}).items():
+            model = onnx.load_from_string(good)
+            entry = next(entry for entry in model.metadata_props if entry.key == "distill")
+            described = json.loads(entry.value)
+            described["architecture"][key] = lie
+            entry.value = json.dumps(described)
+            file.write_bytes(model.SerializeToString())
+            with pytest.raises(CheckpointError, match=rf"{key} is .* in its metadata but .* by the weights"):
+                describe(file)
+        file.write_bytes(good)
