@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import torch
 from torch import Tensor
 
 from distill.adaptation.codebooks import load_codebook
-from distill.adaptation.shards import make_shards, wait_for_shards
+from distill.adaptation.shards import describe_audio, make_shards, take_stock, wait_for_shards
 from distill.adaptation.targets import Targets
 from distill.datamodule import SpeechData
 from distill.errors import ConfigError, DataError
@@ -18,6 +20,8 @@ from distill.hubert import HubertEncoder
 from distill.manifest import Cuts
 from distill.options import AdaptRecipe, TargetsConfig
 from distill.processes import is_follower
+
+logger = logging.getLogger(__name__)
 
 _LOOKED_AT = 2_000  # utterances that are asked for their labels before training: enough to tell a share
 
@@ -59,6 +63,8 @@ def targets_of(
         )
     for key, cuts, found in (("train", data.train_cuts, train), ("dev", data.dev_cuts, dev)):
         _check_labels(cuts, found, f"data.{key}", folder / key, recipe.data.max_bad_fraction)
+        if (options.folder or resume) and not is_follower():
+            _say_other_audio(cuts, f"data.{key}", folder / key)
     return train, dev
 
 
@@ -116,6 +122,19 @@ def _there(folder: Path, options: TargetsConfig, *, going_on: bool) -> Targets:
     if codebook is not None and not torch.equal(found.codebook, codebook):
         raise ConfigError(f"{folder} was made with another codebook than {options.codebook}: {advice}")
     return found
+
+
+def _say_other_audio(cuts: Cuts, key: str, folder: Path) -> None:
+    """Warn of labels of other samples under the same names and lengths: a distorted copy may be meant."""
+    about = json.loads((folder / "targets.json").read_text(encoding="utf-8"))
+    if "audio" not in about or about.get("speech") != take_stock(cuts).digest():
+        return
+    if about["audio"] != describe_audio(cuts, len(cuts), about["audio"]["without"]):
+        logger.warning(
+            "%s holds labels of other audio than %s has under the same names: right if that is a distorted "
+            "copy which is to learn the clusters of the original, else make the targets again",
+            *(folder, key),
+        )
 
 
 def _check_labels(cuts: Cuts, targets: Targets, key: str, folder: Path, limit: float) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from lhotse import CutSet
 
+from data_prep.manifests import write_cuts
 from distill.adaptation import heads
 from distill.adaptation.command import TargetsJob, make_and_report
 from distill.adaptation.targets import Targets
@@ -132,6 +133,15 @@ def test_targets_of_other_speech_are_refused_before_training(mini_data, given, t
     speech = f"data.train=[{mini_data}/speech_test.jsonl.gz]"
     with pytest.raises(DataError, match=r"utterances of data.train have no labels in .*good/train, such as"):
         run(recipe(mini_data, f"targets.folder={given}/good", speech), tmp_path / "run")
+
+
+def test_targets_of_other_audio_under_the_same_names_are_said(mini_data, given, tmp_path, caplog):
+    quiet = [cut.perturb_volume(0.5, affix_id=False) for cut in open_cuts(f"{mini_data}/speech_dev.jsonl.gz")]
+    write_cuts(quiet, tmp_path / "quiet.jsonl.gz")
+    folder, dev = f"targets.folder={given}/good", f"data.dev=[{tmp_path}/quiet.jsonl.gz]"
+    run(recipe(mini_data, folder, dev), tmp_path / "run")
+    said = "good/dev holds labels of other audio than data.dev has under the same names"
+    assert caplog.text.count(said) == 1 and "good/train holds" not in caplog.text
 
 
 def test_targets_of_a_random_models_layer_are_refused(mini_data, tmp_path):
