@@ -59,8 +59,10 @@ def resumed_recipe(options: argparse.Namespace) -> Any:
         raise UsageError(f"--resume goes on in {options.resume}: leave --out away")
     if not resolved.is_file():
         raise UserError(f"{options.resume} is not a run folder: it has no recipe.yaml")
-    recipe = config.load(str(resolved))
     name, overrides = options.recipe, options.overrides
+    if options.override and name is not None and "=" not in name:  # whatever the run's own says
+        return config.load(name, overrides)
+    recipe = config.read_resolved(resolved)
     if name is None or "=" in name:  # changes to the run's own recipe
         name, overrides = str(resolved), [*filter(None, [name]), *overrides]
     changed = config.load(name, overrides)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields, is_dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from distill.distortions.plan import VARIANTS
 from distill.errors import ConfigError
@@ -20,6 +20,10 @@ from distill.options import AdaptRecipe, DistillRecipe, Recipe
 Options = TypeVar("Options")
 
 KINDS: dict[str, type[Recipe]] = {"distil": DistillRecipe, "adapt": AdaptRecipe, "teacher": Recipe}
+
+
+WHOLE = "# End of the recipe: without this line, the file is not whole."
+"""Last line of a run's recipe.yaml."""
 
 
 def recipe_names() -> list[str]:
@@ -103,6 +107,34 @@ def to_yaml(recipe: Recipe) -> str:
     from omegaconf import OmegaConf
 
     return OmegaConf.to_yaml(OmegaConf.structured(recipe))
+
+
+def read_resolved(path: Path) -> Recipe:
+    """The recipe of a run folder, which states every key.
+
+    Raises:
+        ConfigError: for a file that was cut off, as by a full disk: the keys that are missing would silently
+            get their defaults. Of old ones, without the line that ends them, the last key is looked for.
+    """
+    from omegaconf import OmegaConf
+
+    text = path.read_text(encoding="utf-8", errors="replace")
+    if WHOLE not in text.splitlines():
+        values = _read(str(path), seen=()) if text.endswith("\n") else OmegaConf.create({})
+        last = _last_key(KINDS.get(str(OmegaConf.select(values, "kind")), DistillRecipe))
+        if OmegaConf.select(values, last, default=...) is ...:
+            raise ConfigError(
+                f"{path} is not whole (a full disk?): give the run's own recipe again, as in `distill train "
+                f"RECIPE key=value --resume {path.parent} --override`"
+            )
+    return load(str(path))
+
+
+def _last_key(kind: type[Any]) -> str:
+    """The last of all keys of a recipe, "dat.lr" for instance."""
+    last = fields(kind)[-1].name
+    section: Any = get_type_hints(kind)[last]
+    return f"{last}.{_last_key(section)}" if is_dataclass(section) else last
 
 
 def differences(old: Recipe, new: Recipe) -> list[str]:

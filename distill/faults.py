@@ -1,4 +1,4 @@
-"""When something goes wrong in a long run: bad data, losses that are not finite, a full disk."""
+"""When something goes wrong in a long run: bad data, losses that are not finite (disks: `distill.saving`)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from lightning_fabric.plugins import TorchCheckpointIO
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback
 
-from distill.atomic import atomic
 from distill.batch import Batch
 from distill.callbacks import last_checkpoint, log_interval, save_last, validation_follows
 from distill.checkpoints import safe_pickle
@@ -260,50 +258,3 @@ class SkipNonFinite(Callback):
                 file.write(f"{step}\t{' '.join(self.ids)}\n")
         except OSError as error:
             logger.warning("%s cannot be written (%s)", self.path, error)
-
-
-class SoundCheckpoint(ModelCheckpoint):
-    """Saves nothing at a validation where the weights may have broken down: the checkpoints of before stay.
-
-    That is, while updates are left out (`SkipNonFinite`), or if the monitored value is not finite.
-    """
-
-    @property
-    def state_key(self) -> str:
-        """That of Lightning's own, which checkpoints of old have."""
-        return super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__, 1)
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
-        callbacks: Any = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
-        left_out = any(callback.on_end for callback in callbacks if isinstance(callback, SkipNonFinite))
-        value = trainer.callback_metrics.get(self.monitor or "")
-        if not left_out and (value is None or torch.isfinite(value)):
-            super().on_validation_end(trainer, pl_module)
-
-
-class CarefulCheckpointIO(TorchCheckpointIO):
-    """Writes checkpoints beside the old ones first: whatever happens, one of the two is whole.
-
-    A checkpoint that cannot be written, for lack of room say, does not end the training: the previous one
-    stays, and `problem` says what was amiss.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.problem = ""
-
-    def save_checkpoint(  # noqa: D102
-        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
-    ) -> None:
-        path = Path(path)
-        try:
-            with atomic(path, sole=True) as partial, partial.open("wb") as file:
-                torch.save(checkpoint, file)
-            self.problem = ""
-        except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
-            reason = error.__context__ if isinstance(error.__context__, OSError) else error
-            said = getattr(reason, "strerror", None) or str(reason).splitlines()[0]
-            self.problem = f"{path} could not be written ({said})"
-            logger.warning(
-                "%s; %s", self.problem, "the previous one stays" if path.exists() else "there is none"
-            )

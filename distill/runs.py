@@ -18,15 +18,19 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+from distill.atomic import write_text
 from distill.callbacks import Gauges, GracefulStop, RecipeSettings, StepProgress, StepSeed, WaitClock
-from distill.checkpoints import native, safe_pickle
-from distill.config import to_yaml
+from distill.checkpoints import native
+from distill.config import WHOLE, to_yaml
 from distill.errors import ConfigError, UserError
-from distill.faults import BadData, CarefulCheckpointIO, SkipNonFinite, SoundCheckpoint
+from distill.faults import BadData, SkipNonFinite
 from distill.hubert import HubertEncoder
+from distill.locking import NAME as LOCK
+from distill.locking import RunLock
 from distill.logs import WANDB_ID, Listening, make_loggers
 from distill.options import Recipe
 from distill.processes import is_follower
+from distill.saving import BEST, LAST, CarefulCheckpointIO, SoundCheckpoint, read_checkpoint
 from distill.student import Student
 
 logger = logging.getLogger(__name__)
@@ -41,7 +45,8 @@ def check_run_folder(out: Path, *, resume: bool) -> None:
         raise UserError(f"{out} has no checkpoints/last.ckpt to resume from")
     if out.is_file():
         raise UserError(f"{out} is a file: choose a folder for the run with --out")
-    others = [path for path in out.iterdir() if path.name != WANDB_ID] if out.is_dir() else []
+    ours = (WANDB_ID, LOCK)
+    others = [path for path in out.iterdir() if path.name not in ours] if out.is_dir() else []
     if others and not (out / "recipe.yaml").exists():
         raise UserError(f"{out} holds other things: choose an empty or new folder with --out")
 
@@ -69,9 +74,14 @@ def start_run_folder(recipe: Recipe, out: Path) -> None:
     """Make the folder and keep the resolved recipe and the versions in it."""
     if is_follower():
         return
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "recipe.yaml").write_text(to_yaml(recipe), encoding="utf-8")
-    (out / "versions.json").write_text(json.dumps(versions(), indent=2) + "\n", encoding="utf-8")
+    _keep(out / "recipe.yaml", f"{to_yaml(recipe)}{WHOLE}\n")
+    _keep(out / "versions.json", json.dumps(versions(), indent=2) + "\n")
+
+
+def _keep(path: Path, text: str) -> None:
+    """Write a file whole, unless it says that already: a full disk cannot hurt what is right."""
+    if not path.exists() or path.read_bytes() != text.encode():
+        write_text(path, text)
 
 
 def versions() -> dict[str, str]:
@@ -108,14 +118,6 @@ def make_trainer(recipe: Recipe, out: Path, *, monitor: str = "val/loss", accumu
             close = difflib.get_close_matches(key, known, n=1)
             hint = f": did you mean trainer.{close[0]}?" if close else ""
             raise ConfigError(f"unknown key 'trainer.{key}'{hint}")
-    checkpoints = SoundCheckpoint(
-        dirpath=out / "checkpoints",
-        filename="best",
-        monitor=monitor,
-        mode="min",
-        save_last=True,
-        enable_version_counter=False,
-    )
     options = recipe.optim
     passed_on: dict[str, Any] = {"profiler": WaitClock(), "plugins": CarefulCheckpointIO()} | recipe.trainer
     try:
@@ -131,7 +133,7 @@ def make_trainer(recipe: Recipe, out: Path, *, monitor: str = "val/loss", accumu
             accumulate_grad_batches=accumulate,
             logger=make_loggers(recipe, out),
             callbacks=[
-                checkpoints,
+                SoundCheckpoint(out / "checkpoints", monitor),
                 RecipeSettings(),
                 StepProgress(recipe.name),
                 Gauges(),
@@ -165,11 +167,34 @@ def describe_device(trainer: pl.Trainer) -> str:
 
 
 def fit(
-    trainer: pl.Trainer, module: pl.LightningModule, data: pl.LightningDataModule, out: Path, *, resume: bool
-) -> None:
-    """Train; leave `checkpoints/last.ckpt` behind whatever happens."""
-    last = out / "checkpoints" / "last.ckpt"
+    trainer: pl.Trainer,
+    module: pl.LightningModule,
+    data: pl.LightningDataModule,
+    out: Path,
+    *,
+    resume: bool,
+    lock: RunLock | None = None,
+) -> float:
+    """Train; leave `checkpoints/last.ckpt` behind whatever happens. `finish` is what makes the run finished.
+
+    Args:
+        trainer: of `make_trainer`.
+        module: what to train.
+        data: on what.
+        out: the run folder.
+        resume: go on from its last checkpoint.
+        lock: of the run folder.
+
+    Returns:
+        The seconds that it took.
+
+    Raises:
+        Unsaved: the training is done, and the disk does not have all of its checkpoints.
+    """
+    last = out / "checkpoints" / LAST
     started = time.monotonic()
+    callbacks: Any = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
+    callbacks += [lock] if lock else []
     try:
         trainer.fit(module, datamodule=data, ckpt_path=str(last) if resume else None, weights_only=True)
     except RuntimeError as error:
@@ -182,12 +207,25 @@ def fit(
         if isinstance(error.__context__, KeyboardInterrupt):  # Lightning's way of ending on Ctrl-C
             raise KeyboardInterrupt from None
         raise
+    problem = trainer.strategy.broadcast(getattr(trainer.strategy.checkpoint_io, "problem", ""))
+    if problem:
+        of_head = any(callback.of_head for callback in callbacks if isinstance(callback, BadData))
+        how = "give the same command again" if of_head else f"go on with --resume {out}"
+        raise Unsaved(f"{problem}: the run is not finished, nothing is released; make room, then {how}")
+    return time.monotonic() - started
+
+
+class Unsaved(UserError):
+    """The training is done, but not on the disk, where the best checkpoint may be an earlier one."""
+
+    joint = True
+
+
+def finish(trainer: pl.Trainer, out: Path, seconds: float) -> None:
+    """Note that a run is finished, when all that it makes is there."""
     if trainer.is_global_zero:
-        (out / "finished.json").write_text(
-            json.dumps({"steps": trainer.global_step, "seconds": round(time.monotonic() - started, 1)})
-            + "\n",
-            encoding="utf-8",
-        )
+        about = {"steps": trainer.global_step, "seconds": round(seconds, 1)}
+        write_text(out / "finished.json", json.dumps(about) + "\n")
 
 
 def first_misfit(error: Exception) -> str:
@@ -217,11 +255,11 @@ def release(
         out: the run folder.
         provenance: kept in the JSON, with the step.
     """
-    best = out / "checkpoints" / "best.ckpt"
+    best = out / "checkpoints" / BEST
     if trainer.is_global_zero:
         step = trainer.global_step
         if best.exists():
-            checkpoint = safe_pickle.load(best)
+            checkpoint = read_checkpoint(best)
             weights = checkpoint["state_dict"].items()
             model.load_state_dict({k.removeprefix(prefix): v for k, v in weights if k.startswith(prefix)})
             step = checkpoint["global_step"]

@@ -17,11 +17,13 @@ from distill.datamodule import SpeechData
 from distill.distillation import Distillation
 from distill.distortions import Distorter
 from distill.errors import ConfigError
+from distill.locking import RunLock
 from distill.options import CDM, AdaptRecipe, DistillRecipe, Recipe
 from distill.processes import is_follower
 from distill.runs import (
     check_run_folder,
     describe_device,
+    finish,
     fit,
     keep_recipe,
     make_trainer,
@@ -76,11 +78,15 @@ def train(recipe: DistillRecipe, out: Path, *, resume: bool = False, other_speec
     data = SpeechData(recipe, streams=streams, other_speech=other_speech)
     module = make_module(recipe)
     data.model = module.teacher.config
-    trainer = make_trainer(recipe, out)
-    keep_recipe(trainer, recipe, out, resume=resume)
-    say_start(trainer, module, recipe, out)
-    fit(trainer, module, data, out, resume=resume)
-    return release(trainer, module.student, "student.", out, module.provenance)
+    with RunLock(out) as lock:
+        check_run_folder(out, resume=resume)  # another process may have been faster
+        trainer = make_trainer(recipe, out)
+        keep_recipe(trainer, recipe, out, resume=resume)
+        say_start(trainer, module, recipe, out)
+        seconds = fit(trainer, module, data, out, resume=resume, lock=lock)
+        made = release(trainer, module.student, "student.", out, module.provenance)
+        finish(trainer, out, seconds)
+    return made
 
 
 def make_module(recipe: DistillRecipe) -> Distillation:

@@ -23,14 +23,15 @@ from lhotse.cut import Cut
 from tqdm import tqdm
 
 from distill.callbacks import Interrupted
-from distill.checkpoints import safe_pickle
 from distill.contents import hash_lines
 from distill.distortions import Distorter
 from distill.errors import DataError, UserError
 from distill.faults import TooManyBad
+from distill.locking import RunLock
 from distill.needs import layout_of
 from distill.processes import is_follower
-from distill.runs import fit, make_trainer, steps_done, versions
+from distill.runs import finish, fit, make_trainer, steps_done, versions
+from distill.saving import BEST, LAST, read_checkpoint
 from downstream.batches import HeadData
 from downstream.cache import FeatureCache, fill_all, write_whole
 from downstream.decoding import LanguageModelDecoder
@@ -182,7 +183,7 @@ class Evaluation:
         targets: Mapping[str, Mapping[str, list[int]]],
     ) -> torch.device:
         """Train a head, or go on with it, unless it is trained; returns the device to test on."""
-        config, task = self.config, self.config.defaults
+        config = self.config
         done, wanted = steps_done(folder), self.recipe.optim.max_steps
         if done > wanted:
             raise UserError(
@@ -190,6 +191,22 @@ class Evaluation:
             )
         if done == wanted:
             return own_devices(config)[0]
+        with RunLock(folder) as lock:
+            if steps_done(folder) == wanted:  # another process was faster
+                return own_devices(config)[0]
+            return self._train_alone(module, folder, lock, train, dev, targets)
+
+    def _train_alone(
+        self,
+        module: HeadTraining,
+        folder: Path,
+        lock: RunLock,
+        train: Sequence[Cut],
+        dev: Sequence[Cut],
+        targets: Mapping[str, Mapping[str, list[int]]],
+    ) -> torch.device:
+        """`_train`, in a folder of which this is the only process."""
+        config, task = self.config, self.config.defaults
         warn_of_crops(train, config.settled_crop_s)
         caches = self._fill_caches() if config.cache != "off" else {}
         data = HeadData(
@@ -209,12 +226,14 @@ class Evaluation:
             seed=config.seed,
         )
         trainer = make_trainer(config.recipe(folder.name), folder, monitor="val/error")
+        resume = (folder / "checkpoints" / LAST).exists()
         try:
-            fit(trainer, module, data, folder, resume=(folder / "checkpoints" / "last.ckpt").exists())
+            seconds = fit(trainer, module, data, folder, resume=resume, lock=lock)
         except Interrupted as error:
             saved = str(error).partition(": go on with")[0]
             error.args = (f"{saved}: give the same command again to go on",)
             raise
+        finish(trainer, folder, seconds)
         return trainer.strategy.root_device
 
     def _fill_caches(self) -> dict[str, FeatureCache]:
@@ -373,17 +392,17 @@ def load_best(module: HeadTraining, folder: Path) -> float | None:
     Raises:
         DataError: if they are missing.
     """
-    path = folder / "checkpoints" / "best.ckpt"
+    path = folder / "checkpoints" / BEST
     if not path.exists():
         raise DataError(
             f"{path} is missing although {folder} is finished: remove the folder to train it again"
         )
-    state = safe_pickle.load(path)
+    state = read_checkpoint(path)
     module.cpu()
     module.on_load_checkpoint(state)
     module.load_state_dict(state["state_dict"])
     for key, value in state.get("callbacks", {}).items():
-        if key.startswith("ModelCheckpoint") and (score := value.get("current_score")) is not None:
+        if key.startswith("ModelCheckpoint") and (score := value.get("best_model_score")) is not None:
             return float(score)
     return None
 

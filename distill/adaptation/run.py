@@ -19,15 +19,17 @@ from distill.adaptation.masked_prediction import MaskedPrediction
 from distill.adaptation.run_targets import targets_of
 from distill.adaptation.targets import Targets
 from distill.batch import Batch, pad
-from distill.checkpoints import load_teacher, safe_pickle, teacher_facts
+from distill.checkpoints import load_teacher, teacher_facts
 from distill.checkpoints.weights import write_safetensors
 from distill.data import read_audio, samples_at_16k
 from distill.datamodule import SpeechData
 from distill.distortions import Distorter
 from distill.hubert import HubertConfig, HubertEncoder
+from distill.locking import RunLock
 from distill.manifest import Cuts
 from distill.options import AdaptRecipe
-from distill.runs import check_run_folder, fit, keep_recipe, make_trainer, release, versions
+from distill.runs import check_run_folder, finish, fit, keep_recipe, make_trainer, release, versions
+from distill.saving import BEST, read_checkpoint
 
 # What a head is tried on: enough to tell (some thousand masked frames), and a minute of a CPU at most.
 HEAD_BATCHES, HEAD_BATCH, HEAD_SAMPLES = 16, 8, 160_000
@@ -53,6 +55,15 @@ def adapt(recipe: AdaptRecipe, out: Path, *, resume: bool = False, other_speech:
     streams = ["student"] if recipe.distort else []
     data = SpeechData(recipe, streams=streams, other_speech=other_speech)
     encoder = _with_options(load_teacher(recipe.teacher), recipe)
+    with RunLock(out) as lock:
+        check_run_folder(out, resume=resume)  # another process may have been faster
+        return _adapt(recipe, out, data, encoder, lock, resume=resume)
+
+
+def _adapt(
+    recipe: AdaptRecipe, out: Path, data: SpeechData, encoder: HubertEncoder, lock: RunLock, *, resume: bool
+) -> Path:
+    """`adapt`, in a run folder of which this is the only process."""
     trainer = make_trainer(recipe, out, accumulate=recipe.optim.accumulate)
     keep_recipe(trainer, recipe, out, resume=resume)
     device = trainer.strategy.root_device.type
@@ -90,10 +101,11 @@ def adapt(recipe: AdaptRecipe, out: Path, *, resume: bool = False, other_speech:
         )
     if not resume:
         _take_head(module, head, head_batches(data.dev_cuts, dev, encoder.config), recipe, trainer)
-    fit(trainer, module, data, out, resume=resume)
+    seconds = fit(trainer, module, data, out, resume=resume, lock=lock)
     made = release(trainer, module.encoder, "encoder.", out, module.provenance)
     if trainer.is_global_zero:
         _keep_head(module, out)
+    finish(trainer, out, seconds)
     return made
 
 
@@ -126,10 +138,8 @@ def _take_head(
 
 def _keep_head(module: MaskedPrediction, out: Path) -> None:
     """The head that belongs to the released teacher, for going on from it with the same codebook."""
-    best = out / "checkpoints" / "best.ckpt"
-    state = module.state_dict()
-    if best.exists():
-        state = safe_pickle.load(best)["state_dict"]
+    best = out / "checkpoints" / BEST
+    state = read_checkpoint(best)["state_dict"] if best.exists() else module.state_dict()
     write_safetensors(out / HEAD_FILE, head_of(state))
 
 

@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 from lhotse.utils import fastcopy
 
 from data_prep.manifests import write_cuts
 from distill.errors import DataError, UserError
+from distill.locking import RunLock
 from distill.sources import open_cuts
 from downstream.evaluate import evaluate
 from downstream.labels import CHARACTERS, WORD_END, text_of
@@ -244,3 +246,34 @@ def test_heads_of_two_learning_rates_live_in_one_folder_and_dev_chooses(student,
     text = make_tables([tmp_path], measured=True)
     assert f"lr {best['settings']['lr']:g}, chosen on dev ({best['dev']:.2f}; " in text
     assert f" {best['value']:.2f} " in text
+
+
+# ------------------------------------------------------------------------------------- the folder of a head
+
+
+def test_a_moved_head_keeps_its_best_weights(quick, student, tmp_path):
+    """No validation is as good as the best that is there, which says so itself."""
+    options = {"conditions": ["clean"], "every_n_steps": 1}
+    evaluate(student, quick("ks", steps=1, **options), tmp_path / "out")
+    shutil.move(tmp_path / "out", tmp_path / "moved")
+    (best,) = (tmp_path / "moved").glob("heads/*/checkpoints/best.ckpt")
+    checkpoint = torch.load(best, weights_only=True)
+    (state,) = (s for key, s in checkpoint["callbacks"].items() if key.startswith("ModelCheckpoint"))
+    state["best_model_score"] = torch.tensor(-1.0)
+    torch.save(checkpoint, best)
+    kept = best.read_bytes()
+    (result,) = evaluate(student, quick("ks", steps=3, **options), tmp_path / "moved")
+    assert json.loads(result.read_text())["head_steps"] == 3
+    assert best.read_bytes() == kept
+
+
+def test_two_evaluations_do_not_train_one_head(quick, student, tmp_path):
+    config = quick("ks", steps=1, every_n_steps=1, conditions=["clean"])
+    evaluate(student, config, tmp_path)
+    (head,) = tmp_path.glob("heads/*")
+    with RunLock(head):
+        evaluate(student, config, tmp_path)  # it is trained
+        (head / "finished.json").unlink()
+        (tmp_path / "results" / f"{head.name}-clean.json").unlink()
+        with pytest.raises(UserError, match="is being trained by process"):
+            evaluate(student, config, tmp_path)
