@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, fields
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -133,8 +133,8 @@ def read_resolved(path: Path) -> Recipe:
 def _last_key(kind: type[Any]) -> str:
     """The last of all keys of a recipe, "dat.lr" for instance."""
     last = fields(kind)[-1].name
-    section: Any = get_type_hints(kind)[last]
-    return f"{last}.{_last_key(section)}" if is_dataclass(section) else last
+    section: type[Any] = get_type_hints(kind)[last]
+    return f"{last}.{_last_key(section)}" if hasattr(section, "__dataclass_fields__") else last
 
 
 def differences(old: Recipe, new: Recipe) -> list[str]:

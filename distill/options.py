@@ -31,7 +31,34 @@ REFUSED_TRAINER_KEYS = {
     "limit_val_batches": "validation.max_batches",
     "default_root_dir": "--out",
     "use_distributed_sampler": "nothing: batches are spread over processes by the data loader",
+    # What would release a student of a few steps, or lose its place in the data when the run goes on.
+    "fast_dev_run": "optim.max_steps=1",
+    "limit_train_batches": "optim.max_steps",
+    "overfit_batches": "a data.train of a few utterances",
+    "max_time": "nothing: `timeout -s TERM 2h distill ...` saves, and the run can go on",
+    "min_steps": "optim.max_steps",
+    "min_epochs": "optim.max_steps",
+    "reload_dataloaders_every_n_epochs": "nothing: every epoch has its own order",
+    "num_sanity_val_steps": "validation.every_n_steps",
+    "enable_checkpointing": "nothing: a run needs its checkpoints",
+    "barebones": "nothing: `distill profile` measures without logs and checkpoints",
 }
+
+TRAINER_KEYS = (
+    "accelerator",
+    "devices",
+    "num_nodes",
+    "strategy",
+    "precision",
+    "deterministic",
+    "benchmark",
+    "detect_anomaly",
+    "inference_mode",
+    "profiler",
+)
+"""Trainer options that are passed on; all others are decided by the framework."""
+
+_STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_false", "ddp_find_unused_parameters_true")
 
 # The same where evaluations have other words for it, or none.
 REFUSED_IN_EVALUATIONS = {
@@ -43,6 +70,12 @@ REFUSED_IN_EVALUATIONS = {
     "val_check_interval": "every_n_steps",
     "check_val_every_n_epoch": "every_n_steps",
     "limit_val_batches": "nothing: heads are chosen on the whole dev set",
+    "fast_dev_run": "steps",
+    "limit_train_batches": "steps",
+    "overfit_batches": "sources.train with a few utterances",
+    "min_steps": "steps",
+    "min_epochs": "steps",
+    "num_sanity_val_steps": "every_n_steps",
 }
 
 
@@ -280,6 +313,22 @@ class Recipe:
         for key, instead in refused.items():
             if key in self.trainer:
                 raise ValueError(f"trainer.{key} is not passed on: use {instead}")
+        _check_trainer_values(self.trainer)
+
+
+def _check_trainer_values(trainer: dict[str, Any]) -> None:
+    """Refuse values that Lightning takes and this framework cannot work with."""
+    precision, strategy = str(trainer.get("precision", "32")), str(trainer.get("strategy", "auto"))
+    if precision in ("64", "64-true", "16-true", "bf16-true") or precision.startswith("transformer-engine"):
+        raise ValueError(
+            f"trainer.precision={precision} is not passed on: weights and audio stay in float32, use "
+            "bf16-mixed, 16-mixed or 32"
+        )
+    if strategy not in _STRATEGIES:
+        raise ValueError(
+            f"trainer.strategy={strategy} is not passed on: use ddp, one process for each device, or leave "
+            "it out"
+        )
 
 
 @dataclass(kw_only=True)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import socket
 
+from distill.errors import UsageError
+
 _RANKS = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
+_SIZES = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")  # of torchrun, srun, mpirun
 
 
 def is_follower() -> bool:
@@ -19,3 +22,28 @@ def speaker() -> str:
         return ""
     rank = next(os.environ[name] for name in _RANKS if int(os.environ.get(name, 0)))
     return f"process {rank} on {socket.gethostname()}: "
+
+
+class OtherWorld(UsageError):
+    """More or fewer processes were started than the recipe asks for."""
+
+    joint = True
+
+
+def check_world(size: int) -> None:
+    """Refuse to train in processes that a launcher has started and the recipe does not know of.
+
+    Each of them would be a whole run, all in one folder.
+
+    Args:
+        size: processes that the trainer section asks for, on all machines.
+
+    Raises:
+        OtherWorld: another number was started.
+    """
+    started = next((int(os.environ[name]) for name in _SIZES if name in os.environ), size)
+    if started > 1 and started != size:  # 1: a shell, from which Lightning starts them
+        raise OtherWorld(
+            f"{started} processes were started, but trainer.devices x trainer.num_nodes is {size}: set them "
+            f"to what torchrun or srun starts, or start {size}"
+        )

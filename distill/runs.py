@@ -28,8 +28,9 @@ from distill.hubert import HubertEncoder
 from distill.locking import NAME as LOCK
 from distill.locking import RunLock
 from distill.logs import WANDB_ID, Listening, make_loggers
-from distill.options import Recipe
-from distill.processes import is_follower
+from distill.needs import layout_of
+from distill.options import TRAINER_KEYS, Recipe
+from distill.processes import check_world, is_follower
 from distill.saving import BEST, LAST, CarefulCheckpointIO, SoundCheckpoint, read_checkpoint
 from distill.student import Student
 
@@ -115,9 +116,13 @@ def make_trainer(recipe: Recipe, out: Path, *, monitor: str = "val/loss", accumu
     known = inspect.signature(pl.Trainer.__init__).parameters
     for key in recipe.trainer:
         if key not in known:
-            close = difflib.get_close_matches(key, known, n=1)
+            close = difflib.get_close_matches(key, TRAINER_KEYS, n=1)
             hint = f": did you mean trainer.{close[0]}?" if close else ""
             raise ConfigError(f"unknown key 'trainer.{key}'{hint}")
+        if key not in TRAINER_KEYS:
+            raise ConfigError(f"trainer.{key} is not passed on: there are {', '.join(TRAINER_KEYS)}")
+    layout = layout_of(recipe)
+    check_world(layout.processes * layout.nodes)
     options = recipe.optim
     passed_on: dict[str, Any] = {"profiler": WaitClock(), "plugins": CarefulCheckpointIO()} | recipe.trainer
     try:
@@ -149,7 +154,7 @@ def make_trainer(recipe: Recipe, out: Path, *, monitor: str = "val/loss", accumu
             default_root_dir=out,
             **passed_on,
         )
-    except (MisconfigurationException, ValueError, TypeError) as error:
+    except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:  # the last: SLURM
         raise ConfigError(f"trainer: {str(error).splitlines()[0]}") from None
 
 

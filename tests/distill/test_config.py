@@ -1,6 +1,7 @@
 """Recipes: all that ship, the paper's rows, and what is said about mistakes."""
 
 import csv
+import inspect
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,11 +9,13 @@ from importlib import resources
 from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
 
 from distill.config import load, recipe_names, to_yaml
 from distill.distortions import CONDITIONS
 from distill.errors import ConfigError
-from distill.options import CDM, REFUSED_TRAINER_KEYS, AdaptRecipe, DistillRecipe
+from distill.options import CDM, REFUSED_TRAINER_KEYS, TRAINER_KEYS, AdaptRecipe, DistillRecipe
+from distill.runs import make_trainer
 
 RECIPES = Path(str(resources.files("recipes")))
 HUBERT, ADAPTED = "facebook/hubert-base-ls960", "runs/t1_prime"
@@ -263,6 +266,30 @@ def test_trainer_keys_that_are_decided_here(key):
     assert f"trainer.{key} is not passed on: use {REFUSED_TRAINER_KEYS[key]}" in refused(
         "s4", f"trainer.{key}=1"
     )
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["precision=64", "precision=64-true", "precision=16-true", "precision=bf16-true"]
+    + ["precision=transformer-engine", "strategy=ddp_spawn", "strategy=fsdp", "strategy=ddp_notebook"],
+)
+@pytest.mark.parametrize("name", ["s4", "t1_prime"])
+def test_trainer_values_that_cannot_work(name, value):
+    assert f"trainer.{value} is not passed on: " in refused(name, f"trainer.{value}")
+
+
+@pytest.mark.parametrize("value", ["precision=16", "precision=bf16-mixed", "precision=32", "strategy=ddp"])
+def test_trainer_values_that_work(value):
+    assert load("s4", [f"trainer.{value}"]).trainer
+
+
+def test_every_option_of_lightning_is_passed_on_or_refused_by_name(tmp_path):
+    options = set(inspect.signature(pl.Trainer.__init__).parameters) - {"self"}
+    assert options >= REFUSED_TRAINER_KEYS.keys() | set(TRAINER_KEYS)
+    assert not REFUSED_TRAINER_KEYS.keys() & set(TRAINER_KEYS)
+    for key in options - REFUSED_TRAINER_KEYS.keys() - set(TRAINER_KEYS):
+        with pytest.raises(ConfigError, match=f"^trainer.{key} is not passed on: there are accelerator, "):
+            make_trainer(load("s4", [f"trainer.{key}=1", "logging.wandb=off"]), tmp_path)
 
 
 def test_what_to_use_instead_of_a_trainer_key_exists():

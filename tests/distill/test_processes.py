@@ -12,6 +12,8 @@ import pytest
 import torch
 
 from distill.callbacks import Interrupted
+from distill.errors import UsageError
+from distill.processes import check_world
 from tests.distill.test_training import overrides
 
 
@@ -93,3 +95,56 @@ def test_other_runtime_errors_are_not_hidden(monkeypatch, distill):
     monkeypatch.setattr("distill.commands.new_recipe", broken)
     with pytest.raises(RuntimeError, match="unhandled cuda error"):
         distill("train", "s4")
+
+
+LAUNCHERS = {
+    "torchrun": {
+        "RANK": "{rank}",
+        "LOCAL_RANK": "{rank}",
+        "WORLD_SIZE": "2",
+        "TORCHELASTIC_RUN_ID": "none",
+        "TORCHELASTIC_RESTART_COUNT": "0",
+        "GROUP_RANK": "0",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "29500",
+    },
+    "srun": {
+        "SLURM_PROCID": "{rank}",
+        "SLURM_LOCALID": "{rank}",
+        "SLURM_NTASKS": "2",
+        "SLURM_STEP_NUM_TASKS": "2",
+        "SLURM_JOB_NAME": "distill",
+        "SLURM_NODELIST": "here",
+    },
+}
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize("name", ["s4", "mini_teacher"])
+def test_processes_that_the_recipe_does_not_know_of(
+    mini_data, tmp_path, distill, monkeypatch, launcher, name
+):
+    """Each would be a whole run, both in one folder. The first says so, all end."""
+    words = overrides(mini_data, name=name)
+    said = []
+    for rank in "01":
+        for variable, value in LAUNCHERS[launcher].items():
+            monkeypatch.setenv(variable, value.format(rank=rank))
+        verb = "train" if name == "s4" else "adapt"
+        code, _, err = distill(verb, name, *words, "--out", tmp_path / "run")
+        said.append(err)
+        assert code == 2 and not list(tmp_path.glob("run/*"))
+    assert said[0].startswith(
+        "distill: 2 processes were started, but trainer.devices x trainer.num_nodes is 1: "
+    )
+    assert said[0].count("\n") == 1 and not said[1]
+
+
+def test_one_task_of_slurm_is_a_shell(monkeypatch):
+    """From which Lightning starts as many processes as there are devices."""
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
+    check_world(4)
+    monkeypatch.setenv("WORLD_SIZE", "4")  # torchrun's, in each of four tasks
+    check_world(4)
+    with pytest.raises(UsageError, match="4 processes were started"):
+        check_world(2)
