@@ -21,6 +21,7 @@ from distill.batch import Batch
 from distill.errors import UserError
 from distill.hashing import hash_number
 from distill.hubert import SAMPLE_RATE
+from distill.parcels import BatchLoader
 
 
 class Interrupted(UserError):
@@ -37,6 +38,16 @@ class Interrupted(UserError):
         self.exit_code = 128 + signum  # 130 for Ctrl-C, 143 for SIGTERM
         if signum == signal.SIGUSR1:  # a scheduler's warning, as agreed
             self.exit_code = 1 if problem else 0
+
+
+class NotStarted(UserError):
+    """The run was told to stop before it had begun."""
+
+    joint = True
+
+    def __init__(self, signum: int):
+        super().__init__(f"stopped by {signal.Signals(signum).name} before the first step: nothing to save")
+        self.exit_code = 128 + signum
 
 
 # Steps that are not timed (caches fill, kernels are chosen), steps that are, and the fewest to say it for.
@@ -259,20 +270,26 @@ class GracefulStop(Callback):
     """Ctrl-C and SIGTERM finish the step, save `last.ckpt`, then stop; a second Ctrl-C stops at once.
 
     So does SIGUSR1, which SLURM sends when asked to (`--signal=USR1@120`); the job is then put back into its
-    queue. A validation is broken off and done again when the run goes on, except the one behind the last
-    step, which is finished.
+    queue. A process that trains alone and waits for data has no step to finish: it saves at once. A
+    validation is broken off and done again when the run goes on, except the one behind the last step, which
+    is finished.
     """
 
     def __init__(self) -> None:
         self.received = 0
         self.speaks = False
         self.previous: dict[int, Any] = {}
+        self.trainer: pl.Trainer | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:  # noqa: D102
         self.speaks = trainer.is_global_zero
-        self._catch(signal.SIGUSR1)  # would end the process at once
+        connector: Any = trainer._signal_connector  # would ignore SIGTERM until the first step is done
+        connector.register_signal_handlers = lambda: None
+        for signum in (signal.SIGTERM, signal.SIGUSR1):
+            self._catch(signum)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
+        self.trainer = trainer
         for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
             self._catch(signum)
 
@@ -283,10 +300,23 @@ class GracefulStop(Callback):
     def _note(self, signum: int, _: Any) -> None:
         if self.received and signum == signal.SIGINT:
             raise KeyboardInterrupt
+        if self.trainer is None and signum == signal.SIGTERM:
+            raise NotStarted(signum)
+        idle = self._is_idle()
         if self.speaks and not self.received:  # not by print, which may be what the signal interrupted
-            name = signal.Signals(signum).name
-            os.write(2, f"distill: {name}: saving after this step, then stopping\n".encode())
+            name, when = signal.Signals(signum).name, "" if idle else " after this step"
+            os.write(2, f"distill: {name}: saving{when}, then stopping\n".encode())
         self.received = signum
+        if idle:
+            assert self.trainer is not None
+            self._stop(self.trainer, signum)
+
+    def _is_idle(self) -> bool:
+        """Whether no step is going on, as far as all processes are concerned: this one waits for data."""
+        if self.received or self.trainer is None or self.trainer.world_size > 1:
+            return False
+        ends = self.trainer.validating and self.trainer.global_step >= self.trainer.max_steps
+        return BatchLoader.waiting and not ends
 
     def on_train_batch_end(  # noqa: D102
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -16,8 +16,9 @@ from distill.distortions.plan import CORPUS_NOISES
 from distill.errors import CheckpointError, UserError
 from distill.findings import CheckReport, Finding, missing, wrong
 from distill.hubert import PRESETS, HubertConfig
-from distill.needs import Layout, available_memory, estimate, layout_of, targets_bytes
+from distill.needs import Layout, Needs, available_memory, estimate, layout_of, targets_bytes
 from distill.options import AdaptRecipe, DistillRecipe, Recipe
+from distill.parcels import SHARED_MEMORY, most_open_files
 from distill.runs import check_run_folder
 from distill.sources import how_to_make
 from distill.survey import Survey, survey
@@ -315,6 +316,8 @@ def _check_needs(
         if found < layout.processes:
             detail = f"{layout.processes} wanted, {found} on this machine"
             findings.append(Finding(what="GPUs", state="note", detail=detail))
+    if recipe.data.workers:
+        findings += _handing_over(needs)
     return [*findings, _workers(recipe, layout)]
 
 
@@ -326,6 +329,26 @@ def _memory(what: str, needed: int, there: int | None, advice: str) -> Finding:
     if needed > there:
         return Finding(what=what, state="note", detail=detail, fix=f"may not be enough; {advice}")
     return Finding(what=what, state="ok", detail=detail)
+
+
+def _handing_over(needs: Needs) -> list[Finding]:
+    """Whether data workers have the room to hand over what they read."""
+    findings = []
+    if SHARED_MEMORY.is_dir():
+        free = shutil.disk_usage(SHARED_MEMORY).free
+        detail = f"up to {_gb(needs.shared)} of {_gb(free)}"
+        fix = ""
+        if needs.shared > free:
+            size = -(-needs.shared // 10**9)
+            fix = "batches without room go through pipes, which is slower: give a container more, as with "
+            fix += f"docker run --shm-size={size}g, or use fewer data.workers"
+        findings.append(Finding(what="shared memory", state="note" if fix else "ok", detail=detail, fix=fix))
+    limit = most_open_files()
+    if limit is not None and needs.open_files > limit:
+        detail = f"about {needs.open_files}, the limit is {limit}"
+        fix = "raise it (ulimit -Hn), or use fewer data.workers"
+        findings.append(Finding(what="open files", state="note", detail=detail, fix=fix))
+    return findings
 
 
 def _workers(recipe: Recipe, layout: Layout) -> Finding:

@@ -26,6 +26,7 @@ from distill.errors import DataError
 from distill.hashing import hash_number
 from distill.hubert import SAMPLE_RATE, HubertConfig
 from distill.manifest import Cuts
+from distill.parcels import BatchLoader, allow_open_files, send
 from distill.sampler import EpochSampler
 from distill.sources import index_cuts, open_cuts
 
@@ -314,13 +315,15 @@ def dev_loader(
 def batch_loader(sampler: Any, dataset: Dataset, workers: int) -> DataLoader:
     """A loader whose sampler makes whole batches, which `dataset[...]` reads."""
     if workers:
+        allow_open_files()
         atexit.unregister(_end_workers)  # once, and before multiprocessing waits for its children
         atexit.register(_end_workers)
-    return DataLoader(
+    return BatchLoader(
         dataset,
         sampler=sampler,
         batch_size=None,
         num_workers=workers,
+        collate_fn=send,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_start_worker if workers else None,

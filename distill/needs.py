@@ -15,6 +15,7 @@ from torch import nn
 from distill.errors import ConfigError
 from distill.hubert import SAMPLE_RATE, HubertConfig, HubertEncoder
 from distill.options import CDM, AdaptRecipe, DistillRecipe, Recipe
+from distill.parcels import OPEN_FILES_PER_BATCH
 from distill.student import Student
 
 _FLOAT = 4  # bytes: weights, gradients and optimiser are float32 in mixed precision, too
@@ -23,6 +24,7 @@ _LOGS = 100_000_000  # CSV, TensorBoard, Weights & Biases of a long run, generou
 # Resident set of a process that trains (measured on a CPU: 0.9 GB), what CUDA adds, and what a data worker
 # holds beside what it shares with its parent (measured: 0.02 GB, more as Python touches shared pages).
 _PROCESS, _CUDA, _WORKER = 1_000_000_000, 2_000_000_000, 300_000_000
+_OPEN_FILES = 100  # of a process that trains, its workers' pipes among them
 _PREFETCHED = 2  # batches that each worker has ready, as torch's DataLoader does by default
 _CUDA_CONTEXT = 600_000_000  # on the GPU itself
 _FRAGMENTS = 1.1  # what the caching allocator cannot use
@@ -79,6 +81,10 @@ class Needs:
     """Memory of the machine, for all its processes."""
     device: int
     """Memory of one GPU; on a CPU it is part of `host`."""
+    shared: int = 0
+    """Shared memory of the machine, part of `host`: batches that data workers have handed over."""
+    open_files: int = 0
+    """Of one process."""
 
 
 def estimate(recipe: Recipe, teacher: HubertConfig, layout: Layout) -> Needs:
@@ -115,12 +121,16 @@ def estimate(recipe: Recipe, teacher: HubertConfig, layout: Layout) -> Needs:
         working *= 0.7  # the first convolution, the largest, stays in float32
     device = _FLOAT * (frozen + 4 * trained) + int(working)
     streams = len({s for s in CDM[recipe.cdm] if s}) if isinstance(recipe, DistillRecipe) else 1
-    batches = recipe.data.workers * _PREFETCHED * samples * _FLOAT * (1 + streams)
+    batch = samples * _FLOAT * (1 + streams)
+    batches = recipe.data.workers * _PREFETCHED * batch
+    on_hand = _PREFETCHED * (recipe.data.workers + min(recipe.data.workers, 2))  # of the dev set, too
     own = _PROCESS + _FLOAT * (frozen + trained) + recipe.data.workers * _WORKER + int(batches)
     return Needs(
         disk=_FLOAT * trained * (3 * _CHECKPOINTS + 1) + _LOGS,
         host=layout.processes * (own + (_CUDA if layout.gpu else device)),
         device=int(device * _FRAGMENTS) + _CUDA_CONTEXT,
+        shared=layout.processes * int(on_hand * batch),
+        open_files=_OPEN_FILES + OPEN_FILES_PER_BATCH * on_hand,
     )
 
 

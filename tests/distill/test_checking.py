@@ -7,6 +7,7 @@ import shutil
 import socket
 from collections import namedtuple
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ import soundfile
 import torch
 
 from data_prep.manifests import cut_from_file, write_cuts
-from distill import Student
+from distill import Student, checking
 from distill.checking import check
 from distill.checkpoints import export
 from distill.config import load, recipe_names
@@ -22,7 +23,7 @@ from distill.distillation import adamw
 from distill.errors import UsageError
 from distill.findings import WIDTH, CheckReport, Finding
 from distill.hubert import PRESETS, HubertEncoder
-from distill.needs import Layout, activation_bytes, estimate
+from distill.needs import Layout, activation_bytes, estimate, layout_of
 from distill.objective import distillation_loss
 from distill.options import OptimConfig, Recipe
 from distill.survey import survey
@@ -329,3 +330,22 @@ def test_what_makes_a_run_smaller():
     assert gpu("student.activation_checkpointing=true") < whole
     assert gpu(layout=Layout(processes=4, nodes=2, gpu=True)) < 0.25 * whole
     assert gpu("data.batch_seconds=187.5") == pytest.approx(gpu("data.batch_size=12"), rel=1e-6)
+
+
+def test_little_room_for_handing_batches_over(monkeypatch):
+    """A container with 64 MB of shared memory, and a low limit of open files."""
+    recipe = load("s4", ["data.workers=4", "trainer.accelerator=cpu"])
+    needs = estimate(recipe, PRESETS["base"], layout_of(recipe))
+    batch = 24 * 250_000 * 4 * 3  # speech, and noise for teacher and student
+    assert needs.shared == 2 * (4 + 2) * batch and needs.open_files < 200
+    usage = SimpleNamespace(free=64 << 20)
+    monkeypatch.setattr(checking.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(checking, "most_open_files", lambda: 64)
+    shared, files = checking._handing_over(needs)
+    assert (shared.what, shared.state, shared.detail) == ("shared memory", "note", "up to 0.9 GB of 0.1 GB")
+    assert "--shm-size=1g" in shared.fix
+    assert (files.what, files.state) == ("open files", "note") and "the limit is 64" in files.detail
+    usage.free = 1 << 40
+    monkeypatch.setattr(checking, "most_open_files", lambda: None)
+    (shared,) = checking._handing_over(needs)
+    assert (shared.state, shared.fix) == ("ok", "")
