@@ -25,6 +25,7 @@ from distill.adaptation.targets import Targets
 from distill.batch import Batch
 from distill.checkpoints import load_teacher
 from distill.data import NoiseReader
+from distill.devices import best_device, device_of
 from distill.errors import UserError
 from distill.hubert import HubertEncoder, frame_mask
 from distill.manifest import ListedCuts
@@ -98,11 +99,12 @@ def layer_cosines(
         clean.batches(), distorted.batches(), strict=True
     ):
         for name, encoder in encoders.items():
-            one, other = encoder.eval()(waves, lengths), encoder(other_waves, lengths)
+            device = device_of(encoder)
+            one, other = (encoder.eval()(w.to(device), lengths) for w in (waves, other_waves))
             valid = frame_mask(one.lengths, one.last_hidden_state.shape[1])  # (B, F)
             n_frames[name] += int(valid.sum())
             pairs = zip(one.features, other.features, strict=True)
-            sums[name] += torch.stack([_cosine_sum(a, b, valid) for a, b in pairs])
+            sums[name] += torch.stack([_cosine_sum(a, b, valid) for a, b in pairs]).cpu()
     return {name: (total / n_frames[name]).numpy() for name, total in sums.items()}
 
 
@@ -131,6 +133,7 @@ def masked_accuracies(run: Path, tests: Mapping[str, DistortedSet], *, seed: int
         mask_length=recipe.masking.length,
     )
     module.load_head(head)
+    module.to(best_device())
     with tempfile.TemporaryDirectory() as folder:
         targets = make_shards(
             ListedCuts(tests["clean"].cuts),
@@ -141,6 +144,7 @@ def masked_accuracies(run: Path, tests: Mapping[str, DistortedSet], *, seed: int
             layer=recipe.targets.layer if of_layer else None,
             model=module.encoder.config,
             codebook=codebook,
+            devices=[best_device()],
             progress=False,
         )
     found = {name: agreement(module, _batches(test, targets)) for name, test in tests.items()}

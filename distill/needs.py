@@ -40,6 +40,8 @@ class Layout:
     """Machines."""
     gpu: bool
     """Whether each has a GPU."""
+    numbers: tuple[int, ...] = ()
+    """Which GPUs, if they are named; otherwise the first ones."""
 
 
 def layout_of(recipe: Recipe) -> Layout:
@@ -55,14 +57,15 @@ def layout_of(recipe: Recipe) -> Layout:
     devices: Any = options.get("devices", "auto")
     if isinstance(devices, str) and "," in devices:
         devices = [part.strip() for part in devices.split(",") if part.strip()]
+    numbers: tuple[int, ...] = ()
     if isinstance(devices, list | tuple) and devices and all(str(part).isdecimal() for part in devices):
-        count = len(devices)
+        count, numbers = len(devices), tuple(int(part) for part in devices)
     elif str(devices) in ("auto", "-1"):
         count = found if gpu else 1
     else:
         count = _positive("devices", devices, "auto, a positive number or a list of GPUs")
     nodes = _positive("num_nodes", options.get("num_nodes", 1), "a positive number")
-    return Layout(processes=max(1, count), nodes=nodes, gpu=gpu)
+    return Layout(processes=max(1, count), nodes=nodes, gpu=gpu, numbers=numbers)
 
 
 def _positive(key: str, value: Any, expected: str) -> int:

@@ -26,6 +26,7 @@ from distill.audio import recordings_of
 from distill.batch import pad
 from distill.checkpoints import inspect, load_student, load_teacher
 from distill.data import NoiseReader, check_length, open_cuts, read_audio, samples_at_16k
+from distill.devices import best_device, device_of
 from distill.distortions import CONDITIONS, LABELS, Distorter, DistortionConfig, Plan, UtterancePlan
 from distill.distortions.additive import SILENT_POWER
 from distill.errors import DataError, UsageError, UserError
@@ -176,14 +177,17 @@ def find_condition(condition: str | DistortionConfig) -> DistortionConfig:
 
 
 def load_encoders(checkpoints: Sequence[str]) -> dict[str, HubertEncoder]:
-    """Teachers, and students without their heads, by the last part of their path, or all of it if shared."""
+    """Teachers, and students without their heads, by the last part of their path, or all of it if shared.
+
+    On a GPU, if there is one.
+    """
     names = [Path(checkpoint).name for checkpoint in checkpoints]
     encoders: dict[str, HubertEncoder] = {}
     for checkpoint, name in zip(checkpoints, names, strict=True):
         info = inspect(checkpoint)
         with_heads = info.kind == "student" and info.targets is not None
         encoder = load_student(checkpoint).encoder if with_heads else load_teacher(checkpoint)
-        encoders[checkpoint if names.count(name) > 1 else name] = encoder
+        encoders[checkpoint if names.count(name) > 1 else name] = encoder.to(best_device())
     return encoders
 
 
@@ -339,5 +343,6 @@ def embed_set(encoders: Mapping[str, torch.nn.Module], dataset: DistortedSet) ->
     for batch, waveforms, lengths, _ in dataset.batches():
         cuts += batch
         for name, encoder in encoders.items():
-            vectors[name].append(embed(encoder.eval(), waveforms, lengths).numpy())
+            device = device_of(encoder)
+            vectors[name].append(embed(encoder.eval(), waveforms.to(device), lengths).cpu().numpy())
     return cuts, {name: np.concatenate(parts) for name, parts in vectors.items()}

@@ -24,11 +24,11 @@ from tqdm import tqdm
 
 from distill.callbacks import Interrupted
 from distill.contents import hash_lines
+from distill.devices import devices_of
 from distill.distortions import Distorter
 from distill.errors import DataError, UserError
 from distill.faults import TooManyBad
 from distill.locking import RunLock
-from distill.needs import layout_of
 from distill.processes import is_follower
 from distill.runs import finish, fit, make_trainer, steps_done, versions
 from distill.saving import BEST, LAST, read_checkpoint
@@ -417,11 +417,6 @@ def save_layer_weights(module: HeadTraining, folder: Path) -> None:
 
 def own_devices(config: EvaluationConfig) -> list[torch.device]:
     """What this process may compute on before the Trainer connects the processes."""
-    layout = layout_of(config.recipe())
-    kind = "cuda" if layout.gpu and torch.cuda.is_available() else "cpu"
+    devices = devices_of(config.recipe())
     launched = os.environ.get("LOCAL_RANK")  # by torchrun, SLURM or Lightning: one process a device
-    if kind == "cpu":
-        return [torch.device("cpu")] * (1 if launched else layout.processes)
-    if launched:
-        return [torch.device(kind, int(launched))]
-    return [torch.device(kind, number) for number in range(layout.processes)]
+    return devices if launched is None else [devices[int(launched) % len(devices)]]

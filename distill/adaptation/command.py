@@ -24,9 +24,10 @@ from distill.checkpoints import load_teacher
 from distill.checkpoints.weights import atomic
 from distill.config import load, recipe_names
 from distill.data import open_cuts
+from distill.devices import devices_of
 from distill.errors import ConfigError, UsageError
 from distill.hubert import HubertEncoder
-from distill.options import AdaptRecipe, DataConfig, TargetsConfig
+from distill.options import AdaptRecipe, DataConfig, Recipe, TargetsConfig
 
 _RECIPE_SUFFIXES = (".yaml", ".yml")
 _FAIRSEQ_NAMES = {"train": "train", "dev": "valid", "": "train"}
@@ -90,7 +91,8 @@ def make_and_report(job: TargetsJob) -> str:
     torch.manual_seed(seed)  # for a random teacher: `distill adapt` makes the same one
     model = _model(teacher, options.features)
     encoder = model if options.features == "layer" else None
-    device = "cuda" if encoder is not None and torch.cuda.is_available() else "cpu"
+    devices = devices_of(recipe or Recipe()) if encoder is not None else [torch.device("cpu")]
+    jobs = job.jobs or (len(devices) if devices[0].type == "cuda" else _cores())
     codebook = load_codebook(options.codebook) if options.codebook else None
     made: dict[str, tuple[Speech, Targets]] = {}
     lines: list[str] = []
@@ -106,8 +108,8 @@ def make_and_report(job: TargetsJob) -> str:
                 layer=options.layer if encoder is not None else None,
                 model=model.config if model is not None else None,
                 codebook=codebook,
-                jobs=job.jobs or (torch.cuda.device_count() if device == "cuda" else _cores()),
-                device=device,
+                jobs=jobs,
+                devices=devices,
                 sample_hours=options.sample_hours,
                 max_bad_fraction=limit if job.max_bad_fraction is None else job.max_bad_fraction,
             )

@@ -177,6 +177,7 @@ def agreement(module: MaskedPrediction, batches: Iterable[Batch]) -> Agreement:
     counts = np.zeros(module.n_clusters, np.int64)
     correct = 0
     for number, batch in enumerate(batches):
+        batch = batch.to(module.device)
         assert batch.targets is not None
         frames = config.frames(batch.lengths)
         mask = span_mask(
@@ -185,11 +186,11 @@ def agreement(module: MaskedPrediction, batches: Iterable[Batch]) -> Agreement:
             length=module.mask_length,
             generator=torch.Generator().manual_seed(number),
         )
-        mask = torch.nn.functional.pad(mask, (0, batch.targets.shape[1] - mask.shape[1]))
+        mask = torch.nn.functional.pad(mask, (0, batch.targets.shape[1] - mask.shape[1])).to(module.device)
         out = module.encoder(batch.waveforms, batch.lengths, mask=mask, mask_embedding=module.mask_embedding)
         chosen = mask & frame_mask(out.lengths, mask.shape[1]) & (batch.targets >= 0)  # (B, F)
         wanted = batch.targets[chosen]
         correct += int((module.logits(out.last_hidden_state)[chosen].argmax(1) == wanted).sum())
-        counts += np.bincount(wanted.numpy(), minlength=module.n_clusters)
+        counts += np.bincount(wanted.cpu().numpy(), minlength=module.n_clusters)
     module.train(was_training)
     return Agreement(correct, int(counts.max()), int(counts.sum()))

@@ -66,8 +66,7 @@ def _adapt(
     """`adapt`, in a run folder of which this is the only process."""
     trainer = make_trainer(recipe, out, accumulate=recipe.optim.accumulate)
     keep_recipe(trainer, recipe, out, resume=resume)
-    device = trainer.strategy.root_device.type
-    train, dev = targets_of(data, out / "targets", recipe, encoder, device, resume=resume)
+    train, dev = targets_of(data, out / "targets", recipe, encoder, resume=resume)
     data.targets = {"train": train.labels, "dev": dev.labels}  # the same name may be in both
     data.model = encoder.config
     majority = majority_share(dev)

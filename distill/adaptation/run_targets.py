@@ -15,6 +15,7 @@ from distill.adaptation.codebooks import load_codebook
 from distill.adaptation.shards import describe_audio, make_shards, take_stock, wait_for_shards
 from distill.adaptation.targets import Targets
 from distill.datamodule import SpeechData
+from distill.devices import devices_of
 from distill.errors import ConfigError, DataError
 from distill.hubert import HubertEncoder
 from distill.manifest import Cuts
@@ -27,16 +28,16 @@ _LOOKED_AT = 2_000  # utterances that are asked for their labels before training
 
 
 def targets_of(
-    data: SpeechData, folder: Path, recipe: AdaptRecipe, encoder: HubertEncoder, device: str, *, resume: bool
+    data: SpeechData, folder: Path, recipe: AdaptRecipe, encoder: HubertEncoder, *, resume: bool
 ) -> tuple[Targets, Targets]:
     """The targets of training and dev set, of one codebook.
 
     Args:
         data: the speech.
         folder: `train` and `dev` in it are those of the run.
-        recipe: its targets section and seed; without GPUs, as many processes as it has data workers.
+        recipe: its targets section and seed; features of a layer are computed on the devices of its trainer
+            section, and without GPUs in as many processes as it has data workers.
         encoder: the teacher.
-        device: "cpu" or "cuda", for features of a layer.
         resume: the targets of a run that goes on are never made again: its head belongs to them.
 
     Raises:
@@ -54,7 +55,7 @@ def targets_of(
                 "`distill adapt targets RECIPE`, or dev with --codebook TRAIN"
             )
     else:
-        train, dev = _made(data, folder, recipe, encoder, device)
+        train, dev = _made(data, folder, recipe, encoder)
     if train.hop != encoder.config.hop or dev.hop != encoder.config.hop:
         raise ConfigError(
             f"{folder} has a label every {train.hop} (train) and {dev.hop} samples (dev), the frames of "
@@ -69,13 +70,14 @@ def targets_of(
 
 
 def _made(
-    data: SpeechData, folder: Path, recipe: AdaptRecipe, encoder: HubertEncoder, device: str
+    data: SpeechData, folder: Path, recipe: AdaptRecipe, encoder: HubertEncoder
 ) -> tuple[Targets, Targets]:
     """Made by the first process in the run folder, unless they are there; the others wait for them."""
     options = recipe.targets
     of_layer = options.features == "layer"
-    device = device if of_layer else "cpu"
-    jobs = torch.cuda.device_count() if device == "cuda" else max(1, recipe.data.workers)
+    devices = devices_of(recipe)
+    on_gpu = of_layer and devices[0].type == "cuda"
+    jobs = len(devices) if on_gpu else max(1, recipe.data.workers)
 
     def make(cuts: Cuts, name: str, codebook: Tensor | None) -> Targets:
         wanted: dict[str, Any] = {
@@ -89,9 +91,14 @@ def _made(
         }
         if is_follower():
             return wait_for_shards(cuts, folder / name, **wanted)
-        limit = recipe.data.max_bad_fraction
         return make_shards(
-            cuts, folder / name, **wanted, jobs=jobs, device=device, max_bad_fraction=limit, start_afresh=True
+            cuts,
+            folder / name,
+            **wanted,
+            jobs=jobs,
+            devices=devices,
+            max_bad_fraction=recipe.data.max_bad_fraction,
+            start_afresh=True,
         )
 
     try:

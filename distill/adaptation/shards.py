@@ -19,7 +19,7 @@ import itertools
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from distill.adaptation.labelling import Job, ShardMaker, Speech, each, labels_n
 from distill.adaptation.mfcc import STEP, WIDTH, WINDOW, check_rate
 from distill.adaptation.skipped import forget_skipped, judge_skipped, list_skipped
 from distill.adaptation.targets import MAX_CLUSTERS, Targets, fit_kmeans, frame_facts
-from distill.adaptation.workers import run_shards
+from distill.adaptation.workers import CPU_ONLY, run_shards
 from distill.checkpoints.weights import atomic
 from distill.contents import contents_of
 from distill.data import samples_at_16k
@@ -97,7 +97,7 @@ def make_shards(
     model: HubertConfig | None = None,
     codebook: Tensor | None = None,
     jobs: int = 1,
-    device: str = "cpu",
+    devices: Sequence[torch.device] = CPU_ONLY,
     sample_hours: float = 100.0,
     max_fit_frames: int = 500_000,
     shard_size: int | None = None,
@@ -107,7 +107,7 @@ def make_shards(
 ) -> Targets:
     """Cluster a corpus and label every utterance; go on where an interrupted call stopped.
 
-    The result depends on none of `jobs` and `device` (but for rounding on a GPU). Up to `sample_hours` and
+    The result depends on none of `jobs` and `devices` (but for rounding on a GPU). Up to `sample_hours` and
     `max_fit_frames` the codebook is that of `make_targets`. Utterances that are shorter than one frame or
     cannot be read are left out and listed in `skipped.tsv`; the next call tries them again.
 
@@ -122,7 +122,7 @@ def make_shards(
             its encoder's own rate.
         codebook: (K, D), label with these clusters instead of fitting new ones.
         jobs: processes of one thread each; on a GPU at most one for each device. With 1, this process.
-        device: "cpu", or "cuda" for all GPUs that are visible.
+        devices: to compute features of a layer on; those of MFCC are computed on the CPU.
         sample_hours: the k-means is fitted on frames of random utterances of about so many hours in all.
         max_fit_frames: a random choice of so many of their frames (100 a second of MFCC, 50 of most layers).
         shard_size: utterances of a shard; default: 1000 for MFCC and 100 for a layer, or more to have at
@@ -169,7 +169,8 @@ def make_shards(
         keep=_frames_to_keep(stock, _frames_of(stock, config, layer), seed, sample_hours, max_fit_frames),
     )
     shards = range(-(-job.n_cuts // size))
-    with run_shards(ShardMaker(job, device), jobs) as run:
+    devices = devices if encoder is not None else CPU_ONLY
+    with run_shards(ShardMaker(job, str(devices[0])), jobs, devices) as run:
         if not (folder / "codebook.npy").exists():
             fitted = codebook if codebook is not None else _fit(job, shards, n_clusters, run, progress)
             with atomic(folder / "codebook.npy") as path, path.open("wb") as stream:

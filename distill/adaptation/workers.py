@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any
@@ -16,14 +16,19 @@ from distill.errors import DataError, UserError
 if TYPE_CHECKING:
     from distill.adaptation.labelling import ShardMaker
 
+CPU_ONLY = (torch.device("cpu"),)
+
 
 @contextmanager
-def run_shards(make: ShardMaker, jobs: int) -> Iterator[Callable[..., None]]:
+def run_shards(
+    make: ShardMaker, jobs: int, devices: Sequence[torch.device] = CPU_ONLY
+) -> Iterator[Callable[..., None]]:
     """A function `run(kind, shards, tick)` that makes shards, in `jobs` processes while the block lasts.
 
     Args:
         make: called with (kind, shard, tick), here or in a process of one thread, which gets a copy.
-        jobs: processes; 1: this one. On "cuda" there is one for each GPU at most.
+        jobs: processes; 1: this one. On GPUs there is one for each at most.
+        devices: the processes take turns with them; this one has the first.
 
     Raises:
         ValueError: if jobs is less than 1.
@@ -31,12 +36,11 @@ def run_shards(make: ShardMaker, jobs: int) -> Iterator[Callable[..., None]]:
     """
     if jobs < 1:
         raise ValueError(f"jobs must be at least 1, not {jobs}")
-    devices = [make.device]
-    if make.device == "cuda":
-        devices = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-        jobs = min(jobs, len(devices))
-        make.device = devices[0]
-    pool = _Pool(make, jobs, devices) if jobs > 1 else None
+    names = list(dict.fromkeys(str(device) for device in devices))
+    if names[0] != "cpu":
+        jobs = min(jobs, len(names))
+    make.device = names[0]
+    pool = _Pool(make, jobs, names) if jobs > 1 else None
 
     def run(kind: str, shards: list[int], tick: Callable[[int], Any]) -> None:
         if pool is not None and len(shards) > 1:
