@@ -26,6 +26,11 @@ with suppress(ImportError):  # the environment of `make test-s3prl-stock` has no
     settings.load_profile("unhurried")
 
 
+def pytest_make_parametrize_id(config, val, argname):
+    """Bytes do not name a test: compressed ones hold the time, and two processes must collect the same."""
+    return f"{argname}-{len(val)}-bytes" if isinstance(val, bytes) else None
+
+
 @pytest.fixture(scope="session")
 def mini_data(tmp_path_factory) -> Path:
     """The tiny synthetic corpora: half a minute of training speech, keywords, noises, rooms."""
