@@ -216,6 +216,9 @@ def build_parser() -> argparse.ArgumentParser:
         default="2-dist",
         help="clean, 2-dist, fsd, dns, or one alone: musan, reverb (2-dist)",
     )
+    distort.add_argument(
+        "--variant", default="paper", help="paper, or authors: as the paper's authors' code distorts (paper)"
+    )
     add_noise_option(distort)
     distort.add_argument("--seed", type=int, default=0, help="another seed, other distortions (0)")
 
@@ -288,8 +291,8 @@ def add_evaluations(verbs: Any) -> None:
         "overrides",
         nargs="*",
         metavar="key=value",
-        help="cache=float16, protocol=paper|s3prl, steps, batch_size, lr, finetune=true, label, "
-        "sources.train, lm, trainer.devices and more: docs/evaluation.md",
+        help="protocol=paper|s3prl, variant=paper|authors, row=S1, cache=float16, steps, batch_size, lr, "
+        "finetune=true, label, sources.train, lm, trainer.devices and more: docs/evaluation.md",
     )
     evaluate.add_argument("--student", required=True, metavar="CKPT", help="student or teacher")
     evaluate.add_argument("--data", default="data", help="folder of the prepared corpora (data)")

@@ -154,7 +154,16 @@ def run_distort(options: argparse.Namespace) -> None:
     from downstream.distorted_sets import materialise
 
     sources = noise_sources(options.noise)
-    print(materialise(options.speech, options.out, options.condition, sources, seed=options.seed))
+    print(
+        materialise(
+            options.speech,
+            options.out,
+            options.condition,
+            sources,
+            seed=options.seed,
+            variant=options.variant,
+        )
+    )
 
 
 def run_linear(options: argparse.Namespace) -> None:

@@ -27,7 +27,7 @@ from distill.batch import pad
 from distill.checkpoints import inspect, load_student, load_teacher
 from distill.data import NoiseReader, check_length, open_cuts, read_audio, samples_at_16k
 from distill.devices import best_device, device_of
-from distill.distortions import CONDITIONS, LABELS, Distorter, DistortionConfig, Plan, UtterancePlan
+from distill.distortions import CONDITIONS, LABELS, VARIANTS, Distorter, DistortionConfig, Plan, UtterancePlan
 from distill.distortions.additive import SILENT_POWER
 from distill.errors import DataError, UsageError, UserError
 from distill.hubert import SAMPLE_RATE, HubertConfig, HubertEncoder, frame_mask
@@ -53,6 +53,7 @@ class DistortedSet:
         skip: leave out utterances that cannot be used and list them in `skipped`; of noise and rooms nothing
             may be missing all the same.
         encoders: that will hear it: an utterance must have a frame for each of them.
+        variant: of a condition by name: "paper" or "authors".
 
     Raises:
         DataError: naming files or kinds of noise that are missing, or an utterance that is too short.
@@ -67,6 +68,7 @@ class DistortedSet:
         seed: int = 0,
         skip: bool = False,
         encoders: Iterable[torch.nn.Module] = (),
+        variant: str = "paper",
     ):
         configs = [e.config for e in encoders if isinstance(e, HubertEncoder)]
         self.model = max(configs, key=lambda config: config.receptive_field, default=HubertConfig())
@@ -78,7 +80,7 @@ class DistortedSet:
             check_files(self.cuts, "the speech")
             for cut in self.cuts[:1]:
                 self._check_length(cut)
-        self.distorter = Distorter.from_config(find_condition(condition), split="test")
+        self.distorter = Distorter.from_config(find_condition(condition, variant), split="test")
         self.noises = noises or NoiseReader({})
         config = self.distorter.config
         needed = [name for name in config.additive if name not in ("gaussian", "none")]
@@ -162,10 +164,25 @@ def _left_out(plan: UtterancePlan, silent: Sequence[str]) -> str:
     return "; ".join(reasons[part] for part in silent)
 
 
-def find_condition(condition: str | DistortionConfig) -> DistortionConfig:
-    """A condition by name, or one distortion alone: musan, wham, gaussian, reverb, pitch, band_reject."""
+def find_condition(condition: str | DistortionConfig, variant: str = "paper") -> DistortionConfig:
+    """A condition by name, or one distortion alone: musan, wham, gaussian, reverb, pitch, band_reject.
+
+    Args:
+        condition: a `DistortionConfig` of one's own is taken as it is.
+        variant: "paper" or "authors".
+
+    Raises:
+        UsageError: if there is no such condition or variant.
+    """
     if isinstance(condition, DistortionConfig):
         return condition
+    if variant not in VARIANTS:
+        raise UsageError(f"variant must be {' or '.join(VARIANTS)}, not {variant!r}")
+    found = _named_condition(condition)
+    return found if variant == found.variant else found.of_variant(variant)
+
+
+def _named_condition(condition: str) -> DistortionConfig:
     if condition in CONDITIONS:
         return CONDITIONS[condition]
     if condition in ("musan", "wham", "gaussian"):
@@ -192,7 +209,13 @@ def load_encoders(checkpoints: Sequence[str]) -> dict[str, HubertEncoder]:
 
 
 def materialise(
-    speech: str, out: Path, condition: str, noises: Mapping[str, Sequence[str]], *, seed: int = 0
+    speech: str,
+    out: Path,
+    condition: str,
+    noises: Mapping[str, Sequence[str]],
+    *,
+    seed: int = 0,
+    variant: str = "paper",
 ) -> Path:
     """Write a distorted copy of some speech: FLAC files, and `distortions.tsv` with what was done to each.
 
@@ -207,6 +230,7 @@ def materialise(
         condition: "clean", "2-dist", "fsd" or "dns".
         noises: by corpus, sources of noise.
         seed: another seed, other distortions.
+        variant: "paper" or "authors": whose values and ways.
 
     Returns:
         Path of `distortions.tsv`.
@@ -217,11 +241,11 @@ def materialise(
     """
     listing, unfinished = out / "distortions.tsv", out / _UNFINISHED
     sources = {name: list(noises[name]) for name in sorted(noises)}
-    made_of = json.dumps([speech, condition, sources, seed])
+    made_of = json.dumps([speech, condition, sources, seed, *([] if variant == "paper" else [variant])])
     _check_out(out, made_of)
-    find_condition(condition)
+    find_condition(condition, variant)
     cuts = open_cuts(speech)
-    distorted = DistortedSet(cuts, condition, NoiseReader(noises), seed=seed, skip=True)
+    distorted = DistortedSet(cuts, condition, NoiseReader(noises), seed=seed, skip=True, variant=variant)
     _check_apart(distorted.cuts, out)
     out.mkdir(parents=True, exist_ok=True)
     unfinished.write_text(made_of, encoding="utf-8")
@@ -319,6 +343,8 @@ def describe(plan: UtterancePlan) -> list[str]:
         "pitch": f"cents={plan.cents:.1f}",
         "band_reject": f"hz={plan.low_hz:.1f}-{plan.high_hz:.1f}",
     }[plan.non_additive]
+    if plan.rir and plan.rir_db is not None:  # else of unit energy
+        parameters = ", ".join(filter(None, [parameters, f"rir_db={plan.rir_db:g}"]))
     snr = "" if plan.additive == "none" else f"{plan.snr_db:.2f}"
     return [plan.additive, snr, plan.non_additive, parameters, "yes" if plan.rir else "no"]
 

@@ -40,7 +40,8 @@ from downstream.features import Selection, load_upstream
 from downstream.identity import audio_of
 from downstream.labels import CHARACTERS, WORD_END, Labels, TokenLabels, check_words, make_labels, targets_of
 from downstream.options import RECORDED, EvaluationConfig
-from downstream.results import AUDIO, allow_mending, describe_silent, read_head, sign_head
+from downstream.predictions import write_predictions, write_submission
+from downstream.results import AUDIO, allow_mending, describe_silent, put_into_row, read_head, sign_head
 from downstream.runner import HeadTraining, measure
 from downstream.speech import TaskSpeech, check_sources
 
@@ -71,7 +72,10 @@ def evaluate(checkpoint: str | Path, config: EvaluationConfig, out: Path) -> lis
         for fold in config.settled_folds:
             evaluation.run_fold(fold)
     paths = [path for fold in config.settled_folds for path in evaluation.paths(fold).values()]
-    return [path for path in paths if path.exists()]  # of several processes, the first writes them
+    paths = [path for path in paths if path.exists()]  # of several processes, the first writes them
+    if config.row is not None and not is_follower():
+        put_into_row(paths, config.row)
+    return paths
 
 
 class Evaluation:
@@ -310,7 +314,7 @@ class Evaluation:
         """Test under a condition, with and without a language model, and write the scores."""
         config = self.config
         cuts = self.speech.test(condition, fold)
-        distortion = "clean" if condition in RECORDED else find_condition(condition)
+        distortion = find_condition("clean" if condition in RECORDED else condition, config.variant)
         measured = measure(
             module,
             cuts,
@@ -323,13 +327,13 @@ class Evaluation:
             name=f"{config.task} {condition}",
             decoders=[self.decoder if lm else None for lm in paths],
         )
-        for (lm, path), (errors, total) in zip(paths.items(), measured.sums, strict=True):
-            self._write(
-                path,
-                self._score(100.0 * errors / total),
-                {"condition": condition, "fold": fold, "lm": lm, "n_utterances": len(cuts)},
-                measured.silent,
-            )
+        for (lm, path), outcomes in zip(paths.items(), measured.outcomes, strict=True):
+            errors, total = (sum(parts) for parts in list(zip(*outcomes.values(), strict=True))[:2])
+            about = {"condition": condition, "fold": fold, "lm": lm, "n_utterances": len(cuts)}
+            about["predictions"] = write_predictions(self.out, path.stem, outcomes)
+            submit = self.out / "submit" / path.stem
+            write_submission(submit, config.task, condition, fold, outcomes, lm=lm)
+            self._write(path, self._score(100.0 * errors / total), about, measured.silent)
 
     def _score(self, error: float) -> float:
         """The metric's value for a share of errors, both in per cent."""
@@ -356,10 +360,10 @@ class Evaluation:
             "silent": dict(silent),
             "versions": versions(),
             "protocol": config.protocol,
-            "variant": "paper",
+            "variant": config.variant_of(about["condition"]),
             "dev": None if self.dev_error is None else self._score(self.dev_error),
-            "row": None,
-            "predictions": None,
+            "row": config.row,
+            "predictions": about["predictions"],
             "settings": config.settings(lm=about["lm"])
             | self.speech.test_data(about["condition"], about["fold"])
             | self.speech.test_audio(about["condition"], about["fold"])

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from lhotse.cut import Cut
@@ -36,8 +36,18 @@ UNKNOWN = "<unk>"
 
 _FEW_CLASSES = 20  # of which each may have one utterance in a trial
 
-Outcome = tuple[float, float]
-"""(errors, out of how many)."""
+
+class Outcome(NamedTuple):
+    """What came of one utterance."""
+
+    errors: float
+    """Wrong: an utterance, or words or phonemes."""
+    total: float
+    """Out of how many."""
+    truth: str
+    """What should have been said: classes joined by `|`, words or phonemes by blanks."""
+    said: str
+    """What the head said."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +100,12 @@ class ClassLabels:
     ) -> list[Outcome]:
         """An utterance is right if all its slots are."""
         assert isinstance(head, UtteranceHead)
-        return [(float(p != t), 1.0) for p, t in zip(head.predict(outputs).tolist(), targets, strict=True)]
+        pairs = zip(head.predict(outputs).tolist(), targets, strict=True)
+        return [Outcome(float(p != t), 1.0, self.names(t), self.names(p)) for p, t in pairs]
+
+    def names(self, numbers: Sequence[int]) -> str:
+        """The classes of all slots, joined by `|`."""
+        return "|".join(slot[number] for slot, number in zip(self.slots, numbers, strict=True))
 
 
 @dataclass(frozen=True)
@@ -161,7 +176,8 @@ class TokenLabels:
         for row, n_frames, target in zip(log_probs, frames.tolist(), targets, strict=True):
             said = decode(row[:n_frames]) if decode else self.units(greedy(row[:n_frames]))
             truth = self.units(target)
-            found.append((float(edit_distance(said, truth)), float(len(truth))))
+            wrong = edit_distance(said, truth)
+            found.append(Outcome(float(wrong), float(len(truth)), " ".join(truth), " ".join(said)))
         return found
 
     def units(self, numbers: Sequence[int]) -> list[str]:

@@ -7,9 +7,11 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from distill.distortions import VARIANTS
 from distill.errors import UsageError
 from distill.options import DataConfig, LoggingConfig, OptimConfig, Recipe, ValidationConfig
 from downstream.identity import file_identity
+from downstream.results import paper_row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,6 +178,10 @@ class EvaluationConfig:
     """ks, ic, er, asr, pr, slurp_action or slurp_scenario."""
     protocol: str = "paper"
     """Whose values to take where the paper leaves them open: "paper" (ours) or "s3prl"; see `PROTOCOLS`."""
+    variant: str = "paper"
+    """How test speech is distorted: "paper" or "authors" (as their released code does)."""
+    row: str | None = None
+    """Row of the paper's tables that the model is: S1, T1, s4_prime (S4'); None: its recipe says."""
     data: str = "data"
     """Folder of the prepared corpora: DATA/speech_commands/train.jsonl.gz and so on."""
     sources: dict[str, str] = field(default_factory=dict)
@@ -232,6 +238,10 @@ class EvaluationConfig:
             raise UsageError(f"unknown task {self.task!r}{hint}")
         if self.protocol not in PROTOCOLS:
             raise UsageError(f"protocol must be {' or '.join(PROTOCOLS)}, not {self.protocol!r}")
+        if self.variant not in VARIANTS:
+            raise UsageError(f"variant must be {' or '.join(VARIANTS)}, not {self.variant!r}")
+        if self.row is not None:
+            self.row = paper_row(self.row)
         if self.cache in ("False", "false"):  # YAML reads a bare `off` as a boolean
             self.cache = "off"
         self.sources = self._by_manifest(self.sources)
@@ -330,9 +340,14 @@ class EvaluationConfig:
         parts += [f"lr{self.settled_lr!r}"] if self.settled_lr != self.defaults.lr else []
         return "-".join(part for part in parts if part)
 
+    def variant_of(self, condition: str) -> str:
+        """How the speech of a condition is distorted; clean and recorded speech has no variants."""
+        return "paper" if condition == "clean" or condition in RECORDED else self.variant
+
     def result_name(self, condition: str, fold: int | None, *, lm: bool) -> str:
         """Name of a result's file."""
-        return f"{self.head_name(fold)}-{condition}{'-lm' if lm else ''}.json"
+        variant = "" if (name := self.variant_of(condition)) == "paper" else f"-{name}"
+        return f"{self.head_name(fold)}-{condition}{variant}{'-lm' if lm else ''}.json"
 
     @property
     def head_settings(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.atomic import write_text
-from distill.errors import UserError
+from distill.errors import UsageError, UserError
 from distill.processes import is_follower
 
 logger = logging.getLogger(__name__)
@@ -255,6 +255,32 @@ def size_of_test(task: str, condition: str, fold: int | None) -> int | None:
     """How many utterances the published test set has; None: not known."""
     known = TEST_UTTERANCES.get(task, {})
     return known.get(f"fold {fold}", known.get(condition, known.get("")))
+
+
+def paper_row(name: str) -> str:
+    """The name of a row of the paper's tables: "S4'" for S4', s4' or s4_prime.
+
+    Raises:
+        UsageError: if there is none.
+    """
+    rows = list(paper_numbers("ks"))
+    if (found := name.upper().replace("_PRIME", "'")) not in rows:
+        raise UsageError(f"row {name!r}: the paper's tables have {', '.join(rows)}")
+    return found
+
+
+def put_into_row(paths: Iterable[Path], row: str) -> None:
+    """Note the row in results that were there already and say another one, or none.
+
+    Args:
+        paths: of results.
+        row: as `paper_row` gives it.
+    """
+    for path in paths:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if values.get("row") != row:
+            write_text(path, json.dumps(values | {"row": row}, indent=2) + "\n")
+            logger.warning("%s: now in row %s, not %s", path.stem, row, values.get("row") or "its recipe's")
 
 
 def paper_numbers(task: str, *, lm: bool = False) -> dict[str, dict[str, str]]:

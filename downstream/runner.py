@@ -122,7 +122,8 @@ class HeadTraining(pl.LightningModule):
         weights = [1.0] * len(batch) if batch.weights is None else batch.weights.tolist()
         outcomes = self.labels.outcomes(self.head, outputs, frames, targets)
         for weight, outcome in zip(weights, outcomes, strict=True):
-            self.counts = [total + weight * part for total, part in zip(self.counts, outcome, strict=True)]
+            self.counts[0] += weight * outcome.errors
+            self.counts[1] += weight * outcome.total
 
     def on_validation_epoch_end(self) -> None:
         """The mean loss of an utterance and the share of errors in per cent, over all processes.
@@ -174,8 +175,8 @@ def unpadded(targets: Tensor, lengths: Tensor) -> list[list[int]]:
 class Measured:
     """What came out of a test."""
 
-    sums: list[Outcome]
-    """For every decoder, (errors, out of how many)."""
+    outcomes: list[dict[str, Outcome]]
+    """For every decoder, by utterance."""
     silent: Counter[str] = field(default_factory=Counter)
     """Utterances that did not get their noise or room, by what was silent: speech, noise, rir."""
 
@@ -222,7 +223,7 @@ def measure(
         fixed_epoch=True,
     )
     module.eval()
-    measured = Measured([(0.0, 0.0) for _ in decoders])
+    measured = Measured([{} for _ in decoders])
     workers = min(workers, len(cuts) // _WORTH_A_PROCESS)
     loader = dev_loader(speech, batch_size=batch_size, workers=workers)
     batch: Batch
@@ -243,7 +244,5 @@ def measure(
         truth = [targets[name] for name in batch.ids]
         for number, decode in enumerate(decoders):
             outcomes = module.labels.outcomes(module.head, outputs, frames, truth, decode)
-            errors, total = measured.sums[number]
-            errors, total = errors + sum(e for e, _ in outcomes), total + sum(n for _, n in outcomes)
-            measured.sums[number] = errors, total
+            measured.outcomes[number] |= zip(batch.ids, outcomes, strict=True)
     return measured

@@ -162,6 +162,8 @@ def plan_sweep(
     check_words(words, _PLANNED | ({"lr": "--lr"} if rates else {}))
     if missing := [checkpoint for checkpoint in checkpoints if is_missing(checkpoint)]:
         raise UserError(f"{', '.join(missing)}: no such checkpoint; name run folders or files that are there")
+    if len({*checkpoints}) > 1 and any(word.rpartition(":")[2].startswith("row=") for word in words):
+        raise UsageError("row=... puts one model into a row of the paper's: sweep each model by itself")
     jobs = []
     speech: dict[str, TaskSpeech] = {}
     for checkpoint in dict.fromkeys(checkpoints):
@@ -274,6 +276,8 @@ def missing_conditions(job: Job, results: Sequence[Result], speech: TaskSpeech) 
         and result.condition in job.conditions
         and result.lm in decodings
         and result.settings.get("lr", config.settled_lr) == config.settled_lr
+        and result.variant == config.variant_of(result.condition)
+        and config.row in (None, result.row)  # else the evaluation has yet to note it
     ]
     for result in own:
         settings = {key: value for key, value in result.settings.items() if key != "lr"}  # of the job's rate

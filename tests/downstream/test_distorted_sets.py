@@ -176,6 +176,10 @@ def test_finding_conditions():
         UsageError, match="unknown condition 'rain'; there are clean, 2-dist, fsd, dns, musan, "
     ):
         find_condition("rain")
+    assert find_condition("dns", "authors").variant == "authors" and find_condition("dns", "authors").rir
+    assert find_condition("pitch", "authors").pitch_cents == 500
+    with pytest.raises(UsageError, match="variant must be paper or authors, not 'theirs'"):
+        find_condition("2-dist", "theirs")
 
 
 # ------------------------------------------------------------------------------------------ materialised sets
@@ -240,6 +244,13 @@ def test_a_materialised_set_keeps_classes_and_texts_and_names_its_rooms(speech, 
         assert len(read_audio(again)) == samples_at_16k(cut)
     assert not written
     assert {row["room"] for row in listing(path)} <= {"0", "1"}
+
+
+def test_a_set_of_the_authors_variant(speech, corpora, tmp_path):
+    noises = {name: [corpora[name]] for name in ("dns", "rir")}
+    rows = listing(materialise(str(speech), tmp_path / "set", "dns", noises, variant="authors"))
+    assert {float(row["snr_db"]) for row in rows} <= set(range(10, 20))
+    assert {row["parameters"] for row in rows} <= {f"rir_db={db}" for db in range(10, 20)}
 
 
 def test_loud_speech_is_scaled_instead_of_clipped(tmp_path, corpora):

@@ -17,6 +17,7 @@ from distill.hubert import HubertConfig
 from downstream.labels import (
     CHARACTERS,
     ClassLabels,
+    Outcome,
     TokenLabels,
     check_words,
     edit_distance,
@@ -48,7 +49,7 @@ def log_probs_of(numbers: list[int], symbols: int) -> torch.Tensor:
     return torch.nn.functional.one_hot(torch.tensor(path), symbols).float().mul(20).log_softmax(-1)
 
 
-def outcomes(labels: TokenLabels, said: list[str], truth: list[MonoCut]) -> list[tuple[float, float]]:
+def outcomes(labels: TokenLabels, said: list[str], truth: list[MonoCut]) -> list[Outcome]:
     rows = [log_probs_of(labels.targets(cut(text=text)), 1 + len(labels.symbols)) for text in said]
     frames = torch.tensor([len(row) for row in rows])
     padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=0.0)
@@ -63,7 +64,8 @@ def test_word_errors_by_hand():
     labels = make_labels([], EvaluationConfig(task="asr"))
     assert isinstance(labels, TokenLabels) and labels.symbols == CHARACTERS and len(CHARACTERS) == 28
     found = outcomes(labels, SAID, [cut(text=text) for text in TRUE])
-    assert found == [(0, 3), (1, 3), (2, 2), (2, 2)]
+    assert [outcome[:2] for outcome in found] == [(0, 3), (1, 3), (2, 2), (2, 2)]
+    assert [(outcome.truth, outcome.said) for outcome in found] == list(zip(TRUE, SAID, strict=True))
 
 
 def test_word_and_phoneme_error_rates_are_s3prls():
@@ -79,12 +81,12 @@ def test_word_and_phoneme_error_rates_are_s3prls():
     labels = make_labels([], EvaluationConfig(task="asr"))
     assert isinstance(labels, TokenLabels)
     found = outcomes(labels, SAID, [cut(text=text) for text in TRUE])
-    rate = sum(errors for errors, _ in found) / sum(total for _, total in found)
+    rate = sum(one.errors for one in found) / sum(one.total for one in found)
     assert rate == pytest.approx(theirs.wer(hypothesis=SAID, groundtruth=TRUE))
     phones = TokenLabels(("a", "b", "c", "d"), "phones")
     said, truth = [1, 2, 3, 3, 4], [1, 3, 4, 4]
     rows = log_probs_of(said, 5)
-    ((errors, total),) = phones.outcomes(None, rows[None], torch.tensor([len(rows)]), [truth])  # pyright: ignore
+    ((errors, total, _, _),) = phones.outcomes(None, rows[None], torch.tensor([len(rows)]), [truth])  # pyright: ignore
     spelled = [" ".join("abcd"[n - 1] for n in numbers) for numbers in (said, truth)]
     assert errors / total == pytest.approx(theirs.per(hypothesis=spelled[:1], groundtruth=spelled[1:]))
 
@@ -109,7 +111,7 @@ def test_an_intent_is_right_if_all_its_slots_are():
     logits = torch.zeros(2, 6)
     logits[:, [1, 3, 4]] = 1.0  # on, light, hall
     found = labels.outcomes(head, logits, torch.ones(2), [[1, 1, 0], [1, 1, 1]])
-    assert found == [(0, 1), (1, 1)]
+    assert found == [(0, 1, "on|light|hall", "on|light|hall"), (1, 1, "on|light|none", "on|light|hall")]
     with pytest.raises(DataError, match=r"u: its label 'on\|tv\|hall' is not one of the training speech"):
         labels.targets(cut(label="on|tv|hall"))
     with pytest.raises(DataError, match="u has no 'label': name the field or column"):

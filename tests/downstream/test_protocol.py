@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.utils.data import random_split
 
+from distill.distortions import CONDITIONS
 from distill.errors import UsageError, UserError
 from distill.hubert import HubertEncoder
 from distill.options import OptimConfig
@@ -16,7 +17,7 @@ from downstream.features import Selection
 from downstream.labels import ClassLabels
 from downstream.options import PROTOCOLS, TASKS, EvaluationConfig, task_of
 from downstream.results import parse_result
-from downstream.runner import HeadTraining
+from downstream.runner import HeadTraining, measure
 from downstream.speech import TaskSpeech
 from downstream.sweep import plan_sweep
 
@@ -167,3 +168,77 @@ def test_results_keep_the_dev_score_of_the_head_that_was_chosen(quick, student, 
     scores = next(v for k, v in state["callbacks"].items() if k.startswith("ModelCheckpoint"))
     error = float(scores["best_model_score"])
     assert read(path)["dev"] == pytest.approx(100 - error if task == "ic" else error)
+
+
+# ------------------------------------------------------------------------------------------ variants, rows
+
+
+def test_the_variant_is_noted_where_speech_is_distorted(quick, student, tmp_path):
+    """Clean and recorded speech has no variants, and is not tested again."""
+    options = {"conditions": ["clean", "dns"], "steps": 1, "every_n_steps": 1}
+    paper = evaluate(student, quick("ic", **options), tmp_path)
+    authors = evaluate(student, quick("ic", variant="authors", **options), tmp_path)
+    assert [path.name for path in authors] == ["ic-last-seed0-clean.json", "ic-last-seed0-dns-authors.json"]
+    assert authors[0] == paper[0] and paper[1].name == "ic-last-seed0-dns.json"
+    assert [parse_result(read(path)).variant for path in authors] == ["paper", "authors"]
+    assert len(list((tmp_path / "heads").iterdir())) == 1  # heads hear clean speech
+
+
+def test_test_speech_is_distorted_as_its_variant_says(quick, student, tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(
+        "downstream.evaluate.measure",
+        lambda module, cuts, targets, distorter, *rest, **options: (
+            made.append(distorter.config) or measure(module, cuts, targets, distorter, *rest, **options)
+        ),
+    )
+    options = {"conditions": ["2-dist", "dns"], "steps": 1, "every_n_steps": 1}
+    evaluate(student, quick("ic", variant="authors", **options), tmp_path)
+    assert made == [CONDITIONS[name].of_variant("authors") for name in ("2-dist", "dns")]
+
+
+def test_a_sweep_does_what_has_no_result_of_its_variant(quick, student, task_data, tmp_path):
+    words = ["steps=1", "every_n_steps=1", "workers=0", "width=16", "trainer.accelerator=cpu"]
+    planned = {"data": str(task_data), "out": tmp_path}
+    (job,) = plan_sweep([str(student)], ["ic"], ["clean", "fsd"], words=words, **planned)
+    evaluate(student, job.config(), job.out)
+    (job,) = plan_sweep(
+        [str(student)], ["ic"], ["clean", "fsd"], words=[*words, "variant=authors"], **planned
+    )
+    assert job.conditions == ("fsd",)
+
+
+@pytest.mark.parametrize(("given", "row"), [("S1", "S1"), ("s1", "S1"), ("S4'", "S4'"), ("s4_prime", "S4'")])
+def test_rows_by_name(given, row):
+    assert EvaluationConfig(task="ks", row=given).row == row
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"row": "S9"}, "row 'S9': the paper's tables have T1, T1', S1"),
+        ({"variant": "s3prl"}, "variant must be paper or authors, not 's3prl'"),
+    ],
+)
+def test_rows_and_variants_that_do_not_exist(options, message):
+    with pytest.raises(UsageError, match=message):
+        EvaluationConfig(task="ks", **options)
+
+
+def test_a_model_is_put_into_a_row_also_when_its_results_are_there(quick, student, tmp_path, caplog):
+    (path,) = evaluate(student, quick("ic", **QUICK), tmp_path)
+    assert read(path)["row"] is None
+    before = read(path)
+    evaluate(student, quick("ic", row="S1", **QUICK), tmp_path)
+    assert read(path) == before | {"row": "S1"}
+    assert "ic-last-seed0-clean: now in row S1, not its recipe's" in caplog.text
+    evaluate(student, quick("ic", **QUICK), tmp_path)
+    assert read(path)["row"] == "S1"
+    (second,) = evaluate(student, quick("ic", row="s4_prime", seed=1, **QUICK), tmp_path)
+    assert read(second)["row"] == "S4'"
+
+
+def test_a_sweep_of_several_models_has_no_row(student, task_data, tmp_path):
+    planned = {"data": str(task_data), "out": tmp_path}
+    with pytest.raises(UsageError, match="row=... puts one model into a row"):
+        plan_sweep([str(student), "org/other"], ["ic"], ["clean"], words=["ic:row=S1"], **planned)
