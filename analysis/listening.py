@@ -17,11 +17,11 @@ import torch
 from lhotse import CutSet
 from lhotse.cut import Cut
 
-from distill.audio import why_unusable
 from distill.data import NoiseReader, open_cuts
 from distill.errors import DataError
 from distill.hubert import SAMPLE_RATE
 from distill.logs import describe, log_mel
+from distill.recordings import why_unusable
 from downstream.distorted_sets import DistortedSet, find_condition
 
 logger = logging.getLogger(__name__)

@@ -7,40 +7,12 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO
 
-import soundfile
 from tqdm import tqdm
 
 from distill.errors import DataError
-
-_MAX_FRAMES = 2**40  # a stream of unknown length announces the largest integer there is
-
-
-class Header(NamedTuple):
-    """What an audio file says about itself."""
-
-    n_samples: int
-    """Per channel, at `sampling_rate`."""
-    sampling_rate: int
-    n_channels: int
-
-
-def read_header(path: Path) -> Header:
-    """Read the header of a file.
-
-    Raises:
-        DataError: the file is missing, unreadable, empty or of unknown length.
-    """
-    try:
-        info = soundfile.info(str(path))
-    except (soundfile.SoundFileError, OSError) as error:
-        raise DataError(f"{path}: not readable as audio ({error}); convert or remove it") from error
-    if info.frames <= 0 or info.samplerate <= 0:
-        raise DataError(f"{path}: holds no samples; remove it")
-    if info.frames >= _MAX_FRAMES:
-        raise DataError(f"{path}: its header does not say how long it is; write it anew")
-    return Header(info.frames, info.samplerate, info.channels)
+from distill.recordings import Header, read_header
 
 
 def read_headers(

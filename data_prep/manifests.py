@@ -7,11 +7,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from lhotse import CutSet, MonoCut, Recording
-from lhotse.audio import AudioSource
 from lhotse.cut import Cut
 from lhotse.cut.data import DataCut
 
-from data_prep.headers import Header, read_header
+from distill.recordings import Header, read_header, recording_of
 
 SAMPLE_RATE = 16_000
 
@@ -74,11 +73,5 @@ def cut_of_all_channels(path: Path, id: str) -> DataCut:  # noqa: A002
 
 
 def _recording(path: Path, header: Header, id: str) -> Recording:  # noqa: A002
-    recording = Recording(
-        id=id,
-        sources=[AudioSource(type="file", channels=list(range(header.n_channels)), source=str(path))],
-        sampling_rate=header.sampling_rate,
-        num_samples=header.n_samples,
-        duration=header.n_samples / header.sampling_rate,
-    )
+    recording = recording_of(path, header, id)
     return recording if header.sampling_rate == SAMPLE_RATE else recording.resample(SAMPLE_RATE)

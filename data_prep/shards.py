@@ -15,17 +15,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from lhotse import CutSet
-from lhotse.audio import AudioLoadingError, DurationMismatchError
+from lhotse.audio import AudioLoadingError
 from lhotse.cut import Cut
-from lhotse.serialization import open_best
 from lhotse.shar import SharWriter
-from lhotse.utils import is_valid_url
 from tqdm import tqdm
 
 from data_prep.manifests import write_cuts
+from distill.audio import reason
 from distill.errors import DataError, UserError
+from distill.lines import CutLines
+from distill.recordings import opened_here
 from distill.shar import located_cuts
+from distill.stores import check_place, is_url
 
 logger = logging.getLogger(__name__)
 
@@ -37,9 +38,10 @@ def check_destination(destination: str) -> None:
     """Fail before any work where shards could not be written.
 
     Raises:
-        UserError: for a URL, if smart_open is not installed.
+        UserError: for a URL of anything but an object store, or if smart_open is not installed.
     """
-    if is_valid_url(destination) and find_spec("smart_open") is None:
+    check_place(destination)
+    if is_url(destination) and find_spec("smart_open") is None:
         raise UserError(
             f"shards to {destination}: smart_open, which writes to object storage, is not installed: "
             'pip install "robust-distilhubert[shards]"'
@@ -80,7 +82,7 @@ def write_shards(
         DataError: a shard cannot be written.
     """
     n_shards = -(-n_cuts // SHARD_SIZE)
-    if not is_valid_url(folder):
+    if not is_url(folder):
         folder = str(Path(folder).absolute())  # for the manifest
         done = _tidy(Path(folder), done, n_shards)
     parts = _parts(manifest, folder)
@@ -118,7 +120,7 @@ def _tidy(folder: Path, done: Collection[int], n_shards: int) -> Collection[int]
 
 
 def _batches(manifest: Path) -> Iterator[tuple[int, list[Cut]]]:
-    cuts = iter(CutSet.from_jsonl_lazy(manifest))
+    cuts = iter(CutLines(manifest))
     for index in itertools.count():
         batch = list(itertools.islice(cuts, SHARD_SIZE))
         if not batch:
@@ -162,7 +164,7 @@ def _join(parts: Sequence[Path], manifest: Path) -> None:
 
 def _write_shard(cuts: list[Cut], folder: str, index: int, part: Path) -> None:
     """One shard, and `part`, the manifest of its cuts: made on this machine, then moved to its place."""
-    beside = None if is_valid_url(folder) else Path(folder).parent
+    beside = None if is_url(folder) else Path(folder).parent
     names = [f"recording.{index:06d}.tar", f"cuts.{index:06d}.jsonl.gz"]  # in this order: cuts are there last
     try:
         with TemporaryDirectory(prefix=".shard-", dir=beside) as made:
@@ -185,16 +187,18 @@ def _write_cuts(cuts: list[Cut], folder: str, index: int) -> None:
     ) as writer:
         for cut in cuts:
             try:
-                writer.write(cut)  # decodes before it writes anything
-            except (AudioLoadingError, DurationMismatchError) as error:
+                writer.write(opened_here(cut))  # decodes before it writes anything
+            except (AudioLoadingError, DataError) as error:
                 # Training skips such a file as well; the header alone did not show it.
-                logger.warning("left %s out of the shards: %s", cut.id, str(error).splitlines()[0])
+                logger.warning("left %s out of the shards: %s", cut.id, reason(error))
 
 
 def _move(made: Path, place: str) -> None:
-    if not is_valid_url(place):
+    if not is_url(place):
         made.replace(place)
         return
-    stream: Any = open_best(place, "wb")
+    import smart_open
+
+    stream: Any = smart_open.open(place, "wb")
     with made.open("rb") as source, stream:
         shutil.copyfileobj(source, stream)

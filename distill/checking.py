@@ -20,7 +20,7 @@ from distill.needs import Layout, Needs, available_memory, estimate, layout_of, 
 from distill.options import AdaptRecipe, DistillRecipe, Recipe
 from distill.parcels import SHARED_MEMORY, most_open_files
 from distill.runs import check_run_folder
-from distill.sources import how_to_make
+from distill.sources import how_to_make, split_query
 from distill.survey import Survey, survey
 
 _LESS_MEMORY = "optim.accumulate=2 halves what a step needs, fewer data.workers need less"
@@ -134,7 +134,7 @@ def source_finding(
         tolerated: share of bad files that training does without.
         key: option that says so.
     """
-    path = Path(source.partition("?")[0])
+    path = Path(split_query(source)[0])
     if not found.exists:
         return missing(what, "not there", found.error, how_to_make(path))
     if found.error:

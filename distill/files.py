@@ -1,14 +1,22 @@
-"""Finding audio files below a folder."""
+"""Finding audio files below a folder, and making sure that they are files."""
 
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 from distill.errors import DataError
 
 AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".mp3", ".ogg", ".opus", ".aiff", ".aif"})
 """What libsndfile, the library behind soundfile, decodes."""
+
+_OTHER_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (lambda mode: stat.S_ISCHR(mode) or stat.S_ISBLK(mode), "a device"),
+)
 
 
 def audio_files(folder: Path) -> list[Path]:
@@ -35,3 +43,38 @@ def audio_files(folder: Path) -> list[Path]:
             if not name.startswith(".") and os.path.splitext(name)[1].lower() in AUDIO_SUFFIXES
         ]
     return sorted(found)
+
+
+def regular_file(path: str | Path) -> Path:
+    """The path of a file that can be read to its end: a pipe or a device would hang, or never stop.
+
+    Raises:
+        DataError: it does not exist, or is something else.
+    """
+    try:
+        state = os.stat(path)
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist") from None
+    except (OSError, ValueError) as error:  # the latter for NUL
+        raise DataError(f"{path!r} cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    if not stat.S_ISREG(state.st_mode):
+        what = next((what for is_one, what in _OTHER_KINDS if is_one(state.st_mode)), "something else")
+        raise DataError(f"{path} is {what}, not a file")
+    return Path(path)
+
+
+def check_name(name: str | Path) -> None:
+    """Refuse a name that is no text: manifests, tables and logs are written in UTF-8.
+
+    Raises:
+        DataError: it is not UTF-8.
+    """
+    try:
+        str(name).encode()
+    except UnicodeEncodeError:
+        raise DataError("its name is not UTF-8, which manifests are written in; rename it") from None
+
+
+def printable(name: str | Path) -> str:
+    """A name of any bytes, for people to read."""
+    return str(name).encode(errors="backslashreplace").decode()

@@ -7,27 +7,27 @@ audio. Nothing of it is held in memory, so that a run starts, shuffles and resum
 from __future__ import annotations
 
 import bisect
-import gzip
 import hashlib
 import itertools
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from filelock import FileLock
 from lhotse.cut import Cut
-from lhotse.serialization import deserialize_item
 from tqdm import tqdm
 
 from distill.errors import DataError
+from distill.files import regular_file
+from distill.lines import cut_lines, cut_of, opened, plausible, unusable_line
 
-_VERSION = 1  # raise it when the files of an index change
-_LINE = np.dtype([("offset", "<u8"), ("n_bytes", "<u4"), ("seconds", "<f4")])
+_VERSION = 2  # raise it when the files of an index change
+_LINE = np.dtype([("offset", "<u8"), ("n_bytes", "<u4"), ("seconds", "<f4"), ("number", "<u4")])
 # The beginning of a cut as lhotse writes it; any other order of keys is parsed as a whole.
 _DURATION = re.compile(rb'\{"id": "[^"\\]*", "start": [^,]+, "duration": ([-+.0-9e]+),')
 _CHUNK = 65_536  # lines of the index written at once
@@ -55,14 +55,16 @@ class ManifestCuts(Sequence[Cut]):
     """The cuts of a `.jsonl` or `.jsonl.gz` file, read when they are asked for.
 
     Made once, the index lies in `.index/NAME/` beside the manifest (in the user's cache folder where that
-    cannot be written), with the unpacked lines if the manifest is compressed. It is made anew when the
-    manifest changes.
+    cannot be written), with the unpacked lines if the manifest is compressed. It is made again when the
+    manifest changes or files of the index are damaged.
+
+    A line that is no cut is one all the same, of no length, that cannot be read (`unusable_line`).
 
     Args:
         path: the manifest.
 
     Raises:
-        DataError: a line is no cut.
+        DataError: no line is a cut, or the file is cut off or damaged.
     """
 
     def __init__(self, path: str | Path):
@@ -83,7 +85,10 @@ class ManifestCuts(Sequence[Cut]):
             raise IndexError(f"{self.path}: no cut {number}, it has {self._n}")
         line = self._records(np.array([number]))[0]
         text = os.pread(self._file(self._text), int(line["n_bytes"]), int(line["offset"]))
-        return _cut(text, self.path)
+        try:
+            return cut_of(text)
+        except DataError as error:
+            return unusable_line(self.path, int(line["number"]), error)
 
     def durations(self, numbers: np.ndarray) -> np.ndarray:
         """Seconds of these cuts, float32."""
@@ -151,7 +156,7 @@ def fingerprint(cuts: Cuts) -> dict[str, Any]:
 
 def _index(path: Path) -> Path:
     """The folder of a manifest's index, made if there is none of this version of it."""
-    state = path.stat()
+    state = regular_file(path).stat()
     wanted = {"version": _VERSION, "bytes": state.st_size, "modified_ns": state.st_mtime_ns}
     folder = _index_folder(path)
     if not _is_current(folder, wanted):
@@ -162,8 +167,14 @@ def _index(path: Path) -> Path:
 
 
 def _is_current(folder: Path, wanted: dict[str, int]) -> bool:
-    about = folder / "about.json"
-    return about.exists() and wanted.items() <= json.loads(about.read_text(encoding="utf-8")).items()
+    """Whether the index is of this state of the manifest, and whole."""
+    try:
+        about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+        sizes = {name: (folder / name).stat().st_size for name in about["files"]}
+        whole = sizes == about["files"] and sizes["lines"] == about["cuts"] * _LINE.itemsize
+        return whole and about["seconds"] >= 0 and wanted.items() <= about.items()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
 
 
 def _index_folder(path: Path) -> Path:
@@ -179,64 +190,67 @@ def _index_folder(path: Path) -> Path:
 def _make_index(path: Path, folder: Path, wanted: dict[str, int]) -> None:
     """Go through a manifest once; the folder appears when it is whole."""
     partial = folder.with_name(f"{folder.name}.{os.getpid()}")
-    partial.mkdir()
     try:
+        partial.mkdir()
         packed = path.suffix == ".gz"
         with (
-            path.open("rb") as raw,
-            (gzip.open(raw) if packed else raw) as source,
+            opened(path) as (raw, source),
             (partial / "lines").open("wb") as lines,
             ((partial / "cuts.jsonl").open("wb") if packed else open(os.devnull, "wb")) as unpacked,
             tqdm(total=wanted["bytes"], unit="B", unit_scale=True, desc=f"indexing {path.name}", disable=None)
             as bar,
         ):  # fmt: skip
-            count, seconds = _write_lines(
-                source, lines, unpacked, path, lambda: bar.update(raw.tell() - bar.n)
+            about = _write_lines(
+                cut_lines(source, path), lines, unpacked, path, lambda: bar.update(raw.tell() - bar.n)
             )
-        about = wanted | {"cuts": count, "seconds": seconds}
+        files = {name: (partial / name).stat().st_size for name in ["lines", *["cuts.jsonl"] * packed]}
+        about |= wanted | {"files": files}
         (partial / "about.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder.is_dir():
+            shutil.rmtree(folder)
+        else:
+            folder.unlink(missing_ok=True)
         partial.rename(folder)
     except OSError as error:
         raise DataError(f"{path}: its index cannot be made in {folder.parent}: {error}") from None
-    except EOFError:
-        raise DataError(f"{path}: ends too early; make or fetch it again") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def _write_lines(
-    source: Any, lines: Any, unpacked: Any, path: Path, progress: Callable[[], object]
-) -> tuple[int, float]:
+    source: Iterable[tuple[int, bytes]],
+    lines: Any,
+    unpacked: Any,
+    path: Path,
+    progress: Callable[[], object],
+) -> dict[str, Any]:
     """Write where each cut's line is; returns the number of cuts and their seconds."""
     count, seconds, offset = 0, 0.0, 0
-    records: list[tuple[int, int, float]] = []
+    records: list[tuple[int, int, float, int]] = []
+    usable, first_problem = False, ""
 
     def flush() -> None:
         lines.write(np.array(records, dtype=_LINE).tobytes())
         records.clear()
         progress()
 
-    for number, line in enumerate(source, start=1):
+    for number, line in source:
         unpacked.write(line)
         if line.strip():
             match = _DURATION.match(line)
             try:
-                duration = float(match[1]) if match else float(_cut(line, path).duration)
-            except (DataError, ValueError) as error:
-                raise DataError(f"{path}: line {number} is not a lhotse cut ({error})") from None
-            records.append((offset, len(line), duration))
+                duration = plausible(match[1]) if match else plausible(cut_of(line).duration)
+                usable = True
+            except DataError as error:
+                duration = 0.0
+                first_problem = first_problem or f"line {number} {error}"
+            records.append((offset, len(line), duration, number))
             count += 1
             seconds += duration
         offset += len(line)
         if len(records) == _CHUNK:
             flush()
     flush()
-    return count, seconds
-
-
-def _cut(line: bytes, path: Path) -> Cut:
-    try:
-        return deserialize_item(json.loads(line))
-    except Exception as error:  # noqa: BLE001 lhotse raises whatever its parser does
-        raise DataError(f"{path}: not a cut: {error}") from None
+    if count and not usable:
+        raise DataError(f"{path}: not a lhotse cut manifest ({first_problem})")
+    return {"cuts": count, "seconds": seconds}

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import functools
 import operator
+import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from lhotse import CutSet, MonoCut, Recording
+from lhotse import CutSet, MonoCut
 from lhotse.cut import Cut
 
-from distill.audio import audio_place, reason, unusable_cut
 from distill.errors import DataError
-from distill.files import audio_files
+from distill.files import audio_files, check_name, printable, regular_file
 from distill.hashing import hash_number
+from distill.lines import CutLines, check_kind
 from distill.manifest import Cuts, JoinedCuts, ListedCuts, ManifestCuts
+from distill.recordings import audio_place, read_header, recording_of, unusable_cut
 from distill.tsv import Entry, read_tsv
 
 
@@ -65,7 +67,7 @@ def index_cuts(sources: str | Path | Sequence[str]) -> Cuts:
 
 
 def _open_source(source: str) -> CutSet:
-    location, _, query = source.partition("?")
+    location, query = split_query(source)
     path = Path(location)
     if not path.exists():
         advice = f"; {how_to_make(path)}" if path.name.endswith(".jsonl.gz") else ""
@@ -79,18 +81,15 @@ def _open_source(source: str) -> CutSet:
         found = [Entry(str(p.relative_to(path).with_suffix("")), p, {}) for p in audio_files(path)]
         cuts = _cuts_from_files(found, location)
     elif path.name.endswith((".jsonl", ".jsonl.gz")):
-        cuts = CutSet.from_jsonl_lazy(path)
+        cuts = CutSet(CutLines(path)) if check_kind(path) else CutSet()
     elif path.suffix == ".tsv":
-        cuts = _cuts_from_files(read_tsv(path, wanted), location)
+        cuts = _cuts_from_files(read_tsv(regular_file(path), wanted), location)
     else:
         raise DataError(f"{location}: expected a .jsonl.gz manifest, a .tsv or a folder of audio")
-    try:
-        if part is not None:
-            cuts = cuts.filter(lambda cut: within(part, cut)).to_eager()
-        empty = next(iter(cuts), None) is None
-    except Exception as error:  # noqa: BLE001 lhotse raises whatever its parser does
-        raise DataError(f"{location}: not a lhotse cut manifest ({error})") from None
-    if empty:
+    if part is not None:
+        chosen: list[Any] = [cut for cut in iter(cuts) if within(part, cut)]  # pyright: ignore
+        cuts = CutSet.from_cuts(chosen)
+    if next(iter(cuts), None) is None:
         if path.is_dir() and next(path.rglob("cuts.*.jsonl.gz"), None):
             advice = f"make their manifest with distill data prepare shar --root {path} --out FOLDER"
             raise DataError(f"{location} holds Shar shards: {advice}")
@@ -117,6 +116,14 @@ def twins(one: Cut | Entry, other: Cut | Entry, source: str) -> DataError:
         for cut in (one, other)
     )
     return DataError(f"{source}: {one_file} and {other_file} are both called {one.id}; names must differ")
+
+
+def split_query(source: str) -> tuple[str, str]:
+    """`LOCATION?QUERY` -> (location, query); a name with a question mark in it is one if it is there."""
+    ends = [place for place, letter in enumerate(source) if letter == "?"]
+    there = (end for end in [len(source), *reversed(ends)] if os.path.exists(source[:end]))
+    end = next(there, (ends or [len(source)])[0])
+    return source[:end], source[end + 1 :]
 
 
 def how_to_make(path: Path) -> str:
@@ -168,18 +175,13 @@ def _cuts_from_files(entries: list[Entry], source: str) -> CutSet:
 
 
 def _cut_from_file(entry: Entry) -> MonoCut:
+    name = printable(entry.id)
     try:
-        if not entry.file.is_file():
-            raise DataError("is not a file" if entry.file.exists() else "does not exist")
-        recording = Recording.from_file(entry.file, recording_id=entry.id)
-        if not recording.num_samples:
-            raise DataError("holds no samples")
+        check_name(entry.file)
+        made: Any = recording_of(entry.file, read_header(entry.file), name).to_cut()
     except DataError as error:
-        return unusable_cut(entry.id, entry.file, str(error), entry.columns)
-    except Exception as error:  # noqa: BLE001 any broken file
-        why = reason(error).removeprefix(f"Error opening '{entry.file}': ").rstrip(".")
-        return unusable_cut(entry.id, entry.file, f"cannot be read ({why})", entry.columns)
-    made = recording.to_cut()
-    made.id = entry.id
+        why = f"{printable(entry.file)}: {str(error).removeprefix(f'{entry.file} ')}"
+        return unusable_cut(name, why, entry.columns)
+    made.id = name
     made.custom = dict(entry.columns)
-    return made  # pyright: ignore[reportReturnType]
+    return made

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import soundfile
 from lhotse import Recording
 from lhotse.audio import AudioSource
 from lhotse.cut import Cut
-from lhotse.utils import is_valid_url
 from tqdm import tqdm
 
-from distill.audio import file_rate, recordings_of, why_unusable
 from distill.errors import DataError
+from distill.files import regular_file
+from distill.recordings import check_audio, file_rate, read_header, recordings_of, why_unusable
 from distill.shar import place_of
-from distill.sources import index_cuts
+from distill.sources import index_cuts, split_query
+from distill.stores import local_path
 
 _JOBS = 16  # threads: file systems of clusters answer slowly, but many at once
 _CHUNK = 256  # files that a thread asks for at a time
@@ -63,7 +62,7 @@ def survey(source: str, *, sample: int | None, seed: int) -> Survey:
     Returns:
         What there is. Nothing is raised for broken sources and files.
     """
-    path = Path(source.partition("?")[0])
+    path = Path(split_query(source)[0])
     if not path.exists():
         return Survey(exists=False, error=f"{path} does not exist")
     try:
@@ -153,15 +152,15 @@ def check_files(cuts: Sequence[Cut], source: str) -> None:
 
 
 def _lost(cut: Cut) -> str:
-    """Which of an utterance's files is not there; "" also for audio that is not in files of this machine."""
+    """Which of an utterance's files is not there, or why its audio is not opened; "" if neither."""
     if why := why_unusable(cut):
         return why
+    try:
+        check_audio(cut)
+    except DataError as error:
+        return f"{cut.id}: {error}"
     for source in [source for recording in recordings_of(cut) for source in recording.sources]:
-        problem = ""
-        if source.type == "file":
-            problem = _lost_file(str(source.source))
-        elif source.type == "shar":
-            problem = _problem_of_shard(source)
+        problem = _problem_of_place(source)
         if problem:
             return f"{source.source}: {problem}"
     return ""
@@ -176,36 +175,34 @@ def _broken(cut: Cut) -> str:
     return ""
 
 
-def _lost_file(file: str) -> str:
+def _problem_of_place(source: AudioSource) -> str:
+    """What is wrong with a file or shard; "" also for what is not on this machine."""
+    if source.type == "memory":
+        return ""
+    what, place, n_bytes = "", str(source.source), 1
     try:
-        return "" if os.stat(file).st_size else "is empty"
-    except FileNotFoundError:
-        return "does not exist"
-    except OSError as error:
-        return f"cannot be read ({error.strerror or error})"
+        if source.type == "shar":
+            tar, offset, length = place_of(source)
+            what, place, n_bytes = "its shard ", tar, offset + length
+        local = local_path(place)
+        if local is None:
+            return ""
+        size = regular_file(local).stat().st_size
+    except DataError as error:
+        return f"{what}{str(error).removeprefix(f'{place} ')}"
+    if size >= n_bytes:
+        return ""
+    return f"{what}ends too early" if what else "is empty"
 
 
 def _broken_file(file: str, recording: Recording) -> str:
     try:
-        found = soundfile.info(file)
-    except (OSError, RuntimeError):  # the latter is libsndfile's
-        return _lost_file(file) or "is no audio file"
-    if found.samplerate != (promised := file_rate(recording)):
-        return f"has {found.samplerate} Hz, its manifest says {promised}"
-    if abs(found.duration - recording.duration) > _TOLERANCE_S:
-        return f"has {found.duration:.2f} s, its manifest says {recording.duration:.2f} s"
-    return ""
-
-
-def _problem_of_shard(source: AudioSource) -> str:
-    try:
-        tar, offset, n_bytes = place_of(source)
-        if is_valid_url(tar):
-            return ""
-        return "its shard ends too early" if os.stat(tar).st_size < offset + n_bytes else ""
-    except FileNotFoundError:
-        return "its shard does not exist"
-    except OSError as error:
-        return f"its shard cannot be read ({error.strerror or error})"
+        found = read_header(file)
     except DataError as error:
-        return str(error)
+        return str(error).removeprefix(f"{file} ")
+    if found.sampling_rate != (promised := file_rate(recording)):
+        return f"has {found.sampling_rate} Hz, its manifest says {promised}"
+    duration = found.n_samples / found.sampling_rate
+    if abs(duration - recording.duration) > _TOLERANCE_S:
+        return f"has {duration:.2f} s, its manifest says {recording.duration:.2f} s"
+    return ""

@@ -22,7 +22,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data_prep.manifests import cut_from_file, write_cuts
-from distill.audio import recordings_of
 from distill.batch import pad
 from distill.checkpoints import inspect, load_student, load_teacher
 from distill.data import NoiseReader, check_length, open_cuts, read_audio, samples_at_16k
@@ -31,6 +30,7 @@ from distill.distortions import CONDITIONS, LABELS, VARIANTS, Distorter, Distort
 from distill.distortions.additive import SILENT_POWER
 from distill.errors import DataError, UsageError, UserError
 from distill.hubert import SAMPLE_RATE, HubertConfig, HubertEncoder, frame_mask
+from distill.recordings import recordings_of
 from distill.survey import check_files
 from downstream.results import describe_silent
 

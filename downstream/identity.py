@@ -12,9 +12,9 @@ from pathlib import Path
 from lhotse.cut import Cut
 from lhotse.cut.data import DataCut
 
-from distill.audio import parts_of
 from distill.contents import plain
 from distill.errors import DataError
+from distill.recordings import parts_of
 
 
 def file_identity(path: str | Path) -> str:

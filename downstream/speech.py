@@ -19,7 +19,7 @@ from distill.data import NoiseReader, check_length, samples_at_16k
 from distill.distortions import CONDITIONS
 from distill.errors import DataError
 from distill.hubert import HubertConfig
-from distill.sources import check_names, how_to_make, open_cuts
+from distill.sources import check_names, how_to_make, open_cuts, split_query
 from distill.survey import check_files
 from downstream.distorted_sets import find_condition
 from downstream.labels import class_of, truths
@@ -235,7 +235,7 @@ def check_sources(config: EvaluationConfig) -> None:
     """
     sources = [source_of(config, name) for name in manifests_of(config)]
     sources += [source for several in noise_sources(config).values() for source in several]
-    paths = [Path(source.partition("?")[0]) for source in dict.fromkeys(sources)]
+    paths = [Path(split_query(source)[0]) for source in dict.fromkeys(sources)]
     missing = [path for path in dict.fromkeys(paths) if not path.exists()]
     if missing:
         ways = dict.fromkeys(how_to_make(path) for path in missing if path.name.endswith(".jsonl.gz"))

@@ -10,6 +10,7 @@ from data_prep import PUBLISHED
 from distill.checking import SAMPLE, short_name, source_finding, writable_finding
 from distill.errors import DataError
 from distill.findings import CheckReport, Finding, wrong
+from distill.sources import split_query
 from distill.survey import survey
 from downstream.labels import ClassLabels, check_words, make_labels
 from downstream.options import RECORDED, EvaluationConfig
@@ -135,7 +136,7 @@ def _licences(config: EvaluationConfig) -> Iterator[Finding]:
     sources += [source for several in noise_sources(config).values() for source in several]
     corpora: dict[str, None] = {}
     for source in sources:
-        corpora[_corpus_of(Path(source.partition("?")[0]))] = None
+        corpora[_corpus_of(Path(split_query(source)[0]))] = None
     for name in filter(None, corpora):
         corpus = PUBLISHED[name]
         yield Finding(what=f"licence: {name}", state="ok", detail=corpus.title, more=corpus.licence)

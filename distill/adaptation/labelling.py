@@ -21,7 +21,7 @@ from torch import Tensor
 from distill.adaptation.mfcc import align_labels, mfcc_features
 from distill.adaptation.targets import layer_features, nearest, pack_labels
 from distill.checkpoints.weights import atomic, fill_encoder
-from distill.data import read_audio, samples_at_16k
+from distill.data import read_audio
 from distill.errors import DataError
 from distill.hashing import hash_number
 from distill.hubert import HubertConfig, HubertEncoder
@@ -158,9 +158,10 @@ class ShardMaker:
             if wanted is not None and not wanted[position]:
                 continue
             try:
-                if samples_at_16k(cut) < self.job.shortest:
+                waveform = read_audio(cut)
+                if len(waveform) < self.job.shortest:
                     raise DataError(f"{cut.id}: shorter than one frame")
-                yield position, cut.id, read_audio(cut)
+                yield position, cut.id, waveform
             except DataError as error:
                 if skipped is not None:  # said once, not at the sample too
                     reason = " ".join(str(error).removeprefix(f"{cut.id}: ").split())

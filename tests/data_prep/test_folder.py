@@ -201,7 +201,7 @@ def test_unreadable_empty_and_ambiguous_files_are_listed(tmp_path):
     lines = (tmp_path / "out" / "skipped.tsv").read_text().splitlines()
     reasons = dict(line.split("\t") for line in islice(lines, 1, None))
     assert list(reasons) == ["broken.wav", "nothing.flac", "silent.wav", "twice.wav"]
-    assert "not readable as audio" in reasons["broken.wav"]
+    assert "cannot be read" in reasons["broken.wav"]
     assert "holds no samples" in reasons["silent.wav"]
     assert "twice.flac" in reasons["twice.wav"]
 

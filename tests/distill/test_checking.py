@@ -90,7 +90,7 @@ def test_every_bad_file_is_found_and_five_are_named(corpus):
     assert [line.rpartition("/")[2] for line in found.bad] == [
         *(f"{i}.wav: does not exist" for i in range(5)),
         "5.wav: is empty",
-        "6.wav: is no audio file",
+        "6.wav: cannot be read (Format not recognised)",
         "7.wav: has 0.25 s, its manifest says 0.50 s",
     ]
     report = check(mini(corpus, f"data.train=[{corpus}/some/all.jsonl.gz]"))

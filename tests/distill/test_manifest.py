@@ -1,9 +1,12 @@
 """Reading a manifest by line: the same cuts as lhotse's own reader, made once, remade when it changes."""
 
+import dataclasses
 import gzip
 import json
 import multiprocessing
 import os
+import re
+import shutil
 
 import numpy as np
 import pytest
@@ -12,9 +15,14 @@ from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 from lhotse.cut import MixedCut
 
 from distill.audio import read_audio
+from distill.data import NoiseReader, SpeechDataset
+from distill.distortions import DistortionConfig
+from distill.distortions.plan import draw
 from distill.errors import DataError
 from distill.manifest import JoinedCuts, ListedCuts, ManifestCuts
-from distill.sources import index_cuts
+from distill.recordings import why_unusable
+from distill.sources import index_cuts, open_cuts
+from distill.survey import survey
 
 
 @pytest.fixture
@@ -82,20 +90,119 @@ def test_a_folder_that_cannot_be_written(manifest, tmp_path, monkeypatch):
     assert len(list((tmp_path / "cache").rglob("about.json"))) == 1
 
 
-def test_lines_that_are_no_cuts(manifest):
+BROKEN = [
+    (lambda text: text + '{"id": "x"}\n', 24, "no cut"),
+    (lambda text: text[:-20], 23, "no JSON"),
+    (lambda text: text.replace('{"id"', "id", 1), 1, "no JSON"),
+    (lambda text: "\n\n" + text.replace("MonoCut", "SomeCut", 1), 3, "no cut"),
+    (lambda text: text + '{"id": "x", "sources": []}\n', 24, "a recording, not a cut"),
+    (lambda text: text.replace('"duration": 0.', '"duration": NaN, "x": 0.', 1), 1, "no cut that lhotse"),
+    (lambda text: text.replace('"id": "', '"id": "\\udcff', 1), 1, "not Unicode"),
+    (lambda text: text.replace('"duration": 0.', '"duration": 1e300', 1), 1, "of inf seconds"),
+    (lambda text: re.sub('(\n.*?)"recording": ', r'\1"custom": ', text, count=1), 2, "without a recording"),
+    (lambda text: text + "[1, 2]\n", 24, "a JSON list, not a cut"),
+    (lambda text: text + "[" * 100_000 + "\n", 24, "no JSON"),
+]
+
+
+@pytest.mark.parametrize("harm, line, what", BROKEN)
+@pytest.mark.parametrize("prepare", [lambda path: path, packed])
+def test_a_bad_line_is_one_utterance_that_cannot_be_used(manifest, harm, line, what, prepare):
     text = manifest.read_text()
-    for broken, line in [(text + '{"id": "x"}\n', 24), (text[:-20], 23), (text.replace('{"id"', "id", 1), 1)]:
-        manifest.write_text(broken)
-        with pytest.raises(DataError, match=f"cuts.jsonl: line {line} is not a lhotse cut") as error:
-            ManifestCuts(manifest)
+    manifest.write_text(harm(text))
+    path = prepare(manifest)
+    for cuts in (index_cuts(str(path)), list(open_cuts(str(path)))):
+        bad = [cut for cut in cuts if why_unusable(cut)]
+        assert [cut.id for cut in bad] == [f"line {line} of {path.name}"]
+        assert len(list(cuts)) in (23, 24)
+        with pytest.raises(
+            DataError, match=f"^line {line} of {path.name}: .*: line {line} is .*{what}"
+        ) as error:
+            read_audio(bad[0])
         assert "\n" not in str(error.value)
-        assert not list(manifest.parent.glob(".index/*/"))
+    found = survey(str(path), sample=None, seed=0)
+    assert len(found.bad) == 1 and found.bad[0].startswith(f"{path}: line {line} is")
+    batch = SpeechDataset(index_cuts(str(path)))[0, 0, range(len(list(cuts)))]
+    assert [name for name, _ in batch.skipped] == [f"line {line} of {path.name}"] and len(batch) >= 22
+
+
+def test_a_bad_line_of_noise_is_lost_noise(manifest):
+    manifest.write_text(manifest.read_text().splitlines()[0] + "\nbroken\n")
+    reader = NoiseReader({"musan": str(manifest)})
+    plan = dataclasses.replace(draw(DistortionConfig(), "u", (0,)), additive="musan", noise_choice=0.9)
+    noise = reader.noise(plan, 800)
+    assert noise is not None and not noise.any()
+    assert reader.take_lost() == [("line 2 of cuts.jsonl", f"{manifest}: line 2 is no JSON {NO_JSON}")]
+
+
+NO_JSON = "(Expecting value: line 1 column 1 (char 0))"
+
+
+@pytest.mark.parametrize("n_bytes", [15, 300, -30, -1])
+def test_a_manifest_that_is_cut_off_is_refused(manifest, n_bytes):
     path = packed(manifest)
-    manifest.write_text(text)
+    path.write_bytes(path.read_bytes()[:n_bytes])
+    for read in (ManifestCuts, lambda path: list(open_cuts(path)), index_cuts):
+        with pytest.raises(
+            DataError, match=r"cuts.jsonl.gz: (is cut off after line|not a lhotse cut)"
+        ) as error:
+            read(path)
+        assert "\n" not in str(error.value)
+    assert not list(manifest.parent.glob(".index/*/"))
+    assert "cut" in survey(str(path), sample=None, seed=0).error
+
+
+def test_several_compressed_files_in_one(manifest):
     path = packed(manifest)
-    path.write_bytes(path.read_bytes()[:-30])
-    with pytest.raises(DataError, match="ends too early"):
-        ManifestCuts(path)
+    path.write_bytes(2 * path.read_bytes())
+    assert len(index_cuts(str(path))) == len(list(open_cuts(str(path)))) == 46
+
+
+OTHERS = {
+    "recording": {"id": "a", "sources": [], "sampling_rate": 16_000, "num_samples": 1, "duration": 1.0},
+    "supervision": {"id": "a", "recording_id": "a", "start": 0, "duration": 1},
+    "NeMo": {"audio_filepath": "a.wav", "duration": 1.0, "text": "a"},
+    "features": {"type": "fbank", "num_features": 80, "recording_id": "a"},
+    "array": {"array": {"shape": [1]}, "temporal_dim": 0},
+    "no cut": {"key": "a", "wav": "a.wav"},
+    "no recording": {"id": "a", "start": 0, "duration": 1.0, "channel": 0, "type": "MonoCut"},
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_other_manifests_are_refused_saying_what_they_are(tmp_path, what):
+    path = tmp_path / "x.jsonl.gz"
+    with gzip.open(path, "wt") as file:
+        file.write("\n" + 3 * (json.dumps(OTHERS[what]) + "\n"))
+    for read in (open_cuts, index_cuts):
+        with pytest.raises(DataError, match=f"x.jsonl.gz: .*{what}") as error:
+            read(str(path))
+        assert "\n" not in str(error.value)
+    assert what in survey(str(path), sample=None, seed=0).error
+
+
+@pytest.mark.parametrize("prepare", [lambda path: path, packed])
+@pytest.mark.parametrize(
+    "file, content", [("about.json", b'{"cu'), ("about.json", b"[]"), ("lines", b"short")]
+)
+def test_a_damaged_index_is_made_again(manifest, file, content, prepare):
+    path = prepare(manifest)
+    whole = list(ManifestCuts(path))
+    damaged = manifest.parent / ".index" / path.name / file
+    for harm in (lambda: damaged.write_bytes(content), damaged.unlink):
+        harm()
+        assert list(ManifestCuts(path)) == whole
+
+
+def test_a_damaged_copy_of_a_packed_manifest_is_made_again(manifest):
+    path = packed(manifest)
+    whole = list(ManifestCuts(path))
+    copy = manifest.parent / ".index" / path.name / "cuts.jsonl"
+    copy.write_bytes(copy.read_bytes()[:-100])
+    assert list(ManifestCuts(path)) == whole
+    shutil.rmtree(copy.parent)
+    copy.parent.write_text("a file where the folder was")
+    assert list(ManifestCuts(path)) == whole
 
 
 def _length_and_first(cuts, answer) -> None:

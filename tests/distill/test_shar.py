@@ -99,7 +99,7 @@ def test_shards_that_went_away_or_are_cut_short(shards, manifest):
         read_audio(last)
     assert survey(str(manifest), sample=100, seed=0).bad[0].endswith("its shard ends too early")
     tar.unlink()
-    with pytest.raises(DataError, match=r"recording.000002.tar cannot be read \(.*No such file"):
+    with pytest.raises(DataError, match="recording.000002.tar does not exist"):
         read_audio(last)
     found = survey(str(manifest), sample=100, seed=0)
     assert len(found.bad) == 1 and found.bad[0].endswith("its shard does not exist")
@@ -132,7 +132,7 @@ def test_broken_shards_are_refused(shards, tmp_path, harm):
         tar.write_bytes(gzip.compress(content))
     else:
         tar.write_text("no tar")
-    with pytest.raises(DataError, match=r"recording.000001.tar: (no shard|has )") as caught:
+    with pytest.raises(DataError, match=r"recording.000001.tar(: no shard|: has | does not exist)") as caught:
         CORPORA["shar"](shards.parent, tmp_path / "out")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out/train.jsonl.gz").exists()
