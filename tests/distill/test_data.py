@@ -173,7 +173,7 @@ def test_files_that_are_no_audio_are_refused_when_they_are_read(tmp_path):
 def test_two_files_of_one_name_are_refused(tmp_path):
     for name in ("a.wav", "a.flac", "b.wav"):
         soundfile.write(tmp_path / name, np.zeros(800), 16_000)
-    assert f"{tmp_path}/a.flac and {tmp_path}/a.wav are both called a; keep one of them" in refused(tmp_path)
+    assert f"{tmp_path}/a.flac and {tmp_path}/a.wav are both called a; names must differ" in refused(tmp_path)
     (tmp_path / "x.tsv").write_text("path\na.wav\nb.wav\n\na.flac\n")
     said = f"{tmp_path}/a.wav (line 2) and {tmp_path}/a.flac (line 5) are both called a"
     assert said in refused(tmp_path / "x.tsv")
