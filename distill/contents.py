@@ -21,8 +21,8 @@ from lhotse.utils import is_valid_url
 from tqdm import tqdm
 
 from distill.atomic import write_text
-from distill.audio import parts_of
 from distill.errors import DataError
+from distill.recordings import parts_of
 from distill.shar import place_of
 
 _VERSION = 1  # raise it when the same audio gets another name
