@@ -25,6 +25,7 @@ from distill.distortions import DistortionConfig, DistortTransform
 from distill.distortions.plan import draw
 from distill.distortions.transforms import distort_cuts
 from distill.errors import DataError, UserError
+from distill.hubert import HubertConfig
 from distill.manifest import ManifestCuts
 from distill.sources import index_cuts, open_cuts
 from distill.survey import survey
@@ -191,7 +192,7 @@ def every_door(path, tmp_path):
     reader.noise(plan, 800)
     reader.rir(plan)
     for door in (
-        lambda: read_split(EvaluationConfig(task="ks", sources={"test": path}), "test"),
+        lambda: read_split(EvaluationConfig(task="ks", sources={"test": path}), "test", HubertConfig()),
         lambda: list(distort_cuts(open_cuts(path), DistortTransform("clean"))),
         lambda: list(open_cuts(f"{path}?part=0-1")),
     ):

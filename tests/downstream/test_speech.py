@@ -6,6 +6,7 @@ import soundfile
 from lhotse import CutSet, Recording
 
 from distill.errors import DataError
+from distill.hubert import HubertConfig
 from downstream.options import EvaluationConfig
 from downstream.speech import read_split
 
@@ -16,4 +17,4 @@ def test_a_line_that_is_no_cut_is_named(tmp_path):
     CutSet.from_cuts([Recording.from_file(tmp_path / "a.wav").to_cut()]).to_file(path)
     path.write_text(path.read_text() + '{"id": "b"}\n')
     with pytest.raises(DataError, match="1 audio files of 2 .*test.jsonl: line 2 is no cut"):
-        read_split(EvaluationConfig(task="ks", sources={"test": str(path)}), "test")
+        read_split(EvaluationConfig(task="ks", sources={"test": str(path)}), "test", HubertConfig())
