@@ -7,11 +7,13 @@ import torch
 from lhotse.cut import Cut
 from torch import Tensor
 
+from distill.distortions.additive import is_silent
 from distill.errors import DataError
 from distill.hubert import SAMPLE_RATE
 from distill.recordings import opened_here
 from distill.resampling import resample
 
+_STRETCH = 30 * SAMPLE_RATE  # samples that are searched for a sound at once
 _LONGEST_S = 86_400.0  # a manifest alone decides no memory, such as that of a mixture's silence
 
 
@@ -45,6 +47,16 @@ def read_audio(cut: Cut, start: int = 0, count: int | None = None) -> Tensor:
     if not torch.isfinite(samples).all():
         raise DataError(f"{cut.id}: samples are not finite")
     return samples if count is None else samples[:count]
+
+
+def silent_throughout(cut: Cut) -> bool:
+    """Whether a recording holds nothing but silence; it is read up to its first sound.
+
+    Raises:
+        DataError: as `read_audio`.
+    """
+    starts = range(0, max(samples_at_16k(cut), 1), _STRETCH)
+    return all(is_silent(read_audio(cut, start, _STRETCH)) for start in starts)
 
 
 def reason(error: Exception) -> str:

@@ -57,6 +57,10 @@ class Batch:
     """Recordings of noise and rooms that were to be read for its views."""
     noise_lost: list[tuple[str, str]] = field(default_factory=list)
     """(id, reason) of those that could not be read."""
+    noise_silent: list[tuple[str, str]] = field(default_factory=list)
+    """(id, reason) of those in which there is nothing but silence."""
+    noise_pauses: int = 0
+    """Those of which the stretch that was drawn is silent, and the rest is not."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -89,6 +93,8 @@ class Batch:
             self.skipped,
             self.noise_reads,
             self.noise_lost,
+            self.noise_silent,
+            self.noise_pauses,
         )
 
     def pin_memory(self) -> Batch:

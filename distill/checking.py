@@ -21,7 +21,7 @@ from distill.options import AdaptRecipe, DistillRecipe, Recipe
 from distill.parcels import SHARED_MEMORY, most_open_files
 from distill.runs import check_run_folder
 from distill.sources import how_to_make, split_query
-from distill.survey import Survey, survey
+from distill.survey import Kind, Survey, survey
 
 _LESS_MEMORY = "optim.accumulate=2 halves what a step needs, fewer data.workers need less"
 SAMPLE = 2000
@@ -76,7 +76,7 @@ def _check_data(recipe: Recipe, sample: int | None, processes: int, report: Chec
         for source in sources or ():
             if source in surveys:
                 continue
-            surveys[source] = survey(source, sample=sample, seed=recipe.seed)
+            surveys[source] = survey(source, sample=sample, seed=recipe.seed, kind=_kind(role))
             what, tolerated = f"{role}: {short_name(source)}", recipe.data.max_bad_fraction
             report.findings.append(source_finding(what, source, surveys[source], tolerated))
             hours += surveys[source].hours if role in ("train", "dev") else 0.0
@@ -98,6 +98,12 @@ def _sources(recipe: Recipe) -> list[tuple[str, list[str] | None]]:
         for key, given in (("noises", data.noises), ("dev_noises", data.dev_noises or data.noises)):
             wanted += [(f"{key}.{name}", given.get(name)) for name in corpora]
     return wanted
+
+
+def _kind(role: str) -> Kind:
+    if role in ("train", "dev"):
+        return "speech"
+    return "rooms" if role.endswith(".rir") else "noise"
 
 
 def _distorts(recipe: Recipe) -> bool:

@@ -18,10 +18,11 @@ from lhotse.cut import Cut
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from distill.audio import read_audio, samples_at_16k
+from distill.audio import read_audio, samples_at_16k, silent_throughout
 from distill.batch import Batch, View, pad
 from distill.distortions import Distorter, Plan, UtterancePlan
-from distill.distortions.additive import noise_segment
+from distill.distortions.additive import is_silent, noise_segment
+from distill.distortions.reverb import usable_rir
 from distill.errors import DataError
 from distill.hashing import hash_number
 from distill.hubert import SAMPLE_RATE, HubertConfig
@@ -41,13 +42,15 @@ __all__ = [
 ]
 
 _MOST_REPLACEMENTS = 100  # unusable utterances on end that are no longer bad luck
+_SILENT = "holds nothing but silence"
 
 
 class NoiseReader:
     """Finds and reads the noise segments and room responses that plans ask for.
 
     What cannot be read is silence, with which the distorter leaves an utterance as it is, and is listed
-    (`take_lost`): training does without some of them. What is tested must be whole: `whole_view`.
+    (`take_lost`): training does without some of them. What is tested must be whole: `whole_view`. Recordings
+    that are silent themselves are listed, too (`take_silent`).
 
     Args:
         corpora: by name ("musan", "wham", "fsd", "dns", "rir"): sources as for `open_cuts`.
@@ -59,6 +62,9 @@ class NoiseReader:
     def __init__(self, corpora: Mapping[str, str | Sequence[str]]):
         self.corpora: dict[str, Cuts] = {name: index_cuts(s) for name, s in corpora.items()}
         self._lost: list[tuple[str, str]] = []
+        self._silent: list[tuple[str, str]] = []
+        self._pauses = 0
+        self._without_sound: dict[tuple[str, str], bool] = {}  # by corpus and id, of what was found silent
 
     def noise(self, plan: UtterancePlan, n_samples: int) -> Tensor | None:
         """The noise for an utterance of `n_samples`: a segment of that length, or a shorter clip as it is."""
@@ -66,9 +72,12 @@ class NoiseReader:
             return None
         cut, start, count = self.noise_clip(plan, n_samples)
         try:
-            return read_audio(cut, start, count)
+            samples = read_audio(cut, start, count)
         except DataError as error:
             return self._silence(cut, error)
+        if is_silent(samples):
+            self._note_silent(plan.additive, cut)
+        return samples
 
     def noise_clip(self, plan: UtterancePlan, n_samples: int) -> tuple[Cut, int, int]:
         """Which clip is the noise of an utterance of `n_samples`, from which sample on, how many of it."""
@@ -81,9 +90,12 @@ class NoiseReader:
             return None
         cut = self.rir_clip(plan)
         try:
-            return read_audio(cut)
+            response = read_audio(cut)
         except DataError as error:
             return self._silence(cut, error)
+        if not usable_rir(response):
+            self._silent.append((cut.id, _SILENT))
+        return response
 
     def rir_clip(self, plan: UtterancePlan) -> Cut:
         """Which room impulse response an utterance gets."""
@@ -93,6 +105,30 @@ class NoiseReader:
         """(id, reason) of every recording that could not be read since this was last asked."""
         lost, self._lost = self._lost, []
         return lost
+
+    def take_silent(self) -> tuple[list[tuple[str, str]], int]:
+        """What was silent since this was last asked.
+
+        Returns:
+            (id, reason) of every recording in which there is nothing else, and in how many more only the
+            stretch that was drawn is: recordings pause.
+        """
+        silent, pauses = self._silent, self._pauses
+        self._silent, self._pauses = [], 0
+        return silent, pauses
+
+    def _note_silent(self, corpus: str, cut: Cut) -> None:
+        """A stretch of it is silent: all of it?"""
+        if (corpus, cut.id) not in self._without_sound:
+            try:
+                without_sound = silent_throughout(cut)
+            except DataError:  # whoever draws that stretch lists it
+                without_sound = False
+            self._without_sound[corpus, cut.id] = without_sound
+        if self._without_sound[corpus, cut.id]:
+            self._silent.append((cut.id, _SILENT))
+        else:
+            self._pauses += 1
 
     def _silence(self, cut: Cut, error: DataError) -> Tensor:
         """In place of a recording: one that is broken must not end a run of days."""
@@ -111,6 +147,7 @@ class NoiseReader:
             DataError: naming a recording that cannot be read.
         """
         view = self.view(plan, lengths)
+        self.take_silent()  # tests say what was left out by the plans of what was applied
         refuse_lost(self.take_lost())
         return view
 
@@ -210,6 +247,7 @@ class SpeechDataset(Dataset):
             view = batch.views[stream] = self.noises.view(plan, lengths.tolist())
             batch.noise_reads += sum(clip is not None for clip in (*view.noises, *view.rirs))
         batch.noise_lost = self.noises.take_lost()
+        batch.noise_silent, batch.noise_pauses = self.noises.take_silent()
         return batch
 
     def _read(

@@ -39,7 +39,8 @@ class NotFinite(UserError):
 class BadData(Callback):
     """Lists what cannot be used in `skipped.tsv`, and stops a run that meets too much of it.
 
-    Utterances and recordings of noise are judged each by themselves. The share is that of all processes
+    Utterances and recordings of noise are judged each by themselves, and recordings in which there is nothing
+    but silence count as those that cannot be read. The share is that of all processes
     together and of the jobs before this one, judged with every log line once 1000 have been read, and at the
     end of every epoch. With the log lines goes `data/noise_left_out`: the utterances so far, in the first
     process, that stayed without their noise or room because it could not be read or was silent.
@@ -85,7 +86,8 @@ class BadData(Callback):
         self.read["bad utterances"] += len(batch.skipped)
         if isinstance(batch, Batch):  # others have no noise
             self.read["noise"] += batch.noise_reads
-            self.read["bad noise"] += len(batch.noise_lost)
+            self.read["bad noise"] += len(batch.noise_lost) + len(batch.noise_silent)
+            self.read["pauses"] += batch.noise_pauses
         self._list(batch)
         if (batch_idx + 1) % log_interval(trainer) == 0:
             self._judge(trainer, at_least=_ENOUGH_READS)
@@ -121,7 +123,7 @@ class BadData(Callback):
     def _list(self, batch: Any, split: str = "") -> None:
         self._add("utterances", batch.skipped, split)
         if isinstance(batch, Batch):
-            self._add("noise", batch.noise_lost, split)
+            self._add("noise", [*batch.noise_lost, *batch.noise_silent], split)
 
     def _add(self, kind: str, unusable: Sequence[tuple[str, str]], split: str) -> None:
         """Append what is new to the list; several processes may write to it.
@@ -148,12 +150,13 @@ class BadData(Callback):
             logger.warning("%s cannot be written (%s)", self.path, error)
 
     def _judge(self, trainer: pl.Trainer, at_least: int) -> None:
-        keys = ("utterances", "bad utterances", "noise", "bad noise")
+        keys = ("utterances", "bad utterances", "noise", "bad noise", "pauses")
         counts = torch.tensor([self.read[key] for key in keys], device=trainer.strategy.root_device)
         if trainer.world_size > 1:
             torch.distributed.all_reduce(counts)
         self.judged.update(dict(zip(keys, counts.tolist(), strict=True)))
         self.read.clear()
+        self._warn_of_pauses(trainer, at_least)
         for kind, what in (("utterances", "utterances"), ("noise", "reads of noise and rooms")):
             n_read, n_bad = self.judged[kind], self.judged[f"bad {kind}"]
             if n_read >= at_least and n_bad > self.max_fraction * n_read:
@@ -163,6 +166,19 @@ class BadData(Callback):
                     f"the last is {self.last[kind] or 'there'}; "
                     f"{self._saved(trainer)}"
                 )
+
+    def _warn_of_pauses(self, trainer: pl.Trainer, at_least: int) -> None:
+        """Once: recordings may pause, but speech of which much stays clean is not what was asked for."""
+        n_read, n_silent = self.judged["noise"], self.judged["pauses"]
+        if n_read < at_least or n_silent <= self.max_fraction * n_read or "pauses" in self.warned:
+            return
+        self.warned.add("pauses")
+        if trainer.is_global_zero:
+            logger.warning(
+                "%d of %d stretches of noise are silent, where their recordings pause: that speech stays as "
+                "it is; cut the silence out of the noise if that is not meant",
+                *(n_silent, n_read),
+            )
 
     def _saved(self, trainer: pl.Trainer) -> str:
         """Save, and say how to go on: what is mended or allowed then is judged by itself."""

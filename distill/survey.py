@@ -8,18 +8,30 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from lhotse import Recording
 from lhotse.audio import AudioSource
 from lhotse.cut import Cut
 from tqdm import tqdm
 
+from distill.audio import read_audio, silent_throughout
+from distill.distortions.reverb import usable_rir
 from distill.errors import DataError
 from distill.files import regular_file
-from distill.recordings import check_audio, file_rate, read_header, recordings_of, why_unusable
+from distill.recordings import (
+    audio_place,
+    check_audio,
+    file_rate,
+    read_header,
+    recordings_of,
+    why_unusable,
+)
 from distill.shar import place_of
 from distill.sources import index_cuts, split_query
 from distill.stores import local_path
+
+Kind = Literal["speech", "noise", "rooms"]
 
 _JOBS = 16  # threads: file systems of clusters answer slowly, but many at once
 _CHUNK = 256  # files that a thread asks for at a time
@@ -48,16 +60,18 @@ class Survey:
     """How much more its authors publish than was prepared; "" if nothing is known to be missing."""
 
 
-def survey(source: str, *, sample: int | None, seed: int) -> Survey:
+def survey(source: str, *, sample: int | None, seed: int, kind: Kind = "speech") -> Survey:
     """Open a source as training does, and look at its files.
 
     Whether a file is there is asked for all (at most `MOST_STATS`) of a manifest. A sample is opened and
     compared with the manifest: sampling rate and duration. Tables and folders are opened file by file anyway.
+    Noise and rooms of the sample that are on this machine are read up to their first sound, too.
 
     Args:
         source: as for `open_cuts`.
         sample: how many utterances' files are opened: all, or as many random ones; None: all.
         seed: of their choice.
+        kind: of recordings; of speech, silence is not asked for.
 
     Returns:
         What there is. Nothing is raised for broken sources and files.
@@ -70,18 +84,23 @@ def survey(source: str, *, sample: int | None, seed: int) -> Survey:
     except (DataError, OSError) as error:
         return Survey(error=str(error))
     found = Survey(utterances=len(cuts), hours=cuts.seconds / 3600, unprepared=_unprepared(path))
+    opened = _chosen(len(cuts), sample, seed)
     if path.is_dir() or path.suffix == ".tsv":
-        found.there = found.looked_at = len(cuts)
-        found.bad = [why for cut in cuts if (why := why_unusable(cut))]
-        found.bad_share = len(found.bad) / len(cuts)
+        asked = looked_at = range(len(cuts))
+        lost = {number: why for number, cut in enumerate(cuts) if (why := why_unusable(cut))}
+        broken = {}
         found.hours = sum(cut.duration for cut in cuts if not why_unusable(cut)) / 3600
-        return found
-    asked, opened = _chosen(len(cuts), MOST_STATS, seed), _chosen(len(cuts), sample, seed)
-    found.there, found.looked_at = len(asked), len(opened)
-    lost = _each(cuts, asked, _lost, f"{path.name}: there?")
-    broken = _each(cuts, [number for number in opened if number not in lost], _broken, path.name)
-    found.bad = [problem for _, problem in sorted((lost | broken).items())]
-    found.bad_share = len(lost) / len(asked) + len(broken) / len(opened)
+    else:
+        asked, looked_at = _chosen(len(cuts), MOST_STATS, seed), opened
+        lost = _each(cuts, asked, _lost, f"{path.name}: there?")
+        broken = _each(cuts, [number for number in opened if number not in lost], _broken, path.name)
+    found.there, found.looked_at = len(asked), len(looked_at)
+    silent = {}
+    if kind != "speech":
+        rest = [number for number in opened if number not in lost and number not in broken]
+        silent = _each(cuts, rest, _silent_noise if kind == "noise" else _silent_room, f"{path.name}: sound?")
+    found.bad = [problem for _, problem in sorted((lost | broken | silent).items())]
+    found.bad_share = len(lost) / len(asked) + len(broken) / len(looked_at) + len(silent) / len(opened)
     return found
 
 
@@ -173,6 +192,25 @@ def _broken(cut: Cut) -> str:
             if source.type == "file" and (problem := _broken_file(str(source.source), recording)):
                 return f"{source.source}: {problem}"
     return ""
+
+
+def _silent_noise(cut: Cut) -> str:
+    """Says that there is nothing to be heard in a recording of noise."""
+    return _is_silent(cut) if _is_here(cut) and silent_throughout(cut) else ""
+
+
+def _silent_room(cut: Cut) -> str:
+    return _is_silent(cut) if _is_here(cut) and not usable_rir(read_audio(cut)) else ""
+
+
+def _is_silent(cut: Cut) -> str:
+    return f"{audio_place(cut)}: holds nothing but silence"
+
+
+def _is_here(cut: Cut) -> bool:
+    """Whether all audio of a cut is on this machine."""
+    sources = [source for recording in recordings_of(cut) for source in recording.sources]
+    return all(source.type == "memory" or local_path(str(source.source)) is not None for source in sources)
 
 
 def _problem_of_place(source: AudioSource) -> str:

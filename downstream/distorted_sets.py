@@ -27,7 +27,7 @@ from distill.checkpoints import inspect, load_student, load_teacher
 from distill.data import NoiseReader, check_length, open_cuts, read_audio, samples_at_16k
 from distill.devices import best_device, device_of
 from distill.distortions import CONDITIONS, LABELS, VARIANTS, Distorter, DistortionConfig, Plan, UtterancePlan
-from distill.distortions.additive import SILENT_POWER
+from distill.distortions.additive import is_silent
 from distill.errors import DataError, UsageError, UserError
 from distill.hubert import SAMPLE_RATE, HubertConfig, HubertEncoder, frame_mask
 from distill.recordings import recordings_of
@@ -150,7 +150,7 @@ def silent_parts(waveform: Tensor, plan: UtterancePlan, done: UtterancePlan) -> 
     """
     found = ["rir"] if plan.rir and not done.rir else []
     if plan.additive != done.additive:
-        found.append("noise" if float(waveform.square().mean()) > SILENT_POWER else "speech")
+        found.append("speech" if is_silent(waveform) else "noise")
     return found
 
 

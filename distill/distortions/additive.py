@@ -13,6 +13,11 @@ from distill.distortions.padded import PerRow, float_copy, per_row, valid_length
 SILENT_POWER = 1e-10  # mean square below -100 dB of full scale: digital silence plus dither
 
 
+def is_silent(samples: Tensor) -> bool:
+    """Whether a stretch of samples is too quiet to be given a level."""
+    return not float(samples.square().mean()) > SILENT_POWER
+
+
 @torch.no_grad()
 def apply(
     waveforms: Tensor,

@@ -4,6 +4,8 @@ import random
 import re
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -301,6 +303,37 @@ def test_noise_that_cannot_be_read_is_handed_over(cuts, tmp_path):
     heard, labels = distorter(batch.waveforms, batch.lengths, view.plan, view.noises, view.rirs)
     assert torch.equal(heard, batch.waveforms) and labels[:, LABELS.index("clean")].all()
     assert distorter.skipped_silent == 6
+
+
+def test_silent_recordings_are_handed_over_and_pauses_counted(cuts, tmp_path):
+    """What is read is what it was; a recording that sounds somewhere is not silent."""
+    config = DistortionConfig(additive=("musan",), non_additive=("none",), rir=True)
+    noises = NoiseReader({"musan": str(silent_folder(tmp_path / "a")), "rir": str(tmp_path / "a")})
+    options = {"distorter": Distorter.from_config(config), "noises": noises, "streams": ["student"]}
+    batch = SpeechDataset(ListedCuts(list(cuts)[:3]), **options)[0, 0, [0, 1, 2]]
+    assert (batch.noise_reads, batch.noise_lost, batch.noise_pauses) == (6, [], 0)
+    assert batch.noise_silent == [("clip", "holds nothing but silence")] * 6
+    assert batch.to("cpu").noise_silent == batch.noise_silent and noises.take_silent() == ([], 0)
+    noises = NoiseReader({"musan": str(silent_folder(tmp_path / "b", sound_at_s=45))})
+    clip = noises.corpora["musan"][0]
+    plan = replace(Distorter.from_config(config).plan(["u"])[0], noise_offset=0.25)
+    for _ in range(2):
+        assert torch.equal(noises.noise(plan, 1600), torch.zeros(1600))
+    assert noises.noise_clip(plan, 1600)[1] == (samples_at_16k(clip) - 1600) // 4
+    assert noises.take_silent() == ([], 2)
+    (tmp_path / "b" / "clip.wav").unlink()
+    noises.noise(plan, 1600)
+    assert noises.take_silent() == ([], 0) and len(noises.take_lost()) == 1
+
+
+def silent_folder(folder: Path, *, sound_at_s: int | None = None) -> Path:
+    """A folder with a minute of silence, in which there may be a click."""
+    folder.mkdir()
+    wave = np.zeros(60 * 16_000)
+    if sound_at_s is not None:
+        wave[sound_at_s * 16_000 :][:1600] = 0.1
+    soundfile.write(folder / "clip.wav", wave, 16_000)
+    return folder
 
 
 # -------------------------------------------------------------------------------------------------- sampler

@@ -7,8 +7,10 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
+import soundfile
 import torch
 from lhotse import CutSet
 from lhotse.audio import AudioSource
@@ -325,6 +327,32 @@ def test_noise_that_is_left_out_is_logged(mini_data, tmp_path, caplog):
     run(tiny(mini_data, *options, steps=5), tmp_path / "run", resume=True)
     dev = len(CutSet.from_file(mini_data / "speech_dev.jsonl.gz"))
     assert log(tmp_path / "run")["data/noise_left_out"] == [20 + dev]
+
+
+def silent_noise(out: Path, *, sound_at_s: int | None = None) -> list[str]:
+    """What gives every utterance noise without a sound, or whose only sound is far from where it is drawn."""
+    out.mkdir(parents=True)
+    wave = np.zeros(120 * 16_000)
+    if sound_at_s is not None:
+        wave[sound_at_s * 16_000 :][:160] = 0.1
+    soundfile.write(out / "quiet.wav", wave, 16_000)
+    options = [f"data.{key}={{musan: [{out}]}}" for key in ("noises", "dev_noises")]
+    return [*options, "distortion.additive=[musan]", "cdm=setup1", "data.workers=1"]
+
+
+def test_silent_noise_ends_the_run(mini_data, tmp_path):
+    """As unreadable noise does: all of the speech would stay clean."""
+    with pytest.raises(TooManyBad, match="12 of 12 reads of noise and rooms cannot be .* but silence"):
+        run(tiny(mini_data, *silent_noise(tmp_path / "noise"), steps=20), tmp_path / "run")
+    listed = (tmp_path / "run" / "skipped.tsv").read_text()
+    assert listed == "noise quiet\tholds nothing but silence\n"
+
+
+def test_noise_that_pauses_is_said_once(mini_data, tmp_path, caplog):
+    options = silent_noise(tmp_path / "noise", sound_at_s=119)
+    run(tiny(mini_data, *options, steps=4), tmp_path / "run")
+    assert caplog.text.count("stretches of noise are silent, where their recordings pause") == 1
+    assert not (tmp_path / "run" / "skipped.tsv").exists()
 
 
 # --------------------------------------------------------------------------------------- speech that changed

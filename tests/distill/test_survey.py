@@ -128,3 +128,38 @@ def test_the_sample_on_the_command_line(mini_data, corpus, capsys):
         with pytest.raises(SystemExit) as stopped:
             main([*words, f"--sample={wrong}"])
         assert stopped.value.code == 2 and "neither a positive number nor all" in capsys.readouterr().err
+
+
+def noisy(corpus: Path, *silent: str) -> str:
+    """Ten recordings of noise, some of which hold zeros; half a minute of silence is no fault."""
+    for name in silent:
+        soundfile.write(corpus / "audio" / f"{name}.wav", np.zeros(8_000), 16_000)
+    pausing = np.concatenate([np.zeros(32 * 8_000), np.full(800, 0.1)])
+    soundfile.write(corpus / "audio" / "9.wav", pausing, 8_000)
+    files = [corpus / "audio" / f"{i}.wav" for i in range(10)]
+    write_cuts([cut_from_file(file) for file in files], corpus / "some" / "noise.jsonl.gz")
+    return f"{corpus}/some/noise.jsonl.gz"
+
+
+@pytest.mark.parametrize("form", ["manifest", "folder"])
+def test_silent_noise_is_named_and_pauses_are_not(mini_data, corpus, form):
+    source = noisy(corpus, "3")
+    source = source if form == "manifest" else f"{corpus}/audio"
+    assert not survey(source, sample=None, seed=0).bad
+    found = survey(source, sample=None, seed=0, kind="noise")
+    assert found.bad == [f"{corpus}/audio/3.wav: holds nothing but silence"] and found.bad_share == 0.1
+    noises = f"data.noises={{musan: [{source}], wham: [{mini_data}/wham_train.jsonl.gz]}}"
+    options = [noises, "cdm=setup1"]
+    report = check(mini(mini_data, *options, "data.max_bad_fraction=0.1"))
+    assert report.ok and "3.wav: holds nothing" in finding(report, "noises.musan").fix
+    report = check(mini(mini_data, *options))
+    assert finding(report, "noises.musan").state == "missing" and "3.wav: holds" in str(report)
+
+
+def test_silent_rooms_are_named_and_faint_ones_are_not(corpus):
+    """What counts is the energy of a response, not its level."""
+    source = noisy(corpus, "3")
+    soundfile.write(corpus / "audio" / "4.wav", np.eye(1, 8_000)[0] * 1e-6, 16_000, subtype="FLOAT")
+    assert [line.rpartition("/")[2] for line in survey(source, sample=None, seed=0, kind="rooms").bad] == [
+        "3.wav: holds nothing but silence"
+    ]
