@@ -36,7 +36,7 @@ def test_too_many_bad_files_end_the_run_with_a_list(mini_data, some_bad, tmp_pat
         run(recipe, tmp_path / "run")  # at the end of the first epoch
     assert "\n" not in str(error.value) and str(tmp_path / "run/skipped.tsv") in str(error.value)
     lines = (tmp_path / "run/skipped.tsv").read_text().splitlines()
-    assert len(lines) == 3 and all("\tcannot be read" in line for line in lines)
+    assert len(lines) == 3 and all("\tcannot be read" in line or "does not exist" in line for line in lines)
     assert (tmp_path / "run/checkpoints/last.ckpt").exists()
 
 
