@@ -1,7 +1,8 @@
 """How a recipe becomes options (`distill.options`).
 
 A recipe is a YAML file. `extends:` names another one to start from; a key states only what differs. On the
-command line `key=value` overrides win over both. Unknown keys and wrong types are refused by name.
+command line `key=value` overrides win over both. Unknown keys and wrong types are refused by name. A value
+may refer to another key of the recipe, as in `${data.root}`, and to nothing else (`distill.references`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any, TypeVar, get_type_hints
 from distill.distortions.plan import VARIANTS
 from distill.errors import ConfigError
 from distill.options import AdaptRecipe, DistillRecipe, Recipe
+from distill.references import check_override, check_text, check_values
 
 Options = TypeVar("Options")
 
@@ -68,6 +70,7 @@ def from_words(kind: type[Options], values: Mapping[str, Any], overrides: Sequen
     """
     from omegaconf import OmegaConf
 
+    check_values(values)
     return _build(kind, OmegaConf.merge(OmegaConf.create(dict(values)), *map(_override, overrides)), "")
 
 
@@ -85,6 +88,7 @@ def _build(kind: type[Options], values: Any, where: str) -> Options:
         section = _culprit(OmegaConf.to_container(values), kind).rpartition(".")[0]
         where = where if str(error).startswith(section) else f"{where}{section}: "
         raise ConfigError(f"{where}{error}") from None
+    check_values(asdict(options), where)  # put together of parts, as `${a}{b}`: it would be read again
     return options
 
 
@@ -93,10 +97,11 @@ def _override(override: str) -> Any:
     import yaml
     from omegaconf import OmegaConf
 
-    key, equals, _ = override.partition("=")
+    key, equals, value = override.partition("=")
     if not key or not equals:
         raise ConfigError(f"override {override!r}: write key=value, as in optim.lr=1e-4")
     try:
+        check_override(key, value)
         return OmegaConf.from_dotlist([override])
     except yaml.YAMLError:
         raise ConfigError(f"override {override!r}: the value is not valid YAML") from None
@@ -167,7 +172,9 @@ def _read(recipe: str, seen: tuple[str, ...]) -> Any:
     if str(path) in seen:
         raise ConfigError(f"{path}: extends itself, by way of {' -> '.join([*seen, str(path)])}")
     try:
-        values: Any = OmegaConf.create(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        check_text(text, str(path))
+        values: Any = OmegaConf.create(text)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         line = getattr(getattr(error, "problem_mark", None), "line", None)
         where = f", line {line + 1}" if line is not None else ""

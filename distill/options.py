@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -89,6 +90,23 @@ def check_finite(options: Any) -> None:
         for number in value if isinstance(value, list | tuple) else [value]:
             if isinstance(number, float) and not math.isfinite(number):
                 raise ValueError(f"{name} must be finite, not {number}")
+
+
+def check_name(field: str, name: str) -> None:
+    """Refuse a name that is no plain one: it becomes that of a folder, or part of an address.
+
+    Raises:
+        ValueError: naming the field.
+    """
+    if not re.fullmatch(r"\w[\w.-]*", name) or len(name.encode()) > _LONGEST_NAME:
+        shown = name if len(name) <= 40 else f"{name[:40]}..."
+        raise ValueError(
+            f"{field} must be a plain name of at most {_LONGEST_NAME} letters, digits, '_', '-' and '.', the "
+            f"first a letter, a digit or '_', not {shown!r}"
+        )
+
+
+_LONGEST_NAME = 100  # bytes; folders take 255, and other things are put beside it
 
 
 @dataclass(kw_only=True)
@@ -256,7 +274,7 @@ class LoggingConfig:
     wandb: str = "auto"
     """"online", "offline", "off", or "auto": online with an API key, otherwise offline."""
     project: str = "robust-distilhubert"
-    """Weights & Biases project."""
+    """Weights & Biases project, a plain name."""
     every_n_steps: int = 50
     """Steps between two log lines."""
     audio_every_n_steps: int = 1_000
@@ -265,6 +283,7 @@ class LoggingConfig:
     def __post_init__(self) -> None:
         if self.wandb == "False":  # YAML reads a bare `off` as a boolean
             self.wandb = "off"
+        check_name("project", self.project)
         if self.wandb not in ("auto", "online", "offline", "off"):
             raise ValueError(f"wandb must be auto, online, offline or off, not {self.wandb!r}")
         if self.every_n_steps < 1:
@@ -282,7 +301,7 @@ class Recipe:
     kind: str = "distil"
     """"distil" a student, "adapt" (or pre-train) a teacher, or a published "teacher" as it is."""
     name: str = "unnamed"
-    """Name of the run."""
+    """Name of the run, and of its folder: letters, digits, `_`, `-` and `.`."""
     description: str = ""
     """One line for people."""
     teacher: str = "facebook/hubert-base-ls960"
@@ -304,6 +323,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check_finite(self)
+        check_name("name", self.name)
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, not {self.seed}")
         if self.seed >= 2**32:  # numpy's generator, which Lightning seeds too, takes no more
