@@ -6,6 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -19,7 +20,9 @@ from data_prep.corpus import Clip, Corpus, Split
 from data_prep.headers import Header, read_headers
 from data_prep.manifests import cut_from_header, write_cuts
 from data_prep.shards import check_destination, write_shards
+from distill.contents import hash_lines
 from distill.errors import DataError, UsageError
+from distill.files import state_of
 
 logger = logging.getLogger(__name__)
 
@@ -118,9 +121,9 @@ def prepare(
     """Write `out/SPLIT.jsonl.gz` for every split of a corpus that is below `root`, and check its size.
 
     Only headers are read. An interrupted call goes on where it was; a split that is done, and whose lists and
-    files have the same names and texts as then, is not read again. Unreadable files are left out and listed
-    in `out/skipped.tsv`; they are tried again next time. A warning names splits that have fewer files than
-    published.
+    files have the same names, texts, sizes and times of change as then, is not read again. Unreadable files
+    are left out and listed in `out/skipped.tsv`; they are tried again next time. A warning names splits that
+    have fewer files than published, and those whose audio has changed.
 
     Args:
         corpus: which one, see `data_prep.PUBLISHED`.
@@ -245,9 +248,9 @@ def _check_complete(split: str, clips: Sequence[Clip]) -> None:
 
 
 def _prepare_split(split: Split, clips: list[Clip], ledger: _Ledger, jobs: int) -> SplitResult:
-    digest = _digest(clips)
+    digest, state = _digest(clips), _state(clips, jobs)
     manifest = ledger.manifest(split.name)
-    entry = ledger.done(split.name, digest)
+    entry = ledger.done(split.name, digest, state)
     if entry is None:
         label = f"{split.name}: headers"
         headers, broken = read_headers(
@@ -260,6 +263,7 @@ def _prepare_split(split: Split, clips: list[Clip], ledger: _Ledger, jobs: int) 
         utterances, seconds = write_cuts(_cuts(clips, headers), manifest)
         entry = {
             "digest": digest,
+            "state": state,
             "utterances": utterances,
             "files": len(headers),
             "hours": seconds / 3600,
@@ -281,6 +285,12 @@ def _digest(clips: Sequence[Clip]) -> str:
     for clip in clips:
         state.update(repr(clip).encode("utf-8", "surrogateescape"))
     return state.hexdigest()
+
+
+def _state(clips: Sequence[Clip], jobs: int) -> str:
+    """Changes with size or time of change of any of the audio files."""
+    with ThreadPoolExecutor(jobs) as pool:
+        return hash_lines(pool.map(state_of, [clip.path for clip in clips]))
 
 
 def _cuts(clips: Sequence[Clip], headers: Mapping[Path, Header]) -> Iterator[MonoCut]:
@@ -355,17 +365,26 @@ class _Ledger:
     def manifest(self, split: str) -> Path:
         return self.out / f"{split}.jsonl.gz"
 
-    def done(self, split: str, digest: str) -> dict[str, Any] | None:
-        """What was recorded of a split that need not be prepared again."""
+    def done(self, split: str, digest: str, state: str) -> dict[str, Any] | None:
+        """What was recorded of a split that need not be prepared again; says so if its audio has changed."""
         entry = self.content["splits"].get(split)
         if entry is None or entry["digest"] != digest or entry["skipped"]:
             return None
-        return entry if self.manifest(split).is_file() else None
+        if not self.manifest(split).is_file():
+            return None
+        if (known := entry.get("state")) == state:
+            return entry
+        why = "audio files have changed since it was prepared (size or time of change)"
+        if known is None:
+            why = "it was prepared by a version that did not note the state of the audio files"
+        logger.warning("%s: %s: it is prepared again", split, why)
+        return None
 
     def record(self, split: str, entry: dict[str, Any]) -> None:
-        """Keeps the list of shards if the same files of the same split were left out before."""
+        """Keeps the list of shards if they are of the same files, of which the same were left out."""
         old = self.content["splits"].get(split, {})
-        same = all(old.get(key) == entry[key] for key in ("digest", "skipped"))
+        noted = ("state",) if "state" in old else ("utterances", "files", "hours")
+        same = all(old.get(key) == entry[key] for key in ("digest", "skipped", *noted))
         self.content["splits"][split] = entry | {"shards": old["shards"] if same else {}}
         self.save()
 

@@ -49,8 +49,15 @@ def check_destination(destination: str) -> None:
 
 
 def manifest_of_shards(manifest: Path) -> Path:
-    """`SPLIT.jsonl.gz` -> `SPLIT.shards.jsonl.gz`: the same cuts, with their audio in shards."""
-    return manifest.with_name(manifest.name.replace(".jsonl.gz", ".shards.jsonl.gz"))
+    """`SPLIT.jsonl.gz` or `SPLIT.jsonl` -> `SPLIT.shards.jsonl.gz`: the same cuts, with audio in shards.
+
+    Raises:
+        ValueError: it is named otherwise.
+    """
+    name = manifest.name.removesuffix(".gz").removesuffix(".jsonl")
+    if manifest.name not in (f"{name}.jsonl", f"{name}.jsonl.gz"):
+        raise ValueError(f"manifest: must be named *.jsonl.gz or *.jsonl, not {manifest.name}")
+    return manifest.with_name(f"{name}.shards.jsonl.gz")
 
 
 def write_shards(
@@ -81,7 +88,7 @@ def write_shards(
     Raises:
         DataError: a shard cannot be written.
     """
-    n_shards = -(-n_cuts // SHARD_SIZE)
+    n_shards, shards_manifest = -(-n_cuts // SHARD_SIZE), manifest_of_shards(manifest)
     if not is_url(folder):
         folder = str(Path(folder).absolute())  # for the manifest
         done = _tidy(Path(folder), done, n_shards)
@@ -100,7 +107,7 @@ def write_shards(
             running[pool.submit(_write_shard, cuts, folder, index, _part(parts, index))] = index
             _collect(running, finished, bar, at_most=jobs)  # a whole corpus of cuts does not fit in memory
         _collect(running, finished, bar, at_most=0)
-        _join([_part(parts, index) for index in range(n_shards)], manifest_of_shards(manifest))
+        _join([_part(parts, index) for index in range(n_shards)], shards_manifest)
     finally:
         pool.shutdown(cancel_futures=True)
         bar.close()

@@ -17,13 +17,14 @@ from typing import Any
 
 from lhotse.audio import AudioSource
 from lhotse.cut import Cut
-from lhotse.utils import is_valid_url
 from tqdm import tqdm
 
 from distill.atomic import write_text
 from distill.errors import DataError
+from distill.files import regular_file
 from distill.recordings import parts_of
 from distill.shar import place_of
+from distill.stores import local_path
 
 _VERSION = 1  # raise it when the same audio gets another name
 _SHORT = 512 * 1024  # bytes: recordings that are always read in full
@@ -103,7 +104,7 @@ def _state(source: AudioSource) -> str:
     name = _name(source)
     file = name.rpartition("#")[0] if source.type == "shar" else name
     try:
-        state = os.stat(file)
+        state = os.stat(local_path(file) or file)
     except (OSError, ValueError):
         return name
     return f"{name} {state.st_size} {state.st_mtime_ns} {state.st_ctime_ns}"
@@ -114,19 +115,22 @@ def _read(source: AudioSource, in_full: bool, missing_ok: bool) -> tuple[str, in
     if isinstance(source.source, bytes):
         return hashlib.blake2b(source.source, digest_size=16).hexdigest(), 0
     file, start, n_bytes = str(source.source), 0, None
-    if source.type == "shar":
-        file, start, n_bytes = place_of(source)
-    if is_valid_url(file):
-        return f"{file.rpartition('/')[2]} {start} {n_bytes}", 0
     try:
-        return _read_file(file, start, n_bytes, in_full)
-    except OSError as error:
+        if source.type == "shar":
+            file, start, n_bytes = place_of(source)
+        local = local_path(file)
+        if local is None:
+            return f"{file.rpartition('/')[2]} {start} {n_bytes}", 0
+        return _read_file(regular_file(local), start, n_bytes, in_full)
+    except (OSError, DataError) as error:
         if missing_ok:
             return "cannot be read", 0
+        if isinstance(error, DataError):
+            raise
         raise DataError(f"{file} cannot be read ({error.strerror or error})") from None
 
 
-def _read_file(file: str, start: int, n_bytes: int | None, in_full: bool) -> tuple[str, int]:
+def _read_file(file: Path, start: int, n_bytes: int | None, in_full: bool) -> tuple[str, int]:
     with open(file, "rb") as opened:
         size = os.fstat(opened.fileno()).st_size - start if n_bytes is None else n_bytes
         digest = hashlib.blake2b(str(size).encode(), digest_size=16)

@@ -63,6 +63,15 @@ def regular_file(path: str | Path) -> Path:
     return Path(path)
 
 
+def state_of(path: str | Path) -> str:
+    """Size and time of change of a file; nothing of what is no file of this machine."""
+    try:
+        state = os.stat(path)
+    except (OSError, ValueError):
+        return ""
+    return f"{state.st_size} {state.st_mtime_ns}"
+
+
 def check_name(name: str | Path) -> None:
     """Refuse a name that is no text: manifests, tables and logs are written in UTF-8.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from lhotse.cut.data import DataCut
 
 from distill.contents import plain
 from distill.errors import DataError
+from distill.files import state_of
 from distill.recordings import parts_of
 
 
@@ -74,12 +74,3 @@ def _otherwise(part: DataCut) -> str:
     found = [channel] if channel not in (0, [0]) else []
     found += [change for change in changes if change.get("name") != "Resample"]
     return f" {json.dumps(found, sort_keys=True, default=str)}" if found else ""
-
-
-def state_of(file: str) -> str:
-    """Size and time of change of a file; nothing of what is no file of this machine."""
-    try:
-        state = os.stat(file)
-    except (OSError, ValueError):
-        return ""
-    return f"{state.st_size} {state.st_mtime_ns}"

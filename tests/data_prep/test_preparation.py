@@ -257,6 +257,51 @@ def test_a_prepared_split_is_left_alone_until_its_lists_change(tmp_path, reads):
     assert manifest.is_file()
 
 
+def resampled(files, rate):
+    """The same names and durations at another rate."""
+    for file in files:
+        soundfile.write(file, 0.1 * np.random.default_rng(1).standard_normal(rate // 2), rate)
+
+
+def test_audio_that_changed_is_prepared_again(tmp_path, monkeypatch, caplog):
+    """At another rate training would refuse every file; shards would be of the old audio."""
+    monkeypatch.setattr(shards, "SHARD_SIZE", 2)
+    files = make_librispeech(tmp_path / "root")
+    arguments = (LIBRISPEECH, tmp_path / "root", tmp_path / "out")
+    prepare(*arguments, shards=str(tmp_path / "shards"))
+    write, calls = shards._write_shard, []
+    monkeypatch.setattr(shards, "_write_shard", lambda *args: (calls.append(args[2]), write(*args)))
+    resampled(files[1:2], 8_000)
+    prepare(*arguments, shards=str(tmp_path / "shards"))
+    assert "dev-clean: audio files have changed since it was prepared" in caplog.text
+    cuts = list(CutSet.from_file(tmp_path / "out" / "dev-clean.jsonl.gz"))
+    assert sum("source_sampling_rate" in json.dumps(cut.to_dict()) for cut in cuts) == 1
+    assert [len(read_audio(cut)) for cut in cuts] == [8_000] * 6 and sorted(calls) == [0, 1, 2]
+    caplog.clear()
+    calls.clear()
+    prepare(*arguments, shards=str(tmp_path / "shards"))
+    assert "prepared again" not in caplog.text and not calls
+
+
+@pytest.mark.parametrize("seconds", [0.5, 0.25])
+def test_an_earlier_versions_folder_is_prepared_again_once(tmp_path, monkeypatch, caplog, seconds):
+    """It does not know the state of the audio; shards are kept unless durations have changed."""
+    files = make_librispeech(tmp_path / "root")
+    arguments = (LIBRISPEECH, tmp_path / "root", tmp_path / "out")
+    prepare(*arguments, shards=str(tmp_path / "shards"))
+    ledger = tmp_path / "out" / "prepared.json"
+    about = json.loads(ledger.read_text())
+    del about["splits"]["dev-clean"]["state"]
+    ledger.write_text(json.dumps(about))
+    soundfile.write(files[0], np.full(int(seconds * 16_000), 0.1), 16_000)
+    write, calls = shards._write_shard, []
+    monkeypatch.setattr(shards, "_write_shard", lambda *args: (calls.append(args[2]), write(*args)))
+    for said in (1, 1):
+        prepare(*arguments, shards=str(tmp_path / "shards"))
+        assert caplog.text.count("by a version that did not note the state of the audio files") == said
+    assert calls == ([] if seconds == 0.5 else [0])
+
+
 def test_two_corpora_do_not_share_a_folder(tmp_path):
     make_librispeech(tmp_path / "root")
     prepare(LIBRISPEECH, tmp_path / "root", tmp_path / "out")
@@ -355,6 +400,13 @@ def test_audio_that_breaks_off_is_left_out_of_shards_with_a_warning(tmp_path, ca
         files[3].stem
     }
     assert f"left {files[3].stem} out of the shards" in caplog.text
+
+
+def test_the_manifest_of_shards_is_never_the_manifest():
+    for name in ("a.b.jsonl.gz", "a.b.jsonl"):
+        assert shards.manifest_of_shards(Path("/x", name)) == Path("/x/a.b.shards.jsonl.gz")
+    with pytest.raises(ValueError, match=r"named \*\.jsonl\.gz or \*\.jsonl, not a\.json"):
+        shards.manifest_of_shards(Path("a.json"))
 
 
 def test_shards_that_cannot_be_written(tmp_path, monkeypatch):

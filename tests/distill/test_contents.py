@@ -105,8 +105,29 @@ def test_shards_and_other_machines(folder, tmp_path):
 def test_a_file_that_is_not_there_is_named(folder):
     cuts = list(open_cuts(folder))
     (folder / "b.wav").unlink()
-    with pytest.raises(DataError, match=r"b\.wav cannot be read \(No such file"):
+    with pytest.raises(DataError, match=r"b\.wav does not exist"):
         contents_of(cuts, in_full=True)
+
+
+def test_only_files_are_opened(folder):
+    """A pipe would hang, whoever asks what the audio holds."""
+    cuts = list(open_cuts(folder))
+    unlike = contents_of(cuts, in_full=True, missing_ok=True)
+    (folder / "b.wav").unlink()
+    os.mkfifo(folder / "b.wav")
+    with pytest.raises(DataError, match=r"b\.wav is a pipe, not a file"):
+        contents_of(cuts, in_full=True)
+    assert contents_of(cuts, in_full=True, missing_ok=True) != unlike
+
+
+def test_a_url_of_this_machine_is_a_file(folder):
+    def of(kind: str, place: str) -> str:
+        source = AudioSource(kind, [0], place)
+        cut = MonoCut("a", 0, 0.5, 0, recording=Recording("a", [source], 16_000, 8000, 0.5))
+        return contents_of([cut], in_full=True)
+
+    assert of("url", f"file://{folder}/a.wav") == of("file", f"{folder}/a.wav")
+    assert of("url", f"file://{folder}/b.wav") != of("file", f"{folder}/a.wav")
 
 
 def test_what_has_not_changed_is_not_read_again(folder, tmp_path, monkeypatch):
