@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -74,7 +73,7 @@ def score_interval(seeds: Sequence[Sequence[Result]]) -> tuple[float, float] | N
     upward = seeds[0][0].metric in ("accuracy", "f1")
     outcomes = []
     for folds in seeds:
-        outcomes.append([_outcomes(str(result.predictions)) for result in folds])
+        outcomes.append([read_outcomes(Path(str(result.predictions))) for result in folds])
         for result, found in zip(folds, outcomes[-1], strict=True):
             error = error_rate(found)
             if abs((100.0 - error if upward else error) - result.value) > _SAME:
@@ -82,8 +81,3 @@ def score_interval(seeds: Sequence[Sequence[Result]]) -> tuple[float, float] | N
                 raise DataError(f"{name} has outcomes of another score than {result.value:.2f}")
     low, high = interval(outcomes)
     return (100.0 - high, 100.0 - low) if upward else (low, high)
-
-
-@functools.lru_cache(maxsize=64)
-def _outcomes(path: str) -> dict[str, tuple[float, float]]:
-    return read_outcomes(Path(path))
