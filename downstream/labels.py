@@ -73,7 +73,15 @@ class ClassLabels:
                 "column",
                 *(column, once, len(counts)),
             )
-        return cls(tuple(tuple(sorted(set(slot))) for slot in zip(*counts, strict=True)), column)
+        slots = tuple(tuple(sorted(set(slot))) for slot in zip(*counts, strict=True))
+        for slot in slots:
+            alike = Counter(name.casefold() for name in slot)
+            if several := [name for name in slot if alike[name.casefold()] > 1]:
+                logger.warning(
+                    "%s: %s differ in upper and lower case alone and are classes of their own",
+                    *(column, ", ".join(map(repr, several))),
+                )
+        return cls(slots, column)
 
     def targets(self, cut: Cut) -> list[int]:
         """(S), numbers of the classes.
@@ -243,23 +251,38 @@ def class_of(
 ) -> str:
     """The class of an utterance: a custom field of its own or of its supervision.
 
+    Blanks around it, and around each of its slots, are no part of it.
+
     Raises:
-        DataError: if it has none, or the class of one of its slots is empty.
+        DataError: if it has none, the class of one of its slots is empty, or it is no text or number.
     """
     for place in [getattr(cut, "custom", None) or {}, *(s.custom or {} for s in cut.supervisions)]:
         if column not in place:
             continue
-        found = "" if place[column] is None else str(place[column])
-        if not all(slot.strip() for slot in found.split("|")):
+        found = _cell(place[column], f"{cut.id}: its {column}")
+        slots = [slot.strip() for slot in found.split("|")]
+        if not all(slots):
             raise DataError(f"{cut.id}: its {column} is empty ({found!r}): fill it in, or leave the row out")
-        return found
+        return "|".join(slots)
     raise DataError(f"{cut.id} has no {column!r}: {advice}")
+
+
+def _cell(value: Any, what: str) -> str:
+    """A value of a manifest as text: "" for none and for NaN, as pandas has it for an empty cell.
+
+    Raises:
+        DataError: for a list or the like.
+    """
+    if isinstance(value, list | tuple | dict):
+        raise DataError(f"{what} is {str(value)[:80]}, expected one text")
+    return "" if value is None or value != value else str(value)
 
 
 def text_of(cut: Cut) -> str:
     """The transcript: of the supervision, else a custom field `text`."""
-    texts = [s.text for s in cut.supervisions if s.text] or [(getattr(cut, "custom", None) or {}).get("text")]
-    if not str(texts[0] or "").strip():
+    own = _cell((getattr(cut, "custom", None) or {}).get("text"), f"{cut.id}: its text")
+    texts = [s.text for s in cut.supervisions if s.text] or [own]
+    if not str(texts[0]).strip():
         raise DataError(f"{cut.id} has no transcript: prepare the corpus with its texts")
     return " ".join(map(str, texts))
 
@@ -287,8 +310,8 @@ def own_phones(cut: Cut) -> list[str] | None:
     for supervision in cut.supervisions:
         if supervision.alignment and "phone" in supervision.alignment:
             return [item.symbol for item in supervision.alignment["phone"]]
-    phones = (getattr(cut, "custom", None) or {}).get("phones")
-    return str(phones).split() if phones else None
+    phones = _cell((getattr(cut, "custom", None) or {}).get("phones"), f"{cut.id}: its phones")
+    return phones.split() or None
 
 
 def check_words(cuts: Iterable[Cut], config: EvaluationConfig, listing: Path) -> None:

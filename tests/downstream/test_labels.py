@@ -22,7 +22,9 @@ from downstream.labels import (
     check_words,
     edit_distance,
     make_labels,
+    phones_of,
     targets_of,
+    text_of,
 )
 from downstream.options import EvaluationConfig
 
@@ -169,6 +171,37 @@ def test_an_empty_label_is_no_class(label):
         ClassLabels.of([cut(label="on|light|hall"), empty], "label")
     with pytest.raises(DataError, match="v: its label is empty"):
         ClassLabels((("on", ""), ("",), ("hall", "")), "label").targets(empty)
+
+
+def test_nan_is_an_empty_cell_everywhere():
+    """As pandas writes one into JSON, and json reads it."""
+    nan = float("nan")
+    with pytest.raises(DataError, match=r"v: its label is empty \(''\)"):
+        ClassLabels.of([cut("v", label=nan)], "label")
+    with pytest.raises(DataError, match="v has no transcript"):
+        text_of(MonoCut("v", 0, 1, 0, custom={"text": nan}))
+    with pytest.raises(DataError, match="v has no phones: name a lexicon"):
+        phones_of(MonoCut("v", 0, 1, 0, custom={"phones": nan}), None)
+
+
+@pytest.mark.parametrize("value", [["on", "light"], {"action": "on"}])
+def test_a_list_is_no_class_and_no_text(value):
+    with pytest.raises(DataError, match="v: its label is .*, expected one text"):
+        ClassLabels.of([cut("v", label=value)], "label")
+    with pytest.raises(DataError, match="v: its text is .*, expected one text"):
+        text_of(MonoCut("v", 0, 1, 0, custom={"text": value}))
+
+
+def test_blanks_make_no_other_class_and_other_case_is_warned_of(caplog):
+    labels = ClassLabels.of([cut(label=name) for name in ("yes", "yes ", "\u00a0yes")], "label")
+    assert labels.slots == (("yes",),) and labels.names(labels.targets(cut(label=" yes"))) == "yes"
+    assert ClassLabels.of([cut(label="on | light")], "label").slots == (("on",), ("light",))
+    assert not caplog.messages
+    ClassLabels.of([cut(label=name) for name in ("on|A", "On|b", "off|a")], "label")
+    assert caplog.messages == [
+        "label: 'On', 'on' differ in upper and lower case alone and are classes of their own",
+        "label: 'A', 'a' differ in upper and lower case alone and are classes of their own",
+    ]
 
 
 def test_a_column_with_a_class_for_each_utterance_is_warned_of(caplog):
