@@ -58,7 +58,9 @@ def polyglot(path: Path, mark: Path) -> Path:
         records.update({f"{folder}/filler{number}": b"" for number in range(missing)})
     width = max(sum(_CENTRAL.size + len(name) for name in records) for records in (harmless, code))
     body = bytearray()
-    first, second = _write(code, body), _write(harmless, body)
+    first = _write(code, body)
+    body += bytes(width)  # so that no offset of the second gets negative
+    second = _write(harmless, body)
     start = len(body)
     body += _table(code, first, width)
     # Python adds to every offset how far its table lies behind the stated one: by the width of that one.

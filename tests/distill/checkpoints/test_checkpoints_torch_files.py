@@ -19,13 +19,14 @@ from distill.student import Student
 from tests.distill.checkpoints.polyglots import polyglot, script
 
 SMALL = {"layers": 1, "dim": 16, "ffn_dim": 16, "heads": 2, "position_groups": 2, "position_kernel": 4}
+CONVOLUTIONS = ((8, 10, 5), *[(8, 3, 2)] * 4, *[(8, 2, 2)] * 2)  # a frame every 320 samples, as s3prl has it
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> dict[str, Path]:
     """Good checkpoints of every format that is a torch file."""
     folder = tmp_path_factory.mktemp("good")
-    teacher = HubertEncoder.from_preset("mini", conv_layers=((8, 10, 5), (8, 3, 2)), **SMALL)
+    teacher = HubertEncoder.from_preset("mini", conv_layers=CONVOLUTIONS, **SMALL)
     student = Student.from_teacher(teacher, layers=1, targets=(1,))
     described = {"kind": "student", "architecture": student.to_dict()}
     weights = {f"student.{name}": value for name, value in student.state_dict().items()}
