@@ -70,12 +70,23 @@ class RunLock(Callback):
         if self._thread is not None:
             self._ended.set()
             self._thread.join()
-            if self._is_mine():
+            if self._owner() == self.token:
                 self.path.unlink(missing_ok=True)
 
     def on_train_batch_end(self, *_: Any, **__: Any) -> None:
         """Stop if the folder is somebody else's by now; nothing more is written to it."""
-        if self.lost:
+        self._refuse_if(self.lost)
+
+    def check(self) -> None:
+        """Look whether the folder is still this process's, before what was trained in it is released.
+
+        Raises:
+            UserError: it is somebody else's.
+        """
+        self._refuse_if(self._thread is not None and self._owner() not in (self.token, "", None))
+
+    def _refuse_if(self, lost: bool) -> None:
+        if lost:
             raise UserError(
                 f"{self.folder} was taken over by another process, {_describe(_read(self.path)[0])}, while "
                 "this one seemed to be gone: it ends here"
@@ -86,7 +97,12 @@ class RunLock(Callback):
         about = {"token": self.token, **_this_process()}
         try:
             with self.path.open("x", encoding="utf-8") as file:
-                file.write(json.dumps(about) + "\n")
+                try:
+                    file.write(json.dumps(about) + "\n")
+                    file.flush()
+                except OSError:  # a full disk
+                    self.path.unlink()
+                    raise
         except FileExistsError:
             return False
         return True
@@ -135,14 +151,23 @@ class RunLock(Callback):
 
     def _beat(self) -> None:
         while not self._ended.wait(BEAT_S):
-            if not self._is_mine():
+            owner = self._owner()
+            if owner not in (self.token, "", None):
                 self.lost = True
                 return
             with suppress(OSError):
-                os.utime(self.path)  # needs no room on a full disk
+                if owner == "":  # somebody has cleaned up
+                    self._create()
+                else:
+                    os.utime(self.path)  # needs no room on a full disk
 
-    def _is_mine(self) -> bool:
-        return _read(self.path)[0].get("token") == self.token
+    def _owner(self) -> str | None:
+        """Whose the lock is, "" if there is none; None if it cannot be read, now: nothing is known then."""
+        try:
+            there = self.path.exists()
+        except OSError:
+            return None
+        return _read(self.path)[0].get("token") if there else ""
 
 
 def _this_process() -> dict[str, Any]:
@@ -150,7 +175,7 @@ def _this_process() -> dict[str, Any]:
         "host": socket.gethostname(),
         "space": _pid_space(),
         "pid": os.getpid(),
-        "started": _started(os.getpid()),
+        "started": _stat(os.getpid())[1],
     }
 
 
@@ -177,9 +202,13 @@ def _is_alive(holder: dict[str, Any]) -> bool | None:
         os.kill(holder["pid"], 0)
     except ProcessLookupError:
         return False
-    except PermissionError:
-        return True
-    return _started(holder["pid"]) == holder.get("started")  # else it is another one of that number
+    except PermissionError:  # another user's, perhaps of a number that was free meanwhile
+        pass
+    state, started = _stat(holder["pid"])
+    if not started:  # not to be seen here
+        return None
+    # Else it is another one of that number, or has ended and its parent does not care.
+    return state not in "ZX" and started == holder.get("started")
 
 
 def _describe(holder: dict[str, Any]) -> str:
@@ -194,10 +223,11 @@ def _pid_space() -> str:
         return ""
 
 
-def _started(pid: int) -> str:
-    """When a process was started, in ticks since the machine was; "" where that is unknown."""
+def _stat(pid: int) -> tuple[str, str]:
+    """State of a process, a letter, and its start, in ticks since that of the machine; "" if unknown."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return ""
-    return stat.rpartition(")")[2].split()[19]
+        return "", ""
+    fields = stat.rpartition(")")[2].split()
+    return fields[0], fields[19]

@@ -1,5 +1,6 @@
 """One training at a time in a folder, on one machine or several."""
 
+import errno
 import json
 import os
 import subprocess
@@ -69,6 +70,46 @@ def test_a_number_that_another_process_has_by_now(tmp_path, caplog):
         assert "taken over" in caplog.text
 
 
+def test_a_process_that_has_ended_and_is_not_waited_for(tmp_path, caplog):
+    """In a container whose first process does not care for others' children."""
+    with subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.read()
+        while locking._stat(child.pid)[0] != "Z":
+            time.sleep(0.01)
+        write_lock(tmp_path, pid=child.pid, started=locking._stat(child.pid)[1])
+        with RunLock(tmp_path):
+            assert "taken over" in caplog.text and "waiting" not in caplog.text
+
+
+def test_a_number_that_a_process_of_another_user_has_by_now(tmp_path, monkeypatch, caplog):
+    def kill(*_):
+        raise PermissionError
+
+    write_lock(tmp_path, started="12")
+    monkeypatch.setattr(os, "kill", kill)
+    with RunLock(tmp_path):
+        assert "taken over" in caplog.text and "waiting" not in caplog.text
+
+
+def test_a_process_that_cannot_be_seen_is_watched(tmp_path, monkeypatch, caplog):
+    write_lock(tmp_path, started="12")
+    monkeypatch.setattr(locking, "_stat", lambda _: ("", ""))
+    with RunLock(tmp_path):
+        assert "waiting up to 0 s for a sign of life" in caplog.text and "taken over" in caplog.text
+
+
+def test_a_full_disk_leaves_no_empty_lock(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(locking.json, "dumps", full)
+        with pytest.raises(OSError, match="No space left"):
+            RunLock(tmp_path).__enter__()
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("there", [{"host": "node7"}, {"space": "pid:[1]"}])
 def test_a_silent_process_elsewhere_is_taken_over_after_a_while(tmp_path, caplog, there):
     """A job that was put back into the queue and starts on another machine or in another container."""
@@ -96,14 +137,14 @@ def test_one_that_ends_while_another_waits(tmp_path):
     write_lock(tmp_path, host="node7")
     threading.Timer(0.1, (tmp_path / NAME).unlink).start()
     with RunLock(tmp_path) as lock:
-        assert lock._is_mine()
+        assert lock._owner() == lock.token
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{"])
 def test_a_damaged_lock_stops_nobody_for_ever(tmp_path, content):
     (tmp_path / NAME).write_text(content)
     with RunLock(tmp_path) as lock:
-        assert lock._is_mine()
+        assert lock._owner() == lock.token
 
 
 def test_who_has_lost_the_folder_ends(tmp_path):
@@ -114,6 +155,29 @@ def test_who_has_lost_the_folder_ends(tmp_path):
         with pytest.raises(UserError, match="taken over by another process, process 7 on node7"):
             lock.on_train_batch_end()
     assert (tmp_path / NAME).exists()  # it is theirs
+
+
+def test_what_was_trained_is_not_released_into_a_folder_that_was_lost(tmp_path, monkeypatch):
+    monkeypatch.setattr(locking, "BEAT_S", 60.0)  # it has not noticed yet
+    with RunLock(tmp_path) as lock:
+        lock.check()
+        write_lock(tmp_path, token="other", pid=7, host="node7")
+        with pytest.raises(UserError, match="taken over by another process, process 7 on node7"):
+            lock.check()
+
+
+@pytest.mark.parametrize("content", [None, "", "{"])
+def test_a_lock_that_is_removed_or_cannot_be_read_ends_no_run(tmp_path, content):
+    """A file system of the network that answers late, or somebody who tidies up."""
+    with RunLock(tmp_path) as lock:
+        if content is None:
+            lock.path.unlink()
+        else:
+            lock.path.write_text(content)
+        time.sleep(0.2)
+        lock.on_train_batch_end()
+        lock.check()
+        assert lock.path.exists() and not lock.lost
 
 
 @pytest.mark.parametrize("name", ["s4", "mini_teacher"])
