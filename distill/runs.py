@@ -212,6 +212,8 @@ def fit(
         if isinstance(error.__context__, KeyboardInterrupt):  # Lightning's way of ending on Ctrl-C
             raise KeyboardInterrupt from None
         raise
+    if lock is not None:
+        lock.check()
     problem = trainer.strategy.broadcast(getattr(trainer.strategy.checkpoint_io, "problem", ""))
     if problem:
         of_head = any(callback.of_head for callback in callbacks if isinstance(callback, BadData))
@@ -269,6 +271,10 @@ def release(
             model.load_state_dict({k.removeprefix(prefix): v for k, v in weights if k.startswith(prefix)})
             step = checkpoint["global_step"]
             _say_unvalidated(trainer, step)
+        elif (before := getattr(trainer.checkpoint_callback, "before", None)) is not None:
+            logger.warning(
+                "%s, of dev %.4f, is not there: the last step, %d, is released", best, before, step
+            )
         native.write(model, out, provenance | {"step": step})
     trainer.strategy.barrier()
     return out / ("student.safetensors" if isinstance(model, Student) else "teacher.safetensors")

@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning.callbacks import ModelCheckpoint
+from torch.utils._pytree import tree_map_only
 
 from distill.atomic import atomic
 from distill.checkpoints import safe_pickle
@@ -21,6 +22,8 @@ from distill.faults import SkipNonFinite
 logger = logging.getLogger(__name__)
 
 BEST, LAST = "best.ckpt", "last.ckpt"
+_LIGHTNINGS = {"state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks", "global_step"}
+"""What a checkpoint of a training has at least."""
 
 
 def damage(path: Path) -> str:
@@ -66,7 +69,8 @@ class SoundCheckpoint(ModelCheckpoint):
             save_last=True,
             enable_version_counter=False,
         )
-        self.goes_on = False
+        self.before: float | None = None
+        """How good the best was by the checkpoint that the run goes on from."""
 
     @property
     def state_key(self) -> str:
@@ -78,8 +82,9 @@ class SoundCheckpoint(ModelCheckpoint):
         return {"monitor": self.monitor, "best_model_score": self.best_model_score}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The run goes on: how good its best checkpoint is, that one says."""
-        self.goes_on = True
+        """The run goes on: how good its best checkpoint is, that one says, if it is there."""
+        before = state_dict.get("best_model_score")
+        self.before = None if before is None else float(before)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """What is to be beaten. A run that begins has nothing yet, whatever one before has left behind."""
@@ -88,8 +93,13 @@ class SoundCheckpoint(ModelCheckpoint):
         path = Path(self.dirpath) / BEST
         score, problem = None, ""
         if trainer.is_global_zero:
-            if not self.goes_on:
+            if not trainer.ckpt_path:
                 path.unlink(missing_ok=True)
+            elif self.before is not None and not path.exists():
+                logger.warning(
+                    "%s, of %s %.4f, is not there any more: the best from now on is kept",
+                    *(path, self.monitor, self.before),
+                )
             try:
                 score = self._score(path) if path.exists() else None
             except CheckpointError as error:
@@ -104,8 +114,9 @@ class SoundCheckpoint(ModelCheckpoint):
             self.best_k_models = {str(path): value}
 
     def _score(self, path: Path) -> float:
-        state = read_checkpoint(path).get("callbacks", {}).get(self.state_key, {})
-        score = state.get("best_model_score")  # was set before the checkpoint was written: its own
+        callbacks = read_checkpoint(path).get("callbacks", {})  # other versions have other keys
+        states = [state for key, state in callbacks.items() if key.startswith(ModelCheckpoint.__qualname__)]
+        score = states[0].get("best_model_score") if states else None  # set before it was written: its own
         if score is None:
             raise CheckpointError(f"{path} does not say its {self.monitor}: restore it from a copy")
         return float(score)
@@ -160,15 +171,20 @@ class CarefulCheckpointIO(TorchCheckpointIO):
             then = "the previous one stays" if path.exists() else "there is none"
             logger.warning("%s; %s", self.problem, "it will be tried again" if path.name == BEST else then)
 
-    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """The checkpoint that a run goes on from.
+    def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
+        """The checkpoint that a run goes on from, read by our reader: torch may see another file in it.
 
         Raises:
-            CheckpointError: if it is damaged; says what can be done.
+            CheckpointError: if it is damaged or of another kind; says what can be done.
         """
-        best = Path(path).with_name(BEST)
-        if (problem := damage(Path(path))) and best != Path(path):
-            advice = "restore it from a copy"
-            advice += f", or go on from the best one: cp {best} {path}" if not damage(best) else ""
-            raise CheckpointError(f"{path} is damaged ({problem}): {advice}")
-        return super().load_checkpoint(path, *args, **kwargs)
+        try:
+            found = read_checkpoint(Path(path))
+        except CheckpointError as error:
+            best = Path(path).with_name(BEST)
+            whole = best != Path(path) and not damage(best)
+            advice = f", or go on from the best one: cp {best} {path}" if whole else ""
+            raise CheckpointError(f"{error}{advice}") from None
+        if not isinstance(found, dict) or not found.keys() >= _LIGHTNINGS:
+            raise CheckpointError(f"{path} is no checkpoint of a training: restore it from a copy")
+        # Not mapped from the file: that may be replaced or cut while the run goes on.
+        return tree_map_only(torch.Tensor, torch.clone, found)

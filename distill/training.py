@@ -51,10 +51,13 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False, other_speech: bool =
         from distill.adaptation.run import adapt
 
         return adapt(recipe, out, resume=resume, other_speech=other_speech)
+    check_run_folder(out, resume=False)
     teacher = load_teacher(recipe.teacher)
-    start_run_folder(recipe, out)
-    provenance = {"recipe": recipe.name, **teacher_facts(recipe.teacher), "versions": versions()}
-    return native.write(teacher, out, provenance)
+    with RunLock(out):
+        check_run_folder(out, resume=False)
+        start_run_folder(recipe, out)
+        provenance = {"recipe": recipe.name, **teacher_facts(recipe.teacher), "versions": versions()}
+        return native.write(teacher, out, provenance)
 
 
 def train(recipe: DistillRecipe, out: Path, *, resume: bool = False, other_speech: bool = False) -> Path:

@@ -17,6 +17,7 @@ from distill.errors import CheckpointError
 from distill.runs import Unsaved, steps_done
 from distill.saving import CarefulCheckpointIO, damage, read_checkpoint
 from distill.training import run
+from tests.distill.checkpoints.polyglots import polyglot, script
 from tests.distill.test_training import add_callback, differs, log, overrides, tiny, weights
 
 # ----------------------------------------------------------------------------------- a folder that was moved
@@ -237,6 +238,52 @@ def test_a_run_does_not_go_on_from_a_damaged_checkpoint(mini_data, tmp_path, dis
     flip(best, bias)
     code, _, err = distill("train", "--resume", tmp_path, "optim.max_steps=4", "--override")
     assert code == 1 and f"{best} is damaged (" in err.splitlines()[-1] and steps_done(tmp_path) == 2
+
+
+def two_archives(path, mark):
+    polyglot(path, mark)
+
+
+def other_contents(path, _):
+    torch.save({"state_dict": {}}, path)
+
+
+@pytest.mark.parametrize("make", [two_archives, script, other_contents])
+def test_a_run_goes_on_from_no_file_of_another_kind(mini_data, tmp_path, distill, make):
+    """Code in a TorchScript archive, say: neither run, nor a traceback, nor advice to let it run."""
+    run(tiny(mini_data), tmp_path / "run")
+    last, mark = tmp_path / "run" / "checkpoints" / "last.ckpt", tmp_path / "mark"
+    make(last, mark)
+    code, _, err = distill("train", "--resume", tmp_path / "run", "optim.max_steps=4", "--override")
+    assert code == 1 and not mark.exists()
+    assert err.splitlines()[-1].startswith(f"distill: {last} is ")
+    assert "Traceback" not in err and "weights_only" not in err and "trust" not in err
+
+
+def test_a_best_checkpoint_that_is_gone_is_missed_aloud(mini_data, tmp_path, caplog):
+    run(tiny(mini_data), tmp_path)
+    (tmp_path / "checkpoints" / "best.ckpt").unlink()
+    (tmp_path / "finished.json").unlink()
+    run(tiny(mini_data), tmp_path, resume=True)
+    assert "best.ckpt, of dev " in caplog.text and "the last step, 2, is released" in caplog.text
+    caplog.clear()
+    run(tiny(mini_data, steps=4), tmp_path, resume=True)
+    assert "is not there any more: the best from now on is kept" in caplog.text
+
+
+def test_a_best_checkpoint_of_another_lightning_is_kept(mini_data, tmp_path):
+    """Whose names of callbacks differ: a run that goes on must not take itself for a new one."""
+    run(tiny(mini_data), tmp_path)
+    for path in (tmp_path / "checkpoints").iterdir():
+        checkpoint = torch.load(path, weights_only=True)
+        states = {key: state for key, state in checkpoint["callbacks"].items() if "Model" not in key}
+        (key,) = checkpoint["callbacks"].keys() - states.keys()
+        state = checkpoint["callbacks"][key] | {"best_model_score": torch.tensor(-1.0)}
+        torch.save(checkpoint | {"callbacks": states | {"ModelCheckpoint{'new': 1}": state}}, path)
+    best = tmp_path / "checkpoints" / "best.ckpt"
+    kept = best.read_bytes()
+    run(tiny(mini_data, steps=4), tmp_path, resume=True)
+    assert best.read_bytes() == kept
 
 
 # ----------------------------------------------------------------------------------------------------- recipe

@@ -412,3 +412,15 @@ def test_fewer_utterances_than_processes_are_said_before_the_first_step(mini_dat
         data.setup("fit")
     data.trainer.world_size = few
     data.setup("fit")
+
+
+def test_a_published_teacher_is_not_written_over_a_run(mini_data, tmp_path):
+    """The folder would have the recipe of one and the weights of the other."""
+    out = tmp_path / "run"
+    run(tiny(mini_data), out)
+    before = (out / "recipe.yaml").read_bytes()
+    with pytest.raises(UserError, match="holds a run already"):
+        run(load("t1", ["teacher=random:mini"]), out)
+    assert (out / "recipe.yaml").read_bytes() == before and not (out / "teacher.json").exists()
+    for _ in range(2):  # again is fine
+        assert run(load("t1", ["teacher=random:mini"]), tmp_path / "t1").exists()
