@@ -243,6 +243,9 @@ def split_own(section: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     return provenance, {key: value for key, value in own.items() if key in _OWN}
 
 
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
 def fill(make: Callable[[], _Model], state: Mapping[str, Any], source: object) -> _Model:
     """A model with the given weights, in float32 and in eval mode.
 
@@ -252,7 +255,8 @@ def fill(make: Callable[[], _Model], state: Mapping[str, Any], source: object) -
         source: the checkpoint, for the message.
 
     Raises:
-        CheckpointError: if weights are missing, unexpected, of another shape or not finite.
+        CheckpointError: if weights are missing, unexpected, of another shape, not finite, or quantised: as
+            whole numbers, or in 8 bits, they are not the weights without their scales.
     """
     try:
         with torch.device("meta"):
@@ -260,6 +264,7 @@ def fill(make: Callable[[], _Model], state: Mapping[str, Any], source: object) -
     except (TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{source} describes an impossible model: {first_line(error)}") from None
     expected = model.state_dict()
+    quantised: list[str] = []
     problems = [f"{key} is missing" for key in expected if key not in state]
     problems += [f"{key} is unexpected" for key in state if key not in expected]
     for key, tensor in state.items():
@@ -267,8 +272,15 @@ def fill(make: Callable[[], _Model], state: Mapping[str, Any], source: object) -
             problems.append(f"{key} is no tensor")
         elif key in expected and tensor.shape != expected[key].shape:
             problems.append(f"{key} is {tuple(tensor.shape)}, not {tuple(expected[key].shape)}")
+        elif tensor.dtype not in _FLOATS:
+            quantised.append(f"{key} is {str(tensor.dtype).removeprefix('torch.')}")
     if problems:
         raise CheckpointError(f"{source} does not fit its architecture: {listed(problems)}")
+    if quantised:
+        raise CheckpointError(
+            f"{source} holds quantised weights, which are not read: {listed(quantised)}; take the checkpoint "
+            "in 16 or 32 bit floating point that it was made from"
+        )
     copies = {key: tensor.detach().to(torch.float32, copy=True).contiguous() for key, tensor in state.items()}
     check_finite(copies, source)
     model.load_state_dict(copies, assign=True)

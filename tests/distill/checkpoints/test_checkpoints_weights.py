@@ -166,6 +166,35 @@ def test_weights_that_are_not_finite(tmp_path, format, value):
             read(path)
 
 
+QUANTISED = [
+    *((format, torch.int8) for format in FORMATS),
+    *(("native", dtype) for dtype in (torch.uint8, torch.int64, torch.bool, torch.float8_e4m3fn)),
+]
+
+
+@pytest.mark.parametrize(("format", "dtype"), QUANTISED)
+def test_quantised_weights_are_not_read_as_numbers(tmp_path, format, dtype):
+    path = made(format, tmp_path)
+
+    def quantised(state: dict) -> dict:
+        (key,) = (key for key in of_layer(1, state) if key.endswith(FFN_IN))
+        return state | {key: (100 * state[key]).to(dtype)}
+
+    change_weights(format, path, quantised)
+    for read in (load_any, inspect):
+        with pytest.raises(
+            CheckpointError, match=r"holds quantised weights, .*: \S*ffn_in\.weight is \w+8?;"
+        ):
+            read(path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_floating_point_weights_are_read(tmp_path, dtype):
+    path = made("native", tmp_path)
+    change_weights("native", path, lambda state: {key: value.to(dtype) for key, value in state.items()})
+    assert {weight.dtype for weight in load_teacher(path).state_dict().values()} == {torch.float32}
+
+
 def test_heads_that_are_not_finite(tmp_path):
     path = made("native", tmp_path)
     save_file({"mask_emb": torch.tensor([0.0, float("nan")])}, tmp_path / "head.safetensors")
