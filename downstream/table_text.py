@@ -36,15 +36,18 @@ def to_markdown(tables: Sequence[Table]) -> str:
 
 
 def to_csv(tables: Sequence[Table]) -> str:
-    """All tables in one; for each condition ours, spread, number of seeds, bounds, and the paper's."""
+    """All tables in one; for each condition ours, spread, number of seeds, bounds, and the paper's.
+
+    A text that a spreadsheet would take for a formula has an apostrophe before it.
+    """
     conditions = list(dict.fromkeys([*CONDITIONS, *(c for table in tables for c in table.conditions)]))
     columns = ["task", "lm", "metric", "row", "model", *ABOUT]
     columns += [
         c + suffix for c in conditions for suffix in ("", " spread", " seeds", " low", " high", " paper")
     ]
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(map(_csv, columns))
     for table in tables:
         for row in table.rows:
             about = (table.task, "yes" if table.lm else "no", table.metric, row.label, row.model)
@@ -57,7 +60,7 @@ def to_csv(tables: Sequence[Table]) -> str:
                 if cell.interval is not None:
                     low, high = cell.interval
                     line |= {f"{condition} low": f"{low:.4f}", f"{condition} high": f"{high:.4f}"}
-            writer.writerow(line)
+            writer.writerow(_csv(line.get(column, "")) for column in columns)
     return text.getvalue()
 
 
@@ -106,6 +109,18 @@ def _tex(text: str) -> str:
     """Text on one line that prints as it is: no character of it is a command or part of one."""
     escaped = "".join(_TEX.get(c, c) for c in _on_one_line(text))
     return re.sub("-(?=-)", "-{}", escaped)  # two hyphens would be a dash
+
+
+def _csv(value: Any) -> str:
+    """Text on one line that is no formula; numbers are themselves."""
+    text = _on_one_line(str(value))
+    if not text.startswith(("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")) or text == "-":
+        return text
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}"
+    return text
 
 
 def _markdown(text: str) -> str:

@@ -410,6 +410,36 @@ def test_csv_is_one_table(folder):
     assert (s4["chime3 paper"], s4["parameters"]) == ("", "23M")
 
 
+FORMULAS = [
+    "=1+1",
+    "+cmd|'/c calc'!A0",
+    "-2+3",
+    "@SUM(A1)",
+    "\t=1",
+    "\r=1",
+    "\uff1d1+1",
+    '="a"',
+    "-",
+    "-1.5",
+    "+3",
+    "a=1",
+]
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_no_cell_of_csv_is_a_formula(tmp_path, name):
+    write(tmp_path, {"recipe": name, "condition": name}, {"recipe": None, "model": name, "seed": 1})
+    rows = list(csv.reader(io.StringIO(make_tables([tmp_path], "csv", measured=True))))
+    cells = [cell for row in rows for cell in row]
+    if name in ("-", "-1.5", "+3", "a=1"):
+        assert name in cells
+    else:
+        shown = "".join(c if c.isprintable() else " " for c in name)
+        assert ("'" + shown if name.isprintable() else shown) in cells
+        assert not any(cell.startswith(tuple("=+@\t\r\uff1d")) or cell == name for cell in cells)
+    assert {len(row) for row in rows} == {len(rows[0])}
+
+
 def test_latex_has_even_rows_and_escapes(folder):
     text = make_tables([folder], "latex")
     assert text.count(r"\begin{tabular}") == text.count(r"\end{table}") == 6
