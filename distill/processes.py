@@ -16,6 +16,21 @@ def is_follower() -> bool:
     return any(int(os.environ.get(name, 0)) for name in _RANKS)
 
 
+def process_name() -> str:
+    """What tells a process from those that train with it; "" for the first, and for one that is alone.
+
+    Its rank once they are connected, before that what its launcher says: torchrun, srun, Lightning.
+    """
+    from torch import distributed
+
+    if distributed.is_available() and distributed.is_initialized():
+        return f"rank {rank}" if (rank := distributed.get_rank()) else ""
+    names = ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")  # of Lightning, the last two
+    return " ".join(
+        f"{name} {os.environ[name]}" for name in names if os.environ.get(name, "0") not in ("", "0")
+    )
+
+
 def speaker() -> str:
     """What a process puts before its messages: which one it is, and where; nothing if it is the first."""
     if not is_follower():

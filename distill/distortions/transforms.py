@@ -19,6 +19,7 @@ from distill.distortions.additive import noise_segment
 from distill.distortions.distorter import Distorter
 from distill.distortions.padded import SAMPLE_RATE
 from distill.distortions.plan import CORPUS_NOISES, DistortionConfig, UtterancePlan
+from distill.processes import process_name
 from distill.samples import check_samples
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ class DistortTransform:
 
     With an id, the distortion is a hash of (seed, epoch, id): the same in every process. Without one, each
     call is another draw: the count of the calls takes the id's place, together with the seed that PyTorch
-    gives each data worker (`DataLoader(generator=...)` fixes it).
+    gives each data worker (`DataLoader(generator=...)` fixes it) and the rank of the process: that of
+    `torch.distributed`, or what torchrun, srun or Lightning put into the environment.
 
     Args:
         config: options, also as a mapping, the name of one of `CONDITIONS`, or None to leave speech clean.
@@ -76,6 +78,14 @@ class DistortTransform:
             raise ValueError("rirs: the config asks for rooms, but there are no impulse responses")
         self.seed = seed
         self.n_calls = 0
+        self.process = ""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """With the process: data workers that are not forked do not know of `torch.distributed`."""
+        return vars(self) | {"process": self._process()}
+
+    def _process(self) -> str:
+        return process_name() or self.process
 
     @overload
     def __call__(self, waveform: Tensor, utterance_id: str | None = None, epoch: int = 0) -> Tensor: ...
@@ -103,6 +113,7 @@ class DistortTransform:
         if utterance_id is None:
             worker = get_worker_info()
             utterance_id = f"call {self.n_calls} of {'main' if worker is None else worker.seed}"
+            utterance_id += f" in {process}" if (process := self._process()) else ""
             self.n_calls += 1
         plan = self.distorter.plan([utterance_id], seed=self.seed, epoch=epoch)
         noise, rir = self._noise(plan[0], len(samples)), self._rir(plan[0])

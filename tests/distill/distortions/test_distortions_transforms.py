@@ -110,6 +110,53 @@ def test_workers_do_not_repeat_each_other():
     assert not all(torch.equal(a, b) for a, b in zip(again[0], again[2], strict=True))
 
 
+RANKS = ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")
+
+
+@pytest.mark.parametrize("name", [*RANKS, "torch.distributed"])
+def test_processes_do_not_repeat_each_other(monkeypatch, name):
+    for other in RANKS:
+        monkeypatch.delenv(other, raising=False)
+    data, drawn = Utterances(DistortTransform(only("gaussian")), named=False), []
+
+    def draw() -> list[list[torch.Tensor]]:
+        made = (DataLoader(data, None, num_workers=n, generator=torch.Generator()) for n in (2, 0))
+        return [list(loader) for loader in made]
+
+    alone = draw()
+    data.transform.n_calls = 0
+    for rank in range(3):
+        if name == "torch.distributed":
+            monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+            monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
+            monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 3)
+        else:
+            monkeypatch.setenv(name, str(rank))
+        drawn.append(draw())
+        data.transform.n_calls = 0
+    for here, *there in zip(alone, *drawn, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(here, there[0], strict=True))  # the first: as one alone
+        assert not any(torch.equal(a, b) for a, b in zip(there[0], there[1], strict=True))
+        assert not any(torch.equal(a, b) for a, b in zip(there[1], there[2], strict=True))
+
+
+def test_a_worker_that_is_not_forked_is_of_the_process_that_sent_it(monkeypatch):
+    transform = DistortTransform(only("gaussian"))
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 3)
+    sent, here = pickle.loads(pickle.dumps(transform)), transform(speech())
+    monkeypatch.undo()
+    assert torch.equal(sent(speech()), here)
+    assert not torch.equal(DistortTransform(only("gaussian"))(speech()), here)
+
+
+def test_a_name_is_the_same_in_every_process(monkeypatch):
+    transform = DistortTransform("2-dist", CLIPS)
+    alone = transform(speech(), "u")
+    monkeypatch.setenv("RANK", "1")
+    assert torch.equal(transform(speech(), "u"), alone)
+
+
 def test_mistakes():
     with pytest.raises(ValueError, match="noises: the config asks for wham"):
         DistortTransform("2-dist", {"musan": CLIPS})
