@@ -119,7 +119,7 @@ class OfflineWandbLogger(WandbLogger):
 
 
 def make_loggers(recipe: Recipe, out: Path) -> list[Logger]:
-    """CSV and TensorBoard always; Weights & Biases online with an API key, otherwise offline.
+    """CSV and TensorBoard always; Weights & Biases as `wandb_mode` says.
 
     Args:
         recipe: its name, and its section `logging`.
@@ -130,15 +130,35 @@ def make_loggers(recipe: Recipe, out: Path) -> list[Logger]:
         SafeLogger(CSVLogger(out, name="", version="csv")),
         SafeLogger(TensorBoardLogger(out, name="", version="tensorboard")),
     ]
-    mode = recipe.logging.wandb
-    if mode == "auto":
-        mode = "online" if os.environ.get("WANDB_API_KEY") else "offline"
+    mode = wandb_mode(recipe.logging.wandb)
     if mode != "off":
         os.environ.setdefault("WANDB_SILENT", "true")
         offline = partial(_wandb, OfflineWandbLogger, recipe, out)
         online = SafeLogger(_wandb(WandbLogger, recipe, out), spare=offline) if mode == "online" else None
         loggers.append(online or SafeLogger(offline()))
     return loggers
+
+
+def wandb_mode(wish: str) -> str:
+    """Whether Weights & Biases logs "online", "offline", or is "off".
+
+    Its own switches count. `WANDB_MODE=disabled` and `WANDB_DISABLED=true` turn it off whatever a recipe
+    says: whoever starts a run may know that nothing is to be written or sent. `WANDB_MODE=offline` (or
+    `dryrun`) and `online` decide where the recipe does not, that is, has "auto"; without them an API key
+    means online.
+
+    Args:
+        wish: `logging.wandb` of a recipe.
+    """
+    switch = os.environ.get("WANDB_MODE", "").strip().lower()
+    disabled = os.environ.get("WANDB_DISABLED", "").strip().lower()
+    if switch == "disabled" or disabled in ("true", "1", "yes", "on"):
+        return "off"
+    if wish != "auto":
+        return wish
+    if switch in ("offline", "dryrun"):
+        return "offline"
+    return "online" if switch == "online" or os.environ.get("WANDB_API_KEY") else "offline"
 
 
 def _wandb(kind: type[WandbLogger], recipe: Recipe, out: Path) -> WandbLogger:

@@ -272,7 +272,8 @@ class LoggingConfig:
     """Where numbers go. CSV and TensorBoard files are always written."""
 
     wandb: str = "auto"
-    """"online", "offline", "off", or "auto": online with an API key, otherwise offline."""
+    """"online", "offline", "off", or "auto": as `WANDB_MODE` says, else online with an API key, else offline.
+    `WANDB_MODE=disabled` and `WANDB_DISABLED=true` turn it off in any case."""
     project: str = "robust-distilhubert"
     """Weights & Biases project, a plain name."""
     every_n_steps: int = 50

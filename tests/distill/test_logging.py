@@ -26,7 +26,7 @@ from ddp_worker import make_batches, make_module
 from distill import callbacks, runs
 from distill.config import load
 from distill.distortions import LABELS
-from distill.logs import SafeLogger, describe
+from distill.logs import SafeLogger, describe, wandb_mode
 from distill.objective import distillation_loss
 from distill.options import LoggingConfig, OptimConfig, Recipe
 
@@ -436,3 +436,30 @@ def test_each_training_of_a_process_has_its_own_wandb_run(tmp_path):
     finally:
         for logger in loggers:
             logger.finalize("success")
+
+
+SWITCHES = {  # of the environment: what wandb="auto", "online", "offline" and "off" then are
+    (): ("offline", "online", "offline", "off"),
+    ("WANDB_API_KEY=k",): ("online", "online", "offline", "off"),
+    ("WANDB_MODE=online",): ("online", "online", "offline", "off"),
+    ("WANDB_MODE=offline", "WANDB_API_KEY=k"): ("offline", "online", "offline", "off"),
+    ("WANDB_MODE=dryrun", "WANDB_API_KEY=k"): ("offline", "online", "offline", "off"),
+    ("WANDB_MODE=disabled", "WANDB_API_KEY=k"): ("off", "off", "off", "off"),
+    ("WANDB_DISABLED=true", "WANDB_API_KEY=k"): ("off", "off", "off", "off"),
+    ("WANDB_DISABLED=false", "WANDB_API_KEY=k"): ("online", "online", "offline", "off"),
+    ("WANDB_DISABLED=1", "WANDB_MODE=online"): ("off", "off", "off", "off"),
+}
+
+
+@pytest.mark.parametrize("switches", SWITCHES, ids=" ".join)
+def test_the_switches_of_wandb_are_honoured(switches, monkeypatch, tmp_path):
+    for name in ("WANDB_MODE", "WANDB_DISABLED", "WANDB_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    for switch in switches:
+        monkeypatch.setenv(*switch.split("="))
+    wishes = ("auto", "online", "offline", "off")
+    assert tuple(map(wandb_mode, wishes)) == SWITCHES[switches]
+    loggers = [runs.make_loggers(recipe(f"logging.wandb={wish}"), tmp_path / wish) for wish in wishes]
+    kinds = {2: "off", "OfflineWandbLogger": "offline", "WandbLogger": "online"}
+    made = [kinds[cast(Any, found[2]).kind if len(found) > 2 else 2] for found in loggers]
+    assert tuple(made) == SWITCHES[switches]
