@@ -3,8 +3,9 @@
 A cache is a folder: `about.json` says of which model and speech it is; every 256 utterances make a block, a
 memory map with their frames one after the other, a list of their lengths, and a mark of the audio files as
 they were. A block appears when it is whole: whoever was interrupted goes on with the next. One whose audio
-has changed since, or could not be read, is made again. Processes, on one machine or several, take blocks
-that nobody else works on, so that they share the work without talking to each other.
+has changed since, or could not be read, is made again; audio that was only moved is the same. Processes, on
+one machine or several, take blocks that nobody else works on, so that they share the work without talking to
+each other.
 
 Shapes: F frames, R rows of a block (frames of its utterances), L + 1 hidden states, D features.
 """
@@ -35,8 +36,8 @@ from distill.batch import pad
 from distill.contents import hash_lines
 from distill.errors import DataError, UserError
 from distill.hubert import SAMPLE_RATE, HubertEncoder
+from downstream.audio_marks import AudioMarks
 from downstream.features import Selection
-from downstream.identity import audio_of
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ class CacheIdentity:
     speech: str
     """Of the utterances' names and lengths."""
     audio: str
-    """Of where their audio is."""
+    """Of where their audio is, or was before it was moved."""
     gain_db: float = 0.0
     """Change of the audio's level, in dB; caches of earlier versions do not say that there was none."""
     version: int = 2
@@ -104,16 +105,15 @@ class FeatureCache:
         samples = [samples_at_16k(cut) for cut in self.cuts]
         self.room = np.array([encoder.config.frames(n) for n in samples], dtype=np.int64)
         self.numbers = {cut.id: number for number, cut in enumerate(self.cuts)}
-        places, states = audio_of(self.cuts)
+        self.marks = AudioMarks([[self.cuts[n] for n in self._members(block)] for block in self.blocks])
         self.identity = CacheIdentity(
             checkpoint_hash=checkpoint_hash,
             features=features,
             dtype=dtype,
             speech=hash_lines(f"{cut.id}\t{n}" for cut, n in zip(self.cuts, samples, strict=True)),
-            audio=hash_lines(places),
+            audio=self.marks.places,
             gain_db=gain_db,
         )
-        self.states = [hash_lines(states[n] for n in self._members(block)) for block in self.blocks]
         self._maps: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
         self._check()
         self.failed: dict[int, int] = {}
@@ -129,6 +129,9 @@ class FeatureCache:
             found = {}
         found = {"gain_db": 0.0} | found
         differing = [key for key, value in asdict(self.identity).items() if found.get(key) != value]
+        if differing == ["audio"] and self.marks.have_moved([self._mark(block) for block in self.blocks]):
+            self.marks.is_moved = True
+            return
         names = {
             "checkpoint_hash": "checkpoint",
             "speech": "list of utterances",
@@ -162,7 +165,7 @@ class FeatureCache:
         size = self._rows(block) * self._row_bytes
         if not all(path.exists() for path in (data, mark, self._lengths(block))):
             return False
-        same = mark.read_text(encoding="utf-8").strip() == self.states[block]
+        same = self.marks.is_of(block, mark)
         return same and data.stat().st_size == size and self.failed.get(block) != self._written(block)
 
     def _has_failed(self, block: int) -> bool:
@@ -273,7 +276,7 @@ class FeatureCache:
     def _extract(
         self, block: int, encoder: HubertEncoder, selection: Selection, device: torch.device, workers: int
     ) -> None:
-        members = self._members(block)
+        members, mark = self._members(block), self.marks.mark(block)  # of what is read next, or was before
         starts = np.concatenate([[0], np.cumsum(self.room[members.start : members.stop])])
         frames = np.full(len(members), -1, dtype=np.int32)
 
@@ -293,7 +296,7 @@ class FeatureCache:
 
         write_whole(self._data(block), fill)
         write_whole(self._lengths(block), lambda path: _save(path, frames))
-        write_whole(self._mark(block), lambda path: path.write_text(f"{self.states[block]}\n"))
+        write_whole(self._mark(block), lambda path: path.write_text(mark))
 
     def _waves(self, members: range, workers: int) -> Iterator[tuple[list[int], Tensor, Tensor]]:
         """Utterances of similar length together: their numbers, (B, T) waveforms, (B,) lengths."""

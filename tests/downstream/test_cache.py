@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 import shutil
 from collections import namedtuple
 from pathlib import Path
@@ -193,10 +194,46 @@ def test_a_cache_of_other_speech_is_refused(tmp_path, speech, encoder):
         make(tmp_path / "cache", tmp_path / "speech", encoder)
 
 
+def reverse(file: Path) -> None:
+    """Another recording of the same length, size and time of change."""
+    state = file.stat()
+    wave, rate = soundfile.read(file, dtype="int16")
+    soundfile.write(file, wave[::-1], rate)
+    os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))
+
+
+def test_moved_audio_is_the_same(tmp_path, speech, encoder, small_blocks):
+    """Whoever was interrupted goes on, too; files that were touched are not extracted again."""
+    cache, selection = make(tmp_path / "cache", speech, encoder)
+    cache.fill(encoder, selection, device=CPU)
+    (cache.folder / "00002.audio").unlink()
+    shutil.copytree(speech, tmp_path / "moved", copy_function=shutil.copyfile)
+    for place in (tmp_path / "moved", speech):
+        again, _ = make(tmp_path / "cache", place, encoder)
+        assert again.missing == ([2] if place != speech else [])
+        again.fill(encoder, selection, device=CPU)
+        assert not again.missing and torch.equal(again.read("u00"), cache.read("u00"))
+    reverse(tmp_path / "moved" / "u10.wav")
+    with pytest.raises(UserError, match="cache holds features of another place of the audio: remove it"):
+        make(tmp_path / "cache", tmp_path / "moved", encoder)
+
+
+def test_blocks_of_an_earlier_version_go_by_the_state_of_files(tmp_path, speech, encoder, small_blocks):
+    cache, selection = make(tmp_path / "cache", speech, encoder)
+    cache.fill(encoder, selection, device=CPU)
+    for mark in (tmp_path / "cache").glob("*.audio"):
+        mark.write_text(mark.read_text().split()[0] + "\n")
+    assert not make(tmp_path / "cache", speech, encoder)[0].missing
+    shutil.copytree(speech, tmp_path / "moved")
+    with pytest.raises(UserError, match="cache holds features of another place of the audio: remove it"):
+        make(tmp_path / "cache", tmp_path / "moved", encoder)
+
+
 def test_a_cache_of_the_same_names_and_lengths_elsewhere_is_refused(tmp_path, speech, encoder):
     cache, selection = make(tmp_path / "cache", speech, encoder)
     cache.fill(encoder, selection, device=CPU)
     shutil.copytree(speech, tmp_path / "noisy")
+    reverse(tmp_path / "noisy" / "u03.wav")
     with pytest.raises(UserError, match="cache holds features of another place of the audio: remove it"):
         make(tmp_path / "cache", tmp_path / "noisy", encoder)
 
