@@ -6,13 +6,15 @@ A note is about some rows, or about conditions of them; the same one about sever
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from downstream.options import RECORDED, TASKS, task_of
 from downstream.results import PAPER_TASKS, Result, describe_silent, size_of_test
 
 _OWN_WIDTH = {"classes": 256, "characters": 1024, "phones": 256}
+_TESTED_ON = {"test set": "speech", "test audio": "speech", "noise": "noise", "noise audio": "noise"}
+"""Settings of a result that should be the same for all rows, and what they are about."""
 
 
 class Notes:
@@ -99,7 +101,52 @@ def silent_clips(results: Sequence[Result]) -> list[str]:
     """A note if some utterances of a cell did not get their noise or room, as something was silent."""
     silent = sum((Counter(result.silent) for result in results), Counter())
     total = sum(result.n_utterances for result in results)
-    return [f"of {total:,} utterances {describe_silent(silent)}"] if silent else []
+    said = describe_silent(silent)
+    return [f"of {total:,} utterances {said}"] if said else []
+
+
+def note_other_tests(rows: Mapping[str, Sequence[Result]], notes: Notes) -> None:
+    """Say which rows were tested on other speech or noise than the first that was tested under a condition.
+
+    Args:
+        rows: results by label, in the order of the table; what they do not tell is not asked about.
+        notes: to add to.
+    """
+    first: dict[tuple[str, int | None, str], tuple[str, Any]] = {}
+    differing: dict[tuple[str, str], dict[str, list[str]]] = {}
+    for label, results in rows.items():
+        for result in results:
+            for name in _TESTED_ON.keys() & result.settings.keys():
+                value = result.settings[name]
+                before, theirs = first.setdefault((result.condition, result.fold, name), (label, value))
+                if before != label and value != theirs:
+                    found = differing.setdefault((label, result.condition), {}).setdefault(before, [])
+                    found += [_TESTED_ON[name]] * (_TESTED_ON[name] not in found)
+    for (label, condition), others in differing.items():
+        for before, whats in others.items():
+            text = (
+                f"tested on other {' and '.join(sorted(whats, reverse=True))} than {before}: not comparable"
+            )
+            notes.add(text, label, condition)
+
+
+def note_several_rows(rows: Mapping[str, Sequence[Result]], names: Mapping[str, str], notes: Notes) -> None:
+    """Say where a model has some results in one row and some in another, put there by `row=...`.
+
+    Args:
+        rows: results by label.
+        names: of the rows by label, without features.
+        notes: to add to.
+    """
+    homes: dict[str, set[str]] = {}
+    placed = {result.checkpoint_hash for results in rows.values() for result in results if result.row}
+    for label, results in rows.items():
+        for model in placed.intersection(result.checkpoint_hash for result in results):
+            homes.setdefault(model, set()).add(names[label])
+    for label, results in rows.items():
+        others = set().union(*(homes.get(result.checkpoint_hash, ()) for result in results)) - {names[label]}
+        if others:
+            notes.add(f"the same model is in row {', '.join(sorted(others))}, too", label)
 
 
 def mixed(results: Sequence[Result]) -> list[str]:

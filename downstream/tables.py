@@ -24,7 +24,15 @@ from downstream.results import (
 )
 from downstream.table_cells import make_cell
 from downstream.table_choices import beside_paper, choose, choose_lr, note_features
-from downstream.table_notes import Notes, about_heads, other_settings, other_speech, put_by_name
+from downstream.table_notes import (
+    Notes,
+    about_heads,
+    note_other_tests,
+    note_several_rows,
+    other_settings,
+    other_speech,
+    put_by_name,
+)
 from downstream.table_parts import Row, Table, only_measured
 from downstream.table_text import to_csv, to_latex, to_markdown
 
@@ -137,10 +145,11 @@ def _build(task: str, metric: str, lm: bool, results: Sequence[Result]) -> Table
     for line, members in kept.items():
         for text in [*put_by_name(members), *other_speech(members), *other_settings(members)]:
             notes.add(text, line.label())
-    rows = tuple(
-        _row(line, kept.get(line, []), numbers, columns, notes)
-        for line, numbers in _in_order(kept, paper, notes)
-    )
+    order = _in_order(kept, paper, notes)
+    measured = {line.label(): kept[line] for line, _ in order if line in kept}
+    note_other_tests(measured, notes)
+    note_several_rows(measured, {line.label(): line.name for line in kept}, notes)
+    rows = tuple(_row(line, kept.get(line, []), numbers, columns, notes) for line, numbers in order)
     number = f"Table {2 if task == 'asr' else 1}, " if published else ""
     name = task if "_" in task else task.upper()
     title = f"{number}{name}{' with language model' if lm else ''}: {METRICS[metric]}"

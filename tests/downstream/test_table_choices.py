@@ -182,6 +182,41 @@ def test_without_scores_on_dev_no_rate_is_chosen():
     assert "S4, clean: results of different lr are averaged" in apart.notes
 
 
+# ------------------------------------------------------------------------------- rows beside each other
+
+
+@pytest.mark.parametrize(
+    ("setting", "what"),
+    [("test set", "speech"), ("test audio", "speech"), ("noise", "noise"), ("noise audio", "noise")],
+)
+def test_rows_that_were_tested_on_different_things_are_named(setting, what):
+    """A corpus that was prepared anew between two evaluations, say."""
+    one, other = ({"condition": "fsd", "settings": {setting: {"fsd": value}}} for value in "ab")
+    clean = {"settings": {setting: {}}}
+    s1 = [{"recipe": "s1"} | row for row in (clean, one)]
+    table = tables(*s1, clean, other)[KS]
+    assert f"S4, fsd: tested on other {what} than S1: not comparable" in table.notes
+    assert not any("comparable" in note for note in tables(*s1, clean, one)[KS].notes)
+    assert not any("comparable" in note for note in tables(*s1, {"condition": "fsd"})[KS].notes)
+    folds = [
+        {"task": "er", "recipe": recipe, "fold": fold, "settings": {setting: fold}}
+        for recipe in ("s1", "s4")
+        for fold in (1, 2)
+    ]
+    assert not any("comparable" in note for note in tables(*folds)["er", "accuracy", False].notes)
+
+
+def test_a_model_in_two_rows_is_named():
+    """Put there by name in some of its results only."""
+    model = {"recipe": None, "model": "published", "checkpoint_hash": "b" * 32}
+    found = tables(model | {"row": "S1"}, model | {"condition": "fsd"}, {})[KS].notes
+    assert "S1: the same model is in row published, too" in found
+    assert "published: the same model is in row S1, too" in found
+    assert not any("S4" in note and "the same model" in note for note in found)
+    weighted = model | {"row": "T1", "features": "weighted_sum"}
+    assert not any("same model" in note for note in tables(weighted, model | {"row": "T1"})[KS].notes)
+
+
 # ------------------------------------------------------------------------------------------- intervals
 
 
