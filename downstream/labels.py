@@ -22,7 +22,7 @@ from distill.errors import DataError
 from distill.processes import is_follower
 from downstream.decoding import greedy
 from downstream.heads import CharacterHead, Head, PhoneHead, UtteranceHead, ctc_loss
-from downstream.lexica import can_be_phone, read_pronunciations
+from downstream.lexica import can_be_phone, odd_phones, read_pronunciations
 from downstream.options import EvaluationConfig
 
 logger = logging.getLogger(__name__)
@@ -315,7 +315,7 @@ def own_phones(cut: Cut) -> list[str] | None:
 
 
 def check_words(cuts: Iterable[Cut], config: EvaluationConfig, listing: Path) -> None:
-    """Refuse lexicons that lack words of the transcripts, naming all of them at once.
+    """Refuse lexicons that lack words of the transcripts, naming all of them at once; doubt odd phones.
 
     Args:
         cuts: all utterances that there are.
@@ -328,6 +328,9 @@ def check_words(cuts: Iterable[Cut], config: EvaluationConfig, listing: Path) ->
     lexicon = pronunciations_of(config)
     if lexicon is None:
         return
+    if odd := [f"{phone} (in {word})" for phone, word in odd_phones(lexicon).items()]:
+        some = ", ".join(odd[:5]) + ", ..." * (len(odd) > 5)
+        logger.warning("%s: no phones, perhaps, as one word alone has them: %s", config.lexicon, some)
     words = {word for cut in cuts if own_phones(cut) is None for word in text_of(cut).upper().split()}
     if not (missing := sorted(words - lexicon.keys())):
         return

@@ -8,7 +8,8 @@ four probabilities between word and phones.
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from distill.errors import DataError
@@ -20,6 +21,8 @@ _PROBABILITIES = (1, 4)  # of the pronunciation; and three of silence around it
 _SAMPA = frozenset("@{}&?")  # vowels and the glottal stop: phones without a letter
 _MOST_PHONES = 500
 """Different ones. The largest sets, IPA with tones, have some three hundred: more are words."""
+_ENOUGH_WORDS = 1_000
+"""Of a lexicon, that every phone of the language is in several of them."""
 
 
 def read_pronunciations(path: Path) -> dict[str, list[str]]:
@@ -50,10 +53,23 @@ def read_pronunciations(path: Path) -> dict[str, list[str]]:
     return found
 
 
+def odd_phones(lexicon: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Phones of one word alone, and that word: in a lexicon of any size, most probably no phones.
+
+    Such as those of a line with two words, `NEW YORK N UW1 Y`.
+    """
+    words: dict[str, set[str]] = defaultdict(set)
+    for word, phones in lexicon.items() if len(lexicon) >= _ENOUGH_WORDS else ():
+        for phone in phones:
+            if len(words[phone]) < 2:
+                words[phone].add(word)
+    return {phone: found.pop() for phone, found in words.items() if len(found) == 1}
+
+
 def can_be_phone(symbol: str) -> bool:
     """Whether a symbol may name a sound: `AH0`, `t_h`, `dʒ`, `@`; numbers and punctuation do not."""
     named = any(character.isalpha() or character in _SAMPA for character in symbol)
-    return named and not any(character in ",;()" for character in symbol) and not _NUMBER.fullmatch(symbol)
+    return named and not any(character in ",;()[]/" for character in symbol) and not _NUMBER.fullmatch(symbol)
 
 
 def read_spellings(path: Path, symbols: Container[str], word_end: str) -> dict[str, list[list[str]]]:

@@ -3,8 +3,9 @@
 import pytest
 
 from distill.errors import DataError
-from downstream.labels import CHARACTERS, WORD_END
-from downstream.lexica import can_be_phone, read_pronunciations, read_spellings
+from downstream.labels import CHARACTERS, WORD_END, check_words
+from downstream.lexica import can_be_phone, odd_phones, read_pronunciations, read_spellings
+from downstream.options import EvaluationConfig
 
 HELLO, WORLD, A = ["HH", "AH0", "L", "OW1"], ["W", "ER1", "L", "D"], ["AH0"]
 WORDS = {"HELLO": HELLO, "WORLD": WORLD, "A": A}
@@ -56,6 +57,8 @@ def test_probabilities_in_other_forms(tmp_path):
         ("a AH0\nb B 0.5\n", "line 2: '0.5' cannot be a phone"),
         ("hello HH AH0, L OW1\n", "line 1: 'AH0,' cannot be a phone"),
         ("hello HH (british)\n", r"line 1: '\(british\)' cannot be a phone"),
+        ("hello [HH AH0]\n", r"line 1: '\[HH' cannot be a phone"),
+        ("hello /h@l@U/\n", "line 1: '/h@l@U/' cannot be a phone"),
         ("HELLO H E L L O |\n", r"line 1: '\|' cannot be a phone"),
         ("hello HH #1\n", "line 1: '#1' cannot be a phone"),
         ("new york\tN UW1 Y\n", "line 1: 'new york' in front of the tab is not one word"),
@@ -77,6 +80,19 @@ def test_transcripts_are_no_lexicon(tmp_path):
         read_pronunciations(tmp_path / "x.trans.txt")
     with pytest.raises(DataError, match="none.txt: no such file"):
         read_pronunciations(tmp_path / "none.txt")
+
+
+def test_a_phone_of_one_word_alone_is_doubted(tmp_path, caplog):
+    """A large lexicon has all phones of the language in several words."""
+    lines = [f"word{number} {'AH0' if number % 2 else 'B'} S" for number in range(1000)]
+    (tmp_path / "x").write_text("\n".join([*lines, "new york N UW1 S"]))
+    found = read_pronunciations(tmp_path / "x")
+    assert odd_phones(found) == {"york": "NEW", "N": "NEW", "UW1": "NEW"}
+    assert odd_phones({word: found[word] for word in list(found)[-500:]}) == {}
+    assert odd_phones({word: found[word] for word in list(found)[:1000]}) == {}
+    check_words([], EvaluationConfig(task="pr", lexicon=str(tmp_path / "x")), tmp_path / "missing.txt")
+    said = "/x: no phones, perhaps, as one word alone has them: york (in NEW), N (in NEW), UW1 (in NEW)"
+    assert caplog.messages == [f"{tmp_path}{said}"]
 
 
 def test_symbols_that_can_be_phones():
