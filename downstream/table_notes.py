@@ -81,6 +81,7 @@ def other_settings(results: Sequence[Result]) -> list[str]:
     own = {
         "batch_size": task.batch_size,
         "lr": task.lr,
+        "every_n_steps": task.every_n_steps,
         "width": _OWN_WIDTH[task.kind],
         "crop_s": task.crop_s,
     }

@@ -245,7 +245,7 @@ def test_seeds_of_different_settings_are_noted_where_they_are_averaged():
     )[KS]
     assert said(table) == (
         "Heads: 200,000 steps",
-        "S4: not the task's own settings: batch_size 4, not 32",
+        "S4: not the task's own settings: batch_size 4, not 32; every_n_steps 10, not 5000",
         "S4, clean: results of different batch_size, every_n_steps are averaged",
     )
 
