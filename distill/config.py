@@ -103,8 +103,8 @@ def _override(override: str) -> Any:
     try:
         check_override(key, value)
         return OmegaConf.from_dotlist([override])
-    except yaml.YAMLError:
-        raise ConfigError(f"override {override!r}: the value is not valid YAML") from None
+    except (yaml.YAMLError, RecursionError):
+        raise ConfigError(f"override {override[:80]!r}: the value is not valid YAML") from None
 
 
 def to_yaml(recipe: Recipe) -> str:
@@ -175,6 +175,8 @@ def _read(recipe: str, seen: tuple[str, ...]) -> Any:
         text = path.read_text(encoding="utf-8")
         check_text(text, str(path))
         values: Any = OmegaConf.create(text)
+    except RecursionError:
+        raise ConfigError(f"{path}: lists or sections are nested too deeply") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         line = getattr(getattr(error, "problem_mark", None), "line", None)
         where = f", line {line + 1}" if line is not None else ""

@@ -111,6 +111,12 @@ def test_no_reference_is_put_together_of_parts(tmp_path):
     assert refused(path).startswith(f"{path}: teacher: '${{oc.env:SECRET_TOKEN}}' is not resolved")
 
 
+def test_what_is_nested_too_deeply_is_refused_in_a_line(tmp_path):
+    nested = "[" * 400 + "]" * 400
+    assert "nested too deeply" in refused(write(tmp_path / "mine.yaml", f"trainer: {{a: {nested}}}\n"))
+    assert refused("s4", f"trainer.a={nested}").startswith("override 'trainer.a=[[")
+
+
 def test_own_keys_are_resolved(tmp_path):
     text = "data: {root: /c, train: ['${data.root}/a.tsv'], dev: ['${data.train[0]}', '${data.train.0}']}\n"
     path = write(
