@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from data_prep.manifests import write_cuts
 from distill.audio import reason
-from distill.errors import DataError, UserError
+from distill.errors import DataError, UserError, first_line
 from distill.lines import CutLines
 from distill.recordings import opened_here
 from distill.shar import located_cuts
@@ -184,8 +184,7 @@ def _write_shard(cuts: list[Cut], folder: str, index: int, part: Path) -> None:
             else:  # not one utterance can be read
                 write_cuts([], part)
     except Exception as error:  # noqa: BLE001 disks and object stores each have exceptions of their own
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"{folder}: shard {index} cannot be written ({reason})") from error
+        raise DataError(f"{folder}: shard {index} cannot be written ({first_line(error)})") from error
 
 
 def _write_cuts(cuts: list[Cut], folder: str, index: int) -> None:

@@ -8,7 +8,7 @@ from lhotse.cut import Cut
 from torch import Tensor
 
 from distill.distortions.additive import is_silent
-from distill.errors import DataError
+from distill.errors import DataError, first_line
 from distill.hubert import SAMPLE_RATE
 from distill.recordings import opened_here
 from distill.resampling import resample
@@ -65,7 +65,7 @@ def silent_throughout(cut: Cut) -> bool:
 
 def reason(error: Exception) -> str:
     """The first line of an error; lhotse adds others with all it knows of the cut."""
-    first = (str(error).splitlines() or [type(error).__name__])[0]
+    first = first_line(error)
     return (
         "its file is not as long as its manifest says"
         if first.startswith("The number of declared")

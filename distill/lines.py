@@ -20,7 +20,7 @@ from lhotse import MonoCut
 from lhotse.cut import Cut
 from lhotse.serialization import deserialize_item
 
-from distill.errors import DataError
+from distill.errors import DataError, first_line
 from distill.files import regular_file
 from distill.recordings import parts_of, unusable_cut
 
@@ -155,7 +155,7 @@ def cut_of(line: bytes, *, of_any_kind: bool = False) -> Any:
     except UnicodeEncodeError:
         raise DataError("is a cut whose id is not Unicode text") from None
     except Exception as error:  # noqa: BLE001 lhotse raises whatever its parser does
-        raise DataError(f"is no cut that lhotse can read ({' '.join(str(error).split())})") from None
+        raise DataError(f"is no cut that lhotse can read ({first_line(error)})") from None
     if not has_audio:
         if of_any_kind:
             what = "features, but no recording" if getattr(cut, "has_features", False) else "no recording"

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from distill.batch import Batch
 from distill.distortions.plan import UtterancePlan
+from distill.errors import first_line
 from distill.hubert import SAMPLE_RATE
 from distill.options import Recipe
 from distill.processes import is_follower
@@ -103,7 +104,7 @@ class SafeLogger(Logger):
 
 def _in_short(error: Exception) -> str:
     """Kind and first line."""
-    return f"{type(error).__name__}: {error}".splitlines()[0]
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
 class OfflineWandbLogger(WandbLogger):

@@ -19,7 +19,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from distill.batch import Batch
 from distill.datamodule import SpeechData
 from distill.distillation import Distillation
-from distill.errors import ConfigError, UsageError
+from distill.errors import ConfigError, UsageError, first_line
 from distill.hubert import SAMPLE_RATE
 from distill.options import CDM, DistillRecipe, Recipe
 from distill.runs import describe_device, fit
@@ -147,7 +147,7 @@ def _trainer(recipe: Recipe, clock: StepClock, folder: str) -> pl.Trainer:
             **options,
         )
     except (MisconfigurationException, ValueError, TypeError) as error:
-        raise ConfigError(f"trainer: {str(error).splitlines()[0]}") from None
+        raise ConfigError(f"trainer: {first_line(error)}") from None
 
 
 class StepClock(Callback):

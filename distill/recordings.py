@@ -24,7 +24,7 @@ from lhotse.cut import Cut, MixedCut, PaddingCut
 from lhotse.cut.data import DataCut
 from lhotse.utils import compute_num_samples, fastcopy
 
-from distill.errors import DataError
+from distill.errors import DataError, first_line
 from distill.files import regular_file
 from distill.resampling import check_rates, resample_channels
 from distill.shar import place_of
@@ -279,7 +279,7 @@ def _read(source: AudioSource, rate: int, start_s: float, length_s: float | None
                 file.seek(compute_num_samples(start_s, rate))
             samples = _decode(file, None if length_s is None else compute_num_samples(length_s, rate))
     except soundfile.SoundFileError as error:
-        raise DataError(f"cannot be read ({error})") from None
+        raise DataError(f"cannot be read ({first_line(error)})") from None
     if length_s is not None and samples.shape[1] / rate < length_s - get_audio_duration_mismatch_tolerance():
         raise DataError("its file is not as long as its manifest says")
     return samples

@@ -22,7 +22,7 @@ from distill.atomic import write_text
 from distill.callbacks import Gauges, GracefulStop, RecipeSettings, StepProgress, StepSeed, WaitClock
 from distill.checkpoints import native
 from distill.config import WHOLE, to_yaml
-from distill.errors import ConfigError, UserError
+from distill.errors import ConfigError, UserError, first_line
 from distill.faults import BadData, SkipNonFinite
 from distill.hubert import HubertEncoder
 from distill.locking import NAME as LOCK
@@ -155,7 +155,7 @@ def make_trainer(recipe: Recipe, out: Path, *, monitor: str = "val/loss", accumu
             **passed_on,
         )
     except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:  # the last: SLURM
-        raise ConfigError(f"trainer: {str(error).splitlines()[0]}") from None
+        raise ConfigError(f"trainer: {first_line(error)}") from None
 
 
 def describe_device(trainer: pl.Trainer) -> str:
@@ -243,7 +243,10 @@ def first_misfit(error: Exception) -> str:
 def steps_done(out: Path) -> int:
     """Updates of a finished run; 0 if it is not finished."""
     finished = out / "finished.json"
-    return json.loads(finished.read_text(encoding="utf-8"))["steps"] if finished.exists() else 0
+    try:
+        return int(json.loads(finished.read_text(encoding="utf-8"))["steps"])
+    except (OSError, ValueError, TypeError, KeyError):  # none, or cut by a full disk
+        return 0
 
 
 def release(

@@ -19,7 +19,7 @@ from lhotse.cut import Cut
 from lhotse.serialization import deserialize_item
 from lhotse.utils import fastcopy
 
-from distill.errors import DataError
+from distill.errors import DataError, first_line
 from distill.files import regular_file
 from distill.stores import check_place
 
@@ -59,7 +59,7 @@ def located_cuts(cuts: Path, tar: Path, place: str) -> Iterator[Cut]:
     except DataError:
         raise
     except Exception as error:  # noqa: BLE001 lhotse raises whatever its parser does
-        raise DataError(f"{tar}: no shard of lhotse's Shar, or a broken one ({error})") from None
+        raise DataError(f"{tar}: no shard of lhotse's Shar, or a broken one ({first_line(error)})") from None
 
 
 def place_of(source: AudioSource) -> tuple[str, int, int]:

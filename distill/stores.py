@@ -7,7 +7,7 @@ import os
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from distill.errors import DataError
+from distill.errors import DataError, first_line
 from distill.files import regular_file
 
 STORES = ("s3", "gs", "azure")
@@ -79,7 +79,7 @@ def read_place(place: str, offset: int = 0, n_bytes: int | None = None) -> bytes
             f"{place} cannot be read without smart_open: pip install 'robust-distilhubert[shards]'"
         ) from None
     except Exception as error:  # noqa: BLE001 disks and object stores each have exceptions of their own
-        raise DataError(f"{place} cannot be read ({' '.join(str(error).split())})") from None
+        raise DataError(f"{place} cannot be read ({first_line(error)})") from None
     if n_bytes is not None and len(data) < n_bytes:
         raise DataError(f"{place} ends too early; fetch or make it again")
     return data

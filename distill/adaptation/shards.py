@@ -36,7 +36,7 @@ from distill.adaptation.workers import CPU_ONLY, run_shards
 from distill.checkpoints.weights import atomic
 from distill.contents import contents_of
 from distill.data import samples_at_16k
-from distill.errors import DataError
+from distill.errors import DataError, first_line
 from distill.hashing import beyond_weights, hash_number
 from distill.hubert import SAMPLE_RATE, HubertConfig, HubertEncoder
 from distill.sources import twins
@@ -305,7 +305,9 @@ def _finish(folder: Path, description: dict[str, Any], shards: list[str]) -> Non
                 distance += float(arrays["squared_distance"])
                 distances += int(arrays["frames"])
         except (OSError, EOFError, KeyError, ValueError) as error:
-            raise DataError(f"{folder / name} is damaged ({error}): delete it and run again") from None
+            raise DataError(
+                f"{folder / name} is damaged ({first_line(error)}): delete it and run again"
+            ) from None
     if not utterances:
         raise DataError("not one utterance could be labelled: the warnings above say why")
     values = {

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from distill.adaptation.mfcc import WINDOW, align_labels, check_rate, mfcc_features
-from distill.errors import DataError
+from distill.errors import DataError, first_line
 from distill.hubert import SAMPLE_RATE, HubertConfig, HubertEncoder, HubertOutput
 
 MAX_CLUSTERS = 2**15 - 1  # labels are stored as int16
@@ -232,7 +232,8 @@ class Targets:
             ) from None
         except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
             raise DataError(
-                f"{folder}: damaged k-means targets ({error}): make them again with `distill adapt targets`"
+                f"{folder}: damaged k-means targets ({first_line(error)}): make them again with "
+                "`distill adapt targets`"
             ) from None
 
 

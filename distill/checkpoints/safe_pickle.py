@@ -9,9 +9,7 @@ imports nothing; any other name is refused. `torch_files` reads the file around 
 from __future__ import annotations
 
 import builtins
-import itertools
 import pickle
-import re
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -22,7 +20,7 @@ from torch import Tensor
 
 from distill.checkpoints import torch_files
 from distill.checkpoints.torch_files import Storage
-from distill.errors import CheckpointError
+from distill.errors import CheckpointError, first_line
 
 _BUILTIN_MODULES = ("builtins", "__builtin__")
 _BUILTINS: dict[str, Any] = {
@@ -38,13 +36,6 @@ _STAND_IN_NAMES = (
     *("argparse.Namespace", "types.SimpleNamespace", "typing.Any", "torch.device"),
     *("collections.Counter", "collections.deque"),
 )
-_COLOURS = re.compile(r"\x1b(\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|.)")
-_ADVICE = re.compile(
-    r"weights.only|allow_pickle|safe_globals|trust|unsafe|insecure|disable|bypass|verify\s*=|_VERIFY|"
-    r"arbitrary code|--no-",
-    re.IGNORECASE,
-)
-"""What advice to switch off a protection speaks of."""
 _STORAGES = {
     f"{kind}Storage": dtype
     for kind, dtype in {
@@ -230,18 +221,6 @@ def _is_zip(path: Path) -> bool:
     if start != torch_files.ZIP_MAGIC and start[:1] != torch_files.PICKLE_MAGIC:
         raise CheckpointError(f"{path} is not a torch file (it starts with {start!r})")
     return start == torch_files.ZIP_MAGIC
-
-
-def first_line(error: BaseException) -> str:
-    """What an error of another library says, in one line of printable characters.
-
-    Left out is its advice to switch a protection off, which is no way to mend a checkpoint of ours.
-    """
-    lines = _COLOURS.sub("", str(error)).strip().splitlines()
-    line = "".join(letter if letter.isprintable() else " " for letter in (lines or [""])[0])
-    sentences = re.split(r"(?<=[.!?;:])\s+", line)
-    said = list(itertools.takewhile(lambda sentence: not _ADVICE.search(sentence), sentences))
-    return " ".join(said).strip() or type(error).__name__
 
 
 def listed(names: Iterable[str], limit: int = 3) -> str:
