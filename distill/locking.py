@@ -100,9 +100,9 @@ class RunLock(Callback):
                 try:
                     file.write(json.dumps(about) + "\n")
                     file.flush()
-                except OSError:  # a full disk
+                except OSError as error:  # a full disk
                     self.path.unlink()
-                    raise
+                    raise OSError(error.errno, error.strerror, str(self.path)) from error
         except FileExistsError:
             return False
         return True
