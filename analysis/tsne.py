@@ -7,6 +7,7 @@ distortion does not move.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from lhotse import CutSet
 from distill.data import NoiseReader, open_cuts
 from distill.errors import UserError
 from downstream.distorted_sets import DistortedSet, embed_set, find_condition, load_encoders
+
+logger = logging.getLogger(__name__)
 
 KINDS = ("clean", "musan", "gaussian", "reverb", "fsd", "dns")
 COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown")  # as in Fig. 2
@@ -30,13 +33,15 @@ def split_means(
     splits: int = 100,
     seed: int = 0,
 ) -> dict[str, dict[str, np.ndarray]]:
-    """By encoder and kind of speech, (splits, D). Kinds whose noise is not given are left out."""
+    """By encoder and kind of speech, (splits, D). Kinds whose noise is not given are left out, and named."""
+    left_out = []
     means: dict[str, dict[str, np.ndarray]] = {name: {} for name in encoders}
     for kind in KINDS:
         config = find_condition(kind)
         needed = {name for name in config.additive if name not in ("gaussian", "none")}
         needed |= {"rir"} if config.rir else set()
-        if not needed <= noises.corpora.keys():
+        if lacking := sorted(needed - noises.corpora.keys()):
+            left_out.append(f"{kind} (add {' '.join(f'--noise {name}=SOURCE' for name in lacking)})")
             continue
         speech = DistortedSet(cuts, kind, noises, seed=seed, encoders=encoders.values())
         found, vectors = embed_set(encoders, speech)
@@ -44,6 +49,8 @@ def split_means(
         for name, embedded in vectors.items():
             parts = np.array_split(embedded[order], min(splits, len(order)))
             means[name][kind] = np.stack([part.mean(0) for part in parts])
+    if left_out:
+        logger.warning("t-SNE is without %s", ", ".join(left_out))
     return means
 
 

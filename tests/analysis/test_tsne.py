@@ -75,6 +75,14 @@ def test_kinds_without_noise_are_left_out(encoder, speech, noise_folder, given, 
     assert set(means["m"]) == expected
 
 
+def test_kinds_that_are_left_out_are_named(encoder, speech, noise_folder, caplog):
+    split_means({"m": encoder}, open_cuts(speech), NoiseReader({"dns": str(noise_folder)}), splits=2)
+    assert caplog.messages == [
+        "t-SNE is without musan (add --noise musan=SOURCE), fsd (add --noise fsd=SOURCE), "
+        "dns (add --noise rir=SOURCE)"
+    ]
+
+
 def test_projections_keep_clusters_apart():
     generator = np.random.default_rng(0)
     means = {
