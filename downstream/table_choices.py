@@ -109,6 +109,9 @@ def choose_lr(results: Sequence[Result], label: str, notes: Notes) -> list[Resul
         text += (
             f", compared on the seeds and folds of all ({len(common)})" if common else ", on different seeds"
         )
+    left_out = {result.seed for result in results} - {result.seed for result in by_lr[best]}
+    if left_out:
+        text += f"; seed {', '.join(map(str, sorted(left_out)))} has no head of it and is left out"
     notes.add(text, label)
     return by_lr[best]
 

@@ -172,6 +172,14 @@ def test_rates_are_compared_on_the_heads_that_all_have():
     assert note in table.notes
 
 
+def test_a_seed_without_the_chosen_rate_is_named():
+    both, slow = heads((1e-3, 90.0, 70.0), (1e-4, 80.0, 60.0)), heads((1e-4, 99.0, 99.0), seed=1)
+    table = tables(*both, *slow)[KS]
+    assert cell(table, "S4", "clean").ours() == "70.00"
+    (note,) = [note for note in table.notes if "chosen on dev" in note]
+    assert note.endswith("of all (1); seed 1 has no head of it and is left out")
+
+
 def test_without_scores_on_dev_no_rate_is_chosen():
     results = heads((1e-3, 90.0, 70.0), (1e-4, 80.0, 60.0))
     del results[0]["dev"]
