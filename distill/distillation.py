@@ -85,7 +85,7 @@ class Distillation(pl.LightningModule):
         n_frames, n_utterances = self._global_means(batch)
         parts = batch.split(self.optim.accumulate)
         for part in parts:
-            with self._gradient_sync(last=part is parts[-1]):
+            with gradient_sync(self, last=part is parts[-1]):
                 teacher_waves, _ = self.hear(part, self.teacher_hears)  # (B, T)
                 student_waves, labels = self.hear(part, self.student_hears)  # (B, T), (B, K)
                 targets = self.teacher_targets(teacher_waves, part.lengths)  # (B, N, F, D)
@@ -250,13 +250,6 @@ class Distillation(pl.LightningModule):
             dist.all_reduce(value)
         return value
 
-    def _gradient_sync(self, last: bool) -> contextlib.AbstractContextManager[None]:
-        """Gradients are exchanged between processes with the last micro-batch only."""
-        model = self.trainer.model
-        if last or not isinstance(model, torch.nn.parallel.DistributedDataParallel):
-            return contextlib.nullcontext()
-        return model.no_sync()
-
     # ------------------------------------------------------------------------------------- modes, checkpoints
 
     def train(self, mode: bool = True) -> Distillation:
@@ -298,6 +291,14 @@ class Distillation(pl.LightningModule):
             checkpoint["state_dict"][f"teacher.{name}"] = value
         if self.dat.enabled and "classifier_optimizer" in checkpoint:
             self.classifier_optimizer.load_state_dict(checkpoint["classifier_optimizer"])
+
+
+def gradient_sync(module: pl.LightningModule, *, last: bool) -> contextlib.AbstractContextManager[None]:
+    """Gradients are exchanged between processes with the last micro-batch only."""
+    model = module.trainer.model
+    if last or not isinstance(model, torch.nn.parallel.DistributedDataParallel):
+        return contextlib.nullcontext()
+    return model.no_sync()
 
 
 def adamw(parameters: Iterable[Tensor], optim: OptimConfig, lr: float | None = None) -> torch.optim.AdamW:

@@ -104,14 +104,13 @@ def versions() -> dict[str, str]:
     return found
 
 
-def make_trainer(recipe: Recipe, out: Path, *, monitor: str = "val/loss", accumulate: int = 1) -> pl.Trainer:
+def make_trainer(recipe: Recipe, out: Path, *, monitor: str = "val/loss") -> pl.Trainer:
     """A Lightning Trainer with our callbacks and loggers; `recipe.trainer` is passed through.
 
     Args:
         recipe: its steps, validation, logging and trainer sections.
         out: the run folder.
         monitor: the checkpoint with the lowest value of this is kept as the best.
-        accumulate: for modules that leave accumulation to Lightning.
     """
     known = inspect.signature(pl.Trainer.__init__).parameters
     for key in recipe.trainer:
@@ -129,13 +128,12 @@ def make_trainer(recipe: Recipe, out: Path, *, monitor: str = "val/loss", accumu
         return pl.Trainer(
             max_steps=options.max_steps,
             max_epochs=-1,
-            # Lightning counts batches here, not updates.
-            val_check_interval=accumulate * min(recipe.validation.every_n_steps, options.max_steps),
+            # Lightning counts batches here, not updates: one batch is one update.
+            val_check_interval=min(recipe.validation.every_n_steps, options.max_steps),
             check_val_every_n_epoch=None,
             limit_val_batches=recipe.validation.max_batches or 1.0,
             num_sanity_val_steps=0,
             log_every_n_steps=recipe.logging.every_n_steps,
-            accumulate_grad_batches=accumulate,
             logger=make_loggers(recipe, out),
             callbacks=[
                 SoundCheckpoint(out / "checkpoints", monitor),
@@ -291,5 +289,5 @@ def _say_unvalidated(trainer: pl.Trainer, released: int) -> None:
         logger.warning(
             "step %d of %d is released, the lowest dev loss; the last %d steps were not validated: "
             "validation.every_n_steps should divide optim.max_steps",
-            *(released, trainer.global_step, batches % every // trainer.accumulate_grad_batches),
+            *(released, trainer.global_step, batches % every),
         )

@@ -14,18 +14,20 @@ number of predicted frames and divides the gradient by that number: with masked 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from distill.adaptation.masking import span_mask
 from distill.batch import Batch
-from distill.distillation import adamw
+from distill.distillation import adamw, gradient_sync
 from distill.distortions import Distorter
 from distill.errors import CheckpointError
 from distill.hubert import HubertEncoder, frame_mask
@@ -63,7 +65,7 @@ class MaskedPrediction(pl.LightningModule):
         >>> module = MaskedPrediction(encoder, 100, optim=OptimConfig(lr=5e-4, max_steps=1000))
         >>> waveforms, lengths = torch.randn(1, 16_000), torch.tensor([16_000])
         >>> batch = Batch(["a"], waveforms, lengths, targets=torch.zeros(1, 49, dtype=torch.int64))
-        >>> module.training_step(batch, 0).shape
+        >>> module.loss(batch, torch.ones(1, 49, dtype=torch.bool)).total.shape
         torch.Size([])
     """
 
@@ -120,60 +122,60 @@ class MaskedPrediction(pl.LightningModule):
         self.distorter = distorter
         self.seed = seed
         self.provenance = dict(provenance or {})
-        self._mask_step = self._micro_batch = 0
+        self.automatic_optimization = False
         dim = encoder.config.dim
         self.mask_embedding = nn.Parameter(torch.empty(dim).uniform_())
         self.final_proj = nn.Linear(dim, final_dim)
         self.label_embeddings = nn.Parameter(torch.empty(n_clusters, final_dim).uniform_())
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """One batch -> the loss."""
-        # Numbered by update and micro-batch, not by a running generator or batch_idx (which a resumed run
-        # may count differently): resumed, every rank draws the masks that it would have drawn.
-        if self.global_step != self._mask_step:
-            self._mask_step, self._micro_batch = self.global_step, 0
-        mask = self._draw_mask(batch, (1, self.global_step, self._micro_batch))
-        self._micro_batch += 1
-        loss = self.loss(batch, mask)
-        self._log("train", loss)
-        return loss.total
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """One batch, in `optim.accumulate` micro-batches: one update."""
+        # Numbered by update, not by a running generator or batch_idx (which a resumed run may count
+        # differently): resumed, every rank draws the masks that it would have drawn.
+        mask = self._draw_mask(batch, (1, self.global_step, 0))  # (B, F)
+        counts = self._counts(batch, mask)
+        noted, parts, first = [], batch.split(self.optim.accumulate), 0
+        for part in parts:
+            rows = slice(first, first + len(part))
+            first = rows.stop
+            with gradient_sync(self, last=part is parts[-1]):
+                loss = self.loss(*self._cut(part, mask[rows]), counts)
+                self.manual_backward(loss.total)
+            noted.append([getattr(loss, field.name).detach() for field in fields(loss)])
+        self._log("train", MaskedLoss(*(torch.stack(term).sum() for term in zip(*noted, strict=True))))
+        optimizer, scheduler = self.optimizers(), self.lr_schedulers()
+        assert isinstance(optimizer, LightningOptimizer) and isinstance(scheduler, LambdaLR)
+        optimizer.step()
+        optimizer.zero_grad()
+        scheduler.step()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The same masks at every validation."""
         self._log("val", self.loss(batch, self._draw_mask(batch, (0, 0, batch_idx))))
 
-    def loss(self, batch: Batch, mask: Tensor) -> MaskedLoss:
+    def loss(self, batch: Batch, mask: Tensor, counts: Tensor | None = None) -> MaskedLoss:
         """Loss of a batch under a given mask.
 
         Args:
             batch: with targets, those of the clean speech; with a view "student" if there is a distorter.
             mask: (B, F) bool on the batch's device, true where masked.
+            counts: (3,) masked, unmasked and all frames to divide by, if this is only a part of a batch.
 
         Raises:
             ValueError: if the batch has no targets or they disagree with the encoder on the frames.
         """
-        waveforms, lengths, targets = batch.waveforms, batch.lengths, batch.targets
-        if targets is None:
-            raise ValueError("the batch has no targets")
+        waveforms, lengths, targets = batch.waveforms, batch.lengths, self._targets(batch)
         if self.distorter is not None:
             view = batch.views["student"]
             waveforms, _ = self.distorter(waveforms, lengths, view.plan, view.noises, view.rirs)
-        frames = self.encoder.config.frames(waveforms.shape[1])
-        if targets.shape != (len(waveforms), frames):
-            raise ValueError(
-                f"targets must be {(len(waveforms), frames)} for waveforms {tuple(waveforms.shape)}, "
-                f"not {tuple(targets.shape)}"
-            )
         out = self.encoder(waveforms, lengths, return_cnn=True, mask=mask, mask_embedding=self.mask_embedding)
-        valid = frame_mask(out.lengths, frames)
+        masked, unmasked, valid = self._kinds(batch, mask)
+        counts = self._counts(batch, mask) if counts is None else counts
         # Frames of the padding mean nothing, and one that is not finite would make every gradient so.
         logits = self.logits(out.last_hidden_state.masked_fill(~valid[..., None], 0.0))  # (B, F, K)
-        labelled = valid & (targets >= 0)
-        masked, unmasked = labelled & mask, labelled & ~mask
         entropy = F.cross_entropy(logits.transpose(1, 2), targets, ignore_index=-1, reduction="none")
         correct = logits.argmax(2) == targets
-        penalty = _mean_square(out.cnn, valid)
-        counts = self._counts(masked, unmasked)
+        penalty = _mean_square(out.cnn, valid, counts[2])
         total = (entropy * masked).sum() / counts[0] + self.feature_penalty * penalty
         if self.unmasked_weight:
             total = total + self.unmasked_weight * (entropy * unmasked).sum() / counts[1]
@@ -233,14 +235,14 @@ class MaskedPrediction(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """AdamW and its schedule, one scheduler step per update."""
         optimizer = adamw(self.parameters(), self.optim)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.optim.schedule)
+        scheduler = LambdaLR(optimizer, self.optim.schedule)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
-        """Clip to `optim.clip_norm`; Lightning refuses another `gradient_clip_val` by itself."""
-        self.clip_gradients(
-            optimizer, gradient_clip_val=self.optim.clip_norm or None, gradient_clip_algorithm="norm"
-        )
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Clip here: mixed precision has unscaled the gradients by now."""
+        limit = self.optim.clip_norm or float("inf")
+        self.log("gradient_norm", torch.nn.utils.clip_grad_norm_(self.parameters(), limit), batch_size=1)
+        self.log("lr", optimizer.param_groups[0]["lr"], batch_size=1)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Describe the teacher, whose weights are in the state dict under "encoder."."""
@@ -282,16 +284,41 @@ class MaskedPrediction(pl.LightningModule):
         missing = config.frames(batch.waveforms.shape[1]) - mask.shape[1]  # if no row is full
         return F.pad(mask, (0, missing)).to(batch.waveforms.device)
 
-    def _counts(self, masked: Tensor, unmasked: Tensor) -> Tensor:
-        """(2,) frames to divide by, at least 1: under DDP, in training, the mean over the ranks.
+    def _kinds(self, batch: Batch, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Which frames (B, F) are masked, unmasked (each with a target) and valid at all."""
+        lengths = self.encoder.config.frames(batch.lengths).to(mask.device)
+        valid = frame_mask(lengths, mask.shape[1])
+        labelled = valid & (self._targets(batch) >= 0)
+        return labelled & mask, labelled & ~mask, valid
 
-        DDP averages the ranks' gradients: with this divisor the result is the mean over the global batch.
+    def _counts(self, batch: Batch, mask: Tensor) -> Tensor:
+        """(3,) frames of each kind to divide by, at least 1: under DDP, in training, the mean over the ranks.
+
+        DDP averages the ranks' gradients: with these divisors the result is the mean over the global batch.
         """
-        counts = torch.stack([masked.sum(), unmasked.sum()]).float()
+        counts = torch.stack([kind.sum() for kind in self._kinds(batch, mask)]).float()
         if self.training and torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(counts)
             counts = counts / torch.distributed.get_world_size()
         return counts.clamp(min=1.0)
+
+    def _cut(self, part: Batch, mask: Tensor) -> tuple[Batch, Tensor]:
+        """Targets and mask of a micro-batch, as long as its own longest utterance."""
+        assert part.targets is not None
+        frames = self.encoder.config.frames(part.waveforms.shape[1])
+        return replace(part, targets=part.targets[:, :frames]), mask[:, :frames]
+
+    def _targets(self, batch: Batch) -> Tensor:
+        """(B, F), checked."""
+        if batch.targets is None:
+            raise ValueError("the batch has no targets")
+        expected = (len(batch.waveforms), self.encoder.config.frames(batch.waveforms.shape[1]))
+        if batch.targets.shape != expected:
+            raise ValueError(
+                f"targets must be {expected} for waveforms {tuple(batch.waveforms.shape)}, "
+                f"not {tuple(batch.targets.shape)}"
+            )
+        return batch.targets
 
     def _log(self, split: str, loss: MaskedLoss) -> None:
         """Loss and accuracies, each averaged over an epoch with its own number of frames."""
@@ -316,8 +343,8 @@ class MaskedPrediction(pl.LightningModule):
             )
 
 
-def _mean_square(cnn: Tensor | None, valid: Tensor) -> Tensor:
-    """Mean of (B, F, C) squared over the valid frames (B, F), in float32."""
+def _mean_square(cnn: Tensor | None, valid: Tensor, n_frames: Tensor) -> Tensor:
+    """Mean of (B, F, C) squared over the valid frames (B, F), of which there are `n_frames`, in float32."""
     assert cnn is not None
     squares = cnn.float().masked_fill(~valid[..., None], 0.0).square().mean(2)  # (B, F)
-    return squares.sum() / valid.sum().clamp(min=1)
+    return squares.sum() / n_frames

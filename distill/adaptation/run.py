@@ -64,7 +64,7 @@ def _adapt(
     recipe: AdaptRecipe, out: Path, data: SpeechData, encoder: HubertEncoder, lock: RunLock, *, resume: bool
 ) -> Path:
     """`adapt`, in a run folder of which this is the only process."""
-    trainer = make_trainer(recipe, out, accumulate=recipe.optim.accumulate)
+    trainer = make_trainer(recipe, out)
     keep_recipe(trainer, recipe, out, resume=resume)
     train, dev = targets_of(data, out / "targets", recipe, encoder, resume=resume)
     data.targets = {"train": train.labels, "dev": dev.labels}  # the same name may be in both

@@ -194,7 +194,7 @@ def test_loss_of_padded_batch_is_that_of_its_utterances():
 
 def test_mean_over_ranks_is_the_loss_of_the_global_batch(monkeypatch):
     """DDP averages what the ranks compute; their numbers of masked frames differ. Collectives are played."""
-    module = tiny_module(unmasked_weight=0.3, feature_penalty=0.0)
+    module = tiny_module(unmasked_weight=0.3)
     module.encoder = tiny_encoder(dropout=0.0, attention_dropout=0.0)
     batch = tiny_batch(samples=(16_000, 16_000))
     mask = torch.zeros(2, 49, dtype=torch.bool)
@@ -202,7 +202,7 @@ def test_mean_over_ranks_is_the_loss_of_the_global_batch(monkeypatch):
     whole = module.loss(batch, mask).total.item()
     parts = []
     for rank in range(2):
-        other = torch.tensor([mask[1 - rank].sum(), (~mask[1 - rank]).sum()])
+        other = torch.tensor([mask[1 - rank].sum(), (~mask[1 - rank]).sum(), 49])
         monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
         monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
         monkeypatch.setattr(torch.distributed, "all_reduce", lambda counts, other=other: counts.add_(other))
@@ -216,7 +216,7 @@ def test_gradient_reaches_everything_and_padding_gives_none():
     module = tiny_module()
     batch = tiny_batch()
     batch.waveforms.requires_grad_()
-    module.training_step(batch, 0).backward()
+    module.loss(batch, module._draw_mask(batch, (1, 0, 0))).total.backward()
     without = [name for name, p in module.named_parameters() if p.grad is None or not p.grad.any()]
     # a query-key product does not change with the key's bias
     assert [name for name in without if not name.endswith("key.bias")] == []
@@ -283,14 +283,39 @@ def test_training_masks_change_and_a_resumed_run_draws_the_same(tmp_path):
     assert not any(torch.equal(whole[step], whole[step + 1]) for step in range(19))
 
 
-def test_accumulated_batches_have_masks_of_their_own(monkeypatch):
-    module, batch, keys = tiny_module(), tiny_batch(), []
-    draw = module._draw_mask
-    monkeypatch.setattr(module, "_draw_mask", lambda batch, key: (keys.append(key), draw(batch, key))[1])
-    for _ in range(2):  # no optimiser step in between
-        module.training_step(batch, 0)
-    first, second = (draw(batch, key) for key in keys)
-    assert not torch.equal(first, second)
+def test_accumulating_splits_a_batch_and_changes_nothing_else(tmp_path):
+    """Micro-batches of uneven length: the same masks, updates and numbers in the log as the whole batch."""
+    found = {}
+    for accumulate in (1, 3):
+        torch.manual_seed(2)
+        optim = OptimConfig(lr=1e-2, eps=1e-3, max_steps=6, warmup=0.0, accumulate=accumulate)
+        module = tiny_module(optim, unmasked_weight=0.3)
+        module.encoder = tiny_encoder(dropout=0.0, attention_dropout=0.0)
+        batch = tiny_batch(samples=(16_000, 12_000, 9_000, 15_000, 4_000))
+        trainer, logged = fit(module, batch, tmp_path)
+        assert trainer.global_step == 6
+        found[accumulate] = module.state_dict(), logged.train
+    whole, parts = found[1][0], found[3][0]
+    assert max((whole[name] - parts[name]).abs().max().item() for name in whole) < 1e-6
+    assert any((whole[name] - tiny_module().state_dict()[name]).abs().max() > 1e-4 for name in whole)
+    assert len(found[1][1]) == len(found[3][1]) == 6
+    for one, other in zip(found[1][1], found[3][1], strict=True):
+        assert one == pytest.approx(other, rel=1e-4, abs=1e-6)
+
+
+def test_accumulating_changes_nothing_in_two_processes(tmp_path):
+    """Whose shares of a batch differ in size; nor do the processes differ from each other."""
+    worker = Path(__file__).with_name("accumulate_worker.py")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*command, str(worker), str(tmp_path)], capture_output=True, text=True, timeout=240, check=False
+    )
+    assert not done.returncode, done.stderr[-3000:]
+    states = [
+        torch.load(tmp_path / f"{accumulate}-rank{rank}.pt") for accumulate in (1, 3) for rank in (0, 1)
+    ]
+    for state in states[1:]:
+        assert max((state[name] - states[0][name]).abs().max().item() for name in state) < 1e-6
 
 
 def test_distorter_gets_the_plan_and_targets_stay(tmp_path):
@@ -334,10 +359,8 @@ def test_clipping_and_schedule_are_applied(tmp_path):
 
     class Watch(MaskedPrediction):
         def on_before_optimizer_step(self, optimizer):
+            super().on_before_optimizer_step(optimizer)
             rates.append(optimizer.param_groups[0]["lr"])
-
-        def optimizer_step(self, epoch, batch_idx, optimizer, optimizer_closure=None):
-            super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
             gradients = [p.grad.norm() for p in self.parameters() if p.grad is not None]
             norms.append(torch.stack(gradients).norm().item())
 
