@@ -147,7 +147,7 @@ class Distillation(pl.LightningModule):
                 dist.all_reduce(parameter.grad)
                 parameter.grad /= self.trainer.world_size
         for group in self.classifier_optimizer.param_groups:
-            group["lr"] = (self.dat.lr or self.optim.lr) * self.optim.schedule(self.global_step)
+            group["lr"] = (self.dat.lr or self.optim.lr) * self.optim.schedule(self.global_step + 1)
         gradients = [p.grad for p in self.classifier.parameters() if p.grad is not None]
         if torch.isfinite(
             torch.nn.utils.get_total_norm(gradients)
@@ -227,7 +227,7 @@ class Distillation(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """AdamW and its schedule, for the student."""
         optimizer = adamw(self.student.parameters(), self.optim)
-        return [optimizer], [LambdaLR(optimizer, self.optim.schedule)]
+        return [optimizer], [LambdaLR(optimizer, self.optim.next_factor)]
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Clip here: mixed precision has unscaled the gradients by now."""

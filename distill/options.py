@@ -179,12 +179,19 @@ class OptimConfig:
         if self.clip_norm < 0:
             raise ValueError(f"clip_norm must be 0 (off) or positive, not {self.clip_norm}")
 
-    def schedule(self, step: int) -> float:
-        """Factor on the peak learning rate at `step`: linear warm-up, then linear decay to 0."""
-        warmup_steps = round(self.warmup * self.max_steps)
-        if step < warmup_steps:
-            return step / warmup_steps
-        return max(0.0, (self.max_steps - step) / max(1, self.max_steps - warmup_steps))
+    def schedule(self, update: int) -> float:
+        """Factor on the peak learning rate of an update, the first of which is 1: that of s3prl's optimisers.
+
+        Linear warm-up over the share `warmup` of the updates, then linear decay to 0 at the last one.
+        """
+        progress = update / self.max_steps
+        if progress < self.warmup:
+            return progress / self.warmup
+        return max(0.0, (1.0 - progress) / (1.0 - self.warmup))
+
+    def next_factor(self, updates: int) -> float:
+        """The factor of the update that follows so many, as torch's schedulers count."""
+        return self.schedule(updates + 1)
 
 
 @dataclass(kw_only=True)

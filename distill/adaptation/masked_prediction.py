@@ -235,7 +235,7 @@ class MaskedPrediction(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """AdamW and its schedule, one scheduler step per update."""
         optimizer = adamw(self.parameters(), self.optim)
-        scheduler = LambdaLR(optimizer, self.optim.schedule)
+        scheduler = LambdaLR(optimizer, self.optim.next_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:

@@ -63,12 +63,11 @@ def test_each_setup_gives_teacher_and_student_what_the_paper_says(cdm):
 def test_one_step_matches_the_equations_written_out(dat):
     """Loss, classifier-then-student order and both AdamW updates against a plain PyTorch transcription."""
     batch = make_batches(1)[0]
-    # A constant rate: one step at full rate.
     optim = OptimConfig(max_steps=STEPS, lr=1e-3, warmup=0.0, clip_norm=0.0)
     module = make_module(dat, optim=optim)
     reference = make_module(dat, optim=optim)
 
-    adam = {"lr": 1e-3, "betas": (0.9, 0.98), "eps": 1e-6, "weight_decay": 1e-6}
+    adam = {"lr": 1e-3 * optim.schedule(1), "betas": (0.9, 0.98), "eps": 1e-6, "weight_decay": 1e-6}
     teacher_waves, _ = reference.hear(batch, "teacher")
     student_waves, labels = reference.hear(batch, "student")
     out = reference.student(student_waves, batch.lengths)
@@ -200,16 +199,40 @@ def test_precisions_on_a_gpu(precision):
     assert torch.isfinite(trainer.callback_metrics["train/loss"])
 
 
-def test_schedule_is_linear_warm_up_and_decay():
-    from transformers import get_linear_schedule_with_warmup
+def test_schedule_is_that_of_s3prl():
+    """Update n, the first of which is 1, has factor n: read off what their optimiser adds to a weight."""
+    optimizers = pytest.importorskip("s3prl.optimizers")
+    for warmup, total in ((0.07, 100), (0.07, 130), (0.0, 20)):
+        optim = OptimConfig(lr=1e-2, max_steps=total, warmup=warmup)
+        model = torch.nn.Linear(1, 1, bias=False).double()
+        torch.nn.init.zeros_(model.weight)
+        theirs = optimizers.get_optimizer(
+            [model], total, {"name": "AdamW_with_schedule", "lr": 1e-2, "warmup_proportion": warmup}
+        )
+        for group in theirs.param_groups:
+            group["weight_decay"] = 0.0
+        for update in range(1, total + 1):
+            before = model.weight.item()
+            model.weight.grad = torch.ones_like(model.weight)  # a steady gradient: Adam's step is the rate
+            theirs.step()
+            rate = before - model.weight.item()
+            assert rate == pytest.approx(1e-2 * optim.schedule(update), rel=1e-5, abs=1e-9), update
 
-    optim = OptimConfig(max_steps=100, warmup=0.07)
-    adam = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    reference = get_linear_schedule_with_warmup(adam, num_warmup_steps=7, num_training_steps=100)
-    for step in range(101):
-        assert optim.schedule(step) == pytest.approx(reference.get_last_lr()[0])
-        adam.step()
-        reference.step()
+
+def test_the_updates_have_the_rates_of_the_schedule():
+    """The student's and the classifier's: none is 0 but the last one."""
+    module = make_module(dat=True, optim=OptimConfig(max_steps=5, warmup=0.4, lr=1e-3))
+    rates = []
+
+    class Watch(pl.Callback):
+        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+            groups = optimizer.param_groups, pl_module.classifier_optimizer.param_groups
+            rates.append([group[0]["lr"] for group in groups])
+
+    fit(module, make_batches(5), max_steps=5, callbacks=[Watch()])
+    expected = [1e-3 * factor for factor in (1 / 2, 1, 2 / 3, 1 / 3, 0)]
+    assert [rate for rate, _ in rates] == pytest.approx(expected)
+    assert [rate for _, rate in rates] == pytest.approx(expected)
 
 
 def test_resuming_gives_the_same_weights_as_never_stopping(tmp_path):

@@ -60,7 +60,7 @@ def test_a_resumed_run_has_the_settings_of_its_recipe(mini_data, tmp_path, monke
     with monkeypatch.context() as patch:
         add_callback(patch, watch)
         run(recipe, tmp_path, resume=True)
-    expected = [1e-5 * recipe.optim.schedule(step) for step in range(4, 8)]
+    expected = [1e-5 * recipe.optim.schedule(update) for update in range(5, 9)]
     assert log(tmp_path)["lr"] == pytest.approx(expected) and len(watch.seen) == 4
     for step, groups in enumerate(watch.seen):
         assert len(groups) == (2 if name == "s6" else 1)

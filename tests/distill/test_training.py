@@ -175,7 +175,7 @@ def test_the_release_is_the_checkpoint_with_the_lowest_dev_loss(finished):
 def test_a_step_is_logged_with_what_made_it(finished):
     values = log(finished)
     assert len(values["train/loss"]) == len(values["dat/loss"]) == len(values["gradient_norm"]) == 8
-    expected = [load("s6", ["optim.max_steps=8"]).optim.schedule(step) * 2e-4 for step in range(8)]
+    expected = [load("s6", ["optim.max_steps=8"]).optim.schedule(update) * 2e-4 for update in range(1, 9)]
     assert values["lr"] == pytest.approx(expected)
     total = torch.tensor(values["train/l1"]) + torch.tensor(values["train/cosine"])
     torch.testing.assert_close(torch.tensor(values["train/loss"]), total)
