@@ -165,6 +165,19 @@ def frame_mask(lengths: Tensor, frames: int) -> Tensor:
     return torch.arange(frames, device=lengths.device) < lengths[:, None]
 
 
+class _ScaledGradient(torch.autograd.Function):
+    """The very same values, in every precision; their gradient times a factor."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: float) -> Tensor:
+        ctx.scale = scale
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
+        return grad_outputs[0] * ctx.scale, None
+
+
 class ConvLayer(nn.Module):
     """One convolution of the CNN, its normalisation and GELU. (B, C_in, F_in) -> (B, C_out, F_out)."""
 
@@ -367,9 +380,8 @@ class HubertEncoder(nn.Module):
         for layer, (_, kernel, stride) in zip(self.cnn, self.config.conv_layers, strict=True):
             valid = None if valid is None else (valid - kernel) // stride + 1
             x = layer(x, valid)
-        scale = self.config.cnn_grad_scale
-        if scale != 1.0 and x.requires_grad:
-            x = x * scale + x.detach() * (1.0 - scale)  # the same value, a scaled gradient
+        if self.config.cnn_grad_scale != 1.0 and x.requires_grad:
+            x = cast(Tensor, _ScaledGradient.apply(x, self.config.cnn_grad_scale))
         return x.transpose(1, 2)
 
     def _transformer(self, x: Tensor, attend: Tensor | None) -> list[Tensor]:

@@ -293,6 +293,17 @@ def test_the_gradient_of_the_cnn_is_scaled():
         torch.testing.assert_close(second[key], gradient * factor, rtol=0, atol=1e-4 * scale + 1e-9)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_scaling_the_gradient_leaves_the_values_alone(dtype):
+    """To the last bit, also where a gradient is wanted, as in training."""
+    waves, lengths = speech(6000, 3000)
+    states = [
+        encoder(SMALL, cnn_grad_scale=scale).to(dtype)(waves, lengths).last_hidden_state
+        for scale in (1.0, 0.1)
+    ]
+    assert states[0].requires_grad and torch.equal(states[0][0], states[1][0])
+
+
 def test_masked_frames_are_replaced():
     """A mask over everything leaves nothing of the input."""
     model = encoder(SMALL)
