@@ -123,6 +123,8 @@ class StudentConfig:
     """Dropout probability of attention weights."""
     activation_dropout: float = 0.1
     """Dropout probability inside the feed-forward blocks."""
+    projection_dropout: float = 0.0
+    """Dropout probability after the CNN's projection; DistilHuBERT has none there, HuBERT base has 0.1."""
     cnn_grad_scale: float = 0.1
     """Factor on the gradient that reaches the CNN."""
     activation_checkpointing: bool = False
@@ -130,7 +132,7 @@ class StudentConfig:
 
     def __post_init__(self) -> None:
         check_finite(self)
-        for name in ("dropout", "attention_dropout", "activation_dropout"):
+        for name in ("dropout", "attention_dropout", "activation_dropout", "projection_dropout"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} must be in [0, 1], not {getattr(self, name)}")
 

@@ -6,7 +6,7 @@ Shapes: B utterances, T samples at 16 kHz, F frames, N prediction heads, D featu
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,6 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distill.hubert import HubertConfig, HubertEncoder
+
+INHERITED = (
+    *("conv_layers", "conv_norm", "conv_bias", "normalize_input"),
+    *("dim", "heads", "ffn_dim", "pre_norm", "position_kernel", "position_groups"),
+)
+"""What a student has of its teacher's configuration: the shape of the weights that it starts with, and how
+they are used. How it is trained is its own."""
 
 
 @dataclass
@@ -82,6 +89,7 @@ class Student(nn.Module):
         dropout: float = 0.1,
         attention_dropout: float = 0.1,
         activation_dropout: float = 0.1,
+        projection_dropout: float = 0.0,
         cnn_grad_scale: float = 0.1,
         activation_checkpointing: bool = False,
     ) -> Student:
@@ -96,6 +104,7 @@ class Student(nn.Module):
             dropout: of transformer input and residual branches.
             attention_dropout: of attention weights.
             activation_dropout: inside the feed-forward blocks.
+            projection_dropout: after the projection; DistilHuBERT has none there, whatever its teacher has.
             cnn_grad_scale: factor on the gradient that reaches the CNN.
             activation_checkpointing: trade time for memory in the student's layers.
 
@@ -111,13 +120,14 @@ class Student(nn.Module):
             raise ValueError(f"targets {tuple(targets)}: the teacher has layers 1 to {depth}, not {missing}")
         if not 1 <= layers <= depth:
             raise ValueError(f"layers is {layers}, but the teacher has {depth}: choose 1 to {depth}")
-        config = replace(
-            teacher.config,
+        config = HubertConfig(
+            **{name: getattr(teacher.config, name) for name in INHERITED},
             layers=layers,
             projection_norm=False,
             dropout=dropout,
             attention_dropout=attention_dropout,
             activation_dropout=activation_dropout,
+            projection_dropout=projection_dropout,
             layerdrop=0.0,
             cnn_grad_scale=cnn_grad_scale,
             activation_checkpointing=activation_checkpointing,

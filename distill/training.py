@@ -108,6 +108,7 @@ def make_module(recipe: DistillRecipe) -> Distillation:
             dropout=options.dropout,
             attention_dropout=options.attention_dropout,
             activation_dropout=options.activation_dropout,
+            projection_dropout=options.projection_dropout,
             cnn_grad_scale=options.cnn_grad_scale,
             activation_checkpointing=options.activation_checkpointing,
         )

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from distill.hubert import HubertEncoder
-from distill.student import PredictionHeads, Student
+from distill.hubert import HubertConfig, HubertEncoder
+from distill.student import INHERITED, PredictionHeads, Student
 
 
 @pytest.fixture(scope="module")
@@ -78,12 +78,55 @@ def test_regularisation_is_the_students_own(mini):
         dropout=0.2,
         attention_dropout=0.3,
         activation_dropout=0.4,
+        projection_dropout=0.6,
         cnn_grad_scale=0.5,
         activation_checkpointing=True,
     )
     config = student.encoder.config
     assert (config.dropout, config.attention_dropout, config.activation_dropout) == (0.2, 0.3, 0.4)
+    assert config.projection_dropout == 0.6
     assert (config.layerdrop, config.cnn_grad_scale, config.activation_checkpointing) == (0.0, 0.5, True)
+
+
+def test_nothing_is_inherited_but_what_weights_need(mini):
+    """From a teacher that differs from the defaults in every field."""
+    config = HubertConfig(
+        conv_layers=((16, 10, 5), (16, 3, 4)),
+        conv_norm="layer",
+        conv_bias=True,
+        normalize_input=True,
+        projection_norm=False,
+        dim=32,
+        layers=5,
+        heads=4,
+        ffn_dim=48,
+        pre_norm=True,
+        position_kernel=16,
+        position_groups=4,
+        dropout=0.31,
+        attention_dropout=0.32,
+        activation_dropout=0.33,
+        projection_dropout=0.34,
+        layerdrop=0.35,
+        cnn_grad_scale=0.36,
+        activation_checkpointing=True,
+    )
+    usual, given = vars(HubertConfig()), vars(config)
+    assert all(given[name] != usual[name] for name in usual)
+    student = vars(Student.from_teacher(HubertEncoder(config), layers=2, targets=(5,)).encoder.config)
+    own = {
+        "layers": 2,
+        "projection_norm": False,
+        "dropout": 0.1,
+        "attention_dropout": 0.1,
+        "activation_dropout": 0.1,
+        "projection_dropout": 0.0,
+        "layerdrop": 0.0,
+        "cnn_grad_scale": 0.1,
+        "activation_checkpointing": False,
+    }
+    assert student == {name: own.get(name, given[name]) for name in given}
+    assert own.keys().isdisjoint(INHERITED) and own.keys() | set(INHERITED) == given.keys()
 
 
 def test_output(mini):
