@@ -14,12 +14,10 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.profilers import PassThroughProfiler
-from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
 from distill.batch import Batch
 from distill.errors import UserError
-from distill.hashing import hash_number
 from distill.hubert import SAMPLE_RATE
 from distill.parcels import BatchLoader
 
@@ -215,55 +213,6 @@ def memory_gib(device: torch.device) -> float:
 
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
-
-
-class StepSeed(Callback):
-    """Seeds torch for every training batch by (seed, epoch, index of the batch, process).
-
-    Dropout is then the same in a run that was stopped and resumed as in one that never was, without any state
-    to save.
-    """
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-
-    def on_train_batch_start(  # noqa: D102
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        torch.manual_seed(hash_number("step", self.seed, *batch.position, trainer.global_rank) >> 1)
-
-
-class RecipeSettings(Callback):
-    """Optimisers keep the settings they were made with, those of the recipe, when a run is resumed.
-
-    Lightning restores learning rate, betas, eps and weight decay from the checkpoint, along with the moments.
-    A recipe that was changed (`--override`) would have no effect.
-    """
-
-    def __init__(self) -> None:
-        self.made: list[list[dict[str, Any]]] = []
-
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Optimisers are made, and not yet restored."""
-        self.made = [
-            [{key: value for key, value in group.items() if key != "params"} for group in made.param_groups]
-            for made in trainer.optimizers
-        ]
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """They are restored; the schedule goes on from the number of updates made."""
-        for optimizer, groups in zip(trainer.optimizers, self.made, strict=True):
-            for group, made in zip(optimizer.param_groups, groups, strict=True):
-                group.update(made)
-        for config in trainer.lr_scheduler_configs:
-            schedule = config.scheduler
-            assert isinstance(schedule, LambdaLR)
-            groups = schedule.optimizer.param_groups
-            schedule.base_lrs = [group["initial_lr"] for group in groups]
-            factors = [factor(schedule.last_epoch) for factor in schedule.lr_lambdas]
-            schedule._last_lr = [lr * factor for lr, factor in zip(schedule.base_lrs, factors, strict=True)]
-            for group, lr in zip(groups, schedule._last_lr, strict=True):
-                group["lr"] = lr
 
 
 class GracefulStop(Callback):

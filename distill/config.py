@@ -144,7 +144,12 @@ def _last_key(kind: type[Any]) -> str:
 
 def differences(old: Recipe, new: Recipe) -> list[str]:
     """What differs, as `key: old -> new`."""
-    flat_old, flat_new = (_flat(asdict(recipe)) for recipe in (old, new))
+    return differing_values(asdict(old), asdict(new))
+
+
+def differing_values(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """What differs in nested mappings, as `key.path: old -> new`."""
+    flat_old, flat_new = _flat(old), _flat(new)
     keys = sorted(flat_old.keys() | flat_new.keys())
     return [
         f"{key}: {flat_old.get(key)} -> {flat_new.get(key)}"

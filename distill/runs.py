@@ -19,7 +19,7 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from distill.atomic import write_text
-from distill.callbacks import Gauges, GracefulStop, RecipeSettings, StepProgress, StepSeed, WaitClock
+from distill.callbacks import Gauges, GracefulStop, StepProgress, WaitClock
 from distill.checkpoints import native
 from distill.config import WHOLE, to_yaml
 from distill.errors import ConfigError, UserError, first_line
@@ -31,6 +31,7 @@ from distill.logs import WANDB_ID, Listening, make_loggers
 from distill.needs import layout_of
 from distill.options import TRAINER_KEYS, Recipe
 from distill.processes import check_world, is_follower
+from distill.resuming import RecipeSettings, StepSeed
 from distill.saving import BEST, LAST, CarefulCheckpointIO, SoundCheckpoint, read_checkpoint
 from distill.student import Student
 

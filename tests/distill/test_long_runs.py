@@ -74,6 +74,21 @@ def test_a_resumed_run_has_the_settings_of_its_recipe(mini_data, tmp_path, monke
     assert steps == {8}
 
 
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("s4", "student.dropout=0.2", "encoder.dropout: 0.1 -> 0.2"),
+        ("mini_teacher", "encoder.dropout=0.2", "dropout: 0.0 -> 0.2"),
+    ],
+)
+def test_a_resumed_run_says_where_its_model_is_another(mini_data, tmp_path, caplog, name, change, said):
+    run(tiny(mini_data, name=name, steps=2), tmp_path)
+    run(tiny(mini_data, name=name, steps=3), tmp_path, resume=True)
+    assert "the model is not what it was" not in caplog.text
+    run(tiny(mini_data, change, name=name, steps=4), tmp_path, resume=True)
+    assert f"the model is not what it was: {said}\n" in caplog.text
+
+
 def test_a_run_that_broke_down_goes_on_from_before(mini_data, tmp_path):
     """As the message says; the weights that broke down were not saved."""
     options = ["optim.max_nonfinite=3", "optim.warmup=0.2", "validation.every_n_steps=1"]

@@ -1,0 +1,81 @@
+"""What makes a run that was stopped and resumed the one that it would have been."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from torch.optim.lr_scheduler import LambdaLR
+
+from distill.config import differing_values
+from distill.hashing import hash_number
+
+logger = logging.getLogger(__name__)
+
+
+class StepSeed(Callback):
+    """Seeds torch for every training batch by (seed, epoch, index of the batch, process).
+
+    Dropout is then the same in a run that was stopped and resumed as in one that never was, without any state
+    to save.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_batch_start(  # noqa: D102
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        torch.manual_seed(hash_number("step", self.seed, *batch.position, trainer.global_rank) >> 1)
+
+
+class RecipeSettings(Callback):
+    """A resumed run has the settings of its recipe, and says where its model is no longer what it was.
+
+    Lightning restores learning rate, betas, eps and weight decay from the checkpoint, along with the moments.
+    A recipe that was changed (`--override`) would have no effect.
+    """
+
+    def __init__(self) -> None:
+        self.made: list[list[dict[str, Any]]] = []
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Optimisers are made, and not yet restored."""
+        self.made = [
+            [{key: value for key, value in group.items() if key != "params"} for group in made.param_groups]
+            for made in trainer.optimizers
+        ]
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Say what differs from the model that the checkpoint was written of: its dropout, for instance."""
+        now: dict[str, Any] = {"state_dict": {}}
+        pl_module.on_save_checkpoint(now)
+        before, after = (_architecture(one) for one in (checkpoint, now))
+        if before and (changes := differing_values(before, after)):
+            logger.warning("from here on the model is not what it was: %s", "; ".join(changes))
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """They are restored; the schedule goes on from the number of updates made."""
+        for optimizer, groups in zip(trainer.optimizers, self.made, strict=True):
+            for group, made in zip(optimizer.param_groups, groups, strict=True):
+                group.update(made)
+        for config in trainer.lr_scheduler_configs:
+            schedule = config.scheduler
+            assert isinstance(schedule, LambdaLR)
+            groups = schedule.optimizer.param_groups
+            schedule.base_lrs = [group["initial_lr"] for group in groups]
+            factors = [factor(schedule.last_epoch) for factor in schedule.lr_lambdas]
+            schedule._last_lr = [lr * factor for lr, factor in zip(schedule.base_lrs, factors, strict=True)]
+            for group, lr in zip(groups, schedule._last_lr, strict=True):
+                group["lr"] = lr
+
+
+def _architecture(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Of the model, as JSON has it; {} where none is described (heads)."""
+    return json.loads(json.dumps(checkpoint.get("distill", {}).get("architecture", {})))
