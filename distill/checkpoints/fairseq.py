@@ -106,7 +106,8 @@ def parse(contents: Any, path: object) -> tuple[HubertConfig, dict[str, Tensor],
     if not any(key.startswith("projection.") for key in state) and "norm.weight" in state:
         add_identity_projection(state)
     layers = parse_layers(model_cfg.get("conv_feature_layers"), path)
-    shape = weights.architecture(state, layers and [stride for _, _, stride in layers], path)
+    strides = None if layers is None else [stride for _, _, stride in layers]
+    shape = weights.architecture(state, strides, path)
     weights.compare(model_cfg | {"conv_feature_layers": layers}, _in_their_words(shape), path, "'cfg'")
     config = weights.make_config(shape | _settings(model_cfg, task_cfg, shape, path), path)
     updates = _updates(contents)

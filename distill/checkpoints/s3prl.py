@@ -69,7 +69,8 @@ def parse(contents: Mapping[str, Any], path: object) -> tuple[Student, dict[str,
     if "projection.weight" not in state and "norm.weight" in state:
         fairseq.add_identity_projection(state)
     layers = fairseq.parse_layers(settings.get(_LAYERS), path)
-    shape = weights.architecture(state, layers and [stride for _, _, stride in layers], path)
+    strides = None if layers is None else [stride for _, _, stride in layers]
+    shape = weights.architecture(state, strides, path)
     n_targets, target_dim = heads["heads.weight"].shape[:2]
     found = _in_their_words(shape) | {"n_tasks": n_targets, "final_dim": target_dim}
     weights.compare(settings | {_LAYERS: layers}, found, path, "'Config'")
