@@ -255,7 +255,7 @@ def test_a_corpus_that_is_lost_as_a_whole(mini_data, tmp_path):
     for cut in cuts:
         cut.recording.sources[0].source = f"{tmp_path}/gone.flac"
     CutSet.from_cuts(cuts).to_file(tmp_path / "gone.jsonl.gz")
-    with pytest.raises(NothingUsable, match="cannot be read"):
+    with pytest.raises(NothingUsable, match="gone.flac does not exist"):
         run(tiny(mini_data, "data.workers=1", f"data.train=[{tmp_path}/gone.jsonl.gz]"), tmp_path / "run")
     assert len((tmp_path / "run" / "skipped.tsv").read_text().splitlines()) == len(cuts)
     assert (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
