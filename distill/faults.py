@@ -76,8 +76,7 @@ class BadData(Callback):
         """A list of jobs before this one is gone on with."""
         self.distorter = getattr(pl_module, "distorter", None)
         if self.path.exists():
-            lines = self.path.read_text(encoding="utf-8").split("\n")
-            self.listed |= {line.partition("\t")[0] for line in lines}
+            self.listed |= set(self.path.read_text(encoding="utf-8").split("\n"))
 
     def on_train_batch_end(  # noqa: D102
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -133,19 +132,20 @@ class BadData(Callback):
         if unusable:
             self.last[kind] = ": ".join(unusable[-1])
         prefix = "noise " if kind == "noise" else split
-        new = {f"{prefix}{name}": reason for name, reason in unusable}
-        new = {name: reason for name, reason in new.items() if name not in self.listed}
+        # With the reason, which names the file: other sources may have an utterance of the same name.
+        lines = dict.fromkeys(f"{prefix}{name}\t{' '.join(reason.split())}" for name, reason in unusable)
+        new = [line for line in lines if line not in self.listed]
         if not new:
             return
         if kind not in self.warned:
             what = "an utterance" if kind == "utterances" else "a recording of noise"
-            first = next(iter(new.items()))
-            logger.warning("%s cannot be used: %s: %s; all are listed in %s", what, *first, self.path)
+            said = new[0].replace("\t", ": ", 1)
+            logger.warning("%s cannot be used: %s; all are listed in %s", what, said, self.path)
         self.warned.add(kind)
-        self.listed |= new.keys()
+        self.listed.update(new)
         try:
             with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
-                file.write("".join(f"{name}\t{' '.join(why.split())}\n" for name, why in new.items()))
+                file.write("".join(f"{line}\n" for line in new))
         except OSError as error:
             logger.warning("%s cannot be written (%s)", self.path, error)
 

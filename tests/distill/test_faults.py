@@ -15,6 +15,7 @@ from lhotse import CutSet
 from distill.checkpoints import load_student
 from distill.distillation import Distillation
 from distill.errors import ConfigError, DataError, UserError
+from distill.faults import BadData
 from distill.training import run
 from tests.distill.test_training import differs, log, overrides, tiny, weights
 
@@ -216,3 +217,11 @@ def test_a_resumed_run_goes_on_in_weights_and_biases(mini_data, tmp_path):
     folders = [path.name for path in (tmp_path / "wandb").glob("offline-run-*")]
     ids = {name.split("-")[3] for name in folders}  # offline-run-TIME-ID, and -1 if both begin in one second
     assert len(folders) == 2 and len(ids) == 1
+
+
+def test_files_of_the_same_name_in_two_sources_are_both_listed(tmp_path):
+    bad = BadData(tmp_path, 0.5)
+    bad._add("utterances", [("000", "a/000.wav: does not exist"), ("000", "b/000.wav: is empty")], "")
+    bad._add("utterances", [("000", "b/000.wav: is empty")], "")
+    lines = (tmp_path / "skipped.tsv").read_text().splitlines()
+    assert lines == ["000\ta/000.wav: does not exist", "000\tb/000.wav: is empty"]
