@@ -265,14 +265,13 @@ class GracefulStop(Callback):
         if self.received or self.trainer is None or self.trainer.world_size > 1:
             return False
         ends = self.trainer.validating and self.trainer.global_step >= self.trainer.max_steps
-        return BatchLoader.waiting and not ends and not within_update(self.trainer)
+        return BatchLoader.waiting and not ends
 
     def on_train_batch_end(  # noqa: D102
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         received = largest_of_all(trainer, self.received)
-        # A validation that follows would be skipped when the run goes on; a part of an update is not saved.
-        if received and not validation_follows(trainer) and not within_update(trainer):
+        if received and not validation_follows(trainer):  # which would be skipped when the run goes on
             self._stop(trainer, received)
 
     def on_validation_batch_end(  # noqa: D102
@@ -338,11 +337,6 @@ def largest_of_all(trainer: pl.Trainer, value: int) -> int:
     agreed = torch.tensor(value, device=trainer.strategy.root_device)
     torch.distributed.all_reduce(agreed, op=torch.distributed.ReduceOp.MAX)
     return int(agreed)
-
-
-def within_update(trainer: pl.Trainer) -> bool:
-    """Whether gradients wait for the other micro-batches of their update: no checkpoint holds them."""
-    return trainer.fit_loop.epoch_loop._should_accumulate()
 
 
 def validation_follows(trainer: pl.Trainer) -> bool:

@@ -424,28 +424,3 @@ def test_a_published_teacher_is_not_written_over_a_run(mini_data, tmp_path):
     assert (out / "recipe.yaml").read_bytes() == before and not (out / "teacher.json").exists()
     for _ in range(2):  # again is fine
         assert run(load("t1", ["teacher=random:mini"]), tmp_path / "t1").exists()
-
-
-class StopAtMicroBatch(pl.Callback):
-    """SIGTERM while the micro-batch of this number, from 1, is computed."""
-
-    def __init__(self, micro_batch: int):
-        self.micro_batch = micro_batch
-
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        if trainer.fit_loop.total_batch_idx + 1 == self.micro_batch:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-
-def test_an_update_of_several_batches_is_finished_before_a_stop(mini_data, tmp_path, monkeypatch):
-    """Its gradients so far are in no checkpoint: a run that goes on would lose them."""
-    recipe = tiny(mini_data, "optim.accumulate=2", "data.batch_size=2", name="mini_teacher", steps=3)
-    run(recipe, tmp_path / "whole")
-    with monkeypatch.context() as patch:
-        add_callback(patch, StopAtMicroBatch(3))
-        with pytest.raises(Interrupted):
-            run(recipe, tmp_path / "stopped")
-    last = torch.load(tmp_path / "stopped" / "checkpoints" / "last.ckpt", weights_only=True)
-    assert last["global_step"] == 2
-    run(recipe, tmp_path / "stopped", resume=True)
-    assert differs(weights(tmp_path / "whole"), weights(tmp_path / "stopped")) == 0
