@@ -8,7 +8,7 @@ import pytest
 from distill.atomic import atomic, write_text
 from distill.checkpoints import weights
 from distill.errors import CheckpointError
-from distill.faults import CarefulCheckpointIO
+from distill.saving import CarefulCheckpointIO
 from downstream.cache import write_whole
 
 

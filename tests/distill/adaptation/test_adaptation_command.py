@@ -160,7 +160,7 @@ def test_a_head_that_fits_is_used_and_goes_with_the_run(mini_data, tmp_path, cap
     started = []
     monkeypatch.setattr(
         "distill.adaptation.run.fit",
-        lambda trainer, module, *_, **__: started.append(heads.head_of(module.state_dict())),
+        lambda trainer, module, *_, **__: started.append(heads.head_of(module.state_dict())) or 0.0,
     )
     monkeypatch.setattr("distill.adaptation.run.release", lambda *_: tmp_path)
     monkeypatch.setattr("distill.adaptation.run._keep_head", lambda *_: None)

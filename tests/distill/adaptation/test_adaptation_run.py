@@ -161,7 +161,7 @@ def test_targets_belong_to_a_split_where_train_and_dev_have_the_same_names(mini_
     speech = [f"data.{split}=[{tmp_path}/{split}.jsonl.gz]" for split in ("train", "dev")]
     adaptation, seen = recipe(mini_data, "data.max_samples=400000", *speech), {}
 
-    def stop(trainer, module, data, out, resume):
+    def stop(trainer, module, data, out, **_):
         data.trainer = trainer
         seen["train"], seen["dev"] = data._dataset("train"), data._dataset("dev")
         raise KeyboardInterrupt
