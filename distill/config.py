@@ -219,9 +219,10 @@ def _find(recipe: str, parent: str | None) -> Path:
     shipped = resources.files("recipes") / f"{recipe}.yaml"
     if shipped.is_file():
         return Path(str(shipped))
+    where = "" if parent is None else f"{parent}: extends: "
     if Path(recipe).suffix in (".yaml", ".yml"):
-        raise ConfigError(f"recipe {recipe}: no such file")
-    raise ConfigError(f"unknown recipe {recipe!r}{_nearest(recipe, recipe_names())}")
+        raise ConfigError(f"{where}recipe {recipe}: no such file")
+    raise ConfigError(f"{where}unknown recipe {recipe!r}{_nearest(recipe, recipe_names())}")
 
 
 def _nearest(name: str, names: Sequence[str], prefix: str = "") -> str:

@@ -113,15 +113,7 @@ class RunLock(Callback):
         Raises:
             UserError: it is not gone.
         """
-        holder, seen = _read(self.path)
-        alive = _is_alive(holder)
-        if alive is None:
-            alive = self._shows_life(holder, seen)
-        if alive:
-            raise UserError(
-                f"{self.folder} is being trained by {_describe(holder)}: wait until it has ended, or choose "
-                "another --out"
-            )
+        holder = self._living_refused()
         aside = self.path.with_name(f"{NAME}.{self.token}")
         try:
             self.path.rename(aside)  # of several that wait, one succeeds
@@ -133,6 +125,33 @@ class RunLock(Callback):
         else:
             logger.warning("%s: %s is gone, its lock is taken over", self.folder, _describe(holder))
         aside.unlink()
+
+    def refuse_others(self) -> None:
+        """Look whether another process trains in the folder, without taking it.
+
+        Raises:
+            UserError: one does.
+        """
+        here = _this_process()
+        if self.path.exists() and not here.items() <= _read(self.path)[0].items():
+            self._living_refused()
+
+    def _living_refused(self) -> dict[str, Any]:
+        """What the lock says, if its process is gone.
+
+        Raises:
+            UserError: it is not gone.
+        """
+        holder, seen = _read(self.path)
+        alive = _is_alive(holder)
+        if alive is None:
+            alive = self._shows_life(holder, seen)
+        if alive:
+            raise UserError(
+                f"{self.folder} is being trained by {_describe(holder)}: wait until it has ended, or choose "
+                "another --out"
+            )
+        return holder
 
     def _shows_life(self, holder: dict[str, Any], seen: int) -> bool:
         """Whether a process that cannot be asked touches its lock. Looked at, not compared with a clock."""

@@ -42,6 +42,8 @@ def check_run_folder(out: Path, *, resume: bool) -> None:
     """Refuse to write over another run, or to resume what is none; nothing is written yet."""
     last = out / "checkpoints" / "last.ckpt"
     if not resume and last.exists():
+        if not is_follower():
+            RunLock(out).refuse_others()
         raise UserError(f"{out} holds a run already: go on with --resume {out}, or choose another --out")
     if resume and not last.exists():
         raise UserError(f"{out} has no checkpoints/last.ckpt to resume from")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import shlex
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,7 +50,10 @@ def read_text(path: str | Path) -> str:
         text, wrong = "", error.start
         line = content.count(b"\n", 0, wrong) + 1
     if wrong >= 0:
-        raise DataError(f"{path} is not UTF-8 (line {line}); save it as UTF-8, as `iconv -t UTF-8` does")
+        raise DataError(
+            f"{path} is not UTF-8 (line {line}); convert it: `iconv -f LATIN1 -t UTF-8 "
+            f"{shlex.quote(str(path))} > new` (name the file's real encoding after -f)"
+        )
     return text.removeprefix("\ufeff")
 
 

@@ -26,32 +26,42 @@ def choose(
     Raises:
         UserError: if one table would have several, or none is of the chosen one.
     """
-    kept = list(results)
+    kept, several = list(results), dict[str, tuple[str, list[str]]]()
     for name, wanted in (("protocol", protocol), ("variant", variant)):
         asked = [result for result in kept if name == "protocol" or is_distorted(result.condition)]
         if wanted is None:
-            _refuse_several(name, asked)
+            several |= _several(name, asked)
         elif asked and wanted not in (found := {getattr(result, name) for result in asked}):
             raise UserError(f"no result is of {name} {wanted}; there are those of {', '.join(sorted(found))}")
         others = [result for result in asked if wanted not in (None, getattr(result, name))]
         dropped = set(map(id, others))
         kept = [result for result in kept if id(result) not in dropped]
+    if several:
+        raise UserError(_ask(several))
     return kept
 
 
-def _refuse_several(name: str, results: Iterable[Result]) -> None:
-    """Whoever reads a number must know what it follows."""
+def _several(name: str, results: Iterable[Result]) -> dict[str, tuple[str, list[str]]]:
+    """By name the first task with results of several, and which; whoever reads a number must know."""
     by_task: dict[str, set[str]] = defaultdict(set)
     for result in results:
         by_task[result.task].add(getattr(result, name))
-    for task, found in by_task.items():
-        if len(found) > 1:
-            several = " and ".join(sorted(found))
-            options = " or ".join(f"--{name} {one}" for one in sorted(found))
-            raise UserError(
-                f"{task}: there are results of {name} {several}, which are not averaged: choose with "
-                f"{options}, or name the folders of one of them only"
-            )
+    return next(
+        ({name: (task, sorted(found))} for task, found in by_task.items() if len(found) > 1),
+        {},
+    )
+
+
+def _ask(several: Mapping[str, tuple[str, list[str]]]) -> str:
+    """What to say of all that is to be chosen."""
+    said = before = ""
+    for name, (task, found) in several.items():
+        said += ", and of" if task == before else f"{'; ' if said else ''}{task}: there are results of"
+        said, before = f"{said} {name} {' and '.join(found)}", task
+    options = ", and ".join(
+        " or ".join(f"--{name} {one}" for one in found) for name, (_, found) in several.items()
+    )
+    return f"{said}, which are not averaged: choose with {options}, or name the folders of one of them only"
 
 
 def beside_paper(name: str, heard: Iterable[str]) -> str:

@@ -177,7 +177,7 @@ def split_source(source: str) -> tuple[str, bool | None]:
         The source, and None if nothing is said.
 
     Raises:
-        CheckpointError: for anything else behind a "?", unless the source exists under its whole name.
+        CheckpointError: for anything else after a "?", unless the source exists under its whole name.
     """
     plain, mark, wish = source.rpartition("?")
     with suppress(OSError):  # too long for a path, say: then it is none
@@ -187,7 +187,7 @@ def split_source(source: str) -> tuple[str, bool | None]:
         return source, None
     if wish not in _WISHES:
         raise CheckpointError(
-            f"{source}: there is {ascii(wish)[:40]} behind the ?, expected {' or '.join(_WISHES)}"
+            f"{source}: there is {ascii(wish)[:40]} after the '?', expected {' or '.join(_WISHES)}"
         )
     return plain, _WISHES[wish]
 

@@ -335,7 +335,8 @@ def test_circular_extends(tmp_path):
         (b"\xff\xfe\x00", "not valid YAML"),
         (b"- s4\n", "a recipe is a mapping of keys to values"),
         (b"extends: [s4, s5]\n", "extends names one recipe or file, not ['s4', 's5']"),
-        (b"extends: s44\n", "unknown recipe 's44': did you mean 's4'?"),
+        (b"extends: s44\n", "mine.yaml: extends: unknown recipe 's44': did you mean 's4'?"),
+        (b"extends: s44.yaml\n", "mine.yaml: extends: recipe s44.yaml: no such file"),
         (b"extends: s4\noptim:\n  lrr: 1\n", "unknown key 'optim.lrr': did you mean 'optim.lr'?"),
     ],
 )

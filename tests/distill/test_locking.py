@@ -13,6 +13,7 @@ import pytest
 from distill import locking
 from distill.errors import UserError
 from distill.locking import NAME, RunLock
+from distill.runs import check_run_folder
 from distill.training import run
 from tests.distill.test_training import tiny
 
@@ -42,6 +43,20 @@ def test_a_folder_is_held_once_and_given_back(tmp_path):
     with pytest.raises(ZeroDivisionError), RunLock(tmp_path / "run"):
         raise ZeroDivisionError
     assert not list((tmp_path / "run").iterdir())
+
+
+def test_a_run_in_progress_is_not_said_to_be_an_earlier_one(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/last.ckpt").touch()
+    with RunLock(tmp_path), pytest.raises(UserError, match="holds a run already"):
+        check_run_folder(tmp_path, resume=False)
+    other = os.getppid()
+    write_lock(tmp_path, pid=other, started=locking._stat(other)[1])
+    with pytest.raises(UserError, match=f"is being trained by process {other} on "):
+        check_run_folder(tmp_path, resume=False)
+    write_lock(tmp_path, started="0")  # gone
+    with pytest.raises(UserError, match="holds a run already"):
+        check_run_folder(tmp_path, resume=False)
 
 
 def test_followers_leave_it_to_the_first(tmp_path, monkeypatch):

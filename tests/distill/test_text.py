@@ -26,7 +26,10 @@ def test_gzip_is_unpacked_and_an_empty_file_has_no_lines(tmp_path):
 @pytest.mark.parametrize(
     "content, message",
     [
-        ("a\ncafé\n".encode("latin1"), r"x.txt is not UTF-8 \(line 2\)"),
+        (
+            "a\ncafé\n".encode("latin1"),
+            r"x.txt is not UTF-8 \(line 2\); convert it: `iconv -f LATIN1 -t UTF-8 \S+/x.txt > new`",
+        ),
         ("a\nb\n".encode("utf-16"), r"x.txt is not UTF-8 \(line 1\)"),
         ("a\nb\n".encode("utf-16-le"), r"x.txt is not UTF-8 \(line 1\)"),
         (gzip.compress(b"a\n"), r"x.txt is not UTF-8 \(line 1\)"),

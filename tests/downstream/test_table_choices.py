@@ -83,6 +83,21 @@ def test_the_command_line_asks(tmp_path, capsys, verb):
     assert main([*words, "--protocol", "s3prl", "--variant", "paper"]) == 0
 
 
+def test_all_that_must_be_chosen_is_said_at_once():
+    results = [{"condition": "fsd"}, {"condition": "fsd", "protocol": "s3prl", "variant": "authors"}]
+    with pytest.raises(UserError) as error:
+        build({}, *results)
+    assert str(error.value) == (
+        "ks: there are results of protocol paper and s3prl, and of variant authors and paper, which are not "
+        "averaged: choose with --protocol paper or --protocol s3prl, and --variant authors or --variant "
+        "paper, or name the folders of one of them only"
+    )
+    alone = {"protocol": "s3prl", "task": "ic"}
+    noisy = {"condition": "fsd", "task": "ic", "protocol": "s3prl"}
+    with pytest.raises(UserError, match="^ks: .* protocol paper and s3prl; ic: .* variant authors and paper"):
+        build({}, {"protocol": "s3prl"}, alone, noisy, noisy | {"variant": "authors"})
+
+
 # ------------------------------------------------------------------------------- teachers, rows by name
 
 

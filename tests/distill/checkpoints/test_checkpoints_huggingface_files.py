@@ -160,7 +160,7 @@ def test_the_choice_is_for_every_format(tmp_path, monkeypatch):
         "teacher": "lab/hubert?normalize=true",
         "teacher_hub_id": "lab/hubert",
     }
-    with pytest.raises(CheckpointError, match=r"'normalise=1' behind the \?, expected normalize=true or"):
+    with pytest.raises(CheckpointError, match=r"'normalise=1' after the '\?', expected normalize=true or"):
         load_teacher("lab/hubert?normalise=1")
     (tmp_path / "is it?normalize=true").mkdir()
     monkeypatch.chdir(tmp_path)
