@@ -10,7 +10,7 @@ from torch import Tensor
 from distill.distortions.additive import is_silent
 from distill.errors import DataError, first_line
 from distill.hubert import SAMPLE_RATE
-from distill.recordings import opened_here
+from distill.recordings import blame, opened_here
 from distill.resampling import resample
 
 _STRETCH = 30 * SAMPLE_RATE  # samples that are searched for a sound at once, after the first second
@@ -41,7 +41,7 @@ def read_audio(cut: Cut, start: int = 0, count: int | None = None) -> Tensor:
         samples = torch.from_numpy(np.atleast_2d(audio).mean(0, dtype=np.float32))
         samples = resample(samples, int(cut.sampling_rate), SAMPLE_RATE)
     except DataError as error:
-        raise DataError(f"{cut.id}: {reason(error)}") from None
+        raise DataError(blame(cut.id, reason(error))) from None
     except Exception as error:  # noqa: BLE001 every decoder has its own exceptions
         raise DataError(f"{cut.id}: cannot be read ({reason(error)})") from None
     if not torch.isfinite(samples).all():

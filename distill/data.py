@@ -60,7 +60,10 @@ class NoiseReader:
     """
 
     def __init__(self, corpora: Mapping[str, str | Sequence[str]]):
-        self.corpora: dict[str, Cuts] = {name: index_cuts(s) for name, s in corpora.items()}
+        self.corpora: dict[str, Cuts] = {
+            name: index_cuts(s, what="rooms (rir)" if name == "rir" else f"{name} noise")
+            for name, s in corpora.items()
+        }
         self._lost: list[tuple[str, str]] = []
         self._silent: list[tuple[str, str]] = []
         self._pauses = 0

@@ -16,6 +16,7 @@ from distill.errors import ConfigError, DataError
 from distill.hubert import HubertConfig
 from distill.manifest import fingerprint
 from distill.options import Recipe
+from distill.recordings import blame
 from distill.sources import index_cuts
 
 
@@ -29,7 +30,7 @@ class NothingUsable(DataError):
     joint = True
 
     def __init__(self, skipped: Sequence[tuple[str, str]]):
-        last = f", here the last: {': '.join(skipped[-1])}" if skipped else ""
+        last = f", here the last: {blame(*skipped[-1], quoted=True)}" if skipped else ""
         super().__init__(
             "no utterance of a batch can be used, nor any of those tried in their place from all over the "
             f"corpus{last}"
@@ -90,7 +91,8 @@ class SpeechData(ResumableData):
         self.streams = streams
         self.targets, self.model = targets, model
         # Opened here, so that whatever is missing is said before anything else happens.
-        self.train_cuts, self.dev_cuts = index_cuts(recipe.data.train), index_cuts(recipe.data.dev)
+        self.train_cuts = index_cuts(recipe.data.train, what="data.train")
+        self.dev_cuts = index_cuts(recipe.data.dev, what="data.dev")
         self.speech = fingerprint(self.train_cuts)
         wanted = [name for name in recipe.distortion.additive if name not in ("gaussian", "none")]
         wanted += ["rir"] * recipe.distortion.rir

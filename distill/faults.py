@@ -18,6 +18,7 @@ from distill.checkpoints import safe_pickle
 from distill.datamodule import NothingUsable
 from distill.distortions import Distorter
 from distill.errors import DataError, UserError
+from distill.recordings import blame
 
 logger = logging.getLogger(__name__)
 
@@ -130,7 +131,7 @@ class BadData(Callback):
         Dev speech goes by "dev NAME": a name may be in both.
         """
         if unusable:
-            self.last[kind] = ": ".join(unusable[-1])
+            self.last[kind] = blame(*unusable[-1], quoted=True)
         prefix = "noise " if kind == "noise" else split
         # With the reason, which names the file: other sources may have an utterance of the same name.
         lines = dict.fromkeys(f"{prefix}{name}\t{' '.join(reason.split())}" for name, reason in unusable)
@@ -139,7 +140,7 @@ class BadData(Callback):
             return
         if kind not in self.warned:
             what = "an utterance" if kind == "utterances" else "a recording of noise"
-            said = new[0].replace("\t", ": ", 1)
+            said = blame(*new[0].split("\t", 1))
             logger.warning("%s cannot be used: %s; all are listed in %s", what, said, self.path)
         self.warned.add(kind)
         self.listed.update(new)
@@ -186,7 +187,8 @@ class BadData(Callback):
         self.read.clear()
         run = save_last(trainer).parents[1]
         how = "give the same command again" if self.of_head else f"go on with --resume {run} --override"
-        return f"{self.path} lists them: mend them or raise the limit, then {how}"
+        limit = f"{'' if self.of_head else 'data.'}max_bad_fraction"
+        return f"{self.path} lists them: fix them, or raise {limit}, then {how}"
 
 
 class SkipNonFinite(Callback):

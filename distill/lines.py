@@ -88,7 +88,9 @@ def cut_lines(source: Iterable[bytes], path: Path) -> Iterator[tuple[int, bytes]
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         what = "is cut off" if isinstance(error, EOFError) else f"is damaged ({error})"
         if not number:
-            raise DataError(f"{path}: not a lhotse cut manifest: it {what}") from None
+            raise DataError(
+                f"{path}: not a lhotse cut manifest: it {what}; copy or prepare it again"
+            ) from None
         raise DataError(f"{path}: {what} after line {number}; make or fetch it again") from None
 
 
@@ -109,7 +111,7 @@ def check_kind(path: Path) -> bool:
             try:
                 cut = cut_of(line, of_any_kind=True)
             except DataError as error:
-                problem = problem or f"line {number} {error}"
+                problem = problem or f"line {number}: {error}"
                 if number >= _LOOKED_AT:
                     break
                 continue
@@ -129,22 +131,22 @@ def cut_of(line: bytes, *, of_any_kind: bool = False) -> Any:
         of_any_kind: return what to say of a manifest of such lines, if the line is something else.
 
     Raises:
-        DataError: it is none, as the end of a sentence: "is ...".
+        DataError: it is none, saying what it is, as in "line 5: ...".
     """
     try:
         data = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"is no JSON ({error})") from None
+    except (ValueError, RecursionError):
+        raise DataError("not valid JSON") from None
     if not isinstance(data, dict):
-        raise DataError(f"is a JSON {type(data).__name__}, not a cut")
+        raise DataError(f"a JSON {type(data).__name__}, not a cut")
     if data.get("type") not in _CUTS:
         keys = ", ".join(map(str, list(data)[:5])) or "none"
         for key, what, instead in _KINDS:
             if key in data:
                 if of_any_kind:
                     return f"its lines are each {what}, not a cut: {instead} makes cuts"
-                raise DataError(f"is {what}, not a cut")
-        raise DataError(f"is no cut (its keys: {keys})")
+                raise DataError(f"{what}, not a cut")
+        raise DataError(f"no cut (its keys: {keys})")
     try:
         cut = deserialize_item(data)
         plausible(cut.duration)
@@ -153,14 +155,14 @@ def cut_of(line: bytes, *, of_any_kind: bool = False) -> Any:
     except DataError:
         raise
     except UnicodeEncodeError:
-        raise DataError("is a cut whose id is not Unicode text") from None
+        raise DataError("a cut whose id is not Unicode text") from None
     except Exception as error:  # noqa: BLE001 lhotse raises whatever its parser does
-        raise DataError(f"is no cut that lhotse can read ({first_line(error)})") from None
+        raise DataError(f"no cut that lhotse can read ({first_line(error)})") from None
     if not has_audio:
         if of_any_kind:
             what = "features, but no recording" if getattr(cut, "has_features", False) else "no recording"
             return f"its cuts have {what}: speech is read from recordings"
-        raise DataError("is a cut without a recording")
+        raise DataError("a cut without a recording")
     return cut
 
 
@@ -175,10 +177,10 @@ def plausible(seconds: Any) -> float:
     except (TypeError, ValueError):
         number = math.nan
     if not 0 < number <= _LONGEST_S:
-        raise DataError(f"is a cut of {seconds!r} seconds")
+        raise DataError(f"a cut of {seconds!r} seconds")
     return number
 
 
 def unusable_line(path: Path, number: int, error: Exception) -> MonoCut:
     """A cut in place of a line that is none; `read_audio` refuses it, saying why."""
-    return unusable_cut(f"line {number} of {path.name}", f"{path}: line {number} {error}", {})
+    return unusable_cut(f"line {number} of {path.name}", f"{path}, line {number}: {error}", {})

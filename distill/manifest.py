@@ -243,7 +243,7 @@ def _write_lines(
                 usable = True
             except DataError as error:
                 duration = 0.0
-                first_problem = first_problem or f"line {number} {error}"
+                first_problem = first_problem or f"line {number}: {error}"
             records.append((offset, len(line), duration, number))
             count += 1
             seconds += duration

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -95,6 +96,22 @@ def unusable_cut(name: str, why: str, custom: Mapping[str, Any]) -> MonoCut:
 def why_unusable(cut: Cut) -> str:
     """What was wrong with a file or line when its source was opened, with its name; "" if nothing."""
     return (getattr(cut, "custom", None) or {}).get(_UNUSABLE, "")
+
+
+def blame(name: str, why: str, *, quoted: bool = False) -> str:
+    """An utterance or recording and what is wrong with it.
+
+    A line of a manifest that is no cut has no name of its own (`unusable_line`): why says where it is.
+
+    Args:
+        name: its id, or as lists have it: "dev ID".
+        why: not beginning with it.
+        quoted: put the name in quotation marks: it may read like a word of the sentence.
+    """
+    line = re.search(r"\bline (\d+) of (.+)$", name)
+    if line and f"{line[2]}, line {line[1]}: " in why:
+        return why
+    return f"{name!r}: {why}" if quoted else f"{name}: {why}"
 
 
 def recordings_of(cut: Cut) -> list[Recording]:

@@ -46,14 +46,25 @@ def open_cuts(sources: str | Path | Sequence[str]) -> CutSet:
     return functools.reduce(operator.add, opened)
 
 
-def index_cuts(sources: str | Path | Sequence[str]) -> Cuts:
+def index_cuts(sources: str | Path | Sequence[str], *, what: str = "") -> Cuts:
     """Open speech or noise for reading in any order; the same sources as for `open_cuts`.
 
     Manifests get an index on disk the first time (`ManifestCuts`), the rest is held in memory.
 
+    Args:
+        sources: as for `open_cuts`.
+        what: they are, as "data.train" or "musan noise", said in errors.
+
     Raises:
-        DataError: as `open_cuts`, or for a manifest with a line that is no cut.
+        DataError: as `open_cuts`, or for a manifest without a line that is a cut.
     """
+    try:
+        return _index_cuts(sources)
+    except DataError as error:
+        raise DataError(f"{what}: {error}" if what else str(error)) from None
+
+
+def _index_cuts(sources: str | Path | Sequence[str]) -> Cuts:
     if isinstance(sources, str | Path):
         sources = [str(sources)]
     if not sources:
@@ -70,8 +81,9 @@ def _open_source(source: str) -> CutSet:
     location, query = split_query(source)
     path = Path(location)
     if not path.exists():
-        advice = f"; {how_to_make(path)}" if path.name.endswith(".jsonl.gz") else ""
-        raise DataError(f"{location} does not exist{advice}")
+        made = path.name.endswith(".jsonl.gz")
+        advice = how_to_make(path) if made else "name a manifest, TSV or folder of audio"
+        raise DataError(f"{location} does not exist; {advice}")
     conditions = [pair.partition("=")[::2] for pair in query.split("&") if pair]
     part = next((read_part(value, source) for name, value in conditions if name == "part"), None)
     wanted = {name: value for name, value in conditions if name != "part"}
@@ -171,17 +183,18 @@ def _cuts_from_files(entries: list[Entry], source: str) -> CutSet:
     """
     check_names(entries, source)
     with ThreadPoolExecutor(8) as pool:
-        return CutSet.from_cuts(list(pool.map(_cut_from_file, entries)))
+        return CutSet.from_cuts(list(pool.map(functools.partial(_cut_from_file, source), entries)))
 
 
-def _cut_from_file(entry: Entry) -> MonoCut:
+def _cut_from_file(source: str, entry: Entry) -> MonoCut:
     name = printable(entry.id)
     try:
         check_name(entry.file)
         made: Any = recording_of(entry.file, read_header(entry.file), name).to_cut()
     except DataError as error:
         why = f"{printable(entry.file)}: {str(error).removeprefix(f'{entry.file} ')}"
-        return unusable_cut(name, why, entry.columns)
+        row = f"{printable(source)}, {entry.where}: " if entry.where else ""
+        return unusable_cut(name, f"{row}{why}", entry.columns)
     made.id = name
     made.custom = dict(entry.columns)
     return made

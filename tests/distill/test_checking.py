@@ -112,7 +112,8 @@ def test_bad_files_of_a_table_or_folder(corpus, kind):
     found = survey(str(corpus / "t.tsv" if kind == "table" else audio), sample=2000, seed=0)
     assert (found.utterances, len(found.bad), found.bad_share) == (10, 1, 0.1)
     why = "does not exist" if kind == "table" else "cannot be read (Format not recognised)"
-    assert found.bad == [f"{audio}/3.wav: {why}"]
+    row = f"{corpus}/t.tsv, line 5: " if kind == "table" else ""
+    assert found.bad == [f"{row}{audio}/3.wav: {why}"]
     assert found.hours == pytest.approx(9 * 0.5 / 3600)
 
 

@@ -88,12 +88,12 @@ MISTAKES = [
     ("student.targets=[4,8,12]", RECIPE, "the teacher has layers 1 to 6, not 8, 12"),
     ("student.layers=9", RECIPE, "layers is 9, but the teacher has 6"),
     ("distortion.additive=[fsd]", RECIPE, "data.noises.fsd"),
-    ("data.train=[{missing}]", FAILED, "none.jsonl.gz does not exist"),
+    ("data.train=[{missing}]", FAILED, "distill: data.train: {missing} does not exist"),
     ("data.train=[{empty}]", FAILED, "empty.jsonl.gz has no audio"),
     ("data.train=[{silent}]", FAILED, "silent has no audio"),
     ("data.dev=[{text}]", FAILED, "notes.txt: expected a .jsonl.gz manifest, a .tsv or a folder of audio"),
     ("data.dev=['{no_column}']", FAILED, "no column 'split' in its header (path, set)"),
-    ("data.dev_noises.musan=[{missing}]", FAILED, "none.jsonl.gz does not exist"),
+    ("data.dev_noises.musan=[{missing}]", FAILED, "distill: musan noise: {missing} does not exist"),
     ("data.train=[]", FAILED, "no source of audio given"),
     ("teacher={root}/none.pt", FAILED, "none.pt does not exist"),
     ("teacher={student}", FAILED, "student, expected a teacher"),
@@ -110,7 +110,9 @@ def test_a_mistake_is_one_line(distill, models, sources, tmp_path, override, exp
     words = [word.format(**models, **sources) for word in (*RUNNABLE, override)]
     code, out, err = distill("train", "s4", *words, "--out", tmp_path / "run")
     assert code == expected
-    assert message in err and err.startswith("distill: ") and err.count("\n") == 1 and not out
+    assert (
+        message.format(**sources) in err and err.startswith("distill: ") and err.count("\n") == 1 and not out
+    )
     assert not (models["root"] / "was_run").exists()
 
 
@@ -144,6 +146,11 @@ def test_files_of_a_list_that_are_gone(distill, models, sources, tmp_path):
         (["data", "distort", "{good}", "x", "--noise", "musan"], 2, "--noise musan: write CORPUS=SOURCE"),
         (["data", "distort", "{good}", "x", "--noise", "rain=y"], 2, "--noise rain=y: write CORPUS=SOURCE"),
         (["data", "distort", "{good}", "x", "--condition", "fsd"], 1, "fsd"),
+        (
+            ["data", "distort", "{good}", "x", "--condition", "fsd", "--noise", "fsd=nowhere"],
+            1,
+            "fsd noise: nowhere does not exist; name a manifest, TSV or folder of audio",
+        ),
         (["tsne", "{student}", "--speech", "{good}", "--out", "x.txt"], 1, "must end in .png, .pdf or .svg"),
         (["tsne", "{student}", "--speech", "none"], 1, "none does not exist"),
         (["tsne", "none", "--speech", "{good}"], 1, "none does not exist"),

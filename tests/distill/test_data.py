@@ -118,7 +118,10 @@ def test_several_sources_follow_each_other(speech, noise_folder, table, tmp_path
 
 def test_sources_that_are_none(tmp_path, table, noise_folder):
     assert "no source of audio given" in refused()
-    assert refused(tmp_path / "none.tsv") == f"{tmp_path}/none.tsv does not exist"
+    assert (
+        refused(tmp_path / "none.tsv")
+        == f"{tmp_path}/none.tsv does not exist; name a manifest, TSV or folder of audio"
+    )
     (tmp_path / "empty").mkdir()
     assert f"{tmp_path}/empty has no audio" in refused(tmp_path / "empty")
     assert "has no audio" in refused(f"{table}?set=other")

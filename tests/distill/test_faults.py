@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -48,12 +49,15 @@ def test_missing_and_broken_files_of_a_table_count_as_others_do(mini_data, tmp_p
     gone = [f"gone{number}.flac" for number in range(50)]
     (tmp_path / "list.tsv").write_text("\n".join(["path", *files, "noise.flac", *gone]) + "\n")
     recipe = tiny(mini_data, f"data.train=[{tmp_path}/list.tsv]", "data.batch_size=24", steps=8)
-    with pytest.raises(DataError, match=r"\d+ of \d+ utterances cannot be used, more than .*=0.01"):
+    with pytest.raises(DataError, match=r"\d+ of \d+ utterances cannot be used, more than .*=0.01") as error:
         run(recipe, tmp_path / "run")
+    last = rf"; the last is '\w+': {tmp_path}/list.tsv, line \d+: {tmp_path}/\w+.flac: [^;]+; "
+    said = str(error.value)
+    assert re.search(last, said) and "fix them, or raise data.max_bad_fraction, then" in said
     lines = (tmp_path / "run/skipped.tsv").read_text().splitlines()
     listed = dict(line.split("\t") for line in lines)
     assert set(listed) == {"noise", *(f"gone{number}" for number in range(50))}
-    assert listed["gone7"] == f"{tmp_path}/gone7.flac: does not exist"
+    assert listed["gone7"] == f"{tmp_path}/list.tsv, line 12: {tmp_path}/gone7.flac: does not exist"
 
 
 def test_some_bad_files_are_listed_once(mini_data, some_bad, tmp_path):

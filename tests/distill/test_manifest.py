@@ -16,11 +16,12 @@ from lhotse.cut import MixedCut
 
 from distill.audio import read_audio
 from distill.data import NoiseReader, SpeechDataset
+from distill.datamodule import NothingUsable
 from distill.distortions import DistortionConfig
 from distill.distortions.plan import draw
 from distill.errors import DataError
 from distill.manifest import JoinedCuts, ListedCuts, ManifestCuts
-from distill.recordings import why_unusable
+from distill.recordings import blame, why_unusable
 from distill.sources import index_cuts, open_cuts
 from distill.survey import survey
 
@@ -92,8 +93,8 @@ def test_a_folder_that_cannot_be_written(manifest, tmp_path, monkeypatch):
 
 BROKEN = [
     (lambda text: text + '{"id": "x"}\n', 24, "no cut"),
-    (lambda text: text[:-20], 23, "no JSON"),
-    (lambda text: text.replace('{"id"', "id", 1), 1, "no JSON"),
+    (lambda text: text[:-20], 23, "not valid JSON"),
+    (lambda text: text.replace('{"id"', "id", 1), 1, "not valid JSON"),
     (lambda text: "\n\n" + text.replace("MonoCut", "SomeCut", 1), 3, "no cut"),
     (lambda text: text + '{"id": "x", "sources": []}\n', 24, "a recording, not a cut"),
     (lambda text: text.replace('"duration": 0.', '"duration": NaN, "x": 0.', 1), 1, "no cut that lhotse"),
@@ -101,7 +102,7 @@ BROKEN = [
     (lambda text: text.replace('"duration": 0.', '"duration": 1e300', 1), 1, "of inf seconds"),
     (lambda text: re.sub('(\n.*?)"recording": ', r'\1"custom": ', text, count=1), 2, "without a recording"),
     (lambda text: text + "[1, 2]\n", 24, "a JSON list, not a cut"),
-    (lambda text: text + "[" * 100_000 + "\n", 24, "no JSON"),
+    (lambda text: text + "[" * 100_000 + "\n", 24, "not valid JSON"),
 ]
 
 
@@ -115,13 +116,11 @@ def test_a_bad_line_is_one_utterance_that_cannot_be_used(manifest, harm, line, w
         bad = [cut for cut in cuts if why_unusable(cut)]
         assert [cut.id for cut in bad] == [f"line {line} of {path.name}"]
         assert len(list(cuts)) in (23, 24)
-        with pytest.raises(
-            DataError, match=f"^line {line} of {path.name}: .*: line {line} is .*{what}"
-        ) as error:
+        with pytest.raises(DataError, match=f"^[^ ]*{path.name}, line {line}: .*{what}") as error:
             read_audio(bad[0])
         assert "\n" not in str(error.value)
     found = survey(str(path), sample=None, seed=0)
-    assert len(found.bad) == 1 and found.bad[0].startswith(f"{path}: line {line} is")
+    assert len(found.bad) == 1 and found.bad[0].startswith(f"{path}, line {line}: ")
     batch = SpeechDataset(index_cuts(str(path)))[0, 0, range(len(list(cuts)))]
     assert [name for name, _ in batch.skipped] == [f"line {line} of {path.name}"] and len(batch) >= 22
 
@@ -132,10 +131,18 @@ def test_a_bad_line_of_noise_is_lost_noise(manifest):
     plan = dataclasses.replace(draw(DistortionConfig(), "u", (0,)), additive="musan", noise_choice=0.9)
     noise = reader.noise(plan, 800)
     assert noise is not None and not noise.any()
-    assert reader.take_lost() == [("line 2 of cuts.jsonl", f"{manifest}: line 2 is no JSON {NO_JSON}")]
+    assert reader.take_lost() == [("line 2 of cuts.jsonl", f"{manifest}, line 2: not valid JSON")]
 
 
-NO_JSON = "(Expecting value: line 1 column 1 (char 0))"
+def test_a_bad_line_is_named_once(manifest):
+    name, why = "line 5 of cuts.jsonl", "/data/cuts.jsonl, line 5: not valid JSON"
+    assert blame(name, why) == blame(name, why, quoted=True) == why
+    assert blame(f"noise {name}", why) == why
+    assert str(NothingUsable([(name, why)])).endswith(f"the last: {why}")
+    assert str(NothingUsable([("missing", "gone")])).endswith("the last: 'missing': gone")
+    manifest.write_text("broken\n")
+    with pytest.raises(DataError, match=r"not a lhotse cut manifest \(line 1: not valid JSON\)$"):
+        open_cuts(str(manifest))
 
 
 @pytest.mark.parametrize("n_bytes", [15, 300, -30, -1])
@@ -144,7 +151,8 @@ def test_a_manifest_that_is_cut_off_is_refused(manifest, n_bytes):
     path.write_bytes(path.read_bytes()[:n_bytes])
     for read in (ManifestCuts, lambda path: list(open_cuts(path)), index_cuts):
         with pytest.raises(
-            DataError, match=r"cuts.jsonl.gz: (is cut off after line|not a lhotse cut)"
+            DataError,
+            match=r"cuts.jsonl.gz: (is cut off after line|not a lhotse cut .*; copy or prepare it again$)",
         ) as error:
             read(path)
         assert "\n" not in str(error.value)

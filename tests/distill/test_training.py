@@ -385,7 +385,10 @@ def test_a_signal_to_the_whole_group_saves_and_ends_the_command(mini_data, tmp_p
     [
         (["student.targets=[4,8,12]"], "the teacher has layers 1 to 6, not 8, 12"),
         (["student.layers=9"], "layers is 9, but the teacher has 6"),
-        (["data.noises={musan: [/none]}"], "/none does not exist"),
+        (
+            ["data.noises={musan: [/none]}"],
+            "musan noise: /none does not exist; name a manifest, TSV or folder of audio",
+        ),
         (["distortion.additive=[fsd]"], "draws fsd noise, but data.noises.fsd is not set"),
         (["trainer.devises=1"], "unknown key 'trainer.devises': did you mean trainer.devices?"),
         (["trainer.precision=17"], "trainer: "),

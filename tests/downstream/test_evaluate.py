@@ -259,7 +259,7 @@ def test_unreadable_training_audio_and_what_to_do(quick, student, tones, tmp_pat
         evaluate(student, config, tmp_path / "out")
     said = str(error.value)
     assert "more than max_bad_fraction=0.01 allows" in said and "--resume" not in said and "data." not in said
-    assert said.endswith("lists them: mend them or raise the limit, then give the same command again")
+    assert said.endswith("lists them: fix them, or raise max_bad_fraction, then give the same command again")
     assert "train" in (tmp_path / "out/heads/ks-last-seed0/skipped.tsv").read_text()
     allowed = quick("ks", steps=20, every_n_steps=6, max_bad_fraction=0.6, **options)
     assert evaluate(student, allowed, tmp_path / "allowed")
@@ -342,7 +342,7 @@ def test_missing_corpora_are_named_at_once_with_the_commands_that_make_them(quic
     assert [command for command in commands if command.startswith("distill data prepare dns ")]
     assert len(commands) == len(set(commands))
     sources = tones | {"train": str(tmp_path / "gone.tsv")}
-    with pytest.raises(DataError, match=r"^\S+gone.tsv does not exist$"):
+    with pytest.raises(DataError, match=r"^\S+gone.tsv does not exist; name a manifest"):
         evaluate(student, quick("ks", sources=sources, conditions=["clean"]), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
