@@ -233,14 +233,27 @@ def check_sources(config: EvaluationConfig) -> None:
     Raises:
         DataError: if any is.
     """
-    sources = [source_of(config, name) for name in manifests_of(config)]
-    sources += [source for several in noise_sources(config).values() for source in several]
-    paths = [Path(split_query(source)[0]) for source in dict.fromkeys(sources)]
-    missing = [path for path in dict.fromkeys(paths) if not path.exists()]
+    named = [
+        (source_of(config, name), f" (sources.{name})" if name in config.sources else "")
+        for name in manifests_of(config)
+    ]
+    for corpus, several in noise_sources(config).items():
+        named += [(source, " (rooms)" if corpus == "rir" else f" ({corpus} noise)") for source in several]
+    missing: dict[Path, str] = {}
+    for source, what in named:
+        path = Path(split_query(source)[0])
+        if not path.exists():
+            missing.setdefault(path, what)
     if missing:
-        ways = dict.fromkeys(how_to_make(path) for path in missing if path.name.endswith(".jsonl.gz"))
+        ways = dict.fromkeys(
+            how_to_make(path)
+            if path.name.endswith(".jsonl.gz")
+            else "name a manifest, TSV or folder of audio"
+            for path in missing
+        )
         verb = "does" if len(missing) == 1 else "do"
-        raise DataError("; ".join([f"{', '.join(map(str, missing))} {verb} not exist", *ways]))
+        said = ", ".join(f"{path}{what}" for path, what in missing.items())
+        raise DataError("; ".join([f"{said} {verb} not exist", *ways]))
 
 
 def read_split(config: EvaluationConfig, name: str, model: HubertConfig) -> list[Cut]:

@@ -342,8 +342,11 @@ def test_missing_corpora_are_named_at_once_with_the_commands_that_make_them(quic
     assert [command for command in commands if command.startswith("distill data prepare dns ")]
     assert len(commands) == len(set(commands))
     sources = tones | {"train": str(tmp_path / "gone.tsv")}
-    with pytest.raises(DataError, match=r"^\S+gone.tsv does not exist; name a manifest"):
+    with pytest.raises(DataError, match=r"^\S+gone.tsv \(sources.train\) does not exist; name a "):
         evaluate(student, quick("ks", sources=sources, conditions=["clean"]), tmp_path / "out")
+    noisy = {"sources": tones, "noises": {"fsd": ["nowhere"]}, "conditions": ["fsd"]}
+    with pytest.raises(DataError, match=r"^nowhere \(fsd noise\) does not exist; name a manifest, TSV or f"):
+        evaluate(student, quick("ks", **noisy), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
