@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -308,7 +309,11 @@ def test_accumulating_changes_nothing_in_two_processes(tmp_path):
     worker = Path(__file__).with_name("accumulate_worker.py")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
-        [*command, str(worker), str(tmp_path)], capture_output=True, text=True, timeout=240, check=False
+        [*command, str(worker), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])},  # for what it takes from this file
     )
     assert not done.returncode, done.stderr[-3000:]
     states = [
