@@ -16,5 +16,5 @@ def test_a_line_that_is_no_cut_is_named(tmp_path):
     path = tmp_path / "test.jsonl"
     CutSet.from_cuts([Recording.from_file(tmp_path / "a.wav").to_cut()]).to_file(path)
     path.write_text(path.read_text() + '{"id": "b"}\n')
-    with pytest.raises(DataError, match="1 audio files of 2 .*test.jsonl: line 2 is no cut"):
+    with pytest.raises(DataError, match="1 audio files of 2 .*test.jsonl, line 2: no cut"):
         read_split(EvaluationConfig(task="ks", sources={"test": str(path)}), "test", HubertConfig())
