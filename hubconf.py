@@ -8,7 +8,7 @@ _ROOT = str(Path(__file__).resolve().parent)
 if _ROOT not in sys.path:
     sys.path.append(_ROOT)
 
-from upstream.hubconf import (  # noqa: E402
+from distill.upstream.hubconf import (  # noqa: E402
     dependencies,
     robust_distilhubert_custom,
     robust_distilhubert_local,

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.run_logs import Curve
+from distill.analysis.run_logs import Curve
 
 # Okabe and Ito's palette, which colour-blind readers tell apart; black and yellow would vanish on one theme.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis.run_logs import Curve, read_curves, unique_labels
+from distill.analysis.run_logs import Curve, read_curves, unique_labels
 
 _NAME = re.compile(r"(?P<task>[^-]+)(-fold\d+)?-(?P<features>.+)-seed\d+(-(?P<others>.+))?")
 

@@ -20,18 +20,19 @@ from distill import config
 from distill.adaptation.codebooks import load_codebook
 from distill.adaptation.heads import agreement, read_head
 from distill.adaptation.masked_prediction import MaskedPrediction
-from distill.adaptation.shards import make_shards
+from distill.adaptation.target_shards import make_shards
 from distill.adaptation.targets import Targets
 from distill.batch import Batch
 from distill.checkpoints import load_teacher
-from distill.data import NoiseReader
+from distill.data.manifest import ListedCuts
+from distill.data.noise import NoiseReader
+from distill.data.sources import open_cuts
 from distill.devices import best_device, device_of
+from distill.downstream.distorted_sets import DistortedSet, load_encoders
 from distill.errors import UserError
-from distill.hubert import HubertEncoder, frame_mask
-from distill.manifest import ListedCuts
+from distill.hubert import HubertEncoder
 from distill.options import AdaptRecipe
-from distill.sources import open_cuts
-from downstream.distorted_sets import DistortedSet, load_encoders
+from distill.waveforms import frame_mask
 
 
 def compare(

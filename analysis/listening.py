@@ -17,12 +17,13 @@ import torch
 from lhotse import CutSet
 from lhotse.cut import Cut
 
-from distill.data import NoiseReader, open_cuts
+from distill.data.noise import NoiseReader
+from distill.data.recordings import why_unusable
+from distill.data.sources import open_cuts
+from distill.downstream.distorted_sets import DistortedSet, find_condition
 from distill.errors import DataError
-from distill.hubert import SAMPLE_RATE
-from distill.logs import describe, log_mel
-from distill.recordings import why_unusable
-from downstream.distorted_sets import DistortedSet, find_condition
+from distill.training.listening import describe, log_mel
+from distill.waveforms import SAMPLE_RATE
 
 logger = logging.getLogger(__name__)
 

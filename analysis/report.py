@@ -18,14 +18,14 @@ from string import Template
 
 import numpy as np
 
-from analysis.curves import COLOURS, curve_chart, style
-from analysis.head_curves import read_heads
-from analysis.run_logs import RunLog, read_runs
+from distill.analysis.curves import COLOURS, curve_chart, style
+from distill.analysis.head_curves import read_heads
+from distill.analysis.run_logs import RunLog, read_runs
+from distill.downstream.options import TASKS
+from distill.downstream.results import read_results
+from distill.downstream.table_parts import CAPTION, Row, Table, is_measured
+from distill.downstream.tables import build_tables
 from distill.errors import UserError
-from downstream.options import TASKS
-from downstream.results import read_results
-from downstream.table_parts import CAPTION, Row, Table, is_measured
-from downstream.tables import build_tables
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +124,9 @@ def left_out(speech: str | None, noises: Mapping[str, Sequence[str]], pictures: 
 def fill_page(names: str, sections: Mapping[str, str]) -> str:
     """The template with its sections; titles are plain text, sections HTML."""
     ids = {title: re.sub(r"\W+", "-", title.lower()) for title in sections}
-    template = resources.files("analysis").joinpath("report_template.html").read_text(encoding="utf-8")
+    template = (
+        resources.files("distill.analysis").joinpath("report_template.html").read_text(encoding="utf-8")
+    )
     return Template(template).substitute(
         title="Distillation report",
         subtitle=f"{escape(names)} · {datetime.date.today().isoformat()}",
@@ -363,7 +365,7 @@ def picture(path: Path) -> str:
 
 def sounds(speech: str, noises: Mapping[str, Sequence[str]]) -> str:
     """One utterance under every distortion that there is noise for."""
-    from analysis.listening import samples_of_distortions
+    from distill.analysis.listening import samples_of_distortions
 
     name, samples = samples_of_distortions(speech, noises)
     cards = [

@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from lhotse import CutSet
 
-from distill.data import NoiseReader, open_cuts
+from distill.data.noise import NoiseReader
+from distill.data.sources import open_cuts
+from distill.downstream.distorted_sets import DistortedSet, embed_set, find_condition, load_encoders
 from distill.errors import UserError
-from downstream.distorted_sets import DistortedSet, embed_set, find_condition, load_encoders
 
 logger = logging.getLogger(__name__)
 

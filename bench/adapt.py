@@ -19,11 +19,12 @@ import torch
 
 from distill.adaptation.masked_prediction import MaskedPrediction
 from distill.adaptation.masking import span_mask
-from distill.adaptation.shards import make_shards
+from distill.adaptation.target_shards import make_shards
 from distill.batch import Batch
-from distill.data import open_cuts
-from distill.hubert import SAMPLE_RATE, HubertEncoder
+from distill.data.sources import open_cuts
+from distill.hubert import HubertEncoder
 from distill.options import OptimConfig
+from distill.waveforms import SAMPLE_RATE
 
 BATCH, SECONDS = 4, 8  # of the preset base one utterance: several would take minutes on one thread
 CLUSTERS = 100

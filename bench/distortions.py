@@ -15,7 +15,8 @@ import soundfile
 import torch
 from torch import Tensor
 
-from distill.data import NoiseReader, read_audio
+from distill.data.audio import read_audio
+from distill.data.noise import NoiseReader
 from distill.distortions import CONDITIONS, Distorter, DistortionConfig, UtterancePlan, reverb
 from distill.distortions.additive import noise_segment
 

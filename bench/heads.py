@@ -26,16 +26,17 @@ from lhotse import Recording
 from lhotse.cut import Cut
 from pytorch_lightning.callbacks import Callback
 
-from distill.hubert import SAMPLE_RATE, HubertEncoder
+from distill.data.sources import open_cuts
+from distill.downstream.batches import HeadData
+from distill.downstream.cache import FeatureCache, fill_all
+from distill.downstream.features import Selection
+from distill.downstream.head_training import HeadTraining
+from distill.downstream.labels import CHARACTERS, ClassLabels, Labels, TokenLabels
+from distill.downstream.options import TASKS, EvaluationConfig
+from distill.hubert import HubertEncoder
 from distill.options import LoggingConfig
-from distill.runs import make_trainer
-from distill.sources import open_cuts
-from downstream.batches import HeadData
-from downstream.cache import FeatureCache, fill_all
-from downstream.features import Selection
-from downstream.labels import CHARACTERS, ClassLabels, Labels, TokenLabels
-from downstream.options import TASKS, EvaluationConfig
-from downstream.runner import HeadTraining
+from distill.training.trainer import make_trainer
+from distill.waveforms import SAMPLE_RATE
 
 WORDS, RECORDINGS = 256, 5
 SPLITS: tuple[str, ...] = ("train", "dev")

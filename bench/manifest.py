@@ -102,7 +102,7 @@ def in_a_process(function: Callable[..., dict[str, float]], *arguments: Any) -> 
 
 def index(manifest: str) -> dict[str, float]:
     """Make the index."""
-    from distill.sources import index_cuts
+    from distill.data.sources import index_cuts
 
     started = time.perf_counter()
     index_cuts(manifest)
@@ -111,8 +111,8 @@ def index(manifest: str) -> dict[str, float]:
 
 def first_batches(manifest: str, skip: str) -> dict[str, float]:
     """Open, start behind `skip` batches, and draw some."""
-    from distill.data import SpeechDataset, train_loader
-    from distill.sources import index_cuts
+    from distill.data.loading import SpeechDataset, train_loader
+    from distill.data.sources import index_cuts
 
     base = resident_mb("self")
     started = time.perf_counter()

@@ -7,15 +7,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from data_prep.chime3 import CHIME3
-from data_prep.corpus import Corpus
-from data_prep.fluent_commands import FLUENT_COMMANDS
-from data_prep.iemocap import IEMOCAP
-from data_prep.librispeech import LIBRISPEECH, MINI_LIBRISPEECH
-from data_prep.noises import DNS, FSD50K, MUSAN, WHAM
-from data_prep.slurp import SLURP
-from data_prep.speech_commands import SPEECH_COMMANDS
-from data_prep.timit import TIMIT
+from distill.data_prep.chime3 import CHIME3
+from distill.data_prep.corpus import Corpus
+from distill.data_prep.fluent_commands import FLUENT_COMMANDS
+from distill.data_prep.iemocap import IEMOCAP
+from distill.data_prep.librispeech import LIBRISPEECH, MINI_LIBRISPEECH
+from distill.data_prep.noises import DNS, FSD50K, MUSAN, WHAM
+from distill.data_prep.slurp import SLURP
+from distill.data_prep.speech_commands import SPEECH_COMMANDS
+from distill.data_prep.timit import TIMIT
 from distill.errors import UsageError
 
 PUBLISHED: dict[str, Corpus] = {
@@ -37,26 +37,26 @@ PUBLISHED: dict[str, Corpus] = {
 
 # Each function imports its module when called: `import data_prep` stays free of lhotse.
 def _published(name: str, root: Path | None, out: Path, **options: Any) -> Any:
-    from data_prep.preparation import prepare
+    from distill.data_prep.preparation import prepare
 
     return prepare(PUBLISHED[name], root, out, **options)
 
 
 def _mini(root: Path | None, out: Path, **options: Any) -> Path:
-    from data_prep import mini
+    from distill.data_prep import mini
 
     mini.prepare(out, **options)  # synthetic: there is nothing to read below root
     return out
 
 
 def _mini_layouts(root: Path | None, out: Path, **options: Any) -> Path:
-    from data_prep import mini_layouts
+    from distill.data_prep import mini_layouts
 
     return mini_layouts.prepare(out, **options)
 
 
 def _folder(root: Path | None, out: Path, **options: Any) -> Any:
-    from data_prep import folder
+    from distill.data_prep import folder
 
     if root is None:
         raise UsageError("corpus folder: say where the audio is with --root FOLDER")
@@ -64,7 +64,7 @@ def _folder(root: Path | None, out: Path, **options: Any) -> Any:
 
 
 def _shar(root: Path | None, out: Path, **options: Any) -> Any:
-    from data_prep import shar
+    from distill.data_prep import existing_shards as shar
 
     if root is None:
         raise UsageError("corpus shar: say where the shards are with --root FOLDER")
@@ -78,7 +78,7 @@ CORPORA: dict[str, Callable[..., Any]] = {
     "folder": _folder,
     "shar": _shar,
 }
-"""Corpus name -> `prepare(root, out, **options)`, with the options of `data_prep.preparation.prepare`, or of
+"""Corpus name -> `prepare(root, out, **options)`, with the options of `preparation.prepare`, or of
 the module's own `prepare` for mini, mini_layouts, folder and shar.
 
 The result says what was made, for the command line to print.

@@ -10,10 +10,10 @@ import json
 import re
 from pathlib import Path
 
-from data_prep.corpus import Clip, Corpus, Split
-from data_prep.files import first_folder
+from distill.data.text import read_lines, read_text
+from distill.data_prep.corpus import Clip, Corpus, Split
+from distill.data_prep.files import first_folder
 from distill.errors import DataError
-from distill.text import read_lines, read_text
 
 CHANNELS = range(7)
 PLACES = ("BUS", "CAF", "PED", "STR")

@@ -1,6 +1,6 @@
 """What a published corpus is to us: its splits, its figures, and how its utterances are found on disk.
 
-Nothing here opens audio or imports more than the standard library; `data_prep.preparation` does the work.
+Nothing here opens audio or imports more than the standard library; `preparation` does the work.
 """
 
 from __future__ import annotations

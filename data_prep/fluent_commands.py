@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from data_prep.corpus import Clip, Corpus, Split
-from data_prep.files import first_folder
-from distill.text import read_table
+from distill.data.text import read_table
+from distill.data_prep.corpus import Clip, Corpus, Split
+from distill.data_prep.files import first_folder
 
 SLOTS = ("action", "object", "location")
 

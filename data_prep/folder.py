@@ -14,9 +14,9 @@ from pathlib import Path
 from lhotse.cut.data import DataCut
 from tqdm import tqdm
 
-from data_prep.manifests import cut_of_all_channels, write_cuts
+from distill.data.files import audio_files
+from distill.data_prep.manifests import cut_of_all_channels, write_cuts
 from distill.errors import DataError, UsageError
-from distill.files import audio_files
 
 SPLITS = ("train", "dev", "test")
 """Subfolders of these names are taken as the splits."""

@@ -11,8 +11,8 @@ from typing import IO
 
 from tqdm import tqdm
 
+from distill.data.recordings import Header, read_header
 from distill.errors import DataError
-from distill.recordings import Header, read_header
 
 
 def read_headers(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from data_prep.corpus import Clip, Corpus, Split
-from data_prep.files import first_folder
-from distill.text import read_text
+from distill.data.text import read_text
+from distill.data_prep.corpus import Clip, Corpus, Split
+from distill.data_prep.files import first_folder
 
 CLASSES = {"neu": "neu", "hap": "hap", "exc": "hap", "sad": "sad", "ang": "ang"}
 """Emotion of the annotation -> class: excited counts as happy, the others are left out."""

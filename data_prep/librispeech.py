@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from data_prep.corpus import Clip, Corpus, Interval, Split
-from data_prep.files import first_folder
+from distill.data.text import read_lines
+from distill.data_prep.corpus import Clip, Corpus, Interval, Split
+from distill.data_prep.files import first_folder
 from distill.errors import DataError
-from distill.text import read_lines
 
 
 def find(root: Path, split: str) -> list[Clip] | None:

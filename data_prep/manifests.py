@@ -10,7 +10,7 @@ from lhotse import CutSet, MonoCut, Recording
 from lhotse.cut import Cut
 from lhotse.cut.data import DataCut
 
-from distill.recordings import Header, read_header, recording_of
+from distill.data.recordings import Header, read_header, recording_of
 
 SAMPLE_RATE = 16_000
 
@@ -67,7 +67,7 @@ def cut_from_header(path: Path, header: Header, id: str) -> MonoCut:  # noqa: A0
 
 
 def cut_of_all_channels(path: Path, id: str) -> DataCut:  # noqa: A002
-    """As `cut_from_file`, but over all channels of a file, which `distill.audio.read_audio` averages."""
+    """As `cut_from_file`, but over all channels of a file, which `distill.data.audio.read_audio` averages."""
     path = Path(path).absolute()
     return _recording(path, read_header(path), id).to_cut()  # pyright: ignore[reportReturnType]
 

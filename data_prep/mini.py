@@ -22,9 +22,9 @@ from lhotse import MonoCut, SupervisionSegment
 from lhotse.supervision import AlignmentItem
 from tqdm import tqdm
 
-from data_prep.espeak import Interval, synthesise
-from data_prep.manifests import SAMPLE_RATE, cut_from_file, write_cuts
-from data_prep.mini_noise import KINDS, NoiseKind, room_impulse_response
+from distill.data_prep.espeak import Interval, synthesise
+from distill.data_prep.manifests import SAMPLE_RATE, cut_from_file, write_cuts
+from distill.data_prep.mini_noise import KINDS, NoiseKind, room_impulse_response
 
 _VERSION = 1  # raise it when the audio changes, so that prepared folders are made anew
 

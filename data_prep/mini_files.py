@@ -1,4 +1,4 @@
-"""Reading what `data_prep.mini` made, and writing it in the formats of published corpora."""
+"""Reading what `distill.data_prep.mini` made, and writing it in the formats of published corpora."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import soundfile
 from lhotse import CutSet, MonoCut, SupervisionSegment
 
-from data_prep.manifests import SAMPLE_RATE
+from distill.data_prep.manifests import SAMPLE_RATE
 
 
 def cuts_of(mini_folder: Path, name: str) -> list[MonoCut]:

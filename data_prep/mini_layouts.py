@@ -1,7 +1,7 @@
 """The synthetic corpora laid out as the published ones: their names, folders, transcripts and lists.
 
 With these the whole way from `distill data prepare librispeech` on can be tried offline. The tasks' corpora,
-which say other words than the `mini` sentences, are in `data_prep.mini_tasks`.
+which say other words than the `mini` sentences, are in `distill.data_prep.mini_tasks`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from lhotse import MonoCut
 from scipy.signal import resample_poly
 from tqdm import tqdm
 
-from data_prep import mini, mini_tasks
-from data_prep.mini_files import cuts_of, samples_of, source_of, spoken, write_lines, write_wav
+from distill.data_prep import mini, mini_tasks
+from distill.data_prep.mini_files import cuts_of, samples_of, source_of, spoken, write_lines, write_wav
 
 
 def prepare(out: Path, *, seed: int = 0, size: str = "tiny") -> Path:
@@ -27,7 +27,7 @@ def prepare(out: Path, *, seed: int = 0, size: str = "tiny") -> Path:
 
     Args:
         out: folder that is then the `--root` of any of `LAYOUTS`.
-        seed: of `data_prep.mini.prepare`.
+        seed: of `distill.data_prep.mini.prepare`.
         size: "tiny" (20 MB), or "full".
 
     Returns:
@@ -49,7 +49,7 @@ def write_layout(corpus: str, mini_folder: Path, root: Path) -> None:
 
     Args:
         corpus: one of `LAYOUTS`.
-        mini_folder: what `data_prep.mini.prepare` made.
+        mini_folder: what `distill.data_prep.mini.prepare` made.
         root: the corpus's own folder goes below it.
 
     Raises:

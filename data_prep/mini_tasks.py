@@ -19,10 +19,10 @@ import numpy as np
 from lhotse import MonoCut
 from lhotse.supervision import AlignmentItem
 
-from data_prep.espeak import synthesise
-from data_prep.manifests import SAMPLE_RATE
-from data_prep.mini import SPEAKERS, SPLITS, Speaker
-from data_prep.mini_files import cuts_of, samples_of, source_of, spoken, write_lines, write_wav
+from distill.data_prep.espeak import synthesise
+from distill.data_prep.manifests import SAMPLE_RATE
+from distill.data_prep.mini import SPEAKERS, SPLITS, Speaker
+from distill.data_prep.mini_files import cuts_of, samples_of, source_of, spoken, write_lines, write_wav
 
 _UNKNOWN_WORDS = ("bed", "bird", "cat")
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from data_prep.corpus import Clip, Corpus, Split
-from data_prep.files import first_folder
-from distill.files import audio_files
-from distill.text import read_table
+from distill.data.files import audio_files
+from distill.data.text import read_table
+from distill.data_prep.corpus import Clip, Corpus, Split
+from distill.data_prep.files import first_folder
 
 MUSAN_KINDS = ("music", "noise", "speech")
 

@@ -16,13 +16,14 @@ from lhotse import MonoCut, SupervisionSegment
 from lhotse.supervision import AlignmentItem
 from tqdm import tqdm
 
-from data_prep.corpus import Clip, Corpus, Split
-from data_prep.headers import Header, read_headers
-from data_prep.manifests import cut_from_header, write_cuts
-from data_prep.shards import check_destination, write_shards
-from distill.contents import hash_lines
+from distill.data.files import state_of
+from distill.data.recordings import Header
+from distill.data_prep.corpus import Clip, Corpus, Split
+from distill.data_prep.headers import read_headers
+from distill.data_prep.manifests import cut_from_header, write_cuts
+from distill.data_prep.shards import check_destination, write_shards
 from distill.errors import DataError, UsageError
-from distill.files import state_of
+from distill.hashing import hash_lines
 
 logger = logging.getLogger(__name__)
 

@@ -20,13 +20,13 @@ from lhotse.cut import Cut
 from lhotse.shar import SharWriter
 from tqdm import tqdm
 
-from data_prep.manifests import write_cuts
-from distill.audio import reason
+from distill.data.audio import reason
+from distill.data.lines import CutLines
+from distill.data.recordings import opened_here
+from distill.data.shar import located_cuts
+from distill.data.stores import check_place, is_url
+from distill.data_prep.manifests import write_cuts
 from distill.errors import DataError, UserError, first_line
-from distill.lines import CutLines
-from distill.recordings import opened_here
-from distill.shar import located_cuts
-from distill.stores import check_place, is_url
 
 logger = logging.getLogger(__name__)
 

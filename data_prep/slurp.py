@@ -9,10 +9,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from data_prep.corpus import Clip, Corpus, Split
-from data_prep.files import first_folder
+from distill.data.text import read_lines, read_text
+from distill.data_prep.corpus import Clip, Corpus, Split
+from distill.data_prep.files import first_folder
 from distill.errors import DataError
-from distill.text import read_lines, read_text
 
 LABELS = ("action", "scenario", "intent")
 

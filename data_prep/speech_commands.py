@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from data_prep.corpus import Clip, Corpus, Split
-from distill.files import audio_files
-from distill.text import read_lines
+from distill.data.files import audio_files
+from distill.data.text import read_lines
+from distill.data_prep.corpus import Clip, Corpus, Split
 
 KEYWORDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
 UNKNOWN, SILENCE = "_unknown_", "_silence_"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -24,6 +25,12 @@ _HOMES = {
     "load_student": "distill.checkpoints",
     "load_teacher": "distill.checkpoints",
 }
+
+# `distill.upstream` and its neighbours are folders at the top of the repository; links lead there in a clone.
+# Where links become text files (a zip of the repository, Windows), Python is told where to look.
+_here = Path(__file__).parent
+if not (_here / "upstream").is_dir() and (_here.parent / "upstream").is_dir():
+    __path__.append(str(_here.parent))
 
 try:
     __version__ = version("robust-distilhubert")

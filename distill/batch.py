@@ -106,10 +106,3 @@ class Batch:
         if self.targets is not None:
             self.targets = self.targets.pin_memory()
         return self
-
-
-def pad(waveforms: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Utterances of different length -> (B, T) padded with zeros, (B,) lengths."""
-    lengths = torch.tensor([len(x) for x in waveforms], dtype=torch.int64)
-    padded = torch.nn.utils.rnn.pad_sequence(list(waveforms), batch_first=True)
-    return padded, lengths

@@ -32,7 +32,7 @@ def recipe_names() -> list[str]:
     """The recipes that ship with the package."""
     return sorted(
         entry.name.removesuffix(".yaml")
-        for entry in resources.files("recipes").iterdir()
+        for entry in resources.files("distill.recipes").iterdir()
         if entry.name.endswith(".yaml") and not entry.name.startswith("_")
     )
 
@@ -216,7 +216,7 @@ def _find(recipe: str, parent: str | None) -> Path:
     for path in candidates:
         if path.suffix in (".yaml", ".yml") and path.is_file():
             return path
-    shipped = resources.files("recipes") / f"{recipe}.yaml"
+    shipped = resources.files("distill.recipes") / f"{recipe}.yaml"
     if shipped.is_file():
         return Path(str(shipped))
     where = "" if parent is None else f"{parent}: extends: "

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 from torch import nn
 
-from distill.needs import layout_of
+from distill.errors import ConfigError
 from distill.options import Recipe
 
 
@@ -30,3 +33,47 @@ def device_of(module: nn.Module) -> torch.device:
     """Where a module is; the CPU if it has no parameters."""
     parameter = next(module.parameters(), None)
     return torch.device("cpu") if parameter is None else parameter.device
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """Which processes train."""
+
+    processes: int
+    """On each machine."""
+    nodes: int
+    """Machines."""
+    gpu: bool
+    """Whether each has a GPU."""
+    numbers: tuple[int, ...] = ()
+    """Which GPUs, if they are named; otherwise the first ones."""
+
+
+def layout_of(recipe: Recipe) -> Layout:
+    """The processes that the trainer section asks for; "auto" is one for each GPU of this machine.
+
+    Raises:
+        ConfigError: `devices` or `num_nodes` is no number of them.
+    """
+    options = recipe.trainer
+    found = torch.cuda.device_count()
+    accelerator = str(options.get("accelerator", "auto"))
+    gpu = accelerator in ("gpu", "cuda") or (accelerator == "auto" and found > 0)
+    devices: Any = options.get("devices", "auto")
+    if isinstance(devices, str) and "," in devices:
+        devices = [part.strip() for part in devices.split(",") if part.strip()]
+    numbers: tuple[int, ...] = ()
+    if isinstance(devices, list | tuple) and devices and all(str(part).isdecimal() for part in devices):
+        count, numbers = len(devices), tuple(int(part) for part in devices)
+    elif str(devices) in ("auto", "-1"):
+        count = found if gpu else 1
+    else:
+        count = _positive("devices", devices, "auto, a positive number or a list of GPUs")
+    nodes = _positive("num_nodes", options.get("num_nodes", 1), "a positive number")
+    return Layout(processes=max(1, count), nodes=nodes, gpu=gpu, numbers=numbers)
+
+
+def _positive(key: str, value: Any, expected: str) -> int:
+    if not str(value).isdecimal() or int(value) < 1:
+        raise ConfigError(f"trainer.{key} must be {expected}, not {value!r}")
+    return int(value)

@@ -6,7 +6,7 @@ Shapes: B utterances, T samples at 16 kHz, F frames, N prediction heads, D featu
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -20,7 +20,7 @@ from distill.batch import Batch
 from distill.distortions import LABELS, Distorter
 from distill.hubert import HubertEncoder
 from distill.objective import DistillationLoss, DistortionClassifier, classification_loss, distillation_loss
-from distill.options import CDM, DatConfig, OptimConfig
+from distill.options import CDM, DatConfig, OptimConfig, adamw
 from distill.student import Student, StudentOutput
 
 
@@ -299,13 +299,6 @@ def gradient_sync(module: pl.LightningModule, *, last: bool) -> contextlib.Abstr
     if last or not isinstance(model, torch.nn.parallel.DistributedDataParallel):
         return contextlib.nullcontext()
     return model.no_sync()
-
-
-def adamw(parameters: Iterable[Tensor], optim: OptimConfig, lr: float | None = None) -> torch.optim.AdamW:
-    """AdamW with a recipe's settings."""
-    return torch.optim.AdamW(
-        parameters, lr=lr or optim.lr, betas=optim.betas, eps=optim.eps, weight_decay=optim.weight_decay
-    )
 
 
 def loss_parts(loss: DistillationLoss, targets: Sequence[int]) -> dict[str, Tensor]:

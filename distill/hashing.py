@@ -7,9 +7,8 @@ features of a model depend on beside its weights.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from typing import Any
-
-from distill.hubert import HubertConfig
 
 
 def hash_number(*parts: Any) -> int:
@@ -17,23 +16,9 @@ def hash_number(*parts: Any) -> int:
     return int.from_bytes(hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest())
 
 
-def beyond_weights(config: HubertConfig) -> str:
-    """What decides the features of a model and is not seen in its weights; "" where it is as in HuBERT base.
-
-    It belongs into the identity of everything that is made of features: the same weights give others when
-    they are read with other strides or heads, with or without normalising the waveforms. Pre-norm models are
-    named since features of their last layer were once taken before the final norm.
-    """
-    found = {
-        "strides": tuple(stride for _, _, stride in config.conv_layers),
-        "head_dim": config.dim // config.heads,
-        "normalize_input": config.normalize_input,
-        "last_after_norm": config.pre_norm,
-    }
-    usual = {
-        "strides": tuple(stride for _, _, stride in HubertConfig().conv_layers),
-        "head_dim": 64,
-        "normalize_input": False,
-        "last_after_norm": False,
-    }
-    return " ".join(f"{name}={value}" for name, value in found.items() if value != usual[name])
+def hash_lines(lines: Iterable[str]) -> str:
+    """BLAKE2b of lines, in hexadecimal."""
+    digest = hashlib.blake2b(digest_size=16)
+    for line in lines:
+        digest.update(f"{line}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()

@@ -24,9 +24,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 from torch.utils.checkpoint import checkpoint
 
-from distill.samples import check_samples
-
-SAMPLE_RATE = 16_000
+from distill.waveforms import check_samples, frame_mask, normalize_waveforms
 
 
 def _conv_stack(channels: int) -> tuple[tuple[int, int, int], ...]:
@@ -158,11 +156,6 @@ class HubertOutput:
         that the final layer norm was trained to read.
         """
         return [*self.hidden_states[:-1], self.last_hidden_state]
-
-
-def frame_mask(lengths: Tensor, frames: int) -> Tensor:
-    """(B,) valid frames -> (B, F) bool, true where a frame is valid."""
-    return torch.arange(frames, device=lengths.device) < lengths[:, None]
 
 
 class _ScaledGradient(torch.autograd.Function):
@@ -424,17 +417,23 @@ class HubertEncoder(nn.Module):
             )
 
 
-def normalize_waveforms(waveforms: Tensor, lengths: Tensor | None) -> Tensor:
-    """Zero mean and unit variance over each row's valid samples, zero in the padding. (B, T) -> (B, T).
+def beyond_weights(config: HubertConfig) -> str:
+    """What decides the features of a model and is not seen in its weights; "" where it is as in HuBERT base.
 
-    In float32 at least: the squares of quiet samples are 0 in half precision.
+    It belongs into the identity of everything that is made of features: the same weights give others when
+    they are read with other strides or heads, with or without normalising the waveforms. Pre-norm models are
+    named since features of their last layer were once taken before the final norm.
     """
-    waveforms = waveforms.float() if waveforms.dtype in (torch.float16, torch.bfloat16) else waveforms
-    if lengths is None:
-        return F.layer_norm(waveforms, waveforms.shape[1:])
-    valid = frame_mask(lengths, waveforms.shape[1])
-    count = lengths[:, None]
-    mean = waveforms.masked_fill(~valid, 0.0).sum(1, keepdim=True) / count
-    centred = (waveforms - mean).masked_fill(~valid, 0.0)
-    variance = centred.square().sum(1, keepdim=True) / count
-    return centred * torch.rsqrt(variance + 1e-5)  # epsilon as in F.layer_norm
+    found = {
+        "strides": tuple(stride for _, _, stride in config.conv_layers),
+        "head_dim": config.dim // config.heads,
+        "normalize_input": config.normalize_input,
+        "last_after_norm": config.pre_norm,
+    }
+    usual = {
+        "strides": tuple(stride for _, _, stride in HubertConfig().conv_layers),
+        "head_dim": 64,
+        "normalize_input": False,
+        "last_after_norm": False,
+    }
+    return " ".join(f"{name}={value}" for name, value in found.items() if value != usual[name])

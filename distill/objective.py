@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distill.hubert import frame_mask
+from distill.waveforms import frame_mask
 
 
 @dataclass

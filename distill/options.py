@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from distill.distortions.plan import DistortionConfig
 from distill.hubert import HubertConfig
@@ -468,3 +472,10 @@ class AdaptRecipe(Recipe):
     """Dropout and the like."""
     distort: bool = True
     """Distort the input (the targets stay clean)."""
+
+
+def adamw(parameters: Iterable[Tensor], optim: OptimConfig, lr: float | None = None) -> torch.optim.AdamW:
+    """AdamW with a recipe's settings."""
+    return torch.optim.AdamW(
+        parameters, lr=lr or optim.lr, betas=optim.betas, eps=optim.eps, weight_decay=optim.weight_decay
+    )

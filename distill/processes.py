@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
+from typing import TYPE_CHECKING
 
 from distill.errors import UsageError
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
+
 
 _RANKS = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
 _SIZES = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")  # of torchrun, srun, mpirun
@@ -62,3 +67,14 @@ def check_world(size: int) -> None:
             f"{started} processes were started, but trainer.devices x trainer.num_nodes is {size}: set them "
             f"to what torchrun or srun starts, or start {size}"
         )
+
+
+def largest_of_all(trainer: pl.Trainer, value: int) -> int:
+    """The largest of what all processes have: what one of them met, all must act on together."""
+    if trainer.world_size == 1:
+        return value
+    import torch  # the command line asks who it is before it needs torch
+
+    agreed = torch.tensor(value, device=trainer.strategy.root_device)
+    torch.distributed.all_reduce(agreed, op=torch.distributed.ReduceOp.MAX)
+    return int(agreed)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from lhotse.cut import Cut
 
-from distill.contents import contents_of, hash_lines
-from downstream.identity import audio_of
+from distill.data.contents import contents_of
+from distill.downstream.identity import audio_of
+from distill.hashing import hash_lines
 
 
 class AudioMarks:

@@ -17,16 +17,16 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
-from distill.audio import read_audio, samples_at_16k
-from distill.batch import pad
-from distill.data import batch_loader, check_length
-from distill.datamodule import ResumableData
+from distill.data.audio import read_audio, samples_at_16k
+from distill.data.datamodule import ResumableData
+from distill.data.loading import batch_loader, check_length
+from distill.data.manifest import ListedCuts
+from distill.data.sampler import EpochSampler
+from distill.downstream.cache import FeatureCache
 from distill.errors import DataError, UsageError
 from distill.hashing import hash_number
-from distill.hubert import SAMPLE_RATE, HubertConfig
-from distill.manifest import ListedCuts
-from distill.sampler import EpochSampler
-from downstream.cache import FeatureCache
+from distill.hubert import HubertConfig
+from distill.waveforms import SAMPLE_RATE, pad
 
 
 @dataclass

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from distill.data.text import read_table
 from distill.errors import DataError
-from distill.text import read_table
 
 LEVEL = 0.95
 """Of the intervals."""

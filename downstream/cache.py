@@ -31,13 +31,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from distill.atomic import atomic
-from distill.audio import read_audio, samples_at_16k
-from distill.batch import pad
-from distill.contents import hash_lines
+from distill.data.audio import read_audio, samples_at_16k
+from distill.downstream.audio_marks import AudioMarks
+from distill.downstream.features import Selection
 from distill.errors import DataError, UserError
-from distill.hubert import SAMPLE_RATE, HubertEncoder
-from downstream.audio_marks import AudioMarks
-from downstream.features import Selection
+from distill.hashing import hash_lines
+from distill.hubert import HubertEncoder
+from distill.waveforms import SAMPLE_RATE, pad
 
 logger = logging.getLogger(__name__)
 

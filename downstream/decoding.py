@@ -14,9 +14,9 @@ from typing import Any
 
 from torch import Tensor
 
+from distill.downstream.heads import BLANK
+from distill.downstream.lexica import read_spellings
 from distill.errors import DataError, UserError
-from downstream.heads import BLANK
-from downstream.lexica import read_spellings
 
 _BINARY = b"mmap lm http://kheafield.com/code"  # how every file of KenLM's build_binary begins
 _GZIP = b"\x1f\x8b"

@@ -21,18 +21,20 @@ from lhotse.cut import Cut
 from torch import Tensor
 from tqdm import tqdm
 
-from data_prep.manifests import cut_from_file, write_cuts
-from distill.batch import pad
 from distill.checkpoints import inspect, load_student, load_teacher
-from distill.data import NoiseReader, check_length, open_cuts, read_audio, samples_at_16k
+from distill.data.audio import read_audio, samples_at_16k
+from distill.data.loading import check_length
+from distill.data.noise import NoiseReader
+from distill.data.recordings import recordings_of
+from distill.data.sources import open_cuts
+from distill.data_prep.manifests import cut_from_file, write_cuts
 from distill.devices import best_device, device_of
 from distill.distortions import CONDITIONS, LABELS, VARIANTS, Distorter, DistortionConfig, Plan, UtterancePlan
-from distill.distortions.additive import is_silent
+from distill.downstream.results import describe_silent
 from distill.errors import DataError, UsageError, UserError
-from distill.hubert import SAMPLE_RATE, HubertConfig, HubertEncoder, frame_mask
-from distill.recordings import recordings_of
-from distill.survey import check_files
-from downstream.results import describe_silent
+from distill.hubert import HubertConfig, HubertEncoder
+from distill.preflight.survey import check_files
+from distill.waveforms import SAMPLE_RATE, frame_mask, is_silent, pad
 
 logger = logging.getLogger(__name__)
 

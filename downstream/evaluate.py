@@ -22,28 +22,44 @@ import torch
 from lhotse.cut import Cut
 from tqdm import tqdm
 
-from distill.callbacks import Interrupted
-from distill.contents import hash_lines
 from distill.devices import devices_of
 from distill.distortions import Distorter
+from distill.downstream.batches import HeadData
+from distill.downstream.cache import FeatureCache, fill_all, write_whole
+from distill.downstream.decoding import LanguageModelDecoder
+from distill.downstream.distorted_sets import find_condition
+from distill.downstream.features import Selection, load_upstream
+from distill.downstream.head_training import HeadTraining, measure
+from distill.downstream.identity import audio_of
+from distill.downstream.labels import (
+    CHARACTERS,
+    WORD_END,
+    Labels,
+    TokenLabels,
+    check_words,
+    make_labels,
+    targets_of,
+)
+from distill.downstream.options import RECORDED, EvaluationConfig
+from distill.downstream.predictions import write_predictions, write_submission
+from distill.downstream.results import (
+    AUDIO,
+    allow_mending,
+    describe_silent,
+    put_into_row,
+    read_head,
+    sign_head,
+)
+from distill.downstream.speech import TaskSpeech, check_sources
 from distill.errors import DataError, UserError
-from distill.faults import TooManyBad
-from distill.locking import RunLock
+from distill.hashing import hash_lines
 from distill.processes import is_follower
-from distill.runs import finish, fit, make_trainer, steps_done, versions
-from distill.saving import BEST, LAST, read_checkpoint
-from downstream.batches import HeadData
-from downstream.cache import FeatureCache, fill_all, write_whole
-from downstream.decoding import LanguageModelDecoder
-from downstream.distorted_sets import find_condition
-from downstream.features import Selection, load_upstream
-from downstream.identity import audio_of
-from downstream.labels import CHARACTERS, WORD_END, Labels, TokenLabels, check_words, make_labels, targets_of
-from downstream.options import RECORDED, EvaluationConfig
-from downstream.predictions import write_predictions, write_submission
-from downstream.results import AUDIO, allow_mending, describe_silent, put_into_row, read_head, sign_head
-from downstream.runner import HeadTraining, measure
-from downstream.speech import TaskSpeech, check_sources
+from distill.training.faults import TooManyBad
+from distill.training.locking import RunLock
+from distill.training.run_folder import finish, steps_done, versions
+from distill.training.saving import BEST, LAST, read_checkpoint
+from distill.training.stopping import Interrupted
+from distill.training.trainer import fit, make_trainer
 
 logger = logging.getLogger(__name__)
 

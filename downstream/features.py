@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from distill.checkpoints.loading import load_any
 from distill.errors import UsageError
-from distill.hashing import beyond_weights
-from distill.hubert import HubertEncoder, HubertOutput
+from distill.hubert import HubertEncoder, HubertOutput, beyond_weights
 from distill.student import Student
 
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from distill.hubert import frame_mask
+from distill.waveforms import frame_mask
 
 BLANK = 0
 """Output of CTC that means nothing."""

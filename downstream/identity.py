@@ -11,10 +11,10 @@ from pathlib import Path
 from lhotse.cut import Cut
 from lhotse.cut.data import DataCut
 
-from distill.contents import plain
+from distill.data.contents import plain
+from distill.data.files import state_of
+from distill.data.recordings import parts_of
 from distill.errors import DataError
-from distill.files import state_of
-from distill.recordings import parts_of
 
 
 def file_identity(path: str | Path) -> str:

@@ -17,13 +17,13 @@ import numpy as np
 from lhotse.cut import Cut
 from torch import Tensor
 
-from distill.audio import samples_at_16k
+from distill.data.audio import samples_at_16k
+from distill.downstream.decoding import greedy
+from distill.downstream.heads import CharacterHead, Head, PhoneHead, UtteranceHead, ctc_loss
+from distill.downstream.lexica import can_be_phone, odd_phones, read_pronunciations
+from distill.downstream.options import EvaluationConfig
 from distill.errors import DataError
 from distill.processes import is_follower
-from downstream.decoding import greedy
-from downstream.heads import CharacterHead, Head, PhoneHead, UtteranceHead, ctc_loss
-from downstream.lexica import can_be_phone, odd_phones, read_pronunciations
-from downstream.options import EvaluationConfig
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from collections import defaultdict
 from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from distill.data.text import read_lines
 from distill.errors import DataError
-from distill.text import read_lines
 
 _VARIANT = re.compile(r"(.+)\(\d+\)")
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from distill.distortions import VARIANTS
+from distill.downstream.identity import file_identity
+from distill.downstream.results import paper_row
 from distill.errors import UsageError
 from distill.options import DataConfig, LoggingConfig, OptimConfig, Recipe, ValidationConfig
-from downstream.identity import file_identity
-from downstream.results import paper_row
 
 
 @dataclass(frozen=True, kw_only=True)

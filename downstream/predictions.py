@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from distill.atomic import write_text
-from downstream.labels import Outcome
+from distill.downstream.labels import Outcome
 
 _ESCAPES = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r", "\0": r"\0"})
 

@@ -20,9 +20,9 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
-from distill.data import NoiseReader
-from downstream.distorted_sets import DistortedSet, embed_set, load_encoders
-from downstream.labels import class_of
+from distill.data.noise import NoiseReader
+from distill.downstream.distorted_sets import DistortedSet, embed_set, load_encoders
+from distill.downstream.labels import class_of
 
 STRENGTHS = (0.001, 0.01, 0.1, 1.0)  # inverse regularisation, chosen on clean dev speech
 

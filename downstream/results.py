@@ -295,7 +295,7 @@ def paper_numbers(task: str, *, lm: bool = False) -> dict[str, dict[str, str]]:
     """
     asr = task == "asr"
     name = "table2_asr_wer.csv" if asr else "table1_ks_ic_er_accuracy.csv"
-    text = (resources.files("recipes") / "paper" / name).read_text(encoding="utf-8")
+    text = (resources.files("distill.recipes") / "paper" / name).read_text(encoding="utf-8")
     rows = {}
     for line in csv.DictReader(io.StringIO(text)):
         rows[line["row"]] = {key: line[key] for key in ("model", *ABOUT)}

@@ -13,18 +13,21 @@ from lhotse import MonoCut
 from lhotse.cut import Cut
 from lhotse.utils import fastcopy
 
-from data_prep.speech_commands import SILENCE
-from distill.contents import contents_of, hash_lines
-from distill.data import NoiseReader, check_length, samples_at_16k
+from distill.data.audio import samples_at_16k
+from distill.data.contents import contents_of
+from distill.data.loading import check_length
+from distill.data.noise import NoiseReader
+from distill.data.sources import check_names, how_to_make, open_cuts, split_query
+from distill.data_prep.speech_commands import SILENCE
 from distill.distortions import CONDITIONS
+from distill.downstream.distorted_sets import find_condition
+from distill.downstream.labels import class_of, truths
+from distill.downstream.options import NOISES, RECORDED, EvaluationConfig
+from distill.downstream.results import MENDING, check_head, check_settings, read_head
 from distill.errors import DataError
+from distill.hashing import hash_lines
 from distill.hubert import HubertConfig
-from distill.sources import check_names, how_to_make, open_cuts, split_query
-from distill.survey import check_files
-from downstream.distorted_sets import find_condition
-from downstream.labels import class_of, truths
-from downstream.options import NOISES, RECORDED, EvaluationConfig
-from downstream.results import MENDING, check_head, check_settings, read_head
+from distill.preflight.survey import check_files
 
 DEV_SHARE = 0.2
 """Of the training speech, for tasks without a dev set; as in s3prl."""

@@ -25,11 +25,11 @@ from tqdm import tqdm
 from distill.checkpoints import split_source
 from distill.checkpoints.huggingface import is_hub_id
 from distill.config import from_words
+from distill.downstream.identity import hash_files
+from distill.downstream.options import RECORDED, TASKS, EvaluationConfig
+from distill.downstream.results import Result, check_head, read_results
+from distill.downstream.speech import TaskSpeech
 from distill.errors import UsageError, UserError
-from downstream.identity import hash_files
-from downstream.options import RECORDED, TASKS, EvaluationConfig
-from downstream.results import Result, check_head, read_results
-from downstream.speech import TaskSpeech
 
 logger = logging.getLogger(__name__)
 
@@ -138,7 +138,7 @@ def plan_sweep(
 
     Args:
         checkpoints: students.
-        tasks: of `downstream.options.TASKS`.
+        tasks: of `distill.downstream.options.TASKS`.
         conditions: clean, 2-dist, fsd, dns, ...; test-other and chime3 are left out for all but ASR. None
             named: each task's own.
         data: folder of the manifests.

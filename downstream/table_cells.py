@@ -6,11 +6,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from distill.downstream.bootstrap import error_rate, interval, read_outcomes
+from distill.downstream.results import Result
+from distill.downstream.table_notes import Notes, mixed, silent_clips
+from distill.downstream.table_parts import Cell
 from distill.errors import DataError
-from downstream.bootstrap import error_rate, interval, read_outcomes
-from downstream.results import Result
-from downstream.table_notes import Notes, mixed, silent_clips
-from downstream.table_parts import Cell
 
 _ER_FOLDS = 5  # IEMOCAP's sessions, each left out once
 _SAME = (

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
+from distill.downstream.results import METRICS, Result
+from distill.downstream.table_notes import Notes, is_distorted
 from distill.errors import UserError
-from downstream.results import METRICS, Result
-from downstream.table_notes import Notes, is_distorted
 
 TEACHERS = ("T1", "T1'")
 """Rows whose numbers in the paper are most probably those of SUPERB: the weighted sum of all layers."""

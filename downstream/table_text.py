@@ -8,8 +8,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from downstream.results import ABOUT, CONDITIONS
-from downstream.table_parts import CAPTION, Row, Table
+from distill.downstream.results import ABOUT, CONDITIONS
+from distill.downstream.table_parts import CAPTION, Row, Table
 
 
 def _pairs(row: Row) -> list[str]:

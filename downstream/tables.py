@@ -13,8 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from distill.errors import UserError
-from downstream.results import (
+from distill.downstream.results import (
     ABOUT,
     CONDITIONS,
     METRICS,
@@ -22,9 +21,9 @@ from downstream.results import (
     paper_numbers,
     read_results,
 )
-from downstream.table_cells import make_cell
-from downstream.table_choices import beside_paper, choose, choose_lr, note_features
-from downstream.table_notes import (
+from distill.downstream.table_cells import make_cell
+from distill.downstream.table_choices import beside_paper, choose, choose_lr, note_features
+from distill.downstream.table_notes import (
     Notes,
     about_heads,
     note_other_tests,
@@ -33,8 +32,9 @@ from downstream.table_notes import (
     other_speech,
     put_by_name,
 )
-from downstream.table_parts import Row, Table, only_measured
-from downstream.table_text import to_csv, to_latex, to_markdown
+from distill.downstream.table_parts import Row, Table, only_measured
+from distill.downstream.table_text import to_csv, to_latex, to_markdown
+from distill.errors import UserError
 
 _PUBLISHED = (
     ("ks", "accuracy", False),

@@ -6,16 +6,16 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_prep import PUBLISHED
-from distill.checking import SAMPLE, short_name, source_finding, writable_finding
+from distill.data.sources import split_query
+from distill.data_prep import PUBLISHED
+from distill.downstream.labels import ClassLabels, check_words, make_labels
+from distill.downstream.options import RECORDED, EvaluationConfig
+from distill.downstream.results import PAPER_TASKS, size_of_test
+from distill.downstream.speech import TaskSpeech, manifests_of, noise_sources, source_of
 from distill.errors import DataError
-from distill.findings import CheckReport, Finding, wrong
-from distill.sources import split_query
-from distill.survey import survey
-from downstream.labels import ClassLabels, check_words, make_labels
-from downstream.options import RECORDED, EvaluationConfig
-from downstream.results import PAPER_TASKS, size_of_test
-from downstream.speech import TaskSpeech, manifests_of, noise_sources, source_of
+from distill.preflight.check import SAMPLE, short_name, source_finding, writable_finding
+from distill.preflight.findings import CheckReport, Finding, wrong
+from distill.preflight.survey import survey
 
 
 def check_task(config: EvaluationConfig, out: Path, *, sample: int | None = SAMPLE) -> CheckReport:

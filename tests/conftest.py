@@ -35,7 +35,7 @@ def pytest_make_parametrize_id(config, val, argname):
 def mini_data(tmp_path_factory) -> Path:
     """The tiny synthetic corpora: half a minute of training speech, keywords, noises, rooms."""
     pytest.importorskip("espeakng_loader")
-    from data_prep import mini
+    from distill.data_prep import mini
 
     out = tmp_path_factory.mktemp("mini_data")
     mini.prepare(out, size="tiny")

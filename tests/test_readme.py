@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from distill.cli import build_parser, parse
-from distill.commands import noise_sources
+from distill.cli import parse
+from distill.cli.commands import noise_sources
+from distill.cli.parser import build_parser
 from distill.config import from_words, load, recipe_names
-from downstream.options import EvaluationConfig
+from distill.downstream.options import EvaluationConfig
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 
 

@@ -8,14 +8,14 @@ def register() -> None:
 
     Afterwards `S3PRLUpstream("robust_distilhubert_local", path)` works, and the runner's
     `-u robust_distilhubert_local -k path`. No file of s3prl is edited; what this torchaudio lacks is supplied
-    first (`upstream.s3prl_compat`). A second call changes nothing.
+    first (`distill.upstream.s3prl_compat`). A second call changes nothing.
 
     Raises:
         UserError: if s3prl is not installed.
     """
-    import upstream.s3prl_compat  # noqa: F401  before s3prl
+    import distill.upstream.s3prl_compat  # noqa: F401  before s3prl
     from distill.errors import UserError
-    from upstream import hubconf
+    from distill.upstream import hubconf
 
     try:
         from s3prl import hub

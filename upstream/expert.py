@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from distill.checkpoints.loading import load_any
-from distill.samples import check_samples
 from distill.student import Student
+from distill.waveforms import check_samples
 
 
 class UpstreamExpert(nn.Module):

@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from upstream.expert import UpstreamExpert
+    from distill.upstream.expert import UpstreamExpert
 
 dependencies = ["torch", "safetensors"]
 ENTRIES = ("robust_distilhubert_local", "robust_distilhubert_url", "robust_distilhubert_custom")
 
 # torch.hub runs this file under another name. In a clone that is not installed, Python must be told where the
-# packages are; last, so that an installed copy comes first.
-_ROOT = str(Path(__file__).resolve().parents[1])
-if __name__ != "upstream.hubconf" and _ROOT not in sys.path:
-    sys.path.append(_ROOT)
+# package is; last, so that an installed copy comes first.
+_ROOT = Path(__file__).resolve().parents[1]
+if __name__ != "distill.upstream.hubconf" and (_ROOT / "distill").is_dir():
+    sys.path.append(str(_ROOT))
 
 
 def robust_distilhubert_local(ckpt: str | Path | None = None, **kwargs: Any) -> UpstreamExpert:
@@ -34,7 +34,7 @@ def robust_distilhubert_local(ckpt: str | Path | None = None, **kwargs: Any) -> 
     Raises:
         CheckpointError: saying what was found and what was expected.
     """
-    from upstream.expert import UpstreamExpert
+    from distill.upstream.expert import UpstreamExpert
 
     return UpstreamExpert(_given(ckpt), **kwargs)
 
@@ -50,7 +50,7 @@ def robust_distilhubert_url(ckpt: str | None = None, refresh: bool = False, **kw
     Raises:
         CheckpointError: if it cannot be downloaded, or as `robust_distilhubert_local`.
     """
-    from upstream.download import download
+    from distill.upstream.download import download
 
     return robust_distilhubert_local(download(str(_given(ckpt)), refresh=refresh), **kwargs)
 

@@ -1,7 +1,7 @@
 r"""Stock `s3prl.run_downstream` with our upstream registered, on old and new torchaudio.
 
 Example:
-    python -m upstream.run_downstream -m train -u robust_distilhubert_local -k runs/s4 \
+    python -m distill.upstream.run_downstream -m train -u robust_distilhubert_local -k runs/s4 \
         -d speech_commands -c ks.yaml -p result/s4_ks
 """
 
@@ -10,9 +10,9 @@ from __future__ import annotations
 import sys
 
 # At the top: a process that starts data workers by spawning imports this module again in each of them.
-import upstream.s3prl_compat  # noqa: F401
+import distill.upstream.s3prl_compat  # noqa: F401
 from distill.errors import UserError
-from upstream import register
+from distill.upstream import register
 
 _EXTRA = ("s3prl", "pandas", "tensorboardX", "catalyst", "editdistance")
 

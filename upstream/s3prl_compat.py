@@ -1,20 +1,20 @@
 """Lets s3prl 0.4.18 run on torchaudio >= 2.9 and huggingface_hub >= 1. Import it before s3prl.
 
-    import upstream.s3prl_compat
+    import distill.upstream.s3prl_compat
     import s3prl.hub
 
 Importing it calls `apply`, which supplies what is missing or cannot work, and leaves alone what works. It
-needs torch, torchaudio and soundfile, and of this project only `upstream.sox_effects` and `_catalyst`.
+needs torch, torchaudio and soundfile, and of this project only `sox_effects` and `_catalyst`.
 
 | gone | since | supplied |
 |---|---|---|
 | `torchaudio.set_audio_backend`, `get_audio_backend` | torchaudio 2.9 | nothing to choose between any more |
 | `torchaudio.info` | torchaudio 2.9 | with soundfile |
 | `torchaudio.load`, `torchaudio.save` without TorchCodec and FFmpeg | torchaudio 2.9 | with soundfile |
-| `torchaudio.sox_effects`, or libsox.so for it | torchaudio 2.9 | `upstream.sox_effects`: what s3prl uses |
+| `torchaudio.sox_effects`, or libsox.so for it | torchaudio 2.9 | `sox_effects`: what s3prl uses |
 | `huggingface_hub.HfFolder` | huggingface_hub 1.0 | with the functions that replaced it |
 | `huggingface_hub.Repository` | huggingface_hub 1.0 | imports, says what to do when it is used |
-| `catalyst`'s `DistributedSamplerWrapper` | pip 24.1 refuses catalyst | `upstream._catalyst` |
+| `catalyst`'s `DistributedSamplerWrapper` | pip 24.1 refuses catalyst | `distill.upstream._catalyst` |
 | `torch.load` of `argparse.Namespace` | torch 2.6 | allowed, for s3prl's checkpoints |
 
 Shapes: C channels, T samples.
@@ -39,7 +39,7 @@ import torch
 import torchaudio
 from torch import Tensor
 
-from upstream import _catalyst, sox_effects
+from distill.upstream import _catalyst, sox_effects
 
 _File = str | os.PathLike[str] | BinaryIO
 

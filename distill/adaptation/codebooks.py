@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from distill.checkpoints import safe_pickle
-from distill.checkpoints.safe_pickle import StandIn, first_line
-from distill.errors import CheckpointError
+from distill.checkpoints.safe_pickle import StandIn
+from distill.errors import CheckpointError, first_line
 
 _NPY_MAGIC = b"\x93NUMPY"
 _PICKLE_MAGIC = b"\x80"

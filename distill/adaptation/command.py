@@ -15,15 +15,15 @@ import numpy as np
 import torch
 
 from distill.adaptation.codebooks import load_codebook
+from distill.adaptation.fairseq_labels import export_fairseq, write_manifest
 from distill.adaptation.labelling import Speech, each
-from distill.adaptation.manifests import export_fairseq, write_manifest
 from distill.adaptation.quality import measure
-from distill.adaptation.shards import make_shards
+from distill.adaptation.target_shards import make_shards
 from distill.adaptation.targets import Targets
 from distill.checkpoints import load_teacher
 from distill.checkpoints.weights import atomic
 from distill.config import load, recipe_names
-from distill.data import open_cuts
+from distill.data.sources import open_cuts
 from distill.devices import devices_of
 from distill.errors import ConfigError, UsageError
 from distill.hubert import HubertEncoder

@@ -22,7 +22,7 @@ from distill.adaptation.masked_prediction import FAIRSEQ_SPECIAL_LABELS, MaskedP
 from distill.adaptation.masking import span_mask
 from distill.batch import Batch
 from distill.checkpoints import fairseq, safe_pickle, split_source, weights
-from distill.hubert import frame_mask
+from distill.waveforms import frame_mask
 
 FILE = "head.safetensors"
 FRAMES_PER_SPAN = 10  # guesses under one span are not independent of each other

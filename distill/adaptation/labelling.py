@@ -21,11 +21,11 @@ from torch import Tensor
 from distill.adaptation.mfcc import align_labels, mfcc_features
 from distill.adaptation.targets import layer_features, nearest, pack_labels
 from distill.checkpoints.weights import atomic, fill_encoder
-from distill.data import read_audio
+from distill.data.audio import read_audio
+from distill.data.manifest import Cuts
 from distill.errors import DataError
 from distill.hashing import hash_number
 from distill.hubert import HubertConfig, HubertEncoder
-from distill.manifest import Cuts
 
 logger = logging.getLogger(__name__)
 

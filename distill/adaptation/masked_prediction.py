@@ -27,11 +27,12 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from distill.adaptation.masking import span_mask
 from distill.batch import Batch
-from distill.distillation import adamw, gradient_sync
+from distill.distillation import gradient_sync
 from distill.distortions import Distorter
 from distill.errors import CheckpointError
-from distill.hubert import HubertEncoder, frame_mask
-from distill.options import OptimConfig
+from distill.hubert import HubertEncoder
+from distill.options import OptimConfig, adamw
+from distill.waveforms import frame_mask
 
 # fairseq numbers labels after its dictionary's <s>, <pad>, </s> and <unk>, which label no frame.
 FAIRSEQ_SPECIAL_LABELS = 4

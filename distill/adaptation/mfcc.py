@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from distill.hubert import SAMPLE_RATE, HubertConfig
+from distill.hubert import HubertConfig
+from distill.waveforms import SAMPLE_RATE
 
 WINDOW = SAMPLE_RATE // 40  # samples that a frame of MFCC sees, 25 ms: Kaldi's default
 STEP = SAMPLE_RATE // 100  # samples from one to the next

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from distill.adaptation.targets import Targets
-from distill.hubert import SAMPLE_RATE, HubertConfig
+from distill.hubert import HubertConfig
+from distill.waveforms import SAMPLE_RATE
 
 PHONE_TIER = "phone"
 

@@ -16,20 +16,22 @@ from torch import Tensor
 from distill.adaptation.heads import FILE as HEAD_FILE
 from distill.adaptation.heads import head_of, read_head, reuse_head
 from distill.adaptation.masked_prediction import MaskedPrediction
-from distill.adaptation.run_targets import targets_of
+from distill.adaptation.recipe_targets import targets_of
 from distill.adaptation.targets import Targets
-from distill.batch import Batch, pad
+from distill.batch import Batch
 from distill.checkpoints import load_teacher, teacher_facts
 from distill.checkpoints.weights import write_safetensors
-from distill.data import read_audio, samples_at_16k
-from distill.datamodule import SpeechData
+from distill.data.audio import read_audio, samples_at_16k
+from distill.data.datamodule import SpeechData
+from distill.data.manifest import Cuts
 from distill.distortions import Distorter
 from distill.hubert import HubertConfig, HubertEncoder
-from distill.locking import RunLock
-from distill.manifest import Cuts
 from distill.options import AdaptRecipe
-from distill.runs import check_run_folder, finish, fit, keep_recipe, make_trainer, release, versions
-from distill.saving import BEST, read_checkpoint
+from distill.training.locking import RunLock
+from distill.training.run_folder import check_run_folder, finish, keep_recipe, release, versions
+from distill.training.saving import BEST, read_checkpoint
+from distill.training.trainer import fit, make_trainer
+from distill.waveforms import pad
 
 # What a head is tried on: enough to tell (some thousand masked frames), and a minute of a CPU at most.
 HEAD_BATCHES, HEAD_BATCH, HEAD_SAMPLES = 16, 8, 160_000

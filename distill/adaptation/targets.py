@@ -22,7 +22,8 @@ from torch import Tensor
 
 from distill.adaptation.mfcc import WINDOW, align_labels, check_rate, mfcc_features
 from distill.errors import DataError, first_line
-from distill.hubert import SAMPLE_RATE, HubertConfig, HubertEncoder, HubertOutput
+from distill.hubert import HubertConfig, HubertEncoder, HubertOutput
+from distill.waveforms import SAMPLE_RATE
 
 MAX_CLUSTERS = 2**15 - 1  # labels are stored as int16
 CHUNK_FRAMES = 2**15  # distances held at once: 65 MB for 500 clusters

@@ -8,7 +8,7 @@ from typing import Any
 
 from distill.checkpoints import fairseq_writing, huggingface, loading, native, onnx, s3prl, torchaudio
 from distill.checkpoints.model_card import Scores
-from distill.checkpoints.places import without_places
+from distill.checkpoints.paths import without_places
 from distill.errors import CheckpointError
 from distill.hubert import HubertEncoder
 from distill.student import Student

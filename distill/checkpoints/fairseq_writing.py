@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from distill.checkpoints import fairseq, weights
-from distill.checkpoints.places import without_places
+from distill.checkpoints.paths import without_places
 from distill.errors import CheckpointError
-from distill.hubert import SAMPLE_RATE, HubertConfig, HubertEncoder
+from distill.hubert import HubertConfig, HubertEncoder
+from distill.waveforms import SAMPLE_RATE
 
 
 def write(

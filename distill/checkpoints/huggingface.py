@@ -17,7 +17,8 @@ from distill.checkpoints import huggingface_files, safe_pickle, weights
 from distill.checkpoints.model_card import Scores, model_card
 from distill.checkpoints.safe_pickle import listed
 from distill.errors import CheckpointError
-from distill.hubert import SAMPLE_RATE, HubertConfig, HubertEncoder
+from distill.hubert import HubertConfig, HubertEncoder
+from distill.waveforms import SAMPLE_RATE
 
 logger = logging.getLogger(__name__)
 _POSITION = "position.conv.parametrizations.weight"

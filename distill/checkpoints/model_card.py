@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from distill.checkpoints import weights
-from distill.checkpoints.places import without_places
+from distill.checkpoints.paths import without_places
 from distill.errors import CheckpointError
-from distill.hubert import SAMPLE_RATE, HubertConfig
+from distill.hubert import HubertConfig
+from distill.waveforms import SAMPLE_RATE
 
 Scores = Mapping[str, Mapping[str, float]]
 """Test condition -> task -> score, such as {"clean": {"KS": 95.9}, "fsd": {"KS": 93.1}}."""

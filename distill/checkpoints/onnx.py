@@ -22,10 +22,10 @@ import torch
 from torch import Tensor, nn
 
 from distill.checkpoints import weights
-from distill.checkpoints.safe_pickle import first_line
-from distill.errors import CheckpointError
-from distill.hubert import SAMPLE_RATE, HubertConfig, HubertEncoder
+from distill.errors import CheckpointError, first_line
+from distill.hubert import HubertConfig, HubertEncoder
 from distill.student import Student
+from distill.waveforms import SAMPLE_RATE
 
 _KEY = "distill"  # of our description in the file's metadata
 _OPSET = 18  # what torch's exporter writes without converting

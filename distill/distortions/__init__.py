@@ -3,13 +3,11 @@
 from distill.distortions import additive, band_reject, clipping, pitch, reverb, time_drop
 from distill.distortions.distorter import Distorter
 from distill.distortions.plan import CONDITIONS, LABELS, VARIANTS, DistortionConfig, Plan, UtterancePlan
-from distill.distortions.transforms import DistortTransform, distort_cuts
 
 __all__ = [
     "CONDITIONS",
     "LABELS",
     "VARIANTS",
-    "DistortTransform",
     "DistortionConfig",
     "Distorter",
     "Plan",
@@ -17,7 +15,6 @@ __all__ = [
     "additive",
     "band_reject",
     "clipping",
-    "distort_cuts",
     "pitch",
     "reverb",
     "time_drop",

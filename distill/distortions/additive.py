@@ -9,13 +9,7 @@ import torch
 from torch import Tensor
 
 from distill.distortions.padded import PerRow, float_copy, per_row, valid_lengths
-
-SILENT_POWER = 1e-10  # mean square below -100 dB of full scale: digital silence plus dither
-
-
-def is_silent(samples: Tensor) -> bool:
-    """Whether a stretch of samples is too quiet to be given a level."""
-    return not float(samples.square().mean()) > SILENT_POWER
+from distill.waveforms import SILENT_POWER
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from torch import Tensor
 from distill.distortions import additive, band_reject, pitch, reverb
 from distill.distortions.padded import float_copy, valid_lengths
 from distill.distortions.plan import CONDITIONS, LABELS, VARIANTS, DistortionConfig, Plan, draw
-from distill.samples import check_samples
+from distill.waveforms import check_samples
 
 # Samples that an effect takes at once on a CPU, 8 utterances of 12 s: with more, its temporaries are so large
 # that the allocator returns them to the system each time, and half the time goes into page faults.

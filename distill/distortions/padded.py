@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from scipy.fft import next_fast_len
 from torch import Tensor
 
-from distill.samples import check_samples
+from distill.waveforms import check_samples
 
 SAMPLE_RATE = 16_000  # Hz; every distortion is defined at HuBERT's rate
 

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.invariance import compare, layer_cosines, masked_accuracies
+from distill.analysis.invariance import compare, layer_cosines, masked_accuracies
+from distill.data.sources import open_cuts
 from distill.distortions import DistortionConfig
+from distill.downstream.distorted_sets import DistortedSet
 from distill.errors import UserError
 from distill.hubert import HubertEncoder
-from distill.sources import open_cuts
-from distill.training import run
-from downstream.distorted_sets import DistortedSet
-from tests.distill.test_training import tiny
+from distill.run import run
+from tests.distill.training.test_train import tiny
 
 GAUSSIAN = {
     snr: DistortionConfig(additive=("gaussian",), non_additive=("none",), snr_db=(snr, snr))
@@ -70,7 +70,7 @@ def test_masked_accuracy_of_a_head_that_is_right(speech, teacher, monkeypatch):
     def perfect(self, hidden):  # looks the targets up
         return torch.nn.functional.one_hot(perfect.targets, self.n_clusters).float()
 
-    from analysis import invariance
+    from distill.analysis import invariance
 
     original = invariance._batches
 

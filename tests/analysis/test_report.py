@@ -12,19 +12,20 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from browser import PROGRAM, Browser
 
-from analysis.curves import thin
-from analysis.head_curves import mean_curve, read_heads
-from analysis.listening import KINDS, samples_of_distortions
-from analysis.report import bars, make_report, results_table
-from analysis.run_logs import read_curves, read_runs, unique_labels
-from distill.data import NoiseReader, open_cuts
+from distill.analysis.curves import thin
+from distill.analysis.head_curves import mean_curve, read_heads
+from distill.analysis.listening import KINDS, samples_of_distortions
+from distill.analysis.report import bars, make_report, results_table
+from distill.analysis.run_logs import read_curves, read_runs, unique_labels
+from distill.data.noise import NoiseReader
+from distill.data.sources import open_cuts
+from distill.downstream.distorted_sets import DistortedSet
+from distill.downstream.results import parse_result
+from distill.downstream.table_parts import Cell, Row, Table
+from distill.downstream.tables import build_tables
 from distill.errors import DataError, UserError
-from downstream.distorted_sets import DistortedSet
-from downstream.results import parse_result
-from downstream.table_parts import Cell, Row, Table
-from downstream.tables import build_tables
+from tests.analysis.browser import PROGRAM, Browser
 
 NASTY = "s4 <script>alert(1)</script> $x_1$ & \"q\" 'p' ${title} ñ"
 

@@ -7,9 +7,10 @@ import pytest
 import soundfile
 import torch
 
-from analysis.tsne import KINDS, draw, plot, project, split_means
+from distill.analysis.tsne import KINDS, draw, plot, project, split_means
 from distill.checkpoints import native
-from distill.data import NoiseReader, open_cuts
+from distill.data.noise import NoiseReader
+from distill.data.sources import open_cuts
 from distill.errors import UserError
 from distill.hubert import HubertEncoder
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep import mini_layouts
+from distill.data_prep import mini_layouts
 
 
 @pytest.fixture(scope="session")

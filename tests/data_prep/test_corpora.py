@@ -6,7 +6,6 @@
 import json
 import warnings
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,12 +14,14 @@ from lhotse import CutSet
 from lhotse.recipes import prepare_librispeech, prepare_musan, prepare_timit
 from lhotse.recipes.wham import prepare_wham
 
-from data_prep import CORPORA, PUBLISHED, mini_layouts
-from data_prep.chime3 import normalise
-from data_prep.mini_files import write_lines, write_wav
-from distill.data import open_cuts, read_audio
+from distill.data.audio import read_audio
+from distill.data.sources import open_cuts
+from distill.data_prep import CORPORA, PUBLISHED, mini_layouts
+from distill.data_prep.chime3 import normalise
+from distill.data_prep.mini_files import write_lines, write_wav
+from distill.downstream.probe import ProbeTask
 from distill.errors import DataError
-from downstream.probe import ProbeTask
+from tests.paths import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -413,7 +414,7 @@ def test_published_figures_agree_with_themselves():
 
 
 def test_every_corpus_is_in_the_documentation():
-    text = (Path(__file__).parents[2] / "docs" / "corpora.md").read_text()
+    text = (ROOT / "docs" / "corpora.md").read_text()
     for name, corpus in PUBLISHED.items():
         assert f"## {corpus.title}" in text and f"distill data prepare {name} --root" in text
         assert corpus.source.split()[0] in text

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from data_prep import PUBLISHED
+from distill.data_prep import PUBLISHED
 from distill.errors import DataError
 
 LINE = "TURN IT UP\u2028PLEASE\x0cNOW"

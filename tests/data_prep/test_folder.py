@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from lhotse import CutSet
 from lhotse.shar import SharWriter
 
-from data_prep import CORPORA, folder
-from data_prep.manifests import cut_from_file, write_cuts
-from distill.audio import read_audio
+from distill.data.audio import read_audio
+from distill.data.files import audio_files
+from distill.data.sources import index_cuts
+from distill.data_prep import CORPORA, folder
+from distill.data_prep.manifests import cut_from_file, write_cuts
 from distill.errors import DataError, UsageError
-from distill.files import audio_files
-from distill.sources import index_cuts
 
 
 def tone(path, *, rate=16_000, channels=1, duration_s=0.5, hz=440.0, **options):

@@ -14,9 +14,9 @@ import soundfile
 from lhotse import CutSet
 from scipy.signal import welch
 
-from data_prep import CORPORA, mini
-from data_prep.espeak import synthesise
-from data_prep.mini_noise import KINDS, coloured, gusts, room_impulse_response
+from distill.data_prep import CORPORA, mini
+from distill.data_prep.espeak import synthesise
+from distill.data_prep.mini_noise import KINDS, coloured, gusts, room_impulse_response
 from distill.errors import UserError
 
 SETS = {
@@ -129,7 +129,8 @@ def test_without_espeak_the_error_says_what_to_install(monkeypatch, tmp_path):
 
 
 def test_everything_imports_without_espeak():
-    code = "import sys; sys.modules['espeakng_loader'] = None; import data_prep.mini, data_prep.folder"
+    modules = "distill.data_prep.mini, distill.data_prep.folder"
+    code = f"import sys; sys.modules['espeakng_loader'] = None; import {modules}"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

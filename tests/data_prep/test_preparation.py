@@ -16,10 +16,10 @@ import soundfile
 import torch
 from lhotse import CutSet
 
-from data_prep import CORPORA, PUBLISHED, headers, preparation, shards
-from data_prep.corpus import Split
-from data_prep.preparation import SplitResult, prepare
-from distill.audio import read_audio
+from distill.data.audio import read_audio
+from distill.data_prep import CORPORA, PUBLISHED, headers, preparation, shards
+from distill.data_prep.corpus import Split
+from distill.data_prep.preparation import SplitResult, prepare
 from distill.errors import DataError, UsageError, UserError
 
 LIBRISPEECH = PUBLISHED["librispeech"]

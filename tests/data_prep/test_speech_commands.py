@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from lhotse import CutSet
 
-from data_prep import CORPORA
+from distill.data_prep import CORPORA
 
 
 @pytest.fixture

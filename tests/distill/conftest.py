@@ -8,7 +8,7 @@ import soundfile
 from lhotse import CutSet
 
 from distill.cli import main
-from distill.data import open_cuts
+from distill.data.sources import open_cuts
 
 SPEECH = 22  # utterances: no multiple of any batch size here
 

@@ -11,11 +11,13 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
-from distill.batch import Batch, View, pad
-from distill.distillation import DatConfig, Distillation, OptimConfig
+from distill.batch import Batch, View
+from distill.distillation import Distillation
 from distill.distortions import Distorter, DistortionConfig
 from distill.hubert import HubertEncoder
+from distill.options import DatConfig, OptimConfig
 from distill.student import Student
+from distill.waveforms import pad
 
 STEPS = 10
 NO_NOISE_FILES = DistortionConfig(additive=("gaussian", "none"))

@@ -7,9 +7,9 @@ import pytest
 
 from distill.atomic import atomic, write_text
 from distill.checkpoints import weights
+from distill.downstream.cache import write_whole
 from distill.errors import CheckpointError
-from distill.saving import CarefulCheckpointIO
-from downstream.cache import write_whole
+from distill.training.saving import CarefulCheckpointIO
 
 
 def names(folder):

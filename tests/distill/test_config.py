@@ -15,9 +15,9 @@ from distill.config import load, recipe_names, to_yaml
 from distill.distortions import CONDITIONS
 from distill.errors import ConfigError
 from distill.options import CDM, REFUSED_TRAINER_KEYS, TRAINER_KEYS, AdaptRecipe, DistillRecipe
-from distill.runs import make_trainer
+from distill.training.trainer import make_trainer
 
-RECIPES = Path(str(resources.files("recipes")))
+RECIPES = Path(str(resources.files("distill.recipes")))
 HUBERT, ADAPTED = "facebook/hubert-base-ls960", "runs/t1_prime"
 
 # recipe: (row and model of the paper's tables, teacher, cdm, DAT, layers); teachers have no student.

@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import nn
 
-from analysis.invariance import layer_cosines
-from distill.adaptation import run_targets
+from distill.adaptation import recipe_targets
 from distill.adaptation.command import TargetsJob, make_and_report
 from distill.adaptation.workers import run_shards
+from distill.analysis.invariance import layer_cosines
 from distill.config import load
 from distill.devices import best_device, device_of, devices_of
-from downstream.distorted_sets import embed_set, load_encoders
-from downstream.evaluate import own_devices
-from downstream.options import EvaluationConfig
+from distill.downstream.distorted_sets import embed_set, load_encoders
+from distill.downstream.evaluate import own_devices
+from distill.downstream.options import EvaluationConfig
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def asked(monkeypatch):
         found.update(options)
         raise Asked
 
-    monkeypatch.setattr(run_targets, "make_shards", make_shards)
+    monkeypatch.setattr(recipe_targets, "make_shards", make_shards)
     monkeypatch.setattr("distill.adaptation.command.make_shards", make_shards)
     return found
 
@@ -99,11 +99,11 @@ def test_targets_of_a_run_are_made_on_its_devices(gpus, asked, tmp_path):
     for more, expected in (([], (["cuda:3"], 1)), (["trainer.devices=2"], (["cuda:0", "cuda:1"], 2))):
         recipe: Any = load("t1_prime", [*WORDS, *more])
         with pytest.raises(Asked):
-            run_targets.targets_of(data, tmp_path, recipe, encoder, resume=False)
+            recipe_targets.targets_of(data, tmp_path, recipe, encoder, resume=False)
         assert (names(asked["devices"]), asked["jobs"]) == expected
     recipe: Any = load("t1_prime", ["targets.features=mfcc", "data.workers=5"])
     with pytest.raises(Asked):
-        run_targets.targets_of(data, tmp_path, recipe, encoder, resume=False)
+        recipe_targets.targets_of(data, tmp_path, recipe, encoder, resume=False)
     assert asked["jobs"] == 5 and asked["encoder"] is None
 
 
@@ -154,6 +154,6 @@ def test_models_to_look_into_go_to_the_best_device(monkeypatch, tmp_path):
     from distill.checkpoints import export, load_teacher
 
     export(load_teacher("random:mini"), "native", tmp_path)
-    monkeypatch.setattr("downstream.distorted_sets.best_device", lambda: torch.device("meta"))
+    monkeypatch.setattr("distill.downstream.distorted_sets.best_device", lambda: torch.device("meta"))
     (model,) = load_encoders([str(tmp_path)]).values()
     assert device_of(model).type == "meta"

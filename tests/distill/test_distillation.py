@@ -10,13 +10,11 @@ import torch
 from pytorch_lightning.plugins.precision import MixedPrecision
 from torch.utils.data import DataLoader, IterableDataset
 
-sys.path.insert(0, str(Path(__file__).parent))
-from ddp_worker import STEPS, make_batches, make_module, make_trainer
-
 from distill.distillation import Distillation
 from distill.distortions import LABELS
 from distill.objective import classification_loss, distillation_loss
 from distill.options import OptimConfig
+from tests.distill.ddp_worker import STEPS, make_batches, make_module, make_trainer
 
 
 def fit(module: Distillation, batches, **options) -> pl.Trainer:

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from distill.adaptation.targets import Targets
-from distill.audio import reason
+from distill.data.audio import reason
 from distill.errors import DataError, first_line
-from distill.logs import SafeLogger
-from distill.runs import steps_done
+from distill.training.loggers import SafeLogger
+from distill.training.run_folder import steps_done
 
 ADVICE = "Certificate is wrong. To ignore this, set verify=False.\nMore of it"
 

@@ -10,14 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from distill.hubert import (
-    PRESETS,
-    HubertConfig,
-    HubertEncoder,
-    frame_mask,
-    masked_instance_norm,
-    normalize_waveforms,
-)
+from distill.hubert import PRESETS, HubertConfig, HubertEncoder, masked_instance_norm
+from distill.waveforms import frame_mask, normalize_waveforms
 
 SMALL = replace(
     PRESETS["mini"],

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from distill.callbacks import Interrupted
 from distill.errors import UsageError
 from distill.processes import check_world
-from tests.distill.test_training import overrides
+from distill.training.stopping import Interrupted
+from tests.distill.training.test_train import overrides
 
 
 def run_two(*words: str) -> list[tuple[int, list[str]]]:
@@ -64,7 +64,7 @@ def test_who_prints_what(monkeypatch, distill, tmp_path):
     def interrupted(*_: Any) -> None:
         raise Interrupted(signal.SIGTERM, tmp_path / "checkpoints" / "last.ckpt")
 
-    monkeypatch.setattr("distill.commands.new_recipe", interrupted)
+    monkeypatch.setattr("distill.cli.commands.new_recipe", interrupted)
     assert distill("train", "s4") == (143, "", "")  # the first says it
     monkeypatch.delenv("LOCAL_RANK")
     assert distill("train", "s4")[2].startswith("distill: stopped by SIGTERM; saved ")
@@ -82,7 +82,7 @@ def test_that_another_process_ended_is_one_line(monkeypatch, distill, message):
     def gone(*_: Any) -> None:
         raise RuntimeError(message)
 
-    monkeypatch.setattr("distill.commands.new_recipe", gone)
+    monkeypatch.setattr("distill.cli.commands.new_recipe", gone)
     code, _, err = distill("train", "s4")
     assert code == 1 and err.startswith("distill: another process ended: see its message")
     assert err.count("\n") == 1
@@ -92,7 +92,7 @@ def test_other_runtime_errors_are_not_hidden(monkeypatch, distill):
     def broken(*_: Any) -> None:
         raise RuntimeError("NCCL error: unhandled cuda error")
 
-    monkeypatch.setattr("distill.commands.new_recipe", broken)
+    monkeypatch.setattr("distill.cli.commands.new_recipe", broken)
     with pytest.raises(RuntimeError, match="unhandled cuda error"):
         distill("train", "s4")
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from distill.config import from_words, load, recipe_names, to_yaml
+from distill.downstream.options import EvaluationConfig
 from distill.errors import ConfigError
 from distill.options import DistillRecipe
-from downstream.options import EvaluationConfig
 
 SECRET = "hunter2"
 

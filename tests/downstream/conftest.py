@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from distill.downstream.options import EvaluationConfig
 from distill.options import LoggingConfig
-from downstream.options import EvaluationConfig
 
 
 @pytest.fixture(scope="session")
 def task_data(mini_data, tmp_path_factory) -> Path:
     """Manifests of every corpus: DATA/CORPUS/SPLIT.jsonl.gz."""
-    from data_prep import CORPORA, mini_layouts
+    from distill.data_prep import CORPORA, mini_layouts
 
     root = tmp_path_factory.mktemp("task_layouts")
     out = tmp_path_factory.mktemp("task_data")

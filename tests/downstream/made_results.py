@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from downstream.results import parse_result
-from downstream.tables import build_tables
+from distill.downstream.results import parse_result
+from distill.downstream.tables import build_tables
 
 
 def values(**changes) -> dict:

@@ -9,13 +9,13 @@ import torch
 from lhotse import MonoCut, Recording
 from lhotse.audio import AudioSource
 
-from data_prep.manifests import cut_from_file
-from distill.audio import samples_at_16k
+from distill.data.audio import samples_at_16k
+from distill.data_prep.manifests import cut_from_file
+from distill.downstream.batches import BalancedSampler, HeadSpeech, class_weights
+from distill.downstream.options import EvaluationConfig
+from distill.downstream.speech import TaskSpeech, whole_recordings
 from distill.errors import DataError
 from distill.hubert import HubertEncoder
-from downstream.batches import BalancedSampler, HeadSpeech, class_weights
-from downstream.options import EvaluationConfig
-from downstream.speech import TaskSpeech, whole_recordings
 
 
 def test_every_class_is_drawn_equally_often():

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from distill.downstream.bootstrap import error_rate, interval, read_outcomes
 from distill.errors import DataError
-from downstream.bootstrap import error_rate, interval, read_outcomes
 
 
 def outcomes(errors, counts=None) -> dict[str, tuple[float, float]]:

@@ -14,15 +14,15 @@ import torch
 from lhotse import AudioSource, MonoCut, Recording
 from lhotse.utils import fastcopy
 
-from distill.audio import read_audio
+from distill.data.audio import read_audio
+from distill.data.sources import open_cuts
+from distill.downstream import cache as cache_module
+from distill.downstream.cache import FeatureCache, fill_all
+from distill.downstream.evaluate import evaluate
+from distill.downstream.features import Selection
+from distill.downstream.identity import audio_of
 from distill.errors import DataError, UserError
 from distill.hubert import HubertEncoder
-from distill.sources import open_cuts
-from downstream import cache as cache_module
-from downstream.cache import FeatureCache, fill_all
-from downstream.evaluate import evaluate
-from downstream.features import Selection
-from downstream.identity import audio_of
 
 CPU = torch.device("cpu")
 

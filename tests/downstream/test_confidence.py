@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from downstream.evaluate import evaluate
-from downstream.tables import make_tables
+from distill.downstream.evaluate import evaluate
+from distill.downstream.tables import make_tables
 
 ODD = ('"yes\u2028x', "no\\t\u2028x")
 """Classes that must come back as they are."""

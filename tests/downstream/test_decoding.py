@@ -10,16 +10,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distill.errors import DataError, UserError
-from downstream.decoding import (
+from distill.downstream.decoding import (
     LanguageModelDecoder,
     arpa_words,
     as_the_model_writes,
     greedy,
     language_model_kind,
 )
-from downstream.labels import CHARACTERS, WORD_END
-from downstream.lexica import read_spellings
+from distill.downstream.labels import CHARACTERS, WORD_END
+from distill.downstream.lexica import read_spellings
+from distill.errors import DataError, UserError
 
 ARPA = """
 \\data\\
@@ -118,7 +118,7 @@ def test_the_case_of_model_and_lexicon_does_not_matter(tmp_path, model, words):
 def test_a_binary_models_words_are_looked_up_in_its_own_case(arpa, monkeypatch, tmp_path):
     kenlm = pytest.importorskip("kenlm")
     pytest.importorskip("flashlight.lib.text.decoder.kenlm")
-    monkeypatch.setattr("downstream.decoding.language_model_kind", lambda _: "binary")
+    monkeypatch.setattr("distill.downstream.decoding.language_model_kind", lambda _: "binary")
     assert "THE" in kenlm.Model(str(arpa))  # an ARPA file stands in: it is read in the same way
     (tmp_path / "lexicon.txt").write_text("the t h e |\ncat c a t |\nkat k a t |\n")
     decoder = LanguageModelDecoder(arpa, CHARACTERS, word_end=WORD_END, lexicons=[tmp_path / "lexicon.txt"])
@@ -206,7 +206,7 @@ def test_both_ways_of_decoding_are_scored(quick, student, tmp_path, arpa):
     pytest.importorskip("flashlight.lib.text.decoder.kenlm")
     import json
 
-    from downstream.evaluate import evaluate
+    from distill.downstream.evaluate import evaluate
 
     paths = evaluate(student, quick("asr", lm=str(arpa), conditions=["clean"], steps=1), tmp_path)
     assert [json.loads(path.read_text())["lm"] for path in paths] == [False, True]

@@ -11,11 +11,13 @@ import soundfile
 import torch
 from lhotse import CutSet, SupervisionSegment
 
-from distill.data import NoiseReader, open_cuts, read_audio, samples_at_16k
+from distill.data.audio import read_audio, samples_at_16k
+from distill.data.noise import NoiseReader
+from distill.data.sources import open_cuts
 from distill.distortions import CONDITIONS, LABELS, Distorter, DistortionConfig
+from distill.downstream.distorted_sets import DistortedSet, embed, find_condition, materialise
 from distill.errors import DataError, UsageError, UserError
 from distill.hubert import HubertEncoder
-from downstream.distorted_sets import DistortedSet, embed, find_condition, materialise
 
 CORPORA = ("musan", "wham", "fsd", "dns", "rir")
 NOISE_HZ = {

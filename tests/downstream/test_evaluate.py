@@ -14,19 +14,19 @@ import pytest
 import soundfile
 import torch
 
-from distill.callbacks import Interrupted
-from distill.data import NoiseReader
+from distill.data.noise import NoiseReader
 from distill.distortions import Distorter
+from distill.downstream.distorted_sets import DistortedSet
+from distill.downstream.evaluate import evaluate
+from distill.downstream.features import load_upstream
+from distill.downstream.head_training import measure
+from distill.downstream.labels import Outcome
+from distill.downstream.options import TASKS, EvaluationConfig
+from distill.downstream.results import Result, parse_result
+from distill.downstream.speech import TaskSpeech, noise_sources
 from distill.errors import DataError, UsageError, UserError
 from distill.hubert import HubertConfig, HubertEncoder
-from downstream.distorted_sets import DistortedSet
-from downstream.evaluate import evaluate
-from downstream.features import load_upstream
-from downstream.labels import Outcome
-from downstream.options import TASKS, EvaluationConfig
-from downstream.results import Result, parse_result
-from downstream.runner import measure
-from downstream.speech import TaskSpeech, noise_sources
+from distill.training.stopping import Interrupted
 
 TESTED = {"ks": 21, "ic": 6, "er": 10, "asr": 3, "pr": 4, "slurp_action": 8, "slurp_scenario": 8}
 
@@ -353,7 +353,7 @@ def test_missing_corpora_are_named_at_once_with_the_commands_that_make_them(quic
 def test_half_a_corpus_is_refused_with_the_files_that_are_missing(quick, student, tones, tmp_path):
     folder = tmp_path / "half"
     shutil.copytree(Path(tones["train"].partition("?")[0]).parent, folder)
-    from data_prep.manifests import cut_from_file, write_cuts
+    from distill.data_prep.manifests import cut_from_file, write_cuts
 
     cuts = [cut_from_file(path) for path in sorted(folder.glob("train*.wav"))]
     for cut in cuts:

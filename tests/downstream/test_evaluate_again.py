@@ -11,14 +11,14 @@ import soundfile
 import torch
 from lhotse.utils import fastcopy
 
-from data_prep.manifests import write_cuts
+from distill.data.sources import open_cuts
+from distill.data_prep.manifests import write_cuts
+from distill.downstream.evaluate import evaluate
+from distill.downstream.labels import CHARACTERS, WORD_END, text_of
+from distill.downstream.sweep import plan_sweep
+from distill.downstream.tables import make_tables
 from distill.errors import DataError, UserError
-from distill.locking import RunLock
-from distill.sources import open_cuts
-from downstream.evaluate import evaluate
-from downstream.labels import CHARACTERS, WORD_END, text_of
-from downstream.sweep import plan_sweep
-from downstream.tables import make_tables
+from distill.training.locking import RunLock
 
 WORDS = ("steps=1", "every_n_steps=1", "width=16")
 """Those of `quick` that a head depends on."""
@@ -42,7 +42,7 @@ class Says:
 @pytest.fixture
 def language_models(tmp_path, monkeypatch) -> dict[str, str]:
     """Words of an evaluation: two models, two lexicons."""
-    monkeypatch.setattr("downstream.evaluate.LanguageModelDecoder", Says)
+    monkeypatch.setattr("distill.downstream.evaluate.LanguageModelDecoder", Says)
     for name in ("a.arpa", "b.arpa", "a.txt", "b.txt"):
         (tmp_path / name).write_text(f"THE {name}")
     return {name: str(tmp_path / name) for name in ("a.arpa", "b.arpa", "a.txt", "b.txt")}

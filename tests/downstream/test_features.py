@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from distill.downstream.features import Selection, hash_encoder
 from distill.hubert import HubertEncoder
-from downstream.features import Selection, hash_encoder
 
 
 def large() -> HubertEncoder:

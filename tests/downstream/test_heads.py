@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from downstream.heads import CharacterHead, PhoneHead, UtteranceHead, ctc_loss, spec_augment
+from distill.downstream.heads import CharacterHead, PhoneHead, UtteranceHead, ctc_loss, spec_augment
 
 FRAMES = torch.tensor([30, 17, 25, 8])
 
@@ -176,7 +176,7 @@ def test_spec_augment_hides_as_much_as_it_should():
 def test_warping_moves_time_a_little():
     ramp = torch.arange(200.0)[None, :, None].expand(1, 200, 2).contiguous() + 1000
     generator = torch.Generator().manual_seed(3)
-    from downstream.heads import _warp
+    from distill.downstream.heads import _warp
 
     shifts = [float((_warp(ramp[0], generator)[:, 0] - ramp[0, :, 0]).abs().max()) for _ in range(50)]
     assert min(shifts) >= 0.0 and 3.0 < max(shifts) < 8.0 and np.mean(shifts) > 1.0

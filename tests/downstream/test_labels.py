@@ -12,9 +12,7 @@ from hypothesis import strategies as st
 from lhotse import MonoCut, SupervisionSegment
 from lhotse.supervision import AlignmentItem
 
-from distill.errors import DataError
-from distill.hubert import HubertConfig
-from downstream.labels import (
+from distill.downstream.labels import (
     CHARACTERS,
     ClassLabels,
     Outcome,
@@ -26,7 +24,9 @@ from downstream.labels import (
     targets_of,
     text_of,
 )
-from downstream.options import EvaluationConfig
+from distill.downstream.options import EvaluationConfig
+from distill.errors import DataError
+from distill.hubert import HubertConfig
 
 words = st.lists(st.sampled_from("abcd"), max_size=12)
 

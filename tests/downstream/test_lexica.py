@@ -2,10 +2,10 @@
 
 import pytest
 
+from distill.downstream.labels import CHARACTERS, WORD_END, check_words
+from distill.downstream.lexica import can_be_phone, odd_phones, read_pronunciations, read_spellings
+from distill.downstream.options import EvaluationConfig
 from distill.errors import DataError
-from downstream.labels import CHARACTERS, WORD_END, check_words
-from downstream.lexica import can_be_phone, odd_phones, read_pronunciations, read_spellings
-from downstream.options import EvaluationConfig
 
 HELLO, WORLD, A = ["HH", "AH0", "L", "OW1"], ["W", "ER1", "L", "D"], ["AH0"]
 WORDS = {"HELLO": HELLO, "WORLD": WORLD, "A": A}

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from data_prep.manifests import cut_from_file, write_cuts
+from distill.data_prep.manifests import cut_from_file, write_cuts
+from distill.downstream.evaluate import evaluate
 from distill.errors import DataError
-from downstream.evaluate import evaluate
 
 
 @pytest.fixture

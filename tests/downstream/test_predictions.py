@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from downstream.bootstrap import error_rate, read_outcomes
-from downstream.evaluate import evaluate
-from downstream.labels import Outcome
-from downstream.predictions import escaped, write_predictions, write_submission
-from downstream.results import read_results
+from distill.downstream.bootstrap import error_rate, read_outcomes
+from distill.downstream.evaluate import evaluate
+from distill.downstream.labels import Outcome
+from distill.downstream.predictions import escaped, write_predictions, write_submission
+from distill.downstream.results import read_results
 
 ODD = "a\tb\nc\r\\n\0d\u2028e"
 

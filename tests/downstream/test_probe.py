@@ -9,11 +9,12 @@ import torch
 from lhotse import CutSet
 
 from distill.checkpoints import native
-from distill.data import NoiseReader, open_cuts
+from distill.data.noise import NoiseReader
+from distill.data.sources import open_cuts
+from distill.downstream.probe import ProbeTask, probe, probe_all
 from distill.errors import DataError, UsageError
 from distill.hubert import HubertEncoder
 from distill.student import Student
-from downstream.probe import ProbeTask, probe, probe_all
 
 TONES = {"low": 300, "middle": 1200, "high": 4000}
 COUNTS = {"train": 60, "dev": 24, "test": 60}

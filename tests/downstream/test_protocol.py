@@ -8,18 +8,18 @@ import torch
 from torch.utils.data import random_split
 
 from distill.distortions import CONDITIONS
+from distill.downstream.cache import FeatureCache
+from distill.downstream.evaluate import evaluate
+from distill.downstream.features import Selection
+from distill.downstream.head_training import HeadTraining, measure
+from distill.downstream.labels import ClassLabels
+from distill.downstream.options import PROTOCOLS, TASKS, EvaluationConfig, task_of
+from distill.downstream.results import parse_result
+from distill.downstream.speech import TaskSpeech
+from distill.downstream.sweep import plan_sweep
 from distill.errors import UsageError, UserError
 from distill.hubert import HubertEncoder
 from distill.options import OptimConfig
-from downstream.cache import FeatureCache
-from downstream.evaluate import evaluate
-from downstream.features import Selection
-from downstream.labels import ClassLabels
-from downstream.options import PROTOCOLS, TASKS, EvaluationConfig, task_of
-from downstream.results import parse_result
-from downstream.runner import HeadTraining, measure
-from downstream.speech import TaskSpeech
-from downstream.sweep import plan_sweep
 
 QUICK = {"conditions": ["clean"], "steps": 1, "every_n_steps": 1}
 
@@ -187,7 +187,7 @@ def test_the_variant_is_noted_where_speech_is_distorted(quick, student, tmp_path
 def test_test_speech_is_distorted_as_its_variant_says(quick, student, tmp_path, monkeypatch):
     made = []
     monkeypatch.setattr(
-        "downstream.evaluate.measure",
+        "distill.downstream.evaluate.measure",
         lambda module, cuts, targets, distorter, *rest, **options: (
             made.append(distorter.config) or measure(module, cuts, targets, distorter, *rest, **options)
         ),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from downstream.results import parse_result
+from distill.downstream.results import parse_result
 
 EARLIER = {
     "task": "ks",

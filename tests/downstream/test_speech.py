@@ -5,10 +5,10 @@ import pytest
 import soundfile
 from lhotse import CutSet, Recording
 
+from distill.downstream.options import EvaluationConfig
+from distill.downstream.speech import read_split
 from distill.errors import DataError
 from distill.hubert import HubertConfig
-from downstream.options import EvaluationConfig
-from downstream.speech import read_split
 
 
 def test_a_line_that_is_no_cut_is_named(tmp_path):

@@ -12,11 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from distill.callbacks import Interrupted
-from distill.errors import DataError, UsageError, UserError
-from downstream.evaluate import sign_head
-from downstream.speech import TaskSpeech
-from downstream.sweep import (
+from distill.downstream.results import sign_head
+from distill.downstream.speech import TaskSpeech
+from distill.downstream.sweep import (
     Job,
     plan_sweep,
     run_command,
@@ -25,6 +23,8 @@ from downstream.sweep import (
     submit,
     write_slurm,
 )
+from distill.errors import DataError, UsageError, UserError
+from distill.training.stopping import Interrupted
 
 CONDITIONS = ("clean", "2-dist")
 

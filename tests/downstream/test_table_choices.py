@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_results import KS, cell, tables, values, write
 
 from distill.cli import main
+from distill.downstream.results import parse_result, read_results, size_of_test
+from distill.downstream.tables import build_tables, make_tables
 from distill.errors import UserError
-from downstream.results import parse_result, read_results, size_of_test
-from downstream.tables import build_tables, make_tables
+from tests.downstream.made_results import KS, cell, tables, values, write
 
 # --------------------------------------------------------------------------------- protocol and variant
 

@@ -9,16 +9,22 @@ import re
 from pathlib import Path
 
 import pytest
-from made_results import KS, SESSIONS, cell, said, tables, values, write
 
-from data_prep.iemocap import IEMOCAP
+from distill.data_prep.iemocap import IEMOCAP
+from distill.downstream.labels import ClassLabels, TokenLabels
+from distill.downstream.options import TASKS
+from distill.downstream.results import (
+    TEST_UTTERANCES,
+    paper_numbers,
+    parse_result,
+    read_results,
+    size_of_test,
+)
+from distill.downstream.table_notes import _OWN_WIDTH
+from distill.downstream.table_parts import only_measured
+from distill.downstream.tables import build_tables, make_tables, row_name
 from distill.errors import UserError
-from downstream.labels import ClassLabels, TokenLabels
-from downstream.options import TASKS
-from downstream.results import TEST_UTTERANCES, paper_numbers, parse_result, read_results, size_of_test
-from downstream.table_notes import _OWN_WIDTH
-from downstream.table_parts import only_measured
-from downstream.tables import build_tables, make_tables, row_name
+from tests.downstream.made_results import KS, SESSIONS, cell, said, tables, values, write
 
 # ------------------------------------------------------------------------------------------ the paper's
 

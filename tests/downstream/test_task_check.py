@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from data_prep import PUBLISHED
 from distill.cli import main
-from distill.findings import WIDTH, CheckReport, Finding
-from downstream.options import TASKS, EvaluationConfig
-from downstream.results import TEST_UTTERANCES
-from downstream.task_check import check_task
+from distill.data_prep import PUBLISHED
+from distill.downstream.options import TASKS, EvaluationConfig
+from distill.downstream.results import TEST_UTTERANCES
+from distill.downstream.task_check import check_task
+from distill.preflight.findings import WIDTH, CheckReport, Finding
 
 
 def finding(report: CheckReport, what: str) -> Finding:

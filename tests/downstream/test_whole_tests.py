@@ -9,18 +9,19 @@ import pytest
 import soundfile
 import torch
 
-from analysis.invariance import layer_cosines
-from analysis.listening import samples_of_distortions
-from analysis.tsne import split_means
-from distill.data import NoiseReader, open_cuts
+from distill.analysis.invariance import layer_cosines
+from distill.analysis.listening import samples_of_distortions
+from distill.analysis.tsne import split_means
+from distill.data.noise import NoiseReader
+from distill.data.sources import open_cuts
 from distill.distortions import Distorter
+from distill.downstream import head_training
+from distill.downstream.distorted_sets import DistortedSet, embed_set, materialise
+from distill.downstream.evaluate import evaluate
+from distill.downstream.head_training import measure
+from distill.downstream.probe import ProbeTask, probe
 from distill.errors import DataError
 from distill.hubert import HubertEncoder
-from downstream import runner
-from downstream.distorted_sets import DistortedSet, embed_set, materialise
-from downstream.evaluate import evaluate
-from downstream.probe import ProbeTask, probe
-from downstream.runner import measure
 from tests.downstream.test_evaluate import Ear
 
 
@@ -45,7 +46,7 @@ def speech(tmp_path) -> str:
 
 def write_noise(folder: Path, level: float = 0.1, name: str = "clip") -> dict[str, list[str]]:
     """Manifests of the test conditions' noise and rooms; each of one file in `folder/audio`."""
-    from data_prep.manifests import cut_from_file, write_cuts
+    from distill.data_prep.manifests import cut_from_file, write_cuts
 
     (folder / "audio").mkdir(parents=True)
     generator = np.random.default_rng(1)
@@ -127,7 +128,7 @@ def test_noise_that_was_moved_away_is_named_before_anything_is_trained(
 @pytest.mark.parametrize("workers", [0, 1])
 def test_noise_that_cannot_be_read_ends_a_test(speech, noises, workers, monkeypatch):
     """In a worker as well."""
-    monkeypatch.setattr(runner, "_WORTH_A_PROCESS", 1)
+    monkeypatch.setattr(head_training, "_WORTH_A_PROCESS", 1)
     break_audio(noises, "broken")
     with pytest.raises(DataError, match="^the noise or room fsd-clip of a test cannot be used: cannot be re"):
         hear(open_cuts(speech), "fsd", noises, workers=workers)

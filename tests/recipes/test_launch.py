@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from distill.config import load
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 LAUNCH = ROOT / "recipes" / "launch"
 SCRIPTS = sorted(LAUNCH.glob("*.sh"))
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.data import WeightedRandomSampler
 
-from upstream._catalyst import DistributedSamplerWrapper, supply
+from distill.upstream._catalyst import DistributedSamplerWrapper, supply
 
 
 def draws() -> WeightedRandomSampler:

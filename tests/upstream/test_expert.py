@@ -1,7 +1,5 @@
 """s3prl's contract, without s3prl: shapes, values, batches, gradients."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -9,9 +7,8 @@ from distill import load_student
 from distill.checkpoints import export
 from distill.errors import CheckpointError
 from distill.hubert import HubertEncoder
-from upstream.expert import UpstreamExpert
-
-GOLDEN = Path(__file__).parents[1] / "golden"
+from distill.upstream.expert import UpstreamExpert
+from tests.paths import GOLDEN
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from distill.errors import CheckpointError
-from upstream import hubconf
-from upstream.download import download
+from distill.upstream import hubconf
+from distill.upstream.download import download
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 WAVS = [torch.linspace(-1, 1, 8_000).sin()]
 
 

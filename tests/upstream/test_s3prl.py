@@ -12,24 +12,24 @@ import soundfile
 import torch
 import yaml
 
-import upstream
-import upstream.s3prl_compat
+import distill.upstream
+import distill.upstream.s3prl_compat
 from distill.checkpoints import export, load_teacher
 from distill.errors import CheckpointError
-from upstream.expert import UpstreamExpert
+from distill.upstream.expert import UpstreamExpert
+from tests.paths import ROOT
 
 pytest.importorskip("s3prl", reason="s3prl is not installed: pip install 'robust-distilhubert[s3prl]'")
 for package in ("tensorboardX", "catalyst", "pandas", "editdistance"):
     pytest.importorskip(package, reason="the extra s3prl is not complete")
 
-ROOT = Path(__file__).parents[2]
 LENGTHS = torch.tensor([16_000, 12_000, 640])
 
 
 @pytest.fixture(scope="module")
 def s3prl_nn():
-    upstream.register()
-    upstream.register()
+    distill.upstream.register()
+    distill.upstream.register()
     import s3prl.nn
 
     return s3prl.nn
@@ -177,7 +177,7 @@ def keywords(tmp_path_factory) -> Path:
 
 
 def run_modules(commands: list[list[str]], cwd: Path) -> str:
-    """What `python -m upstream.run_downstream` prints for each list of arguments, one after the other.
+    """What `python -m distill.upstream.run_downstream` prints for each list of arguments, in turn.
 
     In one process of their own: the runner changes builtins, and s3prl takes long to import.
     """
@@ -186,7 +186,7 @@ import runpy, sys
 for words in {commands!r}:
     sys.argv[1:] = words
     try:
-        runpy.run_module("upstream.run_downstream", run_name="__main__")
+        runpy.run_module("distill.upstream.run_downstream", run_name="__main__")
     except SystemExit as exit:
         assert exit.code == 0
 """
@@ -227,7 +227,7 @@ def test_the_runner_trains_and_evaluates(keywords, student_folder, tmp_path):
     ],
 )
 def test_the_runners_mistakes(arguments, message, monkeypatch, capsys, tmp_path):
-    from upstream import run_downstream
+    from distill.upstream import run_downstream
 
     monkeypatch.chdir(tmp_path)
     words = ["-m", "train", "-d", "speech_commands", "-p", "out", *arguments]

@@ -15,9 +15,8 @@ import soundfile
 import torch
 import torchaudio
 
-from upstream import s3prl_compat, sox_effects
-
-ROOT = Path(__file__).parents[2]
+from distill.upstream import s3prl_compat, sox_effects
+from tests.paths import ROOT
 
 
 def run(code: str) -> str:
@@ -31,14 +30,14 @@ def test_it_needs_nothing_else_of_the_project():
     code = """
 import importlib.util, sys
 sys.modules.update(dict.fromkeys(("distill", "lhotse", "pytorch_lightning")))
-import upstream.s3prl_compat
+import distill.upstream.s3prl_compat
 import torchaudio
 torchaudio.set_audio_backend("sox_io")
 from torchaudio.sox_effects import apply_effects_file, apply_effects_tensor
 from huggingface_hub import HfApi, HfFolder, Repository
 if importlib.util.find_spec("s3prl"):
     import s3prl.hub
-print(upstream.s3prl_compat.apply())
+print(distill.upstream.s3prl_compat.apply())
 """
     assert run(code) == "[]"
 
@@ -49,7 +48,7 @@ def test_an_old_torchaudio_is_left_alone():
 import torchaudio
 names = ("load", "save", "info", "set_audio_backend", "get_audio_backend")
 before = [getattr(torchaudio, name) for name in names]
-import upstream.s3prl_compat
+import distill.upstream.s3prl_compat
 print(before == [getattr(torchaudio, name) for name in names])
 """
     assert run(code) == "True"

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-import upstream.s3prl_compat
+import distill.upstream.s3prl_compat
 
 pytest.importorskip("s3prl", reason="s3prl is not installed: pip install 'robust-distilhubert[s3prl]'")
 
@@ -20,7 +20,7 @@ ADAMW = {
 
 @pytest.fixture
 def s3prl():
-    upstream.s3prl_compat.apply()
+    distill.upstream.s3prl_compat.apply()
     import s3prl.optimizers
     from s3prl.upstream.distiller import model
 

@@ -2,14 +2,14 @@
 
 import shutil
 import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 
-from upstream.sox_effects import apply_effects_file, apply_effects_tensor, effect_names
+from distill.upstream.sox_effects import apply_effects_file, apply_effects_tensor, effect_names
+from tests.paths import GOLDEN
 
 KEYWORD_CHAIN = [["channels", "1"], ["rate", "16000"], ["gain", "-3.0"]]  # s3prl's speech_commands
 SPLIT = ["silence", "1", "0.1", "0.1%", "-1", "0.1", "0.1%"]  # s3prl's speaker verification
@@ -24,7 +24,7 @@ def snr_db(ours, reference) -> float:
 
 @pytest.fixture(scope="module")
 def golden():
-    with np.load(Path(__file__).parents[1] / "golden" / "sox_effects.npz") as archive:
+    with np.load(GOLDEN / "sox_effects.npz") as archive:
         return {name: torch.from_numpy(archive[name]) for name in archive.files if archive[name].ndim}
 
 
@@ -147,7 +147,7 @@ def test_against_the_program(chain, least_db, golden, tmp_path):
 def test_against_torchaudio(golden):
     """All that s3prl does, where torchaudio still has sox and the system its library."""
     theirs = pytest.importorskip("torchaudio.sox_effects", reason="gone in torchaudio 2.9")
-    if theirs.__name__ == "upstream.sox_effects":
+    if theirs.__name__ == "distill.upstream.sox_effects":
         pytest.skip("torchaudio's own is out of order")
     try:
         theirs.effect_names()

@@ -1,0 +1,105 @@
+"""The `distill` command: the parser, what each verb does, the demo."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import logging
+import re
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+
+from distill.cli.parser import build_parser
+from distill.errors import UserError
+from distill.processes import is_follower, speaker
+
+CONNECTION_LOST = re.compile(
+    r"Connection (closed|reset) by (remote )?peer|writev: Broken pipe|Connection was likely closed"
+    r"|failed to recv, got 0 bytes|ncclRemoteError|remote process (has )?exit",
+    re.IGNORECASE,
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line; returns its exit code: 0, 1 (failed), 2 (usage), 130 (Ctrl-C), 143 (SIGTERM)."""
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.WARNING)  # of the handler: libraries set their loggers' levels themselves
+    logging.basicConfig(format="%(levelname)s %(message)s", handlers=[handler])
+    parser = build_parser()
+    options = parse(parser, list(sys.argv[1:] if argv is None else argv))
+    if options.run is None:
+        parser.print_help()
+        return 2
+    quiet_libraries()
+    try:
+        options.run(options)
+    except UserError as error:
+        if not (error.joint and is_follower()):
+            print(f"distill: {speaker()}{one_line(error)}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("distill: stopped", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        return 0
+    except OSError as error:
+        if not is_about_a_place(error):
+            raise
+        print(f"distill: {speaker()}{one_line(error)}", file=sys.stderr)
+        return 1
+    except RuntimeError as error:
+        if not is_about_another_process(error):
+            raise
+        print(
+            f"distill: {speaker()}another process ended: see its message, above or in its own log; "
+            "then go on from the last checkpoint with --resume",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
+
+
+def is_about_a_place(error: OSError) -> bool:
+    """Whether a place is full or cannot be written to: then there is nothing to trace back."""
+    if error.errno == errno.ENOENT:  # /proc/x: it cannot be made although its parents would be, too
+        return traceback.extract_tb(error.__traceback__)[-1].name == "mkdir"
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    forbidden = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR)
+    return error.errno in (*full, *forbidden)
+
+
+def is_about_another_process(error: RuntimeError) -> bool:
+    """Whether gloo, NCCL or torch's store say that the connection to another process is gone."""
+    return bool(CONNECTION_LOST.search(str(error)))
+
+
+def one_line(error: BaseException) -> str:
+    """The message alone: an error that crossed from a data worker carries that worker's traceback."""
+    line = str(error).strip().splitlines()[-1]
+    prefix, _, rest = line.partition(": ")
+    said = rest if prefix.startswith("distill.errors.") else line
+    # Names that come out of files must not steer the terminal.
+    return "".join(letter if letter.isprintable() else "?" for letter in said)
+
+
+def quiet_libraries() -> None:
+    """Keep advice that is not for our users off their screens; warnings of our own stay."""
+    import warnings
+
+    warnings.filterwarnings(
+        "ignore", module=r"pytorch_lightning|lightning_fabric|torch\.|lhotse|wandb|tensorboard"
+    )
+
+
+def parse(parser: argparse.ArgumentParser, words: list[str]) -> argparse.Namespace:
+    """Command-line words -> options; ends the process if they are wrong, as argparse does."""
+    if words[:2] == ["adapt", "targets"]:  # a verb of two words beside one of the first alone
+        words = ["adapt targets", *words[2:]]
+    options, extra = parser.parse_known_args(words)
+    if extra:  # argparse gives up on key=value that follow an option
+        if not hasattr(options, "overrides") or any(word.startswith("-") for word in extra):
+            parser.error(f"unrecognized arguments: {' '.join(extra)}")
+        options.overrides += extra
+    return options

@@ -1,0 +1,313 @@
+"""What the verbs of `distill` do: each reads its options and calls the library."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from distill.errors import UsageError, UserError
+from distill.processes import is_follower
+
+
+def run_demo(options: argparse.Namespace) -> None:
+    """`distill demo`."""
+    from distill.cli.demo import run_demo as tell
+
+    print(tell(options.out))
+
+
+def run_train(options: argparse.Namespace) -> None:
+    """`distill train` and `distill adapt`."""
+    from distill import config
+
+    recipe = resumed_recipe(options) if options.resume else new_recipe(options)
+    if options.print:
+        print(config.to_yaml(recipe), end="")
+        return
+    verb = "adapt" if recipe.kind == "adapt" else "train"
+    if options.verb != verb:
+        raise UsageError(f"{recipe.name} is a recipe for distill {verb}, not for distill {options.verb}")
+    out = options.resume or options.out or Path("runs") / recipe.name
+    from distill.run import run
+
+    model = run(recipe, out, resume=options.resume is not None, other_speech=options.override)
+    if not is_follower():
+        print(model)
+
+
+def new_recipe(options: argparse.Namespace) -> Any:
+    """The recipe that the command line names."""
+    from distill import config
+
+    if options.override:
+        raise UsageError("--override belongs to --resume RUN")
+    if not options.recipe:
+        raise UsageError(f"name a recipe: {', '.join(config.recipe_names())}, or a YAML file")
+    if "=" in options.recipe:
+        raise UsageError(f"name a recipe before {options.recipe}")
+    return config.load(options.recipe, options.overrides)
+
+
+def resumed_recipe(options: argparse.Namespace) -> Any:
+    """The recipe that the run was started with, or another one with --override."""
+    from distill import config
+
+    resolved = options.resume / "recipe.yaml"
+    if options.out:
+        raise UsageError(f"--resume goes on in {options.resume}: leave --out away")
+    if not resolved.is_file():
+        raise UserError(f"{options.resume} is not a run folder: it has no recipe.yaml")
+    name, overrides = options.recipe, options.overrides
+    if options.override and name is not None and "=" not in name:  # whatever the run's own says
+        return config.load(name, overrides)
+    recipe = config.read_resolved(resolved)
+    if name is None or "=" in name:  # changes to the run's own recipe
+        name, overrides = str(resolved), [*filter(None, [name]), *overrides]
+    changed = config.load(name, overrides)
+    if (changes := config.differences(recipe, changed)) and not options.override:
+        raise UsageError(
+            f"{options.resume} was started with another recipe: {'; '.join(changes)}. "
+            "To go on with the new one all the same, add --override"
+        )
+    return changed
+
+
+def run_inspect(options: argparse.Namespace) -> None:
+    """`distill inspect`."""
+    from distill.checkpoints import inspect
+
+    print("\n".join(inspect(options.checkpoint).lines()))
+
+
+def run_export(options: argparse.Namespace) -> None:
+    """`distill export`."""
+    from distill.checkpoints import export_checkpoint, push, read_scores
+
+    if options.push_to_hub and options.to != "huggingface":
+        raise UsageError(
+            f"--push-to-hub uploads Hugging Face folders: it needs --to huggingface, not {options.to}"
+        )
+    scores = read_scores(options.scores) if options.scores else None
+    written = export_checkpoint(options.checkpoint, options.to, options.out, scores=scores)
+    print(written)
+    if options.push_to_hub:
+        print(push(written, options.push_to_hub))
+
+
+def run_prepare(options: argparse.Namespace) -> None:
+    """`distill data prepare`."""
+    from distill.data_prep import CORPORA, PUBLISHED
+
+    name = options.corpus
+    if name not in CORPORA:
+        raise UsageError(f"unknown corpus {name!r}; there are {', '.join(CORPORA)}")
+    if options.jobs is not None and options.jobs < 1:
+        raise UsageError(f"--jobs {options.jobs}: at least 1")
+    given: dict[str, Any] = {"jobs": options.jobs, "splits": options.split, "shards": options.shards}
+    given = {option: value for option, value in given.items() if value is not None}
+    if name == "folder" and options.split:
+        given["split"] = options.split[-1]
+        del given["splits"]
+    allowed = {"folder": {"jobs", "split"}, "shar": {"jobs"}} | dict.fromkeys(
+        PUBLISHED, {"jobs", "splits", "shards"}
+    )
+    if unknown := sorted(given.keys() - allowed.get(name, set())):
+        raise UsageError(f"corpus {name} has no option --{unknown[0].replace('splits', 'split')}")
+    print(CORPORA[name](options.root, options.out, **given))
+
+
+def run_check(options: argparse.Namespace) -> None:
+    """`distill data check`, of a recipe or a task."""
+    from distill import config
+    from distill.downstream.options import TASKS, EvaluationConfig
+    from distill.preflight.check import check
+
+    if options.recipe in TASKS:
+        from distill.downstream.task_check import check_task
+
+        task = config.from_words(EvaluationConfig, {"task": options.recipe}, options.overrides)
+        report = check_task(task, options.out or Path("evaluations"), sample=options.sample)
+        lacking = "evaluated"
+    else:
+        recipe = config.load(options.recipe, options.overrides)
+        report = check(recipe, options.out or Path("runs") / recipe.name, sample=options.sample)
+        lacking = "trained"
+    print(report)
+    if not report.ok:
+        raise UserError(f"{report.recipe} cannot be {lacking} yet: see the table above")
+
+
+def run_profile(options: argparse.Namespace) -> None:
+    """`distill profile`."""
+    from distill import config
+    from distill.training.profiling import profile
+
+    report = profile(config.load(options.recipe, options.overrides), steps=options.steps)
+    if not is_follower():  # Lightning starts the whole command once for each process
+        print(report)
+
+
+def run_distort(options: argparse.Namespace) -> None:
+    """`distill data distort`."""
+    from distill.downstream.distorted_sets import materialise
+
+    sources = noise_sources(options.noise)
+    print(
+        materialise(
+            options.speech,
+            options.out,
+            options.condition,
+            sources,
+            seed=options.seed,
+            variant=options.variant,
+        )
+    )
+
+
+def run_linear(options: argparse.Namespace) -> None:
+    """`distill probe linear`."""
+    from distill.data.noise import NoiseReader
+    from distill.data.sources import open_cuts
+    from distill.downstream.probe import ProbeTask, probe_all
+
+    splits = (open_cuts(source) for source in (options.train, options.dev, options.test))
+    task = ProbeTask(*splits, column=options.label)
+    noises = NoiseReader(noise_sources(options.noise))
+    conditions = options.condition or ["clean", "2-dist"]
+    print(probe_all(options.checkpoints, task, conditions, noises, seed=options.seed))
+
+
+def run_invariance(options: argparse.Namespace) -> None:
+    """`distill probe invariance`."""
+    from distill.analysis.invariance import compare
+
+    noises = noise_sources(options.noise)
+    conditions = options.condition or ["2-dist"]
+    print(
+        compare(options.checkpoints, options.speech, conditions, noises, seed=options.seed, out=options.out)
+    )
+
+
+def run_tsne(options: argparse.Namespace) -> None:
+    """`distill tsne`."""
+    from distill.analysis.tsne import plot
+
+    print(
+        plot(
+            options.checkpoints, options.speech, noise_sources(options.noise), options.out, seed=options.seed
+        )
+    )
+
+
+def run_evaluate(options: argparse.Namespace) -> None:
+    """`distill evaluate`."""
+    from distill.config import from_words
+    from distill.downstream.evaluate import evaluate
+    from distill.downstream.options import EvaluationConfig
+    from distill.downstream.sweep import student_folder
+
+    values = {
+        "task": options.task,
+        "data": options.data,
+        "conditions": options.condition,
+        "features": options.features,
+        "seed": options.seed,
+        "noises": noise_sources(options.noise),
+    }
+    config = from_words(EvaluationConfig, values, options.overrides)
+    out = options.out or Path("evaluations") / student_folder(options.student)
+    paths = evaluate(options.student, config, out)
+    if not is_follower():
+        results = "1 result" if len(paths) == 1 else f"{len(paths)} results"
+        print(f"{results} in {out}/results; tables of them: distill table {out}")
+
+
+def run_sweep(options: argparse.Namespace) -> None:
+    """`distill sweep`."""
+    from distill.downstream.sweep import plan_sweep, run_sweep, submit, write_slurm
+
+    words = [*options.students, *options.overrides]
+    jobs = plan_sweep(
+        [word for word in words if "=" not in word],
+        options.task,
+        options.condition,
+        data=options.data,
+        out=options.out,
+        features=options.features or ["last"],
+        seeds=options.seed or [0],
+        words=[word for word in words if "=" in word],
+        noises=noise_sources(options.noise),
+        rates=options.lr or [],
+    )
+    if not jobs:
+        print("everything is evaluated already")
+    elif options.slurm or options.submit:
+        script = write_slurm(jobs, options.out, options=options.sbatch)
+        print(submit(script) if options.submit else script)
+    else:
+        run_sweep(jobs)
+
+
+def run_table(options: argparse.Namespace) -> None:
+    """`distill table`."""
+    from distill.downstream.tables import make_tables
+
+    chosen = {"protocol": options.protocol, "variant": options.variant}
+    print(make_tables(options.folders, options.format, measured=options.measured, **chosen), end="")
+
+
+def run_report(options: argparse.Namespace) -> None:
+    """`distill report`."""
+    from distill.analysis.report import make_report
+
+    noises = noise_sources(options.noise)
+    print(
+        make_report(
+            options.runs,
+            options.out,
+            speech=options.speech,
+            noises=noises,
+            tsne=options.tsne,
+            protocol=options.protocol,
+            variant=options.variant,
+        )
+    )
+
+
+def noise_sources(pairs: Sequence[str]) -> dict[str, list[str]]:
+    """["musan=DIR", ...] -> {"musan": ["DIR"]}."""
+    sources: dict[str, list[str]] = {}
+    for pair in pairs:
+        corpus, equals, source = pair.partition("=")
+        if not equals or corpus not in ("musan", "wham", "fsd", "dns", "rir"):
+            raise UsageError(f"--noise {pair}: write CORPUS=SOURCE with musan, wham, fsd, dns or rir")
+        sources.setdefault(corpus, []).append(source)
+    return sources
+
+
+def run_targets(options: argparse.Namespace) -> None:
+    """`distill adapt targets`."""
+    from distill.adaptation.command import TargetsJob, make_and_report
+
+    print(
+        make_and_report(
+            TargetsJob(
+                source=options.source,
+                out=options.out,
+                overrides=tuple(options.overrides),
+                features=options.features,
+                layer=options.layer,
+                clusters=options.clusters,
+                teacher=options.teacher,
+                codebook=options.codebook,
+                sample_hours=options.sample_hours,
+                seed=options.seed,
+                jobs=options.jobs,
+                max_bad_fraction=options.max_bad_fraction,
+                fairseq=options.export_fairseq,
+                manifests=options.manifests,
+            )
+        )
+    )

@@ -1,0 +1,77 @@
+"""The samples of a cut."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from lhotse.cut import Cut
+from torch import Tensor
+
+from distill.data.recordings import blame, opened_here
+from distill.data.resampling import resample
+from distill.errors import DataError, first_line
+from distill.waveforms import SAMPLE_RATE, is_silent
+
+_STRETCH = 30 * SAMPLE_RATE  # samples that are searched for a sound at once, after the first second
+_LONGEST_S = 86_400.0  # a manifest alone decides no memory, such as that of a mixture's silence
+
+
+def read_audio(cut: Cut, start: int = 0, count: int | None = None) -> Tensor:
+    """The samples of a cut, mono at 16 kHz. Only files and objects in stores are opened (`opened_here`).
+
+    Args:
+        cut: of any sampling rate and number of channels (averaged).
+        start: first sample wanted, at 16 kHz.
+        count: number of samples wanted, at 16 kHz; None: to the end.
+
+    Raises:
+        DataError: if the audio is in a place that is not opened, cannot be read, is shorter than promised, or
+            holds values that are not finite.
+    """
+    try:
+        cut = opened_here(cut)
+        if start or count is not None:
+            duration = None if count is None else min(count / SAMPLE_RATE, cut.duration - start / SAMPLE_RATE)
+            cut = cut.truncate(offset=start / SAMPLE_RATE, duration=duration, preserve_id=True)
+        if cut.duration > _LONGEST_S:
+            raise DataError(f"is {cut.duration / 3600:.0f} h long, more than is read at once")
+        audio = cut.load_audio()
+        assert audio is not None
+        samples = torch.from_numpy(np.atleast_2d(audio).mean(0, dtype=np.float32))
+        samples = resample(samples, int(cut.sampling_rate), SAMPLE_RATE)
+    except DataError as error:
+        raise DataError(blame(cut.id, reason(error))) from None
+    except Exception as error:  # noqa: BLE001 every decoder has its own exceptions
+        raise DataError(f"{cut.id}: cannot be read ({reason(error)})") from None
+    if not torch.isfinite(samples).all():
+        raise DataError(f"{cut.id}: samples are not finite")
+    return samples if count is None else samples[:count]
+
+
+def silent_throughout(cut: Cut) -> bool:
+    """Whether a recording holds nothing but silence; it is read up to its first sound.
+
+    Raises:
+        DataError: as `read_audio`.
+    """
+    start, count = 0, SAMPLE_RATE  # most sound at once
+    while start < samples_at_16k(cut):
+        if not is_silent(read_audio(cut, start, count)):
+            return False
+        start, count = start + count, _STRETCH
+    return True
+
+
+def reason(error: Exception) -> str:
+    """The first line of an error; lhotse adds others with all it knows of the cut."""
+    first = first_line(error)
+    return (
+        "its file is not as long as its manifest says"
+        if first.startswith("The number of declared")
+        else first
+    )
+
+
+def samples_at_16k(cut: Cut) -> int:
+    """Length of a cut, in samples at 16 kHz."""
+    return round(cut.duration * SAMPLE_RATE)

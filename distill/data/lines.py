@@ -1,0 +1,186 @@
+"""Lines of a manifest: which are cuts, and what the others are.
+
+A line that cannot be used is one utterance that cannot be used: it takes the place of a cut, whose id says
+the line's true number, and is left out, listed and judged as a broken file is. A manifest of another kind, or
+one that is cut off, is refused as a whole.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from lhotse import MonoCut
+from lhotse.cut import Cut
+from lhotse.serialization import deserialize_item
+
+from distill.data.files import regular_file
+from distill.data.recordings import parts_of, unusable_cut
+from distill.errors import DataError, first_line
+
+_LONGEST_S = 366 * 86_400.0  # a stream of unknown length announces 18 million years
+_LOOKED_AT = 1000  # lines without a cut, after which a file is no manifest
+
+_CUTS = ("MonoCut", "MultiCut", "MixedCut", "Cut")
+_KINDS = (  # a key that tells, in this order; what such a line is; what to do with a file of them
+    ("audio_filepath", "a line of NeMo's manifests", "lhotse's import of NeMo, or a .tsv with a column path"),
+    ("sources", "a recording", "CutSet.from_manifests(recordings=...)"),
+    ("num_features", "a matrix of features", "CutSet.from_manifests with the recordings, too"),
+    ("recording_id", "a supervision", "CutSet.from_manifests with the recordings, too"),
+    ("shape", "an array", "name the manifest of cuts"),
+    ("array", "an array", "name the manifest of cuts"),
+    ("width", "an image", "name a manifest of speech"),
+)
+
+
+class CutLines:
+    """The cuts of a manifest, read from its start each time; what lhotse's lazy reader is, but for bad lines.
+
+    Args:
+        path: `.jsonl` or `.jsonl.gz`.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __iter__(self) -> Iterator[Cut]:
+        """Every cut, and one that cannot be read (`unusable_line`) for every other line that is not blank.
+
+        Raises:
+            DataError: the file is cut off or damaged.
+        """
+        with opened(self.path) as (_, source):
+            for number, line in cut_lines(source, self.path):
+                if line.strip():
+                    try:
+                        yield cut_of(line)
+                    except DataError as error:
+                        yield unusable_line(self.path, number, error)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
+    """The file as it lies on disk, and its lines, unpacked if it is compressed."""
+    with regular_file(path).open("rb") as raw:
+        if path.suffix != ".gz":
+            yield raw, raw
+            return
+        with gzip.open(raw) as unpacked:
+            yield raw, unpacked  # pyright: ignore[reportReturnType]
+
+
+def cut_lines(source: Iterable[bytes], path: Path) -> Iterator[tuple[int, bytes]]:
+    """Lines with their numbers, of all members of a compressed file.
+
+    Raises:
+        DataError: it is cut off or damaged: how much is lost nobody knows.
+    """
+    number = 0
+    try:
+        for number, line in enumerate(source, start=1):
+            yield number, line
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        what = "is cut off" if isinstance(error, EOFError) else f"is damaged ({error})"
+        if not number:
+            raise DataError(
+                f"{path}: not a lhotse cut manifest: it {what}; copy or prepare it again"
+            ) from None
+        raise DataError(f"{path}: {what} after line {number}; make or fetch it again") from None
+
+
+def check_kind(path: Path) -> bool:
+    """Refuse a manifest of something else than cuts with audio, by its first lines.
+
+    Returns:
+        Whether there is a cut in it.
+
+    Raises:
+        DataError: saying what it is.
+    """
+    problem = ""
+    with opened(path) as (_, source):
+        for number, line in cut_lines(source, path):
+            if not line.strip():
+                continue
+            try:
+                cut = cut_of(line, of_any_kind=True)
+            except DataError as error:
+                problem = problem or f"line {number}: {error}"
+                if number >= _LOOKED_AT:
+                    break
+                continue
+            if isinstance(cut, str):
+                raise DataError(f"{path}: {cut}")
+            return True
+    if problem:
+        raise DataError(f"{path}: not a lhotse cut manifest ({problem})")
+    return False
+
+
+def cut_of(line: bytes, *, of_any_kind: bool = False) -> Any:
+    """The cut that a line is.
+
+    Args:
+        line: JSON.
+        of_any_kind: return what to say of a manifest of such lines, if the line is something else.
+
+    Raises:
+        DataError: it is none, saying what it is, as in "line 5: ...".
+    """
+    try:
+        data = json.loads(line)
+    except (ValueError, RecursionError):
+        raise DataError("not valid JSON") from None
+    if not isinstance(data, dict):
+        raise DataError(f"a JSON {type(data).__name__}, not a cut")
+    if data.get("type") not in _CUTS:
+        keys = ", ".join(map(str, list(data)[:5])) or "none"
+        for key, what, instead in _KINDS:
+            if key in data:
+                if of_any_kind:
+                    return f"its lines are each {what}, not a cut: {instead} makes cuts"
+                raise DataError(f"{what}, not a cut")
+        raise DataError(f"no cut (its keys: {keys})")
+    try:
+        cut = deserialize_item(data)
+        plausible(cut.duration)
+        cut.id.encode()
+        has_audio = next(parts_of(cut), None) is not None
+    except DataError:
+        raise
+    except UnicodeEncodeError:
+        raise DataError("a cut whose id is not Unicode text") from None
+    except Exception as error:  # noqa: BLE001 lhotse raises whatever its parser does
+        raise DataError(f"no cut that lhotse can read ({first_line(error)})") from None
+    if not has_audio:
+        if of_any_kind:
+            what = "features, but no recording" if getattr(cut, "has_features", False) else "no recording"
+            return f"its cuts have {what}: speech is read from recordings"
+        raise DataError("a cut without a recording")
+    return cut
+
+
+def plausible(seconds: Any) -> float:
+    """A duration.
+
+    Raises:
+        DataError: none that audio has.
+    """
+    try:
+        number = float(seconds)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0 < number <= _LONGEST_S:
+        raise DataError(f"a cut of {seconds!r} seconds")
+    return number
+
+
+def unusable_line(path: Path, number: int, error: Exception) -> MonoCut:
+    """A cut in place of a line that is none; `read_audio` refuses it, saying why."""
+    return unusable_cut(f"line {number} of {path.name}", f"{path}, line {number}: {error}", {})

@@ -1,0 +1,153 @@
+"""Noise and room responses for the distortions that a plan asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from lhotse.cut import Cut
+from torch import Tensor
+
+from distill.batch import View
+from distill.data.audio import read_audio, samples_at_16k, silent_throughout
+from distill.data.manifest import Cuts
+from distill.data.sources import index_cuts
+from distill.distortions import Plan, UtterancePlan
+from distill.distortions.additive import noise_segment
+from distill.distortions.reverb import usable_rir
+from distill.errors import DataError
+from distill.waveforms import is_silent
+
+_SILENT = "holds nothing but silence"
+
+
+class NoiseReader:
+    """Finds and reads the noise segments and room responses that plans ask for.
+
+    What cannot be read is silence, with which the distorter leaves an utterance as it is, and is listed
+    (`take_lost`): training does without some of them. What is tested must be whole: `whole_view`. Recordings
+    that are silent themselves are listed, too (`take_silent`).
+
+    Args:
+        corpora: by name ("musan", "wham", "fsd", "dns", "rir"): sources as for `open_cuts`.
+
+    Raises:
+        DataError: for a source that is missing or empty.
+    """
+
+    def __init__(self, corpora: Mapping[str, str | Sequence[str]]):
+        self.corpora: dict[str, Cuts] = {
+            name: index_cuts(s, what="rooms (rir)" if name == "rir" else f"{name} noise")
+            for name, s in corpora.items()
+        }
+        self._lost: list[tuple[str, str]] = []
+        self._silent: list[tuple[str, str]] = []
+        self._pauses = 0
+        self._without_sound: dict[tuple[str, str], bool] = {}  # by corpus and id, of what was found silent
+
+    def noise(self, plan: UtterancePlan, n_samples: int) -> Tensor | None:
+        """The noise for an utterance of `n_samples`: a segment of that length, or a shorter clip as it is."""
+        if plan.noise_corpus is None:
+            return None
+        cut, start, count = self.noise_clip(plan, n_samples)
+        try:
+            samples = read_audio(cut, start, count)
+        except DataError as error:
+            return self._silence(cut, error)
+        if is_silent(samples):
+            self._note_silent(plan.additive, cut)
+        return samples
+
+    def noise_clip(self, plan: UtterancePlan, n_samples: int) -> tuple[Cut, int, int]:
+        """Which clip is the noise of an utterance of `n_samples`, from which sample on, how many of it."""
+        cut = self._choose(plan.additive, plan.noise_choice)
+        return cut, *noise_segment(samples_at_16k(cut), n_samples, plan.noise_offset)
+
+    def rir(self, plan: UtterancePlan) -> Tensor | None:
+        """The room impulse response for an utterance."""
+        if not plan.rir:
+            return None
+        cut = self.rir_clip(plan)
+        try:
+            response = read_audio(cut)
+        except DataError as error:
+            return self._silence(cut, error)
+        if not usable_rir(response):
+            self._silent.append((cut.id, _SILENT))
+        return response
+
+    def rir_clip(self, plan: UtterancePlan) -> Cut:
+        """Which room impulse response an utterance gets."""
+        return self._choose("rir", plan.rir_choice)
+
+    def take_lost(self) -> list[tuple[str, str]]:
+        """(id, reason) of every recording that could not be read since this was last asked."""
+        lost, self._lost = self._lost, []
+        return lost
+
+    def take_silent(self) -> tuple[list[tuple[str, str]], int]:
+        """What was silent since this was last asked.
+
+        Returns:
+            (id, reason) of every recording in which there is nothing else, and in how many more only the
+            stretch that was drawn is: recordings pause.
+        """
+        silent, pauses = self._silent, self._pauses
+        self._silent, self._pauses = [], 0
+        return silent, pauses
+
+    def _note_silent(self, corpus: str, cut: Cut) -> None:
+        """A stretch of it is silent: all of it?"""
+        if (corpus, cut.id) not in self._without_sound:
+            try:
+                without_sound = silent_throughout(cut)
+            except DataError:  # whoever draws that stretch lists it
+                without_sound = False
+            self._without_sound[corpus, cut.id] = without_sound
+        if self._without_sound[corpus, cut.id]:
+            self._silent.append((cut.id, _SILENT))
+        else:
+            self._pauses += 1
+
+    def _silence(self, cut: Cut, error: DataError) -> Tensor:
+        """In place of a recording: one that is broken must not end a run of days."""
+        self._lost.append((cut.id, str(error).removeprefix(f"{cut.id}: ")))
+        return torch.zeros(1)
+
+    def view(self, plan: Plan, lengths: Iterable[int]) -> View:
+        """Everything that a plan for utterances of these lengths needs."""
+        pairs = list(zip(plan.utterances, lengths, strict=True))
+        return View(plan, [self.noise(u, n) for u, n in pairs], [self.rir(u) for u, _ in pairs])
+
+    def whole_view(self, plan: Plan, lengths: Iterable[int]) -> View:
+        """The same for a test, of which nothing may be missing.
+
+        Raises:
+            DataError: naming a recording that cannot be read.
+        """
+        view = self.view(plan, lengths)
+        self.take_silent()  # tests say what was left out by the plans of what was applied
+        refuse_lost(self.take_lost())
+        return view
+
+    def _choose(self, corpus: str, choice: float) -> Cut:
+        if corpus not in self.corpora:
+            raise DataError(
+                f"{corpus} recordings are asked for, but no source is given: recipes name it in "
+                f"data.noises.{corpus}, commands with --noise {corpus}=SOURCE"
+            )
+        clips = self.corpora[corpus]
+        return clips[int(choice * len(clips))]
+
+
+def refuse_lost(lost: Sequence[tuple[str, str]]) -> None:
+    """End a test whose noise is not whole: without it, distorted speech would be scored as if it were clean.
+
+    Args:
+        lost: (id, reason) of recordings that could not be read.
+
+    Raises:
+        DataError: if there is any.
+    """
+    for name, why in lost:
+        raise DataError(f"the noise or room {name} of a test cannot be used: {why}; mend or replace it")

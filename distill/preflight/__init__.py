@@ -1,0 +1,1 @@
+"""What a recipe needs, present or missing, before any training starts (`distill data check`)."""

@@ -1,0 +1,164 @@
+"""Roughly what a recipe needs of disk, memory and GPU, from its shapes alone: nothing is loaded or run.
+
+Shapes: B utterances, T samples at 16 kHz, F frames, C channels of the CNN, D features, N prediction heads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from distill.data.parcels import OPEN_FILES_PER_BATCH
+from distill.devices import Layout
+from distill.hubert import HubertConfig, HubertEncoder
+from distill.options import CDM, AdaptRecipe, DistillRecipe, Recipe
+from distill.student import Student
+from distill.waveforms import SAMPLE_RATE
+
+_FLOAT = 4  # bytes: weights, gradients and optimiser are float32 in mixed precision, too
+_CHECKPOINTS = 2  # last.ckpt and best.ckpt
+_LOGS = 100_000_000  # CSV, TensorBoard, Weights & Biases of a long run, generously
+# Resident set of a process that trains (measured on a CPU: 0.9 GB), what CUDA adds, and what a data worker
+# holds beside what it shares with its parent (measured: 0.02 GB, more as Python touches shared pages).
+_PROCESS, _CUDA, _WORKER = 1_000_000_000, 2_000_000_000, 300_000_000
+_OPEN_FILES = 100  # of a process that trains, its workers' pipes among them
+_PREFETCHED = 2  # batches that each worker has ready, as torch's DataLoader does by default
+_CUDA_CONTEXT = 600_000_000  # on the GPU itself
+_FRAGMENTS = 1.1  # what the caching allocator cannot use
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """Bytes, of a machine where that is said and of one GPU."""
+
+    disk: int
+    """For checkpoints, the release and logs."""
+    host: int
+    """Memory of the machine, for all its processes."""
+    device: int
+    """Memory of one GPU; on a CPU it is part of `host`."""
+    shared: int = 0
+    """Shared memory of the machine, part of `host`: batches that data workers have handed over."""
+    open_files: int = 0
+    """Of one process."""
+
+
+def estimate(recipe: Recipe, teacher: HubertConfig, layout: Layout) -> Needs:
+    """What training needs.
+
+    With P trained and Q frozen parameters, all in float32:
+
+    * disk: 4 P x (weights + 2 moments of Adam) x 2 checkpoints + 4 P for the release + logs;
+    * GPU: 4 Q + 4 P x (weights, gradients, 2 moments) + what the backward pass needs
+      (`activation_bytes`, or the teacher's largest layer if that is more) + twice the largest activation
+      while it is computed; a tenth on top for fragments, and the CUDA context;
+    * host: for each process itself, its models once, its workers and the batches they have ready.
+
+    Args:
+        recipe: of any kind that trains.
+        teacher: its teacher's architecture.
+        layout: its processes.
+
+    Raises:
+        ValueError: if the student does not fit the teacher; says how.
+    """
+    with torch.device("meta"):
+        encoder = HubertEncoder(teacher)
+        trained_model, heads = _trained(recipe, encoder)
+    trained = _parameters(trained_model)
+    frozen = _parameters(encoder) if isinstance(recipe, DistillRecipe) else 0
+    samples = batch_samples(recipe) / (layout.processes * layout.nodes)
+    part = samples / recipe.optim.accumulate
+    trained_config = (trained_model.encoder if isinstance(trained_model, Student) else trained_model).config
+    working = activation_bytes(trained_config, part, heads=heads) + 2 * _largest(trained_config, part)
+    if frozen:
+        working = max(working, 3 * _largest(teacher, part))
+    if "16" in str(recipe.trainer.get("precision", "32")):
+        working *= 0.7  # the first convolution, the largest, stays in float32
+    device = _FLOAT * (frozen + 4 * trained) + int(working)
+    streams = len({s for s in CDM[recipe.cdm] if s}) if isinstance(recipe, DistillRecipe) else 1
+    batch = samples * _FLOAT * (1 + streams)
+    batches = recipe.data.workers * _PREFETCHED * batch
+    on_hand = _PREFETCHED * (recipe.data.workers + min(recipe.data.workers, 2))  # of the dev set, too
+    own = _PROCESS + _FLOAT * (frozen + trained) + recipe.data.workers * _WORKER + int(batches)
+    return Needs(
+        disk=_FLOAT * trained * (3 * _CHECKPOINTS + 1) + _LOGS,
+        host=layout.processes * (own + (_CUDA if layout.gpu else device)),
+        device=int(device * _FRAGMENTS) + _CUDA_CONTEXT,
+        shared=layout.processes * int(on_hand * batch),
+        open_files=_OPEN_FILES + OPEN_FILES_PER_BATCH * on_hand,
+    )
+
+
+def _trained(recipe: Recipe, encoder: HubertEncoder) -> tuple[HubertEncoder | Student, int]:
+    """The model that the recipe trains, and how many heads of the teacher's width it has."""
+    if not isinstance(recipe, DistillRecipe):
+        return encoder, 0
+    options = recipe.student
+    student = Student.from_teacher(
+        encoder,
+        layers=options.layers,
+        targets=options.targets,
+        activation_checkpointing=options.activation_checkpointing,
+    )
+    return student, len(student.targets)
+
+
+def _parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def batch_samples(recipe: Recipe) -> float:
+    """Samples of the largest global batch: every utterance as long as crops may be, or `batch_seconds`."""
+    data = recipe.data
+    if data.batch_seconds is not None:
+        return data.batch_seconds * SAMPLE_RATE
+    return float(data.batch_size * data.max_samples)
+
+
+def activation_bytes(config: HubertConfig, n_samples: float, *, heads: int = 0) -> float:
+    """What the forward pass keeps for the backward pass, in float32.
+
+    A convolution keeps its output twice (for GELU, for the next one) and once more where it is normalised; a
+    transformer layer about 10 tensors of width D and 3 of the feed-forward width a frame; the heads and the
+    loss 6 of D each. Attention matrices are not counted: kernels for GPUs do not keep them.
+
+    Args:
+        config: of the encoder.
+        n_samples: B x T.
+        heads: N.
+    """
+    kept, frames = 0.0, float(n_samples)
+    for index, (channels, _, stride) in enumerate(config.conv_layers):
+        frames /= stride
+        normalised = config.conv_norm == "layer" or index == 0
+        kept += (3 if normalised else 2) * channels * frames
+    layer = 10 * config.dim + 3 * config.ffn_dim
+    layers = layer + config.layers * config.dim if config.activation_checkpointing else config.layers * layer
+    return _FLOAT * (kept + frames * (layers + 6 * heads * config.dim))
+
+
+def _largest(config: HubertConfig, n_samples: float) -> float:
+    """Bytes of the output of the first convolution."""
+    channels, _, stride = config.conv_layers[0]
+    return _FLOAT * channels * n_samples / stride
+
+
+def targets_bytes(recipe: AdaptRecipe, teacher: HubertConfig, hours: float) -> int:
+    """Disk for the k-means labels of a corpus: one for each frame, two bytes each."""
+    return 0 if recipe.targets.folder else int(hours * 3600 * SAMPLE_RATE / teacher.hop * 2)
+
+
+def available_memory() -> int | None:
+    """Bytes that can still be used here, within the limit of a container or job; None where unknown."""
+    found: list[int] = []
+    meminfo, limit = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
+    if meminfo.exists():
+        lines = dict(line.split(":") for line in meminfo.read_text(encoding="utf-8").splitlines())
+        found.append(1024 * int(lines["MemAvailable"].split()[0]))
+    if limit.exists() and (text := limit.read_text(encoding="utf-8").strip()).isdigit():
+        found.append(int(text))
+    return min(found, default=None)

@@ -1,0 +1,43 @@
+"""Whatever a recipe says: a student is distilled, a teacher adapted or made."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from distill.checkpoints import load_teacher, native, teacher_facts
+from distill.options import AdaptRecipe, DistillRecipe, Recipe
+from distill.processes import is_follower
+from distill.training.locking import RunLock
+from distill.training.run_folder import (
+    check_run_folder,
+    start_run_folder,
+    steps_done,
+    versions,
+)
+from distill.training.train import train
+
+
+def run(recipe: Recipe, out: Path, *, resume: bool = False, other_speech: bool = False) -> Path:
+    """Do what a recipe of any kind says; returns the model it makes (see `train` and `adapt`).
+
+    Resuming a finished run touches nothing.
+    """
+    made = out / ("student.safetensors" if isinstance(recipe, DistillRecipe) else "teacher.safetensors")
+    if resume and made.exists() and steps_done(out) >= recipe.optim.max_steps:
+        if not is_follower():
+            print(f"{out} is finished already", file=sys.stderr)
+        return made
+    if isinstance(recipe, DistillRecipe):
+        return train(recipe, out, resume=resume, other_speech=other_speech)
+    if isinstance(recipe, AdaptRecipe):
+        from distill.adaptation.run import adapt
+
+        return adapt(recipe, out, resume=resume, other_speech=other_speech)
+    check_run_folder(out, resume=False)
+    teacher = load_teacher(recipe.teacher)
+    with RunLock(out):
+        check_run_folder(out, resume=False)
+        start_run_folder(recipe, out)
+        provenance = {"recipe": recipe.name, **teacher_facts(recipe.teacher), "versions": versions()}
+        return native.write(teacher, out, provenance)

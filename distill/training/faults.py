@@ -1,0 +1,279 @@
+"""When something goes wrong in a long run: bad data, losses that are not finite (disks: `saving`)."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+
+from distill.batch import Batch
+from distill.checkpoints import safe_pickle
+from distill.data.datamodule import NothingUsable
+from distill.data.recordings import blame
+from distill.distortions import Distorter
+from distill.errors import DataError, UserError
+from distill.training.progress import log_interval
+from distill.training.stopping import last_checkpoint, save_last, validation_follows
+
+logger = logging.getLogger(__name__)
+
+_ENOUGH_READS = 1_000  # utterances, after which a share says something
+
+
+class TooManyBad(DataError):
+    """Too large a share of what is read cannot be used."""
+
+    joint = True
+
+
+class NotFinite(UserError):
+    """Too many updates on end had to be left out."""
+
+    joint = True
+
+
+class BadData(Callback):
+    """Lists what cannot be used in `skipped.tsv`, and stops a run that meets too much of it.
+
+    Utterances and recordings of noise are judged each by themselves, and recordings in which there is nothing
+    but silence count as those that cannot be read. The share is that of all processes
+    together and of the jobs before this one, judged with every log line once 1000 have been read, and at the
+    end of every epoch. With the log lines goes `data/noise_left_out`: the utterances so far, in the first
+    process, that stayed without their noise or room because it could not be read or was silent.
+
+    Args:
+        folder: the run folder.
+        max_fraction: largest share that may be unusable.
+        of_head: of an evaluation, which has no --resume: the same command goes on.
+    """
+
+    def __init__(self, folder: Path, max_fraction: float, *, of_head: bool = False):
+        self.path = folder / "skipped.tsv"
+        self.max_fraction = max_fraction
+        self.of_head = of_head
+        self.judged = Counter()  # of all processes, up to the last judgement
+        self.read = Counter()  # of this process, since then
+        self.left_out_before = 0
+        self.distorter: Distorter | None = None
+        self.listed: set[str] = set()
+        self.warned: set[str] = set()
+        self.last = {"utterances": "", "noise": ""}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What has been read so far. Of this process alone since the last judgement."""
+        return {"read": dict(self.judged + self.read), "left_out": self._left_out()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Judge the jobs of a run together."""
+        self.judged = Counter(state_dict["read"])
+        self.left_out_before = state_dict["left_out"]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """A list of jobs before this one is gone on with."""
+        self.distorter = getattr(pl_module, "distorter", None)
+        if self.path.exists():
+            self.listed |= set(self.path.read_text(encoding="utf-8").split("\n"))
+
+    def on_train_batch_end(  # noqa: D102
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.read["utterances"] += len(batch) + len(batch.skipped)
+        self.read["bad utterances"] += len(batch.skipped)
+        if isinstance(batch, Batch):  # others have no noise
+            self.read["noise"] += batch.noise_reads
+            self.read["bad noise"] += len(batch.noise_lost) + len(batch.noise_silent)
+            self.read["pauses"] += batch.noise_pauses
+        self._list(batch)
+        if (batch_idx + 1) % log_interval(trainer) == 0:
+            self._judge(trainer, at_least=_ENOUGH_READS)
+            if self.distorter is not None:
+                pl_module.log("data/noise_left_out", float(self._left_out()))
+
+    def on_validation_batch_end(  # noqa: D102
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._list(batch, "dev ")
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
+        self._judge(trainer, at_least=1)
+
+    def on_exception(  # noqa: D102
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        if isinstance(exception, NothingUsable):  # on all processes, between two batches
+            self._add("utterances", exception.skipped, "" if trainer.training else "dev ")
+            if trainer.training and validation_follows(trainer):  # is done: its step is counted again later
+                trainer.fit_loop.epoch_loop._batches_that_stepped -= 1
+            exception.args = (f"{exception}; {self._saved(trainer)}",)
+
+    def _left_out(self) -> int:
+        return self.left_out_before + (0 if self.distorter is None else self.distorter.skipped_silent)
+
+    def _list(self, batch: Any, split: str = "") -> None:
+        self._add("utterances", batch.skipped, split)
+        if isinstance(batch, Batch):
+            self._add("noise", [*batch.noise_lost, *batch.noise_silent], split)
+
+    def _add(self, kind: str, unusable: Sequence[tuple[str, str]], split: str) -> None:
+        """Append what is new to the list; several processes may write to it.
+
+        Dev speech goes by "dev NAME": a name may be in both.
+        """
+        if unusable:
+            self.last[kind] = blame(*unusable[-1], quoted=True)
+        prefix = "noise " if kind == "noise" else split
+        # With the reason, which names the file: other sources may have an utterance of the same name.
+        lines = dict.fromkeys(f"{prefix}{name}\t{' '.join(reason.split())}" for name, reason in unusable)
+        new = [line for line in lines if line not in self.listed]
+        if not new:
+            return
+        if kind not in self.warned:
+            what = "an utterance" if kind == "utterances" else "a recording of noise"
+            said = blame(*new[0].split("\t", 1))
+            logger.warning("%s cannot be used: %s; all are listed in %s", what, said, self.path)
+        self.warned.add(kind)
+        self.listed.update(new)
+        try:
+            with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+                file.write("".join(f"{line}\n" for line in new))
+        except OSError as error:
+            logger.warning("%s cannot be written (%s)", self.path, error)
+
+    def _judge(self, trainer: pl.Trainer, at_least: int) -> None:
+        keys = ("utterances", "bad utterances", "noise", "bad noise", "pauses")
+        counts = torch.tensor([self.read[key] for key in keys], device=trainer.strategy.root_device)
+        if trainer.world_size > 1:
+            torch.distributed.all_reduce(counts)
+        self.judged.update(dict(zip(keys, counts.tolist(), strict=True)))
+        self.read.clear()
+        self._warn_of_pauses(trainer, at_least)
+        for kind, what in (("utterances", "utterances"), ("noise", "reads of noise and rooms")):
+            n_read, n_bad = self.judged[kind], self.judged[f"bad {kind}"]
+            if n_read >= at_least and n_bad > self.max_fraction * n_read:
+                raise TooManyBad(
+                    f"{n_bad} of {n_read} {what} cannot be used, more than "
+                    f"{'' if self.of_head else 'data.'}max_bad_fraction={self.max_fraction:g} allows; "
+                    f"the last is {self.last[kind] or 'there'}; "
+                    f"{self._saved(trainer)}"
+                )
+
+    def _warn_of_pauses(self, trainer: pl.Trainer, at_least: int) -> None:
+        """Once: recordings may pause, but speech of which much stays clean is not what was asked for."""
+        n_read, n_silent = self.judged["noise"], self.judged["pauses"]
+        if n_read < at_least or n_silent <= self.max_fraction * n_read or "pauses" in self.warned:
+            return
+        self.warned.add("pauses")
+        if trainer.is_global_zero:
+            logger.warning(
+                "%d of %d stretches of noise are silent, where their recordings pause: that speech stays as "
+                "it is; cut the silence out of the noise if that is not meant",
+                *(n_silent, n_read),
+            )
+
+    def _saved(self, trainer: pl.Trainer) -> str:
+        """Save, and say how to go on: what is mended or allowed then is judged by itself."""
+        self.judged.clear()
+        self.read.clear()
+        run = save_last(trainer).parents[1]
+        how = "give the same command again" if self.of_head else f"go on with --resume {run} --override"
+        limit = f"{'' if self.of_head else 'data.'}max_bad_fraction"
+        return f"{self.path} lists them: fix them, or raise {limit}, then {how}"
+
+
+class SkipNonFinite(Callback):
+    """Leaves out updates whose gradient is not finite, and stops after too many on end.
+
+    The weights have then broken down, though they are finite themselves: they are not saved, and the message
+    says from where the run can go on. With float16, whose loss scale finds its size by overflowing, the first
+    updates are skipped as well.
+
+    Args:
+        folder: the run folder; `nonfinite.tsv` in it lists step and utterances of each such update.
+        most: updates on end that may be left out.
+        of_head: of an evaluation, which has no --resume.
+    """
+
+    def __init__(self, folder: Path, most: int, *, of_head: bool = False):
+        self.path = folder / "nonfinite.tsv"
+        self.most = most
+        self.of_head = of_head
+        self.on_end = 0
+        self.first = 0  # step of the first of those on end
+        self.ids: list[str] = []
+
+    def state_dict(self) -> dict[str, int]:  # noqa: D102
+        return {"on_end": self.on_end, "first": self.first}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:  # noqa: D102
+        self.on_end, self.first = state_dict["on_end"], state_dict["first"]
+
+    def on_train_batch_start(  # noqa: D102
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        self.ids = batch.ids
+
+    def on_before_optimizer_step(  # noqa: D102
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        # The same on every process: gradients have been averaged by now.
+        if torch.isfinite(torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])):
+            self.on_end = 0
+            return
+        for parameter in parameters:
+            parameter.grad = None  # optimisers leave such a parameter as it is
+        if not self.on_end:
+            self.first = trainer.global_step
+        self.on_end += 1
+        self._list(trainer.global_step)
+
+    def on_train_batch_end(  # noqa: D102
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        if self.on_end < self.most:
+            return
+        some = ", ".join(batch.ids[:5]) + " ..." * (len(batch.ids) > 5)
+        raise NotFinite(
+            f"the gradient was not finite in {self.on_end} updates on end, up to step {trainer.global_step}; "
+            f"the last batch held {some}, {self.path} lists all. Nothing was saved. "
+            f"{self._advice(last_checkpoint(trainer))}"
+        )
+
+    def _advice(self, last: Path) -> str:
+        """From where to go on: a checkpoint of before the first of the updates, if there is one."""
+        if self.of_head:
+            folder = self.path.parent
+            return f"Remove {folder}, and give the command again with a lower lr or trainer.precision=32"
+        if not last.exists():
+            return "There is no checkpoint yet: start again with a lower optim.lr or trainer.precision=32"
+        step = safe_pickle.load(last)["global_step"]
+        if step >= self.first:
+            return (
+                f"The weights of {last}, of step {step}, are those that broke down: start anew, with another "
+                "--out and a lower optim.lr or trainer.precision=32"
+            )
+        return (
+            f"Go on from step {step}, which {last} has: --resume {last.parents[1]} --override with a lower "
+            "optim.lr or trainer.precision=32"
+        )
+
+    def _list(self, step: int) -> None:
+        if self.on_end == 1:
+            logger.warning("step %d: the gradient is not finite; left out, see %s", step, self.path)
+        try:
+            with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(f"{step}\t{' '.join(self.ids)}\n")
+        except OSError as error:
+            logger.warning("%s cannot be written (%s)", self.path, error)

@@ -1,0 +1,190 @@
+"""Where a run's numbers, sounds and pictures go, and that no trouble there stops the run.
+
+Shapes: B utterances, T samples at 16 kHz, F frames, M mel bands.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from pytorch_lightning.loggers.logger import DummyLogger
+
+from distill.errors import first_line
+from distill.options import Recipe
+from distill.processes import is_follower
+
+log = logging.getLogger(__name__)
+
+WANDB_ID = "wandb_id"
+"""File of a run folder with its id in Weights & Biases."""
+
+
+class SafeLogger(Logger):
+    """A logger whose failures do not stop training: its first is warned about, later ones are ignored.
+
+    Args:
+        logger: does the work.
+        spare: makes the logger to go on with if that one cannot be opened (its server is out of reach, say).
+    """
+
+    def __init__(self, logger: Logger, spare: Callable[[], Logger] | None = None):
+        super().__init__()
+        self.logger = logger
+        self.spare = spare
+        self.kind = type(logger).__name__
+        self.warned = False
+
+    def attempt(self, action: Callable[[Any], Any]) -> Any:
+        """What `action` returns for the logger inside, or None if it fails."""
+        try:
+            return action(self.logger)
+        except Exception as error:
+            self._warn(f"failed: {_in_short(error)}; training goes on, that log may have gaps")
+            return None
+
+    @property
+    def experiment(self) -> Any:
+        """What the logger writes with, opened by the first look at it."""
+        try:
+            return self.logger.experiment  # pyright: ignore[reportAttributeAccessIssue]
+        except Exception as error:
+            if self.spare is not None:
+                self._warn(f"cannot be reached: {_in_short(error)}; logging offline instead")
+                self.logger, self.spare, self.warned = self.spare(), None, False
+                return self.experiment
+            self._warn(f"cannot be opened: {_in_short(error)}; training goes on without it")
+            self.logger = DummyLogger()
+            return self.logger.experiment
+
+    def _warn(self, what: str) -> None:
+        if not self.warned:
+            log.warning("%s %s", self.kind, what)
+        self.warned = True
+
+    @property
+    def name(self) -> str | None:  # noqa: D102
+        return self.attempt(lambda logger: logger.name)
+
+    @property
+    def version(self) -> int | str | None:  # noqa: D102
+        return self.attempt(lambda logger: logger.version)
+
+    @property
+    def save_dir(self) -> str | None:  # noqa: D102
+        return self.attempt(lambda logger: logger.save_dir)
+
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:  # noqa: D102
+        self.attempt(lambda logger: logger.log_metrics(metrics, step))
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:  # noqa: D102
+        self.attempt(lambda logger: logger.log_hyperparams(params, *args, **kwargs))
+
+    def save(self) -> None:  # noqa: D102
+        self.attempt(lambda logger: logger.save())
+
+    def finalize(self, status: str) -> None:  # noqa: D102
+        self.attempt(lambda logger: logger.finalize(status))
+
+
+def _in_short(error: Exception) -> str:
+    """Kind and first line."""
+    return f"{type(error).__name__}: {first_line(error)}"
+
+
+class OfflineWandbLogger(WandbLogger):
+    """Writes to the run folder only, and closes its file when training ends."""
+
+    def __init__(self, **options: Any):
+        super().__init__(**options, mode="offline")
+
+    def finalize(self, status: str) -> None:  # noqa: D102
+        super().finalize(status)
+        if self._experiment is not None:  # online, this would wait for the network: left to the process's end
+            self._experiment.finish(exit_code=int(status != "success"))
+
+
+def make_loggers(recipe: Recipe, out: Path) -> list[Logger]:
+    """CSV and TensorBoard always; Weights & Biases as `wandb_mode` says.
+
+    Args:
+        recipe: its name, and its section `logging`.
+        out: the run folder.
+    """
+    keep_old_log(out / "csv" / "metrics.csv")
+    loggers: list[Logger] = [
+        SafeLogger(CSVLogger(out, name="", version="csv")),
+        SafeLogger(TensorBoardLogger(out, name="", version="tensorboard")),
+    ]
+    mode = wandb_mode(recipe.logging.wandb)
+    if mode != "off":
+        os.environ.setdefault("WANDB_SILENT", "true")
+        offline = partial(_wandb, OfflineWandbLogger, recipe, out)
+        online = SafeLogger(_wandb(WandbLogger, recipe, out), spare=offline) if mode == "online" else None
+        loggers.append(online or SafeLogger(offline()))
+    return loggers
+
+
+def wandb_mode(wish: str) -> str:
+    """Whether Weights & Biases logs "online", "offline", or is "off".
+
+    Its own switches count. `WANDB_MODE=disabled` and `WANDB_DISABLED=true` turn it off whatever a recipe
+    says: whoever starts a run may know that nothing is to be written or sent. `WANDB_MODE=offline` (or
+    `dryrun`) and `online` decide where the recipe does not, that is, has "auto"; without them an API key
+    means online.
+
+    Args:
+        wish: `logging.wandb` of a recipe.
+    """
+    switch = os.environ.get("WANDB_MODE", "").strip().lower()
+    disabled = os.environ.get("WANDB_DISABLED", "").strip().lower()
+    if switch == "disabled" or disabled in ("true", "1", "yes", "on"):
+        return "off"
+    if wish != "auto":
+        return wish
+    if switch in ("offline", "dryrun"):
+        return "offline"
+    return "online" if switch == "online" or os.environ.get("WANDB_API_KEY") else "offline"
+
+
+def _wandb(kind: type[WandbLogger], recipe: Recipe, out: Path) -> WandbLogger:
+    logger = kind(
+        name=recipe.name,
+        project=recipe.logging.project,
+        save_dir=out,
+        config=asdict(recipe),
+        id=_wandb_id(out),
+        resume="allow",
+        reinit="create_new",  # not into the run of a training before this one in the same process
+    )
+    logger._wandb_init.pop("anonymous", None)  # Lightning always passes it, wandb warns about it
+    return logger
+
+
+def _wandb_id(out: Path) -> str:
+    """The same when a run is resumed, so that Weights & Biases goes on with its curves."""
+    path = out / WANDB_ID
+    if path.exists():
+        return path.read_text(encoding="utf-8").strip()
+    made = secrets.token_hex(4)
+    if not is_follower():  # the others do not log
+        out.mkdir(parents=True, exist_ok=True)
+        path.write_text(made + "\n", encoding="utf-8")
+    return made
+
+
+def keep_old_log(metrics: Path) -> None:
+    """Rename the log of the run so far, which Lightning's logger would delete when the run is resumed."""
+    if metrics.exists() and not is_follower():
+        number = 1 + len(list(metrics.parent.glob("metrics-*.csv")))
+        metrics.rename(metrics.with_name(f"metrics-{number}.csv"))
+
+
+# ------------------------------------------------------------------------------------- sounds and pictures

@@ -1,0 +1,190 @@
+"""What a long run shows and how it ends."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.profilers import PassThroughProfiler
+from tqdm import tqdm
+
+from distill.batch import Batch
+from distill.waveforms import SAMPLE_RATE
+
+# Steps that are not timed (caches fill, kernels are chosen), steps that are, and the fewest to say it for.
+UNTIMED_STEPS, TIMED_STEPS, LONG_RUN_STEPS = 2, 10, 50
+
+
+class StepProgress(Callback):
+    """One bar over all steps: loss, seconds of audio per second, time left. Validation losses as lines.
+
+    Long runs say early on how long they will take.
+    """
+
+    def __init__(self, name: str):
+        self.name = name
+        self.bar: Any = None
+        self.audio_s = 0.0
+        self.timed_from: float | None = None
+        self.projected = False
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
+        self.started, self.audio_s = time.monotonic(), 0.0
+        self.first_step, self.timed_from = trainer.global_step, None
+        self.bar = tqdm(
+            total=trainer.max_steps,
+            initial=trainer.global_step,
+            desc=self.name,
+            unit="step",
+            dynamic_ncols=True,
+            disable=None if trainer.is_global_zero else True,  # None: no bar where stderr is not a terminal
+        )
+
+    def on_train_batch_end(  # noqa: D102
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        self.audio_s += float(batch.lengths.sum()) / SAMPLE_RATE * trainer.world_size
+        speed = self.audio_s / (time.monotonic() - self.started)
+        if trainer.global_step % log_interval(trainer) == 0:
+            pl_module.log("audio_s_per_s", speed)
+        self._project(trainer)
+        if not self.bar.disable:
+            loss = trainer.callback_metrics.get("train/loss")
+            shown = {} if loss is None else {"loss": f"{float(loss):.3f}"}
+            self.bar.set_postfix(shown | {"audio": f"{speed:.0f}x"}, refresh=False)
+        self.bar.update()
+
+    def _project(self, trainer: pl.Trainer) -> None:
+        """Once, when enough steps have been timed: how long all that are left will take."""
+        done, steps = trainer.global_step - self.first_step, trainer.max_steps - self.first_step
+        if steps < LONG_RUN_STEPS or not trainer.is_global_zero:
+            return
+        if self.timed_from is None and done >= UNTIMED_STEPS:
+            self.timed_from = time.monotonic()
+        elif done == UNTIMED_STEPS + TIMED_STEPS and not self.projected:
+            assert self.timed_from is not None
+            step_s = (time.monotonic() - self.timed_from) / TIMED_STEPS
+            about = f"about {in_words(step_s * steps)} for {steps} steps ({step_s:.2f} s each)"
+            self.bar.write(f"{self.name}: {about}", file=sys.stderr)
+            self.projected = True
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
+        if trainer.is_global_zero and self.bar is not None:
+            values = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
+            shown = ", ".join(f"{name.removeprefix('val/')} {value:.4f}" for name, value in values.items())
+            self.bar.write(f"{self.name} step {trainer.global_step}: dev {shown}", file=sys.stderr)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
+        self.bar.close()
+
+    def on_exception(  # noqa: D102
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+class WaitClock(PassThroughProfiler):
+    """Adds up how long the training loop waits for the data loader."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waited_s = 0.0
+        self._since = 0.0
+
+    def start(self, action_name: str) -> None:  # noqa: D102
+        if action_name.endswith("train_dataloader_next"):
+            self._since = time.monotonic()
+
+    def stop(self, action_name: str) -> None:  # noqa: D102
+        if action_name.endswith("train_dataloader_next"):
+            self.waited_s += time.monotonic() - self._since
+
+
+class Gauges(Callback):
+    """With every log line: gradient norms by part of the model, share of time waiting for data, memory.
+
+    The data-wait share is that of the first process since the last line; none if another profiler than
+    `WaitClock` is used. Gradient norms are those before clipping.
+    """
+
+    def __init__(self) -> None:
+        self.since = self.waited_s = 0.0
+        self.logged = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
+        self._reset(trainer)
+
+    def on_before_optimizer_step(  # noqa: D102
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any
+    ) -> None:
+        if (trainer.global_step + 1) % log_interval(trainer):
+            return
+        norms = gradient_norms(pl_module)
+        pl_module.log_dict({f"gradient_norm_{part}": norm for part, norm in norms.items()})
+        if pl_module.automatic_optimization:  # other modules log these themselves
+            pl_module.log("gradient_norm", torch.stack(list(norms.values())).norm())
+            pl_module.log("lr", optimizer.param_groups[0]["lr"])
+
+    def on_train_batch_end(  # noqa: D102
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        if step % log_interval(trainer) or step == self.logged:
+            return
+        if isinstance(clock := profiler_of(trainer), WaitClock):
+            share = (clock.waited_s - self.waited_s) / max(time.monotonic() - self.since, 1e-9)
+            pl_module.log("data_wait_share", share)
+        pl_module.log("memory_gib", memory_gib(pl_module.device))
+        self._reset(trainer)
+
+    def _reset(self, trainer: pl.Trainer) -> None:
+        """A log line is written: measure from here."""
+        self.logged = trainer.global_step
+        self.since = time.monotonic()
+        clock = profiler_of(trainer)
+        self.waited_s = clock.waited_s if isinstance(clock, WaitClock) else 0.0
+
+
+def log_interval(trainer: pl.Trainer) -> int:
+    """Steps between two log lines."""
+    return trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def profiler_of(trainer: pl.Trainer) -> Any:
+    """Set by Lightning's connectors, out of sight of type checkers."""
+    return trainer.profiler  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def gradient_norms(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Norms of the gradients of the CNN, of the rest of the encoder ("transformer") and of the heads."""
+    parts: dict[str, list[torch.Tensor]] = {"cnn": [], "transformer": [], "heads": []}
+    for name, parameter in module.named_parameters():
+        if parameter.grad is None or name.startswith("classifier."):  # which has an optimiser of its own
+            continue
+        scope = name.removeprefix("student.")
+        part = "cnn" if scope.startswith("encoder.cnn.") else "transformer"
+        parts[part if scope.startswith("encoder.") else "heads"].append(parameter.grad)
+    return {part: torch.nn.utils.get_total_norm(grads) for part, grads in parts.items() if grads}
+
+
+def memory_gib(device: torch.device) -> float:
+    """The most so far: allocated on a GPU, otherwise the resident set of this process, not its workers."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    import resource  # not on every platform that has a GPU
+
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def in_words(seconds: float) -> str:
+    """A duration: "3 h 20 min", "12 min", "45 s"."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"

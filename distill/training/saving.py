@@ -1,0 +1,190 @@
+"""Checkpoints of a run on the disk: which one is the best, whether they are whole, and full disks."""
+
+from __future__ import annotations
+
+import io
+import logging
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from lightning_fabric.plugins import TorchCheckpointIO
+from pytorch_lightning.callbacks import ModelCheckpoint
+from torch.utils._pytree import tree_map_only
+
+from distill.atomic import atomic
+from distill.checkpoints import safe_pickle
+from distill.errors import CheckpointError
+from distill.training.faults import SkipNonFinite
+
+logger = logging.getLogger(__name__)
+
+BEST, LAST = "best.ckpt", "last.ckpt"
+_LIGHTNINGS = {"state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks", "global_step"}
+"""What a checkpoint of a training has at least."""
+
+
+def damage(path: Path) -> str:
+    """What is wrong with a checkpoint file, "" if every part of it matches its checksum.
+
+    torch writes a checksum (CRC-32) of each tensor into its files, and does not look at it when it reads.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            part = archive.testzip()
+    except FileNotFoundError:
+        return "it is not there"
+    except Exception as error:  # a damaged header can make zipfile raise anything
+        return " ".join(str(error).split()) or type(error).__name__
+    return f"{part} does not match its checksum" if part else ""
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint of a run, on the CPU, every byte of it checked; tensors are mapped from the file.
+
+    Raises:
+        CheckpointError: if it is missing or damaged, or holds more than tensors and plain values.
+    """
+    if problem := damage(path):
+        raise CheckpointError(f"{path} is damaged ({problem}): restore it from a copy")
+    return safe_pickle.load(path)
+
+
+class SoundCheckpoint(ModelCheckpoint):
+    """Keeps the checkpoint with the lowest monitored value as `best.ckpt`.
+
+    Nothing is saved at a validation where the weights may have broken down: while updates are left out
+    (`SkipNonFinite`), or if the monitored value is not finite. A run that goes on asks `best.ckpt` itself how
+    good it is, wherever the folder is by now.
+    """
+
+    def __init__(self, folder: Path, monitor: str):
+        super().__init__(
+            dirpath=folder,
+            filename=BEST.removesuffix(self.FILE_EXTENSION),
+            monitor=monitor,
+            mode="min",
+            save_last=True,
+            enable_version_counter=False,
+        )
+        self.before: float | None = None
+        """How good the best was by the checkpoint that the run goes on from."""
+
+    @property
+    def state_key(self) -> str:
+        """That of Lightning's own, which checkpoints of old have."""
+        return super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__, 1)
+
+    def state_dict(self) -> dict[str, Any]:
+        """How good the best is; no places of files."""
+        return {"monitor": self.monitor, "best_model_score": self.best_model_score}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The run goes on: how good its best checkpoint is, that one says, if it is there."""
+        before = state_dict.get("best_model_score")
+        self.before = None if before is None else float(before)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """What is to be beaten. A run that begins has nothing yet, whatever one before has left behind."""
+        super().on_train_start(trainer, pl_module)
+        assert self.dirpath is not None
+        path = Path(self.dirpath) / BEST
+        score, problem = None, ""
+        if trainer.is_global_zero:
+            if not trainer.ckpt_path:
+                path.unlink(missing_ok=True)
+            elif self.before is not None and not path.exists():
+                logger.warning(
+                    "%s, of %s %.4f, is not there any more: the best from now on is kept",
+                    *(path, self.monitor, self.before),
+                )
+            try:
+                score = self._score(path) if path.exists() else None
+            except CheckpointError as error:
+                problem = f"{error}, or remove it: the best from now on is kept then"
+        score, problem = trainer.strategy.broadcast((score, problem))
+        if problem:
+            raise _Unreadable(problem)
+        if score is not None:
+            value = torch.tensor(score)
+            self.best_model_path = self.kth_best_model_path = str(path)
+            self.best_model_score = self.kth_value = value
+            self.best_k_models = {str(path): value}
+
+    def _score(self, path: Path) -> float:
+        callbacks = read_checkpoint(path).get("callbacks", {})  # other versions have other keys
+        states = [state for key, state in callbacks.items() if key.startswith(ModelCheckpoint.__qualname__)]
+        score = states[0].get("best_model_score") if states else None  # set before it was written: its own
+        if score is None:
+            raise CheckpointError(f"{path} does not say its {self.monitor}: restore it from a copy")
+        return float(score)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
+        callbacks: Any = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
+        left_out = any(callback.on_end for callback in callbacks if isinstance(callback, SkipNonFinite))
+        value = trainer.callback_metrics.get(self.monitor or "")
+        if not left_out and (value is None or torch.isfinite(value)):
+            super().on_validation_end(trainer, pl_module)
+
+
+class _Unreadable(CheckpointError):
+    joint = True
+
+
+class CarefulCheckpointIO(TorchCheckpointIO):
+    """Writes checkpoints beside the old ones first: whatever happens, one of the two is whole.
+
+    A checkpoint that cannot be written, for lack of room say, does not end the training: the previous one
+    stays, and `problem` says what was amiss. The best one is then kept in memory and tried again with each
+    that follows, and `last.ckpt` never gets ahead of it: a run that goes on from there meets the best again.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.problem = ""
+        self.kept: tuple[Path, bytes] | None = None  # the best, if it is not on the disk
+
+    def save_checkpoint(  # noqa: D102
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
+    ) -> None:
+        path = Path(path)
+        try:
+            if path.name == BEST:
+                self.kept = None
+            elif self.kept is not None:
+                with atomic(self.kept[0], sole=True) as partial:
+                    partial.write_bytes(self.kept[1])
+                self.kept = None
+            with atomic(path, sole=True) as partial, partial.open("wb") as file:
+                torch.save(checkpoint, file)
+            self.problem = ""
+        except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
+            if path.name == BEST:
+                memory = io.BytesIO()
+                torch.save(checkpoint, memory)
+                self.kept = path, memory.getvalue()
+            reason = error.__context__ if isinstance(error.__context__, OSError) else error
+            said = getattr(reason, "strerror", None) or str(reason).splitlines()[0]
+            self.problem = f"{path} could not be written ({said})"
+            then = "the previous one stays" if path.exists() else "there is none"
+            logger.warning("%s; %s", self.problem, "it will be tried again" if path.name == BEST else then)
+
+    def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
+        """The checkpoint that a run goes on from, read by our reader: torch may see another file in it.
+
+        Raises:
+            CheckpointError: if it is damaged or of another kind; says what can be done.
+        """
+        try:
+            found = read_checkpoint(Path(path))
+        except CheckpointError as error:
+            best = Path(path).with_name(BEST)
+            whole = best != Path(path) and not damage(best)
+            advice = f", or go on from the best one: cp {best} {path}" if whole else ""
+            raise CheckpointError(f"{error}{advice}") from None
+        if not isinstance(found, dict) or not found.keys() >= _LIGHTNINGS:
+            raise CheckpointError(f"{path} is no checkpoint of a training: restore it from a copy")
+        # Not mapped from the file: that may be replaced or cut while the run goes on.
+        return tree_map_only(torch.Tensor, torch.clone, found)

@@ -1,0 +1,175 @@
+"""Ctrl-C, SIGTERM and SLURM's signals: the step is finished, `last.ckpt` is saved, and the run stops."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+
+from distill.data.parcels import BatchLoader
+from distill.errors import UserError
+from distill.processes import largest_of_all
+
+
+class Interrupted(UserError):
+    """The run was told to stop; everything is saved, or `problem` says why not."""
+
+    joint = True
+
+    def __init__(self, signum: int, checkpoint: Path, problem: str = "", done: str = ""):
+        saved = f"but {problem}" if problem else f"saved {checkpoint}"
+        super().__init__(
+            f"stopped by {signal.Signals(signum).name}; {saved}: "
+            + (done or f"go on with --resume {checkpoint.parents[1]}")
+        )
+        self.exit_code = 128 + signum  # 130 for Ctrl-C, 143 for SIGTERM
+        if signum == signal.SIGUSR1:  # a scheduler's warning, as agreed
+            self.exit_code = 1 if problem else 0
+
+
+class NotStarted(UserError):
+    """The run was told to stop before it had begun."""
+
+    joint = True
+
+    def __init__(self, signum: int):
+        super().__init__(f"stopped by {signal.Signals(signum).name} before the first step: nothing to save")
+        self.exit_code = 128 + signum
+
+
+class GracefulStop(Callback):
+    """Ctrl-C and SIGTERM finish the step, save `last.ckpt`, then stop; a second Ctrl-C stops at once.
+
+    So does SIGUSR1, which SLURM sends when asked to (`--signal=USR1@120`); the job is then put back into its
+    queue. A process that trains alone and waits for data has no step to finish: it saves at once. A
+    validation is broken off and done again when the run goes on, except the one behind the last step, which
+    is finished.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0
+        self.speaks = False
+        self.previous: dict[int, Any] = {}
+        self.trainer: pl.Trainer | None = None
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:  # noqa: D102
+        self.speaks = trainer.is_global_zero
+        connector: Any = trainer._signal_connector  # would ignore SIGTERM until the first step is done
+        connector.register_signal_handlers = lambda: None
+        for signum in (signal.SIGTERM, signal.SIGUSR1):
+            self._catch(signum)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
+        self.trainer = trainer
+        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+            self._catch(signum)
+
+    def _catch(self, signum: int) -> None:
+        self.previous.setdefault(signum, signal.getsignal(signum))
+        signal.signal(signum, self._note)
+
+    def _note(self, signum: int, _: Any) -> None:
+        if self.received and signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self.trainer is None and signum == signal.SIGTERM:
+            raise NotStarted(signum)
+        idle = self._is_idle()
+        if self.speaks and not self.received:  # not by print, which may be what the signal interrupted
+            name, when = signal.Signals(signum).name, "" if idle else " after this step"
+            os.write(2, f"distill: {name}: saving{when}, then stopping\n".encode())
+        self.received = signum
+        if idle:
+            assert self.trainer is not None
+            self._stop(self.trainer, signum)
+
+    def _is_idle(self) -> bool:
+        """Whether no step is going on, as far as all processes are concerned: this one waits for data."""
+        if self.received or self.trainer is None or self.trainer.world_size > 1:
+            return False
+        ends = self.trainer.validating and self.trainer.global_step >= self.trainer.max_steps
+        return BatchLoader.waiting and not ends
+
+    def on_train_batch_end(  # noqa: D102
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        received = largest_of_all(trainer, self.received)
+        if received and not validation_follows(trainer):  # which would be skipped when the run goes on
+            self._stop(trainer, received)
+
+    def on_validation_batch_end(  # noqa: D102
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        received = largest_of_all(trainer, self.received)
+        if received and trainer.global_step < trainer.max_steps:  # no resumed run does the last one again
+            self._stop(trainer, received)
+
+    def _stop(self, trainer: pl.Trainer, received: int) -> None:
+        path = save_last(trainer)
+        problem = getattr(trainer.strategy.checkpoint_io, "problem", "")
+        requeued = requeue() if received == signal.SIGUSR1 and trainer.is_global_zero else ""
+        raise Interrupted(received, path, problem, requeued)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
+        save_last(trainer)
+        self._restore()
+
+    def on_exception(  # noqa: D102
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        self._restore()
+
+    def _restore(self) -> None:
+        for signum, handler in self.previous.items():
+            signal.signal(signum, handler)
+        self.previous = {}
+
+
+def requeue() -> str:
+    """Put this SLURM job back into its queue; returns what was done, "" outside of SLURM."""
+    job = os.environ.get("SLURM_ARRAY_JOB_ID", os.environ.get("SLURM_JOB_ID"))
+    if job is None:
+        return ""
+    if "SLURM_ARRAY_TASK_ID" in os.environ:
+        job += "_" + os.environ["SLURM_ARRAY_TASK_ID"]
+    try:
+        subprocess.run(["scontrol", "requeue", job], check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        return f"job {job} could not be requeued ({getattr(error, 'stderr', None) or error})"
+    return f"job {job} is requeued"
+
+
+def validation_follows(trainer: pl.Trainer) -> bool:
+    """Whether a validation is due behind the batch that has just been trained on."""
+    every = trainer.val_check_batch
+    return bool(every and trainer.enable_validation and (trainer.fit_loop.total_batch_idx + 1) % every == 0)
+
+
+def last_checkpoint(trainer: pl.Trainer) -> Path:
+    """Where `last.ckpt` is: beside the best checkpoint."""
+    callback = trainer.checkpoint_callback
+    assert isinstance(callback, ModelCheckpoint) and callback.dirpath
+    return Path(callback.dirpath) / "last.ckpt"
+
+
+def save_last(trainer: pl.Trainer) -> Path:
+    """Write `last.ckpt`. In the middle of a validation: so that a resumed run begins with all of it."""
+    if trainer.validating:
+        # As if its first batch were being evaluated: what Lightning knows as a validation to go back to.
+        progress: Any = trainer.fit_loop.epoch_loop.val_loop.batch_progress
+        progress.total.ready = progress.total.started = progress.total.completed + 1
+        progress.total.processed = progress.total.completed
+        progress.current.reset()
+    path = last_checkpoint(trainer)
+    trainer.save_checkpoint(path)
+    return path

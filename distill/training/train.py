@@ -1,0 +1,109 @@
+"""From a recipe to a trained model in a run folder.
+
+A run folder holds the resolved recipe, versions, logs (CSV, TensorBoard, Weights & Biases), checkpoints
+(`checkpoints/last.ckpt`, `checkpoints/best.ckpt`) and, in the end, `student.safetensors` + `student.json` (or
+`teacher.*`).
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytorch_lightning as pl
+
+from distill.checkpoints import load_teacher, teacher_facts
+from distill.data.datamodule import SpeechData
+from distill.distillation import Distillation
+from distill.distortions import Distorter
+from distill.errors import ConfigError
+from distill.options import CDM, DistillRecipe, Recipe
+from distill.student import Student
+from distill.training.locking import RunLock
+from distill.training.run_folder import (
+    check_run_folder,
+    finish,
+    keep_recipe,
+    release,
+    versions,
+)
+from distill.training.trainer import describe_device, fit, make_trainer
+
+
+def train(recipe: DistillRecipe, out: Path, *, resume: bool = False, other_speech: bool = False) -> Path:
+    """Distil a student.
+
+    Args:
+        recipe: everything that matters.
+        out: the run folder; made if missing.
+        resume: go on from `out/checkpoints/last.ckpt`.
+        other_speech: also if `recipe.data.train` is not what it was then.
+
+    Returns:
+        Path of the released student, `out/student.safetensors`: the checkpoint with the lowest dev loss.
+
+    Raises:
+        UserError: for anything the user can mend: missing data or teacher, impossible options.
+    """
+    pl.seed_everything(recipe.seed, verbose=False)
+    check_run_folder(out, resume=resume)
+    streams = sorted({s for s in CDM[recipe.cdm] if s})
+    data = SpeechData(recipe, streams=streams, other_speech=other_speech)
+    module = make_module(recipe)
+    data.model = module.teacher.config
+    with RunLock(out) as lock:
+        check_run_folder(out, resume=resume)  # another process may have been faster
+        trainer = make_trainer(recipe, out)
+        keep_recipe(trainer, recipe, out, resume=resume)
+        say_start(trainer, module, recipe, out)
+        seconds = fit(trainer, module, data, out, resume=resume, lock=lock)
+        made = release(trainer, module.student, "student.", out, module.provenance)
+        finish(trainer, out, seconds)
+    return made
+
+
+def make_module(recipe: DistillRecipe) -> Distillation:
+    """Teacher, student and distorter of a recipe.
+
+    Raises:
+        ConfigError: the teacher does not have the layers that the student needs.
+    """
+    teacher = load_teacher(recipe.teacher)
+    options = recipe.student
+    try:
+        student = Student.from_teacher(
+            teacher,
+            layers=options.layers,
+            targets=options.targets,
+            dropout=options.dropout,
+            attention_dropout=options.attention_dropout,
+            activation_dropout=options.activation_dropout,
+            projection_dropout=options.projection_dropout,
+            cnn_grad_scale=options.cnn_grad_scale,
+            activation_checkpointing=options.activation_checkpointing,
+        )
+    except ValueError as error:
+        raise ConfigError(f"recipe {recipe.name}: {error}") from None
+    return Distillation(
+        teacher,
+        student,
+        Distorter.from_config(recipe.distortion, split="train"),
+        cdm=recipe.cdm,
+        cosine_weight=recipe.cosine_weight,
+        dat=recipe.dat,
+        optim=recipe.optim,
+        provenance={"recipe": recipe.name, **teacher_facts(recipe.teacher), "versions": versions()},
+    )
+
+
+def say_start(trainer: pl.Trainer, module: Distillation, recipe: Recipe, out: Path) -> None:
+    """One line that says what is about to happen."""
+    if trainer.is_global_zero:
+        encoder = sum(p.numel() for p in module.student.encoder.parameters()) / 1e6
+        teacher = sum(p.numel() for p in module.teacher.parameters()) / 1e6
+        print(
+            f"{recipe.name}: student {encoder:.1f} M, teacher {teacher:.1f} M parameters; "
+            f"{recipe.optim.max_steps} steps of {recipe.data.batch_size} utterances on "
+            f"{describe_device(trainer)}; into {out}",
+            file=sys.stderr,
+        )

@@ -1,0 +1,153 @@
+"""The Lightning Trainer of a recipe, and how it is run."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+from distill.devices import layout_of
+from distill.errors import ConfigError, UserError, first_line
+from distill.options import TRAINER_KEYS, Recipe
+from distill.processes import check_world
+from distill.training.faults import BadData, SkipNonFinite
+from distill.training.listening import Listening
+from distill.training.locking import RunLock
+from distill.training.loggers import make_loggers
+from distill.training.progress import Gauges, StepProgress, WaitClock
+from distill.training.resuming import RecipeSettings, StepSeed
+from distill.training.saving import LAST, CarefulCheckpointIO, SoundCheckpoint
+from distill.training.stopping import GracefulStop
+
+
+def make_trainer(recipe: Recipe, out: Path, *, monitor: str = "val/loss") -> pl.Trainer:
+    """A Lightning Trainer with our callbacks and loggers; `recipe.trainer` is passed through.
+
+    Args:
+        recipe: its steps, validation, logging and trainer sections.
+        out: the run folder.
+        monitor: the checkpoint with the lowest value of this is kept as the best.
+    """
+    known = inspect.signature(pl.Trainer.__init__).parameters
+    for key in recipe.trainer:
+        if key not in known:
+            close = difflib.get_close_matches(key, TRAINER_KEYS, n=1)
+            hint = f": did you mean trainer.{close[0]}?" if close else ""
+            raise ConfigError(f"unknown key 'trainer.{key}'{hint}")
+        if key not in TRAINER_KEYS:
+            raise ConfigError(f"trainer.{key} is not passed on: there are {', '.join(TRAINER_KEYS)}")
+    layout = layout_of(recipe)
+    check_world(layout.processes * layout.nodes)
+    options = recipe.optim
+    passed_on: dict[str, Any] = {"profiler": WaitClock(), "plugins": CarefulCheckpointIO()} | recipe.trainer
+    try:
+        return pl.Trainer(
+            max_steps=options.max_steps,
+            max_epochs=-1,
+            # Lightning counts batches here, not updates: one batch is one update.
+            val_check_interval=min(recipe.validation.every_n_steps, options.max_steps),
+            check_val_every_n_epoch=None,
+            limit_val_batches=recipe.validation.max_batches or 1.0,
+            num_sanity_val_steps=0,
+            log_every_n_steps=recipe.logging.every_n_steps,
+            logger=make_loggers(recipe, out),
+            callbacks=[
+                SoundCheckpoint(out / "checkpoints", monitor),
+                RecipeSettings(),
+                StepProgress(recipe.name),
+                Gauges(),
+                Listening(recipe.logging.audio_every_n_steps),
+                SkipNonFinite(out, recipe.optim.max_nonfinite, of_head=recipe.kind == "evaluate"),
+                BadData(out, recipe.data.max_bad_fraction, of_head=recipe.kind == "evaluate"),
+                StepSeed(recipe.seed),
+                GracefulStop(),
+            ],
+            use_distributed_sampler=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=out,
+            **passed_on,
+        )
+    except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:  # the last: SLURM
+        raise ConfigError(f"trainer: {first_line(error)}") from None
+
+
+def describe_device(trainer: pl.Trainer) -> str:
+    """What a trainer computes on and how precisely: "2 x NVIDIA H100, bf16-mixed"."""
+    device = trainer.strategy.root_device
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    elif device.type == "cpu":
+        threads = torch.get_num_threads()
+        name = f"CPU ({threads} thread{'s' if threads > 1 else ''})"
+    else:
+        name = device.type
+    return f"{trainer.world_size} x {name}, {trainer.precision}"
+
+
+def fit(
+    trainer: pl.Trainer,
+    module: pl.LightningModule,
+    data: pl.LightningDataModule,
+    out: Path,
+    *,
+    resume: bool,
+    lock: RunLock | None = None,
+) -> float:
+    """Train; leave `checkpoints/last.ckpt` behind whatever happens. `finish` is what makes the run finished.
+
+    Args:
+        trainer: of `make_trainer`.
+        module: what to train.
+        data: on what.
+        out: the run folder.
+        resume: go on from its last checkpoint.
+        lock: of the run folder.
+
+    Returns:
+        The seconds that it took.
+
+    Raises:
+        Unsaved: the training is done, and the disk does not have all of its checkpoints.
+    """
+    last = out / "checkpoints" / LAST
+    started = time.monotonic()
+    callbacks: Any = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
+    callbacks += [lock] if lock else []
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=str(last) if resume else None, weights_only=True)
+    except RuntimeError as error:
+        if "loading state_dict" not in str(error):
+            raise
+        raise ConfigError(
+            f"{last} is of a model of another shape than the recipe's: {first_misfit(error)}"
+        ) from None
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # Lightning's way of ending on Ctrl-C
+            raise KeyboardInterrupt from None
+        raise
+    if lock is not None:
+        lock.check()
+    problem = trainer.strategy.broadcast(getattr(trainer.strategy.checkpoint_io, "problem", ""))
+    if problem:
+        of_head = any(callback.of_head for callback in callbacks if isinstance(callback, BadData))
+        how = "give the same command again" if of_head else f"go on with --resume {out}"
+        raise Unsaved(f"{problem}: the run is not finished, nothing is released; make room, then {how}")
+    return time.monotonic() - started
+
+
+class Unsaved(UserError):
+    """The training is done, but not on the disk, where the best checkpoint may be an earlier one."""
+
+    joint = True
+
+
+def first_misfit(error: Exception) -> str:
+    """What torch says first about weights that do not fit."""
+    return str(error).splitlines()[1].strip()

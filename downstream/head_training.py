@@ -1,0 +1,249 @@
+"""Training and testing a head under Lightning.
+
+Shapes: B utterances, T samples, F frames, D features, V outputs.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from lhotse.cut import Cut
+from torch import Tensor
+from tqdm import tqdm
+
+from distill.batch import Batch
+from distill.data.loading import SpeechDataset, dev_loader
+from distill.data.manifest import ListedCuts
+from distill.data.noise import NoiseReader, refuse_lost
+from distill.distortions import Distorter
+from distill.downstream.batches import HeadBatch
+from distill.downstream.cache import at_level
+from distill.downstream.distorted_sets import silent_parts
+from distill.downstream.features import Selection
+from distill.downstream.heads import Head, spec_augment
+from distill.downstream.labels import Labels, Outcome
+from distill.errors import DataError
+from distill.hashing import hash_number
+from distill.hubert import HubertEncoder
+from distill.options import OptimConfig
+
+_WORTH_A_PROCESS = 200
+"""Test utterances; fewer are read by the time that a process has started."""
+
+
+class HeadTraining(pl.LightningModule):
+    """A head on a frozen model, or on one that is trained with it.
+
+    Args:
+        encoder: the model.
+        selection: which of its hidden states the head hears.
+        head: the task's.
+        labels: the task's.
+        optim: learning rate and clipping.
+        finetune: train the model too.
+        augment: SpecAugment on the features in training.
+        seed: of SpecAugment.
+        gain_db: change of the level of all that the model hears, in dB.
+    """
+
+    def __init__(
+        self,
+        encoder: HubertEncoder,
+        selection: Selection,
+        head: Head,
+        labels: Labels,
+        optim: OptimConfig,
+        *,
+        finetune: bool = False,
+        augment: bool = False,
+        seed: int = 0,
+        gain_db: float = 0.0,
+    ):
+        super().__init__()
+        self.encoder = encoder.requires_grad_(finetune)
+        self.selection, self.head = selection, head
+        self.labels, self.optim = labels, optim
+        self.finetune, self.augment, self.seed, self.gain_db = finetune, augment, seed, gain_db
+        self.counts = [0.0, 0.0]  # errors, and out of how many
+        self.losses = [0.0, 0.0]  # of dev utterances: their sum, and their number
+
+    def hear(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T), (B,) samples -> what `Selection.select` keeps, (B,) frames.
+
+        The level is changed here, behind the distortions: they are the same at any level.
+        """
+        waveforms = at_level(waveforms, self.gain_db)
+        full = bool((lengths == waveforms.shape[1]).all())  # no masks then: crops of a second, say
+        with torch.set_grad_enabled(self.finetune and torch.is_grad_enabled()):
+            out = self.encoder(waveforms, None if full else lengths)
+            return self.selection.select(out), out.lengths
+
+    def features(self, batch: HeadBatch) -> tuple[Tensor, Tensor]:
+        """(B, F, D) features and (B,) frames of a batch, computed or taken from the cache."""
+        if batch.features is None:
+            selected, frames = self.hear(batch.waveforms, batch.lengths)
+        else:
+            assert batch.frames is not None
+            selected, frames = batch.features, batch.frames.to(self.device)
+            if batch.online:
+                computed, _ = self.hear(batch.waveforms, batch.lengths[batch.online])
+                selected[batch.online, : computed.shape[1]] = computed.to(selected.dtype)
+        return self.selection(selected), frames
+
+    def training_step(self, batch: HeadBatch, batch_idx: int) -> Tensor:
+        """One batch -> the task's loss."""
+        features, frames = self.features(batch)
+        if self.augment:
+            generator = torch.Generator().manual_seed(hash_number(self.seed, *batch.position) >> 1)
+            features = spec_augment(features, frames, generator)
+        loss = self.loss(self.head(features, frames), frames, batch)
+        self.log("train/loss", loss.detach(), batch_size=len(batch))
+        return loss
+
+    def loss(self, outputs: Tensor, frames: Tensor, batch: HeadBatch) -> Tensor:
+        """Of the head's outputs."""
+        return self.labels.loss(self.head, outputs, frames, batch.targets, batch.target_lengths)
+
+    def on_validation_epoch_start(self) -> None:
+        """Count from nothing."""
+        self.counts, self.losses = [0.0, 0.0], [0.0, 0.0]
+
+    def validation_step(self, batch: HeadBatch, batch_idx: int) -> None:
+        """Count errors, and sum the loss."""
+        features, frames = self.features(batch)
+        outputs = self.head(features, frames)
+        self.losses[0] += len(batch) * float(self.loss(outputs, frames, batch))
+        self.losses[1] += len(batch)
+        targets = unpadded(batch.targets, batch.target_lengths)
+        weights = [1.0] * len(batch) if batch.weights is None else batch.weights.tolist()
+        outcomes = self.labels.outcomes(self.head, outputs, frames, targets)
+        for weight, outcome in zip(weights, outcomes, strict=True):
+            self.counts[0] += weight * outcome.errors
+            self.counts[1] += weight * outcome.total
+
+    def on_validation_epoch_end(self) -> None:
+        """The mean loss of an utterance and the share of errors in per cent, over all processes.
+
+        By hand: Lightning divides by the mean number of utterances of a process, rounded down.
+        """
+        sums = torch.tensor([*self.counts, *self.losses], device=self.device)
+        if self.trainer.world_size > 1:
+            torch.distributed.all_reduce(sums)
+        errors, total, loss, utterances = sums
+        self.log("val/loss", loss / utterances, sync_dist=True)
+        self.log("val/error", 100.0 * errors / total, sync_dist=True)
+
+    def configure_optimizers(self) -> Any:
+        """Adam with a constant learning rate, as SUPERB."""
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        return torch.optim.Adam(trained, lr=self.optim.lr)
+
+    def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
+        """Clip to `optim.clip_norm`; Lightning refuses another `gradient_clip_val` by itself."""
+        self.clip_gradients(optimizer, gradient_clip_val=self.optim.clip_norm, gradient_clip_algorithm="norm")
+
+    def train(self, mode: bool = True) -> HeadTraining:
+        """A frozen model stays in eval mode."""
+        super().train(mode)
+        if not self.finetune:
+            self.encoder.eval()
+        return self
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """A frozen model has its own checkpoint."""
+        if not self.finetune:
+            weights = checkpoint["state_dict"]
+            checkpoint["state_dict"] = {k: v for k, v in weights.items() if not k.startswith("encoder.")}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put the frozen model back in."""
+        if not self.finetune:
+            for name, value in self.encoder.state_dict().items():
+                checkpoint["state_dict"][f"encoder.{name}"] = value
+
+
+def unpadded(targets: Tensor, lengths: Tensor) -> list[list[int]]:
+    """(B, U), (B,) -> a list for each utterance."""
+    return [row[:length] for row, length in zip(targets.tolist(), lengths.tolist(), strict=True)]
+
+
+@dataclass
+class Measured:
+    """What came out of a test."""
+
+    outcomes: list[dict[str, Outcome]]
+    """For every decoder, by utterance."""
+    silent: Counter[str] = field(default_factory=Counter)
+    """Utterances that did not get their noise or room, by what was silent: speech, noise, rir."""
+
+
+@torch.inference_mode()
+def measure(
+    module: HeadTraining,
+    cuts: Sequence[Cut],
+    targets: Mapping[str, list[int]],
+    distorter: Distorter,
+    noises: NoiseReader,
+    *,
+    seed: int,
+    batch_size: int,
+    workers: int,
+    name: str,
+    decoders: Sequence[Callable[[Tensor], list[str]] | None] = (None,),
+) -> Measured:
+    """Errors on distorted speech: the same audio for every model, batch size and number of workers.
+
+    Args:
+        module: trained, on any device.
+        cuts: test utterances, of similar length one after the other.
+        targets: by utterance id.
+        distorter: of the condition, for the split "test".
+        noises: what it needs.
+        seed: of the distortions.
+        batch_size: utterances that are heard together.
+        workers: processes that read.
+        name: for the progress bar.
+        decoders: how to decode, each; None: greedily.
+
+    Raises:
+        DataError: for an utterance, noise or room that cannot be read: everybody's score is that of all.
+    """
+    speech = SpeechDataset(
+        ListedCuts(cuts),
+        distorter=distorter,
+        noises=noises,
+        streams=["test"],
+        max_samples=1 << 62,
+        model=module.encoder.config,
+        seed=seed,
+        fixed_epoch=True,
+    )
+    module.eval()
+    measured = Measured([{} for _ in decoders])
+    workers = min(workers, len(cuts) // _WORTH_A_PROCESS)
+    loader = dev_loader(speech, batch_size=batch_size, workers=workers)
+    batch: Batch
+    for batch in tqdm(loader, total=-(-len(cuts) // batch_size), desc=name, unit="batch", disable=None):
+        if batch.skipped:
+            raise DataError(f"test utterance {batch.skipped[0][0]}: {batch.skipped[0][1]}; mend it first")
+        view = batch.views["test"].to(module.device)
+        refuse_lost(batch.noise_lost)
+        waves, done = distorter.apply(
+            batch.waveforms.to(module.device), batch.lengths, view.plan, view.noises, view.rirs
+        )
+        for wave, n_samples, plan, applied in zip(
+            batch.waveforms, batch.lengths, view.plan, done, strict=True
+        ):
+            measured.silent.update(silent_parts(wave[:n_samples], plan, applied))
+        selected, frames = module.hear(waves, batch.lengths)
+        outputs = module.head(module.selection(selected), frames)
+        truth = [targets[name] for name in batch.ids]
+        for number, decode in enumerate(decoders):
+            outcomes = module.labels.outcomes(module.head, outputs, frames, truth, decode)
+            measured.outcomes[number] |= zip(batch.ids, outcomes, strict=True)
+    return measured

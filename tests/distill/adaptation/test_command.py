@@ -1,0 +1,173 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from distill.adaptation import heads
+from distill.adaptation.codebooks import load_codebook
+from distill.adaptation.command import TargetsJob, make_and_report
+from distill.adaptation.targets import Targets
+from distill.config import load
+from distill.errors import CheckpointError, ConfigError, DataError, UsageError
+from distill.run import run
+from tests.paths import GOLDEN
+
+CHECKPOINT = GOLDEN / "hubert_base_fairseq.pt"
+
+
+def data(mini_data):
+    return (
+        f"data.train=[{mini_data}/speech_train.jsonl.gz]",
+        f"data.dev=[{mini_data}/speech_dev.jsonl.gz]",
+        "targets.clusters=10",
+    )
+
+
+def adapt_recipe(mini_data, *more):
+    return load(
+        "mini_teacher",
+        [
+            *data(mini_data),
+            "optim.max_steps=2",
+            "validation.every_n_steps=2",
+            "data.workers=0",
+            "data.batch_size=4",
+            "data.max_samples=16000",
+            "logging.wandb=off",
+            "trainer.accelerator=cpu",
+            *more,
+        ],
+    )
+
+
+@pytest.fixture(scope="module")
+def made(mini_data, tmp_path_factory):
+    """Targets of a recipe, with everything that can be written beside them."""
+    out = tmp_path_factory.mktemp("targets")
+    job = TargetsJob(
+        source="mini_teacher",
+        overrides=data(mini_data),
+        out=out / "made",
+        jobs=1,
+        fairseq=out / "fairseq",
+        manifests=True,
+    )
+    return out, make_and_report(job)
+
+
+def test_a_recipes_targets_with_their_quality(made, mini_data):
+    out, said = made
+    train, dev = Targets.load(out / "made" / "train"), Targets.load(out / "made" / "dev")
+    assert (len(train.labels), len(dev.labels)) == (12, 4) and torch.equal(train.codebook, dev.codebook)
+    report = json.loads((out / "made" / "train" / "report.json").read_text())
+    counts = np.bincount(np.concatenate(list(train.labels.values())), minlength=10)
+    assert report["clusters_used"] == (counts > 0).sum()
+    assert report["most_frequent_share"] == pytest.approx(counts.max() / counts.sum(), abs=1e-5)
+    p = counts[counts > 0] / counts.sum()
+    assert report["perplexity"] == pytest.approx(np.exp(-(p * np.log(p)).sum()), abs=1e-3)
+    # speech of espeak-ng has alignments: better than chance, and far from perfect with ten clusters
+    assert 0.1 < report["quality"]["pnmi"] < 0.9
+    assert report["quality"]["frames"] < report["frames"]  # pauses have no phone
+    lines = said.splitlines()
+    assert f"{out}/made/train: 12 utterances" in lines[0]
+    assert any(f"PNMI {report['quality']['pnmi']:.3f}" in line for line in lines)
+    assert lines[-1].startswith("fairseq-hydra-train ... task.data=")
+    names = sorted(path.name for path in (out / "fairseq").iterdir())
+    assert names == ["dict.km.txt", "train.km", "train.tsv", "valid.km", "valid.tsv"]
+    assert len((out / "fairseq" / "valid.km").read_text().splitlines()) == 4
+
+
+def test_adapt_makes_the_same_targets_and_takes_those_that_are_made(made, mini_data, tmp_path):
+    out, _ = made
+    own = run(adapt_recipe(mini_data), tmp_path / "own").parent
+    first, second = Targets.load(own / "targets" / "train"), Targets.load(out / "made" / "train")
+    assert torch.equal(first.codebook, second.codebook)
+    assert all(np.array_equal(first.labels[name], second.labels[name]) for name in second.labels)
+    given = run(adapt_recipe(mini_data, f"targets.folder={out}/made"), tmp_path / "given").parent
+    assert not (given / "targets").exists()
+    assert (given / "teacher.safetensors").read_bytes() == (own / "teacher.safetensors").read_bytes()
+    with pytest.raises(
+        ConfigError, match=r"made/train holds 10 clusters of mfcc, the recipe wants 11 of mfcc"
+    ):
+        run(adapt_recipe(mini_data, f"targets.folder={out}/made", "targets.clusters=11"), tmp_path / "x")
+    with pytest.raises(DataError, match="targets.json is missing"):
+        run(adapt_recipe(mini_data, f"targets.folder={tmp_path}"), tmp_path / "y")
+
+
+def test_speech_with_a_layer_and_then_its_codebook(made, mini_data, tmp_path):
+    speech = f"{mini_data}/speech_dev.jsonl.gz"
+    job = TargetsJob(source=speech, out=tmp_path / "a", teacher=str(CHECKPOINT), layer=2, clusters=6, jobs=1)
+    said = make_and_report(job)
+    assert "layer 2" in said and Targets.load(tmp_path / "a").codebook.shape == (6, 64)
+    again = TargetsJob(
+        source=speech,
+        out=tmp_path / "b",
+        teacher=str(CHECKPOINT),
+        layer=2,
+        codebook=str(tmp_path / "a" / "codebook.npy"),
+        jobs=1,
+    )
+    make_and_report(again)
+    first, second = Targets.load(tmp_path / "a"), Targets.load(tmp_path / "b")
+    assert all(np.array_equal(first.labels[name], second.labels[name]) for name in first.labels)
+    assert make_and_report(job) == said  # finished: only read
+
+
+def test_speech_without_alignments_says_so(noise_folder, tmp_path):
+    said = make_and_report(TargetsJob(source=str(noise_folder), out=tmp_path, clusters=3, jobs=1))
+    assert "no phone alignments" in said
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"layer": 2}, UsageError, "name it with --teacher"),
+        ({"layer": 2, "features": "mfcc"}, UsageError, "--layer is for --features layer"),
+        ({"features": "mfc"}, UsageError, "targets: features must be mfcc or layer, not 'mfc'"),
+        ({"clusters": 1}, UsageError, "clusters must be at least 2"),
+        ({"clusters": 5, "codebook": "x"}, UsageError, "leave --clusters away"),
+        ({"codebook": "nowhere.npy"}, CheckpointError, "nowhere.npy: no codebook"),
+        ({"overrides": ("seed=1",)}, UsageError, "only a recipe has keys to change"),
+        ({"source": "s4"}, UsageError, "s4 is no recipe of `distill adapt`: its kind is distil"),
+        ({"source": "nowhere"}, DataError, "nowhere does not exist"),
+        ({"layer": 9, "teacher": str(CHECKPOINT)}, ConfigError, "layer must be in 1..4, not 9"),
+    ],
+)
+def test_mistakes_are_one_clear_line(mini_data, tmp_path, changes, error, message):
+    job = TargetsJob(**{"source": f"{mini_data}/speech_dev.jsonl.gz", "out": tmp_path, "jobs": 1, **changes})
+    with pytest.raises(error) as caught:
+        make_and_report(job)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+# ---------------------------------------------------------------------------------------- the teacher's head
+
+
+def test_a_fairseq_teachers_head_is_dropped_with_a_word(mini_data, tmp_path, capsys):
+    run(adapt_recipe(mini_data, f"teacher={CHECKPOINT}"), tmp_path / "size")
+    assert f"afresh: that of {CHECKPOINT} is for 20 clusters, the targets have 10" in capsys.readouterr().err
+    made = run(adapt_recipe(mini_data, f"teacher={CHECKPOINT}", "targets.clusters=20"), tmp_path / "codebook")
+    assert "does not predict these targets (another codebook?): right on" in capsys.readouterr().err
+    assert json.loads(made.with_suffix(".json").read_text())["provenance"]["head"] == "new"
+
+
+def test_a_head_that_fits_is_used_and_goes_with_the_run(mini_data, tmp_path, capsys, monkeypatch):
+    """A run's own targets with the codebook of the run before; whether the guesses are right is played."""
+    first = run(adapt_recipe(mini_data, "teacher=random:mini"), tmp_path / "first").parent
+    assert "prediction head" not in capsys.readouterr().err
+    monkeypatch.setattr(heads.Agreement, "above_chance", True)
+    started = []
+    monkeypatch.setattr(
+        "distill.adaptation.run.fit",
+        lambda trainer, module, *_, **__: started.append(heads.head_of(module.state_dict())) or 0.0,
+    )
+    monkeypatch.setattr("distill.adaptation.run.release", lambda *_: tmp_path)
+    monkeypatch.setattr("distill.adaptation.run._keep_head", lambda *_: None)
+    codebook = f"targets.codebook={first}/targets/train"
+    run(adapt_recipe(mini_data, f"teacher={first}", codebook), tmp_path / "second")
+    assert f"prediction head of {first} taken over: right on" in capsys.readouterr().err
+    head = heads.read_head(str(first))
+    assert head is not None and all(torch.equal(started[0][name], head[name]) for name in head)
+    made = Targets.load(tmp_path / "second" / "targets" / "dev")
+    assert torch.equal(made.codebook, load_codebook(first / "targets" / "train"))

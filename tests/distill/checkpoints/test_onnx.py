@@ -1,0 +1,191 @@
+"""The ONNX export in onnxruntime, against the model it was made of."""
+
+import json
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from distill.checkpoints import export, inspect, load_student
+from distill.checkpoints.onnx import _TwoOutputs, describe, int8_path
+from distill.errors import CheckpointError
+from distill.hubert import HubertEncoder
+from distill.student import Student
+from tests.paths import ROOT
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxscript")
+runtime = pytest.importorskip("onnxruntime")
+
+TOLERANCE = 1e-4  # measured: 5e-6; 1.2e-5 at the base size
+
+
+@pytest.fixture(scope="module")
+def student() -> Student:
+    torch.manual_seed(0)
+    teacher = HubertEncoder.from_preset("mini", layers=6)
+    return Student.from_teacher(teacher, layers=2, targets=(2, 4, 6))
+
+
+@pytest.fixture(scope="module")
+def exported(student, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("onnx")
+    assert student.training
+    path = export(
+        student, "onnx", folder, provenance={"teacher": "/home/someone/runs/teacher", "recipe": "s4"}
+    )
+    assert path == folder / "student.onnx" and student.training
+    student.eval()
+    return path
+
+
+def session(path: Path):
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def run(path: Path, waves: torch.Tensor, lengths: torch.Tensor) -> list[np.ndarray]:
+    return session(path).run(None, {"waveforms": waves.numpy(), "lengths": lengths.numpy()})
+
+
+@torch.no_grad()
+def test_any_length_and_batch_size(student, exported):
+    model = session(exported)
+    generator = torch.Generator().manual_seed(1)
+    for lengths in ([400], [16_000], [719, 720], [31_999, 400, 20_001], [8000] * 5):
+        waves = torch.randn(len(lengths), max(lengths), generator=generator) * 0.3
+        valid = torch.tensor(lengths)
+        for row, length in enumerate(lengths):
+            waves[row, length:] = 100.0  # padding must not count, whatever it is
+        expected = student(waves, valid)
+        features, frames = model.run(None, {"waveforms": waves.numpy(), "lengths": valid.numpy()})
+        assert frames.tolist() == expected.lengths.tolist()
+        for row, count in enumerate(frames):
+            difference = torch.from_numpy(features[row, :count]) - expected.z[row, :count]
+            assert difference.abs().max() < TOLERANCE
+
+
+@torch.no_grad()
+def test_the_last_state_of_a_large_model_is_behind_its_final_norm():
+    """In what is traced: the export itself takes seconds."""
+    torch.manual_seed(0)
+    large = HubertEncoder.from_preset("mini", layers=1, pre_norm=True).eval()
+    torch.nn.init.uniform_(large.norm.weight, 0.5, 1.5)
+    waves = torch.randn(1, 4000, generator=torch.Generator().manual_seed(2))
+    features, _ = _TwoOutputs(large)(waves, torch.tensor([4000]))
+    torch.testing.assert_close(features, large.norm(large(waves).hidden_states[-1]), atol=1e-5, rtol=0)
+
+
+def test_lengths_that_cannot_be_are_clamped(exported):
+    """To one frame and to all there is: `frames` says so."""
+    waves = torch.randn(3, 4000, generator=torch.Generator().manual_seed(2))
+    features, frames = run(exported, waves, torch.tensor([100, 5000, 4000]))
+    expected, counted = run(exported, waves, torch.tensor([400, 4000, 4000]))
+    assert frames.tolist() == counted.tolist() == [1, 12, 12]
+    np.testing.assert_array_equal(features, expected)
+
+
+def test_a_padded_utterance_as_if_it_were_alone(exported):
+    waves = torch.randn(2, 16_000, generator=torch.Generator().manual_seed(2))
+    batch, frames = run(exported, waves, torch.tensor([16_000, 9000]))
+    alone, _ = run(exported, waves[1:, :9000], torch.tensor([9000]))
+    np.testing.assert_allclose(batch[1, : frames[1]], alone[0], atol=TOLERANCE)
+
+
+@torch.no_grad()
+def test_int8(student, exported):
+    waves = torch.randn(1, 16_000, generator=torch.Generator().manual_seed(3)) * 0.1
+    features, _ = run(int8_path(exported), waves, torch.tensor([16_000]))
+    expected = student(waves).z
+    error = torch.linalg.vector_norm(torch.from_numpy(features) - expected)
+    relative = (error / torch.linalg.vector_norm(expected)).item()
+    assert 1e-4 < relative < 0.1  # measured: 0.02; zero would mean that nothing was quantised
+    products = [
+        node for node in onnx.load(str(int8_path(exported))).graph.node if node.op_type == "MatMulInteger"
+    ]
+    assert len(products) == 13  # the projection and six linear layers in each of two layers
+    assert int8_path(exported).stat().st_size < 0.75 * exported.stat().st_size
+
+
+def test_inspect(student, exported):
+    for path, precision in ((exported, "float32"), (int8_path(exported), "int8")):
+        info = inspect(path)
+        assert (info.format, info.kind, info.layers, info.dim) == ("onnx", "student", 2, 128)
+        assert info.targets == (2, 4, 6)
+        assert info.parameters_encoder == sum(p.numel() for p in student.encoder.parameters())
+        assert info.provenance == {"precision": precision, "teacher": "teacher", "recipe": "s4"}
+
+
+def test_inspect_a_folder(exported, tmp_path, monkeypatch):
+    """As `distill export --to onnx` leaves it; with other models beside them one has to say which."""
+    folder = inspect(exported.parent)
+    assert folder.path == str(exported.parent)
+    assert folder.provenance["precision"] == "float32, int8"
+    alone = inspect(exported)
+    assert replace(folder, path="", provenance={}) == replace(alone, path="", provenance={})
+    with pytest.raises(CheckpointError, match="is an ONNX model, which runs in onnxruntime"):
+        load_student(exported.parent)
+    shutil.copy(exported, tmp_path / "student.onnx")
+    assert inspect(tmp_path).provenance["precision"] == "float32"
+    (tmp_path / "distiller.ckpt").touch()
+    with pytest.raises(CheckpointError, match=r"is a folder with distiller\.ckpt, student\.onnx, expected"):
+        inspect(tmp_path)
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(CheckpointError, match=r"ONNX needs onnx: .*robust-distilhubert\[onnx\]") as error:
+        inspect(exported.parent)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("package", ["onnxscript", "onnxruntime"])
+def test_inspect_needs_the_package_onnx_alone(exported, monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    assert inspect(exported.parent).format == "onnx"
+
+
+def test_the_file_says_nothing_about_this_machine(exported):
+    contents = exported.read_bytes()
+    assert b"site-packages" not in contents and b"distill/hubert.py" not in contents
+    assert str(ROOT).encode() not in contents
+    names = {output.name: output for output in session(exported).get_outputs()}
+    assert names["last_hidden_state"].shape == ["batch", "frames", 128]
+
+
+def test_other_onnx_files(tmp_path, exported):
+    with pytest.raises(CheckpointError, match="is an ONNX model, which runs in onnxruntime"):
+        load_student(exported)
+    (tmp_path / "broken.onnx").write_bytes(b"\xff" * 100)
+    with pytest.raises(CheckpointError, match="is not a readable ONNX file"):
+        inspect(tmp_path / "broken.onnx")
+    model = onnx.load(str(exported))
+    del model.metadata_props[:]
+    onnx.save(model, str(tmp_path / "theirs.onnx"))
+    with pytest.raises(CheckpointError, match="is an ONNX model of another program"):
+        inspect(tmp_path / "theirs.onnx")
+    model.metadata_props.add(key="distill", value=json.dumps({"architecture": {"dim": "wide"}}))
+    onnx.save(model, str(tmp_path / "wrong.onnx"))
+    with pytest.raises(CheckpointError, match="dim is 'wide'"):
+        inspect(tmp_path / "wrong.onnx")
+
+
+def test_metadata_of_another_model(tmp_path):
+    teacher = HubertEncoder.from_preset("mini", layers=2)
+    path = export(Student.from_teacher(teacher, layers=2, targets=(1,)), "onnx", tmp_path)
+    for file in (path, int8_path(path)):
+        good = file.read_bytes()
+        assert describe(file)[0].layers == 2
+        lies = {"layers": 3, "dim": 256, "position_kernel": 16, "position_groups": 4}
+        for key, lie in (lies | {"conv_layers": [[32, 10, 5]] * 7}).items():
+            model = onnx.load_from_string(good)
+            entry = next(entry for entry in model.metadata_props if entry.key == "distill")
+            described = json.loads(entry.value)
+            described["architecture"][key] = lie
+            entry.value = json.dumps(described)
+            file.write_bytes(model.SerializeToString())
+            with pytest.raises(CheckpointError, match=rf"{key} is .* in its metadata but .* by the weights"):
+                describe(file)
+        file.write_bytes(good)

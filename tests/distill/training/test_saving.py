@@ -1,0 +1,342 @@
+"""The checkpoints of a run: which one is the best, moved folders, full disks, damaged files, cut recipes."""
+
+import errno
+import json
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from distill import atomic
+from distill.checkpoints import inspect, load_student
+from distill.config import load, read_resolved
+from distill.errors import CheckpointError
+from distill.run import run
+from distill.training.run_folder import steps_done
+from distill.training.saving import CarefulCheckpointIO, damage, read_checkpoint
+from distill.training.trainer import Unsaved
+from tests.distill.checkpoints.polyglots import polyglot, script
+from tests.distill.training.test_train import add_callback, differs, log, overrides, tiny, weights
+
+# ----------------------------------------------------------------------------------- a folder that was moved
+
+
+def set_score(path: Path, score: float) -> None:
+    """Let a checkpoint say that it is this good."""
+    checkpoint = torch.load(path, weights_only=True)
+    (state,) = (s for key, s in checkpoint["callbacks"].items() if key.startswith("ModelCheckpoint"))
+    state["best_model_score"] = torch.tensor(score)
+    torch.save(checkpoint, path)
+
+
+def moved(run_folder: Path, how: str) -> Path:
+    """The same folder under another name."""
+    place = run_folder.parent / "elsewhere" / "run"
+    place.parent.mkdir()
+    if how == "cp -r":
+        shutil.copytree(run_folder, place)
+    elif how == "another root":
+        place.symlink_to(run_folder)
+    else:
+        shutil.move(run_folder, place)
+    return place
+
+
+@pytest.mark.parametrize("how", ["mv", "cp -r", "another root"])
+@pytest.mark.parametrize("name", ["s4", "mini_teacher"])
+def test_a_moved_run_keeps_its_best_model(mini_data, tmp_path, name, how):
+    run(tiny(mini_data, name=name), tmp_path / "run")
+    place = moved(tmp_path / "run", how)
+    best = place / "checkpoints" / "best.ckpt"
+    kept = best.read_bytes()
+    worse = tiny(mini_data, "optim.lr=10", "optim.warmup=0", "validation.every_n_steps=2", name=name, steps=4)
+    made = run(worse, place, resume=True)
+    losses = log(place)["val/loss"]
+    assert losses[-1] > 1.0  # one that was ruined
+    assert best.read_bytes() == kept
+    assert inspect(made).provenance["step"] == 2
+
+
+def test_how_good_the_best_is_says_that_checkpoint_itself(mini_data, tmp_path):
+    """And not last.ckpt, which may be of another time."""
+    run(tiny(mini_data), tmp_path)
+    best = tmp_path / "checkpoints" / "best.ckpt"
+    set_score(best, -1.0)
+    kept = best.read_bytes()
+    run(tiny(mini_data, "optim.lr=1e-3", steps=4), tmp_path, resume=True)
+    assert best.read_bytes() == kept
+    set_score(best, 100.0)
+    run(tiny(mini_data, steps=6), tmp_path, resume=True)
+    assert read_checkpoint(best)["global_step"] == 6
+
+
+def test_checkpoints_hold_no_places(mini_data, tmp_path):
+    run(tiny(mini_data), tmp_path / "secret_place")
+    for path in (tmp_path / "secret_place" / "checkpoints").iterdir():
+        assert b"secret_place" not in path.read_bytes()
+
+
+def test_a_new_run_does_not_release_what_another_left(mini_data, tmp_path, monkeypatch):
+    """A folder with a best checkpoint and no last one, and no validation that can be relied on."""
+    run(tiny(mini_data), tmp_path)
+    (tmp_path / "checkpoints" / "last.ckpt").unlink()
+    set_score(tmp_path / "checkpoints" / "best.ckpt", -1.0)
+    monkeypatch.setattr(
+        "distill.distillation.Distillation.on_validation_epoch_end",
+        lambda self: self.log("val/loss", float("nan")),
+    )
+    run(tiny(mini_data, steps=3), tmp_path)
+    assert inspect(tmp_path).provenance["step"] == 3
+
+
+# ------------------------------------------------------------------------------------------------- full disks
+
+
+class Disk:
+    """A disk without room for more checkpoints while `full`."""
+
+    def __init__(self, monkeypatch):
+        self.full = False
+        original = atomic._flush
+
+        def flush(path: Path) -> None:
+            if self.full and "ckpt" in path.name:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            original(path)
+
+        monkeypatch.setattr(atomic, "_flush", flush)
+
+
+class Fill(pl.Callback):
+    """Fills the disk before a step, and makes room before another one."""
+
+    def __init__(self, disk: Disk, full_at: int, free_at: int = 1 << 30):
+        self.disk, self.full_at, self.free_at = disk, full_at, free_at
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.disk.full = self.full_at <= trainer.global_step < self.free_at
+
+
+BETTER = ("optim.lr=1e-3", "validation.every_n_steps=2")  # every validation is better than the one before
+
+
+def test_a_disk_that_fills_ends_in_no_stale_student(mini_data, tmp_path, monkeypatch):
+    recipe = tiny(mini_data, *BETTER, steps=6)
+    run(recipe, tmp_path / "whole")
+    disk = Disk(monkeypatch)
+    with monkeypatch.context() as patch:
+        add_callback(patch, Fill(disk, 2))
+        with pytest.raises(
+            Unsaved, match=f"last.ckpt could not be written .No space.*--resume {tmp_path}/run"
+        ):
+            run(recipe, tmp_path / "run")
+    assert steps_done(tmp_path / "run") == 0 and not (tmp_path / "run" / "student.safetensors").exists()
+    assert {p.name for p in (tmp_path / "run" / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    disk.full = False
+    run(recipe, tmp_path / "run", resume=True)
+    assert differs(weights(tmp_path / "run"), weights(tmp_path / "whole")) == 0
+    assert (
+        differs(load_student(tmp_path / "run").state_dict(), load_student(tmp_path / "whole").state_dict())
+        == 0
+    )
+
+
+def test_the_best_is_written_when_there_is_room_again(mini_data, tmp_path, monkeypatch, caplog):
+    """It was met while the disk was full; nothing after it is better."""
+    disk = Disk(monkeypatch)
+    add_callback(monkeypatch, Fill(disk, 2, 4))
+    losses = iter([3.0, 1.0, 2.0])
+    monkeypatch.setattr(
+        "distill.distillation.Distillation.on_validation_epoch_end",
+        lambda self: self.log("val/loss", next(losses)),
+    )
+    run(tiny(mini_data, *BETTER, steps=6), tmp_path)
+    assert "best.ckpt could not be written (No space left on device); it will be tried again" in caplog.text
+    assert inspect(tmp_path).provenance["step"] == 4 and steps_done(tmp_path) == 6
+
+
+def test_last_never_gets_ahead_of_a_best_that_is_not_on_the_disk(tmp_path, monkeypatch):
+    disk, checkpoints = Disk(monkeypatch), CarefulCheckpointIO()
+    best, last = tmp_path / "best.ckpt", tmp_path / "last.ckpt"
+    value = torch.zeros(2)
+    checkpoints.save_checkpoint({"weights": value}, last)
+    disk.full = True
+    value += 1
+    checkpoints.save_checkpoint({"weights": value}, best)
+    value += 1  # as the training goes on
+    checkpoints.save_checkpoint({"weights": value}, last)
+    assert str(last) in checkpoints.problem and not best.exists()
+    assert read_checkpoint(last)["weights"].tolist() == [0, 0]
+    disk.full = False
+    checkpoints.save_checkpoint({"weights": value}, last)
+    assert not checkpoints.problem
+    assert [read_checkpoint(path)["weights"][0] for path in (best, last)] == [1, 2]
+
+
+def test_a_release_that_failed_is_made_again(mini_data, tmp_path, monkeypatch):
+    """A run that was lengthened has an earlier student: it is not finished before the new one is there."""
+    run(tiny(mini_data), tmp_path)
+
+    def full(*_):
+        raise CheckpointError("no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("distill.training.run_folder.native.write", full)
+        with pytest.raises(CheckpointError):
+            run(tiny(mini_data, *BETTER, steps=4), tmp_path, resume=True)
+    assert steps_done(tmp_path) == 2
+    run(tiny(mini_data, *BETTER, steps=4), tmp_path, resume=True)
+    assert inspect(tmp_path).provenance["step"] == 4 and steps_done(tmp_path) == 4
+
+
+# ---------------------------------------------------------------------------------------------- damaged files
+
+
+def test_a_flipped_bit_is_noticed_wherever_it_changes_anything(tmp_path):
+    path = tmp_path / "x.ckpt"
+    contents = {"a": torch.arange(300.0), "b": {"text": "value", "n": [1, 2.5]}, "c": torch.ones(7, 3)}
+    torch.save(contents, path)
+    whole, draw = path.read_bytes(), random.Random(0)
+    assert not damage(path)
+    noticed = 0
+    for _ in range(400):
+        changed = bytearray(whole)
+        changed[draw.randrange(len(whole))] ^= 1 << draw.randrange(8)
+        path.write_bytes(changed)
+        try:
+            found = read_checkpoint(path)
+        except CheckpointError as error:
+            assert "\n" not in str(error) and "weights_only" not in str(error)
+            noticed += 1
+            continue
+        assert torch.equal(found["a"], contents["a"]) and torch.equal(found["c"], contents["c"])
+        assert found["b"] == contents["b"]
+    assert noticed > 100
+    path.write_bytes(whole[: len(whole) // 2])
+    assert damage(path)
+
+
+def flip(path: Path, needle: bytes) -> None:
+    data = bytearray(path.read_bytes())
+    data[data.index(needle) + 3] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_run_does_not_go_on_from_a_damaged_checkpoint(mini_data, tmp_path, distill):
+    run(tiny(mini_data), tmp_path)
+    best, last = (tmp_path / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
+    bias = weights(tmp_path)["student.encoder.layers.0.query.weight"].numpy().tobytes()
+    whole = last.read_bytes()
+    flip(last, bias)
+    code, _, err = distill("train", "--resume", tmp_path, "optim.max_steps=4", "--override")
+    line = err.splitlines()[-1]
+    assert code == 1 and line.startswith(f"distill: {last} is damaged (") and "checksum" in line
+    assert f"cp {best} {last}" in line
+    last.write_bytes(whole)
+    flip(best, bias)
+    code, _, err = distill("train", "--resume", tmp_path, "optim.max_steps=4", "--override")
+    assert code == 1 and f"{best} is damaged (" in err.splitlines()[-1] and steps_done(tmp_path) == 2
+
+
+def two_archives(path, mark):
+    polyglot(path, mark)
+
+
+def other_contents(path, _):
+    torch.save({"state_dict": {}}, path)
+
+
+@pytest.mark.parametrize("make", [two_archives, script, other_contents])
+def test_a_run_goes_on_from_no_file_of_another_kind(mini_data, tmp_path, distill, make):
+    """Code in a TorchScript archive, say: neither run, nor a traceback, nor advice to let it run."""
+    run(tiny(mini_data), tmp_path / "run")
+    last, mark = tmp_path / "run" / "checkpoints" / "last.ckpt", tmp_path / "mark"
+    make(last, mark)
+    code, _, err = distill("train", "--resume", tmp_path / "run", "optim.max_steps=4", "--override")
+    assert code == 1 and not mark.exists()
+    assert err.splitlines()[-1].startswith(f"distill: {last} is ")
+    assert "Traceback" not in err and "weights_only" not in err and "trust" not in err
+
+
+def test_a_best_checkpoint_that_is_gone_is_missed_aloud(mini_data, tmp_path, caplog):
+    run(tiny(mini_data), tmp_path)
+    (tmp_path / "checkpoints" / "best.ckpt").unlink()
+    (tmp_path / "finished.json").unlink()
+    run(tiny(mini_data), tmp_path, resume=True)
+    assert "best.ckpt, of dev " in caplog.text and "the last step, 2, is released" in caplog.text
+    caplog.clear()
+    run(tiny(mini_data, steps=4), tmp_path, resume=True)
+    assert "is not there any more: the best from now on is kept" in caplog.text
+
+
+def test_a_best_checkpoint_of_another_lightning_is_kept(mini_data, tmp_path):
+    """Whose names of callbacks differ: a run that goes on must not take itself for a new one."""
+    run(tiny(mini_data), tmp_path)
+    for path in (tmp_path / "checkpoints").iterdir():
+        checkpoint = torch.load(path, weights_only=True)
+        states = {key: state for key, state in checkpoint["callbacks"].items() if "Model" not in key}
+        (key,) = checkpoint["callbacks"].keys() - states.keys()
+        state = checkpoint["callbacks"][key] | {"best_model_score": torch.tensor(-1.0)}
+        torch.save(checkpoint | {"callbacks": states | {"ModelCheckpoint{'new': 1}": state}}, path)
+    best = tmp_path / "checkpoints" / "best.ckpt"
+    kept = best.read_bytes()
+    run(tiny(mini_data, steps=4), tmp_path, resume=True)
+    assert best.read_bytes() == kept
+
+
+# ----------------------------------------------------------------------------------------------------- recipe
+
+
+def test_the_recipe_is_written_whole_or_left_alone(mini_data, tmp_path, monkeypatch):
+    recipe = tiny(mini_data, "cdm=setup2")
+    run(recipe, tmp_path)
+    path = tmp_path / "recipe.yaml"
+    before = path.read_bytes(), path.stat().st_mtime_ns
+    (tmp_path / "finished.json").unlink()
+    run(recipe, tmp_path, resume=True)
+    assert before == (path.read_bytes(), path.stat().st_mtime_ns)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(atomic, "_flush", full)
+        with pytest.raises(OSError, match=r"No space left on device: .*recipe.yaml"):
+            run(tiny(mini_data, "cdm=setup2", steps=3), tmp_path, resume=True)
+    assert before == (path.read_bytes(), path.stat().st_mtime_ns)
+
+
+@pytest.mark.parametrize("name", ["s4", "mini_teacher"])
+def test_a_recipe_that_was_cut_is_refused(mini_data, tmp_path, distill, name):
+    recipe = tiny(mini_data, name=name, steps=17)
+    path = tmp_path / "recipe.yaml"
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.ckpt").write_bytes(b"")
+    from distill.training.run_folder import start_run_folder
+
+    start_run_folder(recipe, tmp_path)
+    assert read_resolved(path) == recipe
+    whole = path.read_text()
+    verb = "train" if name == "s4" else "adapt"
+    lines = whole.splitlines(keepends=True)
+    for text in ("", whole[: len(whole) // 2], "".join(lines[:-2]), "".join(lines[:-1])[:-1]):
+        path.write_text(text)
+        code, _, err = distill(verb, "--resume", tmp_path)
+        assert code == 2 and err.startswith(f"distill: {path} is not whole (") and "--override" in err
+        assert err.count("\n") == 1
+        assert path.read_text() == text
+    path.write_text("".join(lines[:-1]))  # as earlier versions wrote it
+    assert read_resolved(path) == recipe
+
+
+def test_a_run_with_a_cut_recipe_goes_on_with_the_one_that_is_given(mini_data, tmp_path, distill):
+    words = overrides(mini_data, "cdm=setup1")
+    assert distill("train", "s4", *words, "--out", tmp_path)[0] == 0
+    (tmp_path / "recipe.yaml").write_text("kind: distil\n")
+    words = overrides(mini_data, "cdm=setup1", steps=3)
+    assert distill("train", "s4", *words, "--resume", tmp_path, "--override")[0] == 0
+    assert load(str(tmp_path / "recipe.yaml")).cdm == "setup1"
+    assert json.loads((tmp_path / "finished.json").read_text())["steps"] == 3
