@@ -1,12 +1,14 @@
-"""Files that appear under their name when they are whole: nobody ever reads a part of one."""
+"""Files that appear under their name when they are complete: nobody ever reads a part of one."""
 
 from __future__ import annotations
 
+import json
 import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -18,8 +20,8 @@ def atomic(path: Path, *, sole: bool = False) -> Iterator[Path]:
 
     Args:
         path: the file to make or replace; its folder is made if missing.
-        sole: nobody else writes this file at the same time: then the temporary name is always the same, and
-            what a killed process has left behind is written over instead of taking up room for ever.
+        sole: nobody else writes this file at the same time: the temporary name is then always the same, and
+            what a killed process left is overwritten instead of taking up room for ever.
 
     Raises:
         OSError: if it cannot be written; names `path`.
@@ -47,13 +49,39 @@ def atomic(path: Path, *, sole: bool = False) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file whole, or not at all.
+    """Write a UTF-8 text file, completely or not at all.
 
     Raises:
         OSError: as `atomic`.
     """
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, values: Any, *, indent: int | None = 2) -> None:
+    """Write a JSON file, completely or not at all.
+
+    Raises:
+        OSError: as `atomic`.
+        TypeError: for values that JSON does not have.
+    """
+    write_text(path, json.dumps(values, indent=indent) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object of a JSON file.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is damaged, or holds something other than an object; names `path`.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not a readable JSON file: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds a {type(values).__name__}, expected a JSON object")
+    return values
 
 
 def _flush(path: Path) -> None:

@@ -1,9 +1,12 @@
-"""Mistakes a user can make and mend; the command line prints them as one line, without a traceback."""
+"""Mistakes a user can make and fix; the command line prints them as one line, without a traceback."""
 
 from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 _COLOURS = re.compile(r"\x1b(\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|.)")
 _ADVICE = re.compile(
@@ -11,7 +14,7 @@ _ADVICE = re.compile(
     r"arbitrary code|--no-",
     re.IGNORECASE,
 )
-"""What advice to switch off a protection speaks of."""
+"""Words of advice to switch off a protection."""
 
 
 class UserError(Exception):
@@ -43,10 +46,57 @@ class DataError(UserError):
 def first_line(error: BaseException) -> str:
     """What an error of another library says, in one line of printable characters.
 
-    Left out is its advice to switch a protection off, which is no way to mend what was given to us.
+    Its advice to switch a protection off is left out: that does not fix what was given to us.
     """
     lines = _COLOURS.sub("", str(error)).strip().splitlines()
     line = "".join(letter if letter.isprintable() else " " for letter in (lines or [""])[0])
     sentences = re.split(r"(?<=[.!?;:])\s+", line)
     said = list(itertools.takewhile(lambda sentence: not _ADVICE.search(sentence), sentences))
     return " ".join(said).strip() or type(error).__name__
+
+
+def listed(names: Iterable[Any], limit: int = 3) -> str:
+    """Names for a message: the first few, in printable characters, and how many more; "nothing" of none.
+
+    Example:
+        >>> listed(["a", "b", "c", "d"])
+        'a, b, c and 1 more'
+    """
+    shown = [repr(str(name))[1:-1][:80] for name in names]
+    more = f" and {len(shown) - limit} more" if len(shown) > limit else ""
+    return (", ".join(shown[:limit]) or "nothing") + more
+
+
+def differing_keys(
+    found: Mapping[str, Any], wanted: Mapping[str, Any], *, unstated_ok: bool = True
+) -> list[str]:
+    """Keys of `wanted` for which `found` has another value.
+
+    Args:
+        found: what was noted with something made earlier.
+        wanted: what is asked for now.
+        unstated_ok: keys that `found` does not have are not compared; else they differ.
+    """
+    return [key for key, value in wanted.items() if found.get(key, value if unstated_ok else ...) != value]
+
+
+def refuse_other_settings(
+    made: Path | str,
+    differing: Sequence[str],
+    *,
+    advice: str = "choose another --out, or remove it",
+    error: type[UserError] = UserError,
+) -> None:
+    """Refuse to use or continue what was made with other settings than those asked for now.
+
+    Args:
+        made: the folder or file.
+        differing: which settings, as `differing_keys` or `config.differences` say; none: nothing is refused.
+        advice: what the user can do.
+        error: what to raise.
+
+    Raises:
+        UserError: naming all that differs.
+    """
+    if differing:
+        raise error(f"{made} was made with other settings ({'; '.join(differing)}): {advice}")

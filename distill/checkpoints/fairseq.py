@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from distill.checkpoints import safe_pickle, weights
-from distill.errors import CheckpointError
+from distill.errors import CheckpointError, listed
 from distill.hubert import HubertConfig
 
 _POSITION = "position.conv.parametrizations.weight"
@@ -88,7 +88,7 @@ def parse(contents: Any, path: object) -> tuple[HubertConfig, dict[str, Tensor],
     name = str(model_cfg.get("_name") or model_cfg.get("arch") or "hubert")
     if not name.startswith(_MODELS):
         raise CheckpointError(
-            f"{path} holds a {safe_pickle.listed([name])} model of fairseq, expected a HuBERT or wav2vec 2.0"
+            f"{path} holds a {listed([name])} model of fairseq, expected a HuBERT or wav2vec 2.0"
         )
     fine_tuned = any(key.startswith(_FINE_TUNED_PREFIX) for key in tensors)
     if fine_tuned:
@@ -100,7 +100,7 @@ def parse(contents: Any, path: object) -> tuple[HubertConfig, dict[str, Tensor],
     unknown = [key for key in unknown if key not in _HEAD and not key.startswith(known)]
     if unknown:
         raise CheckpointError(
-            f"{path} is no HuBERT of fairseq: it holds {safe_pickle.listed(unknown)}, "
+            f"{path} is no HuBERT of fairseq: it holds {listed(unknown)}, "
             "expected a HuBERT's weights and nothing else"
         )
     if not any(key.startswith("projection.") for key in state) and "norm.weight" in state:
@@ -197,7 +197,7 @@ def _refuse_wavlm(contents: Any, path: object) -> None:
 def _sections(contents: Any, path: object) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """(model configuration, task configuration, weights) of any of the layouts."""
     if not matches(contents):
-        found = safe_pickle.listed(contents) if isinstance(contents, dict) else type(contents).__name__
+        found = listed(contents) if isinstance(contents, dict) else type(contents).__name__
         raise CheckpointError(f"{path} holds {found}, expected fairseq's 'model' and 'cfg' or 'args'")
     if "model_weight" in contents:
         model, task, tensors = (contents.get(key) for key in ("model_cfg", "task_cfg", "model_weight"))

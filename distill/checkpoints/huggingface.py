@@ -15,8 +15,7 @@ from torch import Tensor
 
 from distill.checkpoints import huggingface_files, safe_pickle, weights
 from distill.checkpoints.model_card import Scores, model_card
-from distill.checkpoints.safe_pickle import listed
-from distill.errors import CheckpointError
+from distill.errors import CheckpointError, listed
 from distill.hubert import HubertConfig, HubertEncoder
 from distill.waveforms import SAMPLE_RATE
 

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.checkpoints import safe_pickle, weights
-from distill.checkpoints.safe_pickle import listed
-from distill.errors import CheckpointError, first_line
+from distill.errors import CheckpointError, first_line, listed
 
 _SAFE, _PICKLED = "model.safetensors", "pytorch_model.bin"
 _INDEX = {_SAFE: "model.safetensors.index.json", _PICKLED: "pytorch_model.bin.index.json"}

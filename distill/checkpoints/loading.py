@@ -21,8 +21,7 @@ from distill.checkpoints import (
     weights,
 )
 from distill.checkpoints.native import Kind
-from distill.checkpoints.safe_pickle import listed
-from distill.errors import CheckpointError
+from distill.errors import CheckpointError, listed
 from distill.hubert import PRESETS, HubertConfig, HubertEncoder
 from distill.student import Student
 

@@ -13,8 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from distill.checkpoints import fairseq, fairseq_writing, safe_pickle, weights
-from distill.checkpoints.safe_pickle import listed
-from distill.errors import CheckpointError
+from distill.errors import CheckpointError, listed
 from distill.hubert import HubertConfig
 from distill.student import Student
 

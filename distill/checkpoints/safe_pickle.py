@@ -11,7 +11,7 @@ from __future__ import annotations
 import builtins
 import pickle
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
@@ -221,13 +221,6 @@ def _is_zip(path: Path) -> bool:
     if start != torch_files.ZIP_MAGIC and start[:1] != torch_files.PICKLE_MAGIC:
         raise CheckpointError(f"{path} is not a torch file (it starts with {start!r})")
     return start == torch_files.ZIP_MAGIC
-
-
-def listed(names: Iterable[str], limit: int = 3) -> str:
-    """Names found in a file, for a message: the first few, in printable characters."""
-    shown = [ascii(str(name))[1:-1][:80] for name in names]
-    more = f" and {len(shown) - limit} more" if len(shown) > limit else ""
-    return (", ".join(shown[:limit]) or "nothing") + more
 
 
 def plain(value: Any) -> Any:

@@ -15,8 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from distill.checkpoints import weights
-from distill.checkpoints.safe_pickle import listed
-from distill.errors import CheckpointError, first_line
+from distill.errors import CheckpointError, first_line, listed
 from distill.hubert import HubertConfig, HubertEncoder
 
 _POSITION = "position.conv.parametrizations.weight"

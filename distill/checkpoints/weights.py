@@ -20,8 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from distill.atomic import atomic as whole
-from distill.checkpoints.safe_pickle import listed
-from distill.errors import CheckpointError, first_line
+from distill.errors import CheckpointError, first_line, listed
 from distill.hubert import HubertConfig, HubertEncoder
 
 WAVLM = (

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from distill.errors import UsageError, UserError
+from distill.errors import UsageError, UserError, refuse_other_settings
 from distill.processes import is_follower
 
 
@@ -66,10 +66,12 @@ def resumed_recipe(options: argparse.Namespace) -> Any:
     if name is None or "=" in name:  # changes to the run's own recipe
         name, overrides = str(resolved), [*filter(None, [name]), *overrides]
     changed = config.load(name, overrides)
-    if (changes := config.differences(recipe, changed)) and not options.override:
-        raise UsageError(
-            f"{options.resume} was started with another recipe: {'; '.join(changes)}. "
-            "To go on with the new one all the same, add --override"
+    if not options.override:
+        refuse_other_settings(
+            options.resume,
+            config.differences(recipe, changed),
+            advice="to continue with the new ones all the same, add --override",
+            error=UsageError,
         )
     return changed
 

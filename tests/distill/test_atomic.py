@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from distill.atomic import atomic, write_text
+from distill.atomic import atomic, read_json, write_json, write_text
 from distill.checkpoints import weights
 from distill.downstream.cache import write_whole
 from distill.errors import CheckpointError
@@ -51,6 +51,23 @@ def test_what_a_killed_process_left_is_written_over(tmp_path):
         assert temporary == left
         temporary.write_text("y")
     assert path.read_text() == "y" and names(tmp_path) == ["last.ckpt"]
+
+
+def test_json_out_and_in(tmp_path):
+    path = tmp_path / "scores.json"
+    write_json(path, {"error": [1, None]})
+    assert path.read_text() == '{\n  "error": [\n    1,\n    null\n  ]\n}\n'
+    assert read_json(path) == {"error": [1, None]}
+    write_json(path, {"a": 1}, indent=None)
+    assert path.read_text() == '{"a": 1}\n'
+
+
+@pytest.mark.parametrize("contents", [b"", b'{"a":', b"\xff", b"[" * 100_000, b"[]", b"null"])
+def test_json_that_is_damaged_or_no_object(tmp_path, contents):
+    path = tmp_path / "scores.json"
+    path.write_bytes(contents)
+    with pytest.raises(ValueError, match=str(path)):
+        read_json(path)
 
 
 def full(*_):

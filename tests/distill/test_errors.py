@@ -8,7 +8,14 @@ import pytest
 
 from distill.adaptation.targets import Targets
 from distill.data.audio import reason
-from distill.errors import DataError, first_line
+from distill.errors import (
+    DataError,
+    UserError,
+    differing_keys,
+    first_line,
+    listed,
+    refuse_other_settings,
+)
 from distill.training.loggers import SafeLogger
 from distill.training.run_folder import steps_done
 
@@ -43,3 +50,20 @@ def test_loggers_and_readers_give_the_reason_alone(caplog):
 def test_a_damaged_note_of_the_end_is_none(tmp_path, text):
     (tmp_path / "finished.json").write_text(text)
     assert steps_done(tmp_path) == 0
+
+
+def test_a_list_shows_the_first_names_in_printable_characters():
+    assert listed([]) == "nothing"
+    assert listed(["é", "b\x1b", 3]) == r"é, b\x1b, 3"
+    assert listed("abcde", limit=2) == "a, b and 3 more"
+
+
+def test_what_was_made_with_other_settings_is_refused(tmp_path):
+    found = {"seed": 0, "lr": 0.1}
+    assert differing_keys(found, {"seed": 0, "steps": 3}) == []
+    assert differing_keys(found, {"seed": 1, "steps": 3}, unstated_ok=False) == ["seed", "steps"]
+    refuse_other_settings(tmp_path, [])
+    with pytest.raises(UserError, match=r"made with other settings \(seed; lr\): choose another --out"):
+        refuse_other_settings(tmp_path, ["seed", "lr"])
+    with pytest.raises(DataError, match="delete it"):
+        refuse_other_settings(tmp_path, ["seed"], advice="delete it", error=DataError)
