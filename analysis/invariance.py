@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from distill import config
+from distill import config, markdown
 from distill.adaptation.codebooks import load_codebook
 from distill.adaptation.heads import agreement, read_head
 from distill.adaptation.masked_prediction import MaskedPrediction
@@ -76,7 +76,7 @@ def compare(
         if read_head(checkpoint) is not None and (Path(checkpoint) / "targets").is_dir()
     }
     if rows:
-        text += "\n\n" + markdown(
+        text += "\n\n" + markdown.table(
             ["masked accuracy (%)", *tests],
             [[name, *(f"{100 * value:.1f}" for value in found.values())] for name, found in rows.items()],
         )
@@ -167,14 +167,7 @@ def table_of_cosines(cosines: Mapping[str, Mapping[str, np.ndarray]]) -> str:
         for name, found in cosines.items()
         for condition, layers in found.items()
     ]
-    return markdown(["cosine to clean", "", *(f"layer {layer}" for layer in range(most))], rows)
-
-
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table."""
-    lines = ["| " + " | ".join(row) + " |" for row in [header, *rows]]
-    lines.insert(1, "|---" * len(header) + "|")
-    return "\n".join(lines)
+    return markdown.table(["cosine to clean", "", *(f"layer {layer}" for layer in range(most))], rows)
 
 
 def draw(cosines: Mapping[str, Mapping[str, np.ndarray]], out: Path) -> None:

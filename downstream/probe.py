@@ -20,6 +20,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
+from distill import markdown
 from distill.data.noise import NoiseReader
 from distill.downstream.distorted_sets import DistortedSet, embed_set, load_encoders
 from distill.downstream.labels import class_of
@@ -109,9 +110,8 @@ def probe_all(
 ) -> str:
     """Probe several models; a Markdown table of accuracies in per cent, a row each."""
     encoders = load_encoders(checkpoints)
-    rows = [["accuracy (%)", *conditions]]
-    for name, accuracies in probe(encoders, task, conditions, noises, seed=seed).items():
-        rows.append([name, *(f"{accuracies[condition]:.1f}" for condition in conditions)])
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    lines.insert(1, "|---" * len(rows[0]) + "|")
-    return "\n".join(lines)
+    rows = [
+        [name, *(f"{accuracies[condition]:.1f}" for condition in conditions)]
+        for name, accuracies in probe(encoders, task, conditions, noises, seed=seed).items()
+    ]
+    return markdown.table(["accuracy (%)", *conditions], rows)

@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from distill import markdown
 from distill.downstream.results import ABOUT, CONDITIONS
 from distill.downstream.table_parts import CAPTION, Row, Table
 
@@ -21,17 +22,18 @@ def to_markdown(tables: Sequence[Table]) -> str:
     """Each table below its title, then the caption and notes."""
     parts = []
     for table in tables:
-        columns = ["", "model", "da.", "para."]
+        about = ["", "model", "da.", "para."]
+        columns = list(about)
         for condition in table.conditions:
-            columns += [_markdown(condition), *["paper"] * table.published]
-        lines = [columns, ["---"] * 4 + ["---:"] * (len(columns) - 4)]
+            columns += [condition, *["paper"] * table.published]
+        rows = []
         for row in table.rows:
             numbers = _pairs(row) if table.published else [cell.ours() for cell in row.cells]
-            lines.append([_markdown(text) for text in (row.label, row.model)])
-            lines[-1] += [row.adapted, row.parameters, *numbers]
-        text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-        notes = "\n".join(f"- {_markdown(note)}." for note in table.notes)
-        parts.append("\n\n".join(part for part in (f"### {_markdown(table.title)}", text, notes) if part))
+            rows.append([row.label, row.model, row.adapted, row.parameters, *numbers])
+        text = markdown.table(columns, rows, numbers_from=len(about))
+        title, notes = markdown.escape(table.title), [markdown.escape(note) for note in table.notes]
+        listed = "\n".join(f"- {note}." for note in notes)
+        parts.append("\n\n".join(part for part in (f"### {title}", text, listed) if part))
     return "\n\n".join([*parts, CAPTION]) + "\n"
 
 
@@ -86,7 +88,7 @@ def to_latex(tables: Sequence[Table]) -> str:
             texts = [row.label, row.model, row.adapted, row.parameters, *numbers]
             lines.append(" & ".join(map(_tex, texts)) + r" \\")
         lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
-        parts.append("\n".join([*lines, *(f"% {_on_one_line(note)}." for note in table.notes)]))
+        parts.append("\n".join([*lines, *(f"% {markdown.on_one_line(note)}." for note in table.notes)]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -107,13 +109,13 @@ _TEX = {
 
 def _tex(text: str) -> str:
     """Text on one line that prints as it is: no character of it is a command or part of one."""
-    escaped = "".join(_TEX.get(c, c) for c in _on_one_line(text))
+    escaped = "".join(_TEX.get(c, c) for c in markdown.on_one_line(text))
     return re.sub("-(?=-)", "-{}", escaped)  # two hyphens would be a dash
 
 
 def _csv(value: Any) -> str:
     """Text on one line that is no formula; numbers are themselves."""
-    text = _on_one_line(str(value))
+    text = markdown.on_one_line(str(value))
     if not text.startswith(("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")) or text == "-":
         return text
     try:
@@ -121,13 +123,3 @@ def _csv(value: Any) -> str:
     except ValueError:
         return f"'{text}"
     return text
-
-
-def _markdown(text: str) -> str:
-    """Text on one line that stays in its cell and is no HTML."""
-    return re.sub(r"[\\|<]", r"\\\g<0>", _on_one_line(text))
-
-
-def _on_one_line(text: str) -> str:
-    """Text without ends of lines and other characters that do not print."""
-    return "".join(c if c.isprintable() else " " for c in text)

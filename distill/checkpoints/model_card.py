@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from distill import markdown
 from distill.checkpoints import weights
 from distill.checkpoints.paths import without_places
 from distill.errors import CheckpointError
@@ -175,14 +176,11 @@ def _scores(scores: Scores | None) -> str:
     if not scores:
         return "None given."
     tasks = list(dict.fromkeys(task for row in scores.values() for task in row))
-    lines = [_row(["condition", *tasks]), _row(["---"] * (1 + len(tasks)))]
-    for condition, row in scores.items():
-        lines.append(_row([condition, *(f"{row[task]:g}" if task in row else "" for task in tasks)]))
-    return "\n".join(lines)
-
-
-def _row(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+    rows = [
+        [condition, *(f"{row[task]:g}" if task in row else "" for task in tasks)]
+        for condition, row in scores.items()
+    ]
+    return markdown.table(["condition", *tasks], rows)
 
 
 def _bullets(facts: Mapping[str, Any]) -> str:

@@ -20,6 +20,7 @@ import soundfile
 from lhotse import CutSet
 from torch import nn
 
+from distill import markdown
 from distill.checkpoints import load_student, load_teacher
 from distill.config import load
 from distill.data.noise import NoiseReader
@@ -197,12 +198,10 @@ def write_report(results: Sequence[Result], out: Path) -> str:
     plain, robust = by_name["s1"], by_name["s4"]
     change = [relative_error_change(plain.mean(c), robust.mean(c)) for c in CONDITIONS]
     rows.append(["s4: change of errors against s1", *change])
-    lines = ["| " + " | ".join(row) + " |" for row in [header, *rows]]
-    lines.insert(1, "|---" * len(header) + "|")
     reading = [verdict(plain, robust, condition) for condition in CONDITIONS]
     text = "\n".join(
         [
-            *lines,
+            markdown.table(header, rows),
             "",
             f"Keyword spotting, {N_KEYWORDS} words (chance {100 / N_KEYWORDS:.0f} %), test "
             f"speakers unseen in training; students: mean over {len(SEEDS)} seeds, "

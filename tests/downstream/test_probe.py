@@ -115,5 +115,5 @@ def test_a_table_of_several_models(folder, encoder, tmp_path):
     names = [str(tmp_path / "teacher"), str(tmp_path / "student")]
     table = probe_all(names, plain, ["clean"], NoiseReader({})).splitlines()
     expected = accuracies_of(encoder, plain, ["clean"], NoiseReader({}))["clean"]
-    assert table[:3] == ["| accuracy (%) | clean |", "|---|---|", f"| teacher | {expected:.1f} |"]
+    assert table[:3] == ["| accuracy (%) | clean |", "| --- | --- |", f"| teacher | {expected:.1f} |"]
     assert table[3].startswith("| student | ") and len(table) == 4
