@@ -85,10 +85,7 @@ def samples_of_distortions(speech: str, noises: Mapping[str, Sequence[str]]) -> 
     cut, reader = choose_utterance(speech), NoiseReader(noises)
     samples = []
     for kind, title in KINDS.items():
-        config = find_condition(kind)
-        needed = {name for name in config.additive if name not in ("gaussian", "none")}
-        if config.rir:
-            needed.add("rir")
+        needed = set(find_condition(kind).corpora)
         if needed <= reader.corpora.keys() and (sample := _sample(cut, kind, title, reader)):
             samples.append(sample)
     return str(cut.id), samples

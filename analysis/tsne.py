@@ -38,10 +38,7 @@ def split_means(
     left_out = []
     means: dict[str, dict[str, np.ndarray]] = {name: {} for name in encoders}
     for kind in KINDS:
-        config = find_condition(kind)
-        needed = {name for name in config.additive if name not in ("gaussian", "none")}
-        needed |= {"rir"} if config.rir else set()
-        if lacking := sorted(needed - noises.corpora.keys()):
+        if lacking := sorted(set(find_condition(kind).corpora) - noises.corpora.keys()):
             left_out.append(f"{kind} (add {' '.join(f'--noise {name}=SOURCE' for name in lacking)})")
             continue
         speech = DistortedSet(cuts, kind, noises, seed=seed, encoders=encoders.values())

@@ -84,9 +84,7 @@ class DistortedSet:
                 self._check_length(cut)
         self.distorter = Distorter.from_config(find_condition(condition, variant), split="test")
         self.noises = noises or NoiseReader({})
-        config = self.distorter.config
-        needed = [name for name in config.additive if name not in ("gaussian", "none")]
-        for corpus in [*needed, *(["rir"] if config.rir else [])]:
+        for corpus in self.distorter.config.corpora:
             if corpus not in self.noises.corpora:
                 raise DataError(
                     f"condition {condition} needs {corpus} recordings: name them with --noise {corpus}=SOURCE"

@@ -19,7 +19,6 @@ from distill.data.loading import check_length
 from distill.data.noise import NoiseReader
 from distill.data.sources import check_names, how_to_make, open_cuts, split_query
 from distill.data_prep.speech_commands import SILENCE
-from distill.distortions import CONDITIONS
 from distill.downstream.distorted_sets import find_condition
 from distill.downstream.labels import class_of, truths
 from distill.downstream.options import NOISES, RECORDED, EvaluationConfig
@@ -353,6 +352,4 @@ def noise_corpora(condition: str) -> list[str]:
     """
     if condition in RECORDED:
         return []
-    distortion = CONDITIONS.get(condition) or find_condition(condition)
-    needed = set(distortion.additive) - {"gaussian", "none"}
-    return sorted(needed | ({"rir"} if distortion.rir else set()))
+    return sorted(find_condition(condition).corpora)

@@ -280,11 +280,14 @@ def run_report(options: argparse.Namespace) -> None:
 
 def noise_sources(pairs: Sequence[str]) -> dict[str, list[str]]:
     """["musan=DIR", ...] -> {"musan": ["DIR"]}."""
+    from distill.distortions.plan import NOISE_CORPORA
+
     sources: dict[str, list[str]] = {}
     for pair in pairs:
         corpus, equals, source = pair.partition("=")
-        if not equals or corpus not in ("musan", "wham", "fsd", "dns", "rir"):
-            raise UsageError(f"--noise {pair}: write CORPUS=SOURCE with musan, wham, fsd, dns or rir")
+        if not equals or corpus not in NOISE_CORPORA:
+            *others, last = NOISE_CORPORA
+            raise UsageError(f"--noise {pair}: write CORPUS=SOURCE with {', '.join(others)} or {last}")
         sources.setdefault(corpus, []).append(source)
     return sources
 

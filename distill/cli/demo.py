@@ -25,6 +25,7 @@ from distill.checkpoints import load_student, load_teacher
 from distill.config import load
 from distill.data.noise import NoiseReader
 from distill.data.sources import open_cuts
+from distill.distortions.plan import NOISE_CORPORA
 from distill.errors import UserError
 from distill.options import LoggingConfig
 from distill.run import run
@@ -187,7 +188,7 @@ def keyword_set(data: Path, split: str) -> CutSet:
 
 def test_noises(data: Path) -> dict[str, list[str]]:
     """Noises of the test conditions; fsd, dns and rooms are never heard in training."""
-    return {name: [str(data / f"{name}_test.jsonl.gz")] for name in ("musan", "wham", "fsd", "dns", "rir")}
+    return {name: [str(data / f"{name}_test.jsonl.gz")] for name in NOISE_CORPORA}
 
 
 def write_report(results: Sequence[Result], out: Path) -> str:

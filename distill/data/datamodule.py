@@ -95,13 +95,10 @@ class SpeechData(ResumableData):
         self.train_cuts = index_cuts(recipe.data.train, what="data.train")
         self.dev_cuts = index_cuts(recipe.data.dev, what="data.dev")
         self.speech = fingerprint(self.train_cuts)
-        wanted = [name for name in recipe.distortion.additive if name not in ("gaussian", "none")]
-        wanted += ["rir"] * recipe.distortion.rir
+        wanted = recipe.distortion.corpora if streams else ()
         self.noises = {
-            "train": self._open_noises("noises", recipe.data.noises, wanted if streams else []),
-            "dev": self._open_noises(
-                "dev_noises", recipe.data.dev_noises or recipe.data.noises, wanted if streams else []
-            ),
+            "train": self._open_noises("noises", recipe.data.noises, wanted),
+            "dev": self._open_noises("dev_noises", recipe.data.dev_noises or recipe.data.noises, wanted),
         }
 
     def setup(self, stage: str) -> None:  # noqa: D102

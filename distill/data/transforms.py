@@ -18,7 +18,7 @@ from torch.utils.data import get_worker_info
 from distill.distortions.additive import noise_segment
 from distill.distortions.distorter import Distorter
 from distill.distortions.padded import SAMPLE_RATE
-from distill.distortions.plan import CORPUS_NOISES, DistortionConfig, UtterancePlan
+from distill.distortions.plan import DistortionConfig, UtterancePlan
 from distill.processes import process_name
 from distill.waveforms import check_samples
 
@@ -65,7 +65,7 @@ class DistortTransform:
         split: str = "train",
     ) -> None:
         self.distorter = Distorter.from_config(config, split)
-        corpora = [name for name in CORPUS_NOISES if name in self.distorter.config.additive]
+        corpora = [name for name in self.distorter.config.corpora if name != "rir"]
         if isinstance(noises, Mapping):
             self.noises = {name: _clips(f"noises[{name!r}]", noises.get(name, ())) for name in corpora}
         else:

@@ -20,6 +20,9 @@ LABELS = ("musan", "gaussian", "wham", "reverb", "pitch", "band_reject", "clean"
 CORPUS_NOISES = ("musan", "wham", "fsd", "dns")
 """Additive types whose clips are read from a corpus."""
 
+NOISE_CORPORA = (*CORPUS_NOISES, "rir")
+"""All corpora of `noises` options: noise, and room impulse responses."""
+
 _ADDITIVE = (*CORPUS_NOISES, "gaussian", "none")
 _NON_ADDITIVE = ("reverb", "pitch", "band_reject", "none")
 # WavAugment's band rejection (Kharitonov et al., 2021): up to F = 27 of 256 mel bins.
@@ -123,6 +126,12 @@ class DistortionConfig:
             raise ValueError(
                 f"band_scaler must be between {least:.3f} and {most:.2f}, got {self.band_scaler}"
             )
+
+    @property
+    def corpora(self) -> tuple[str, ...]:
+        """The corpora whose recordings this needs, each once: noise in the order of `additive`, then rir."""
+        noises = [name for name in dict.fromkeys(self.additive) if name in CORPUS_NOISES]
+        return (*noises, "rir") if self.rir else tuple(noises)
 
     def of_variant(self, variant: str) -> "DistortionConfig":
         """The same with all values of another variant.

@@ -15,7 +15,6 @@ from distill.config import recipe_names
 from distill.data.parcels import SHARED_MEMORY, most_open_files
 from distill.data.sources import how_to_make, split_query
 from distill.devices import Layout, layout_of
-from distill.distortions.plan import CORPUS_NOISES
 from distill.errors import CheckpointError, UserError
 from distill.hubert import PRESETS, HubertConfig
 from distill.options import AdaptRecipe, DistillRecipe, Recipe
@@ -94,10 +93,8 @@ def _sources(recipe: Recipe) -> list[tuple[str, list[str] | None]]:
     data = recipe.data
     wanted: list[tuple[str, list[str] | None]] = [("train", data.train), ("dev", data.dev)]
     if _distorts(recipe):
-        corpora = [name for name in dict.fromkeys(recipe.distortion.additive) if name in CORPUS_NOISES]
-        corpora += ["rir"] if recipe.distortion.rir else []
         for key, given in (("noises", data.noises), ("dev_noises", data.dev_noises or data.noises)):
-            wanted += [(f"{key}.{name}", given.get(name)) for name in corpora]
+            wanted += [(f"{key}.{name}", given.get(name)) for name in recipe.distortion.corpora]
     return wanted
 
 

@@ -158,6 +158,13 @@ def test_config_mistakes_name_the_field(field, value):
         DistortionConfig(**{field: value})
 
 
+def test_a_config_knows_what_recordings_it_needs():
+    assert CONDITIONS["clean"].corpora == ()
+    assert CONDITIONS["dns"].corpora == ("dns", "rir")
+    config = DistortionConfig(additive=("wham", "gaussian", "musan", "wham", "none"))
+    assert config.corpora == ("wham", "musan")
+
+
 def test_config_accepts_lists_and_unknown_conditions_are_refused():
     assert DistortionConfig(additive=["musan"], snr_db=[1, 2]).additive == ("musan",)  # pyright: ignore
     with pytest.raises(ValueError, match="clean, 2-dist, fsd, dns"):
