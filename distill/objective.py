@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distill.waveforms import frame_mask
+from distill.waveforms import frame_mask, masked_mean
 
 
 @dataclass
@@ -110,9 +110,7 @@ class DistortionClassifier(nn.Module):
         if frozen:
             weight, bias = weight.detach(), bias.detach()
         with torch.autocast(z.device.type, enabled=False):
-            valid = frame_mask(lengths, z.shape[1])[:, :, None]
-            pooled = z.float().masked_fill(~valid, 0.0).sum(1) / lengths[:, None]  # (B, D)
-            return F.linear(pooled, weight.float(), bias.float())
+            return F.linear(masked_mean(z.float(), lengths), weight.float(), bias.float())
 
 
 def classification_loss(

@@ -67,3 +67,9 @@ def pad(waveforms: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 def frame_mask(lengths: Tensor, frames: int) -> Tensor:
     """(B,) valid frames -> (B, F) bool, true where a frame is valid."""
     return torch.arange(frames, device=lengths.device) < lengths[:, None]
+
+
+def masked_mean(x: Tensor, lengths: Tensor) -> Tensor:
+    """Mean over the valid frames of each row: (B, F, D) and (B,) valid frames -> (B, D)."""
+    valid = frame_mask(lengths, x.shape[1])[:, :, None]
+    return x.masked_fill(~valid, 0.0).sum(1) / lengths[:, None]

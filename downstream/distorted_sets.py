@@ -34,7 +34,7 @@ from distill.downstream.results import describe_silent
 from distill.errors import DataError, UsageError, UserError
 from distill.hubert import HubertConfig, HubertEncoder
 from distill.preflight.survey import check_files
-from distill.waveforms import SAMPLE_RATE, frame_mask, is_silent, pad
+from distill.waveforms import SAMPLE_RATE, is_silent, masked_mean, pad
 
 logger = logging.getLogger(__name__)
 
@@ -353,9 +353,7 @@ def describe(plan: UtterancePlan) -> list[str]:
 def embed(encoder: torch.nn.Module, waveforms: Tensor, lengths: Tensor) -> Tensor:
     """The last hidden state, averaged over each utterance's valid frames. (B, T) -> (B, D)."""
     out = encoder(waveforms, lengths)
-    hidden = out.last_hidden_state
-    valid = frame_mask(out.lengths, hidden.shape[1])[:, :, None]
-    return hidden.masked_fill(~valid, 0.0).sum(1) / out.lengths[:, None]
+    return masked_mean(out.last_hidden_state, out.lengths)
 
 
 def embed_set(encoders: Mapping[str, torch.nn.Module], dataset: DistortedSet) -> tuple[list[Cut], dict]:

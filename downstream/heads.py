@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from distill.waveforms import frame_mask
+from distill.waveforms import masked_mean
 
 BLANK = 0
 """Output of CTC that means nothing."""
@@ -35,9 +35,7 @@ class UtteranceHead(nn.Module):
 
     def forward(self, features: Tensor, frames: Tensor) -> Tensor:
         """(B, F, D), (B,) valid frames -> (B, V) logits of all slots."""
-        projected = self.projector(features)
-        valid = frame_mask(frames, projected.shape[1])[:, :, None]
-        return self.linear(projected.masked_fill(~valid, 0.0).sum(1) / frames[:, None])
+        return self.linear(masked_mean(self.projector(features), frames))
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy, averaged over utterances, summed over slots; targets (B, S)."""
