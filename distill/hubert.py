@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +25,11 @@ from torch.nn.utils.parametrizations import weight_norm
 from torch.utils.checkpoint import checkpoint
 
 from distill.waveforms import check_samples, frame_mask, normalize_waveforms
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_Count = TypeVar("_Count", int, Tensor, "np.ndarray")
 
 
 def _conv_stack(channels: int) -> tuple[tuple[int, int, int], ...]:
@@ -104,11 +109,11 @@ class HubertConfig:
         """Samples from one frame to the next: 320 (20 ms) for every published HuBERT of 50 Hz."""
         return math.prod(stride for _, _, stride in self.conv_layers)
 
-    def frames(self, samples: Any) -> Any:
-        """Number of frames that `samples` samples (int or tensor) give."""
+    def frames(self, n_samples: _Count) -> _Count:
+        """Number of frames that `n_samples` samples give: one int, or a tensor or array of them."""
         for _, kernel, stride in self.conv_layers:
-            samples = (samples - kernel) // stride + 1
-        return samples
+            n_samples = (n_samples - kernel) // stride + 1
+        return n_samples
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
