@@ -1,14 +1,11 @@
-"""The whole story on synthetic speech, offline: a teacher is born, students are distilled, noise is heard.
+"""The complete method on synthetic speech, offline: pre-train a teacher, distil students, test them in noise.
 
 mini corpora -> mini HuBERT (masked prediction) -> s1 (plain DistilHuBERT), s4 (setup2) -> keyword spotting
-(SUPERB's KS head, trained on clean speech) -> accuracy on clean and distorted speech -> a page to look at.
-The numbers are what came out.
+(SUPERB's KS head, trained on clean speech) -> accuracy on clean and distorted speech -> an HTML report.
 """
 
 from __future__ import annotations
 
-import csv
-import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -21,6 +18,7 @@ from lhotse import CutSet
 from torch import nn
 
 from distill import markdown
+from distill.atomic import read_json, write_json, write_text
 from distill.checkpoints import load_student, load_teacher
 from distill.config import load
 from distill.data.noise import NoiseReader
@@ -41,13 +39,14 @@ HEAD_STEPS = 1000
 
 @dataclass
 class Result:
-    """Accuracies of one model: by condition, one per seed, in per cent."""
+    """Accuracies of one model."""
 
     name: str
     accuracies: dict[str, list[float]]
+    """By condition: one per seed, in per cent."""
 
     def mean(self, condition: str) -> float:
-        """Over seeds."""
+        """Mean over seeds."""
         return float(np.mean(self.accuracies[condition]))
 
     def spread(self, condition: str) -> float:
@@ -56,49 +55,34 @@ class Result:
 
 
 def run_demo(out: Path) -> str:
-    """Make everything in `out`; what is there already is not made again.
+    """Make everything in `out`; what is finished there is not made again.
 
     Returns:
-        The table and what it says, as Markdown.
+        The table and its interpretation, as Markdown.
 
     Raises:
         UserError: if the teacher is below three times chance on clean speech.
     """
-    from distill.analysis.report import make_report
-
     started = time.monotonic()
     say(f"everything goes to {out}/", started)
     data = out / "data"
     prepare_corpora(data)
     say(f"speech and noise made ({data}); next: pre-training a mini HuBERT", started)
-    teacher_run = train_once("mini_teacher", out / "runs" / "teacher", data, TEACHER_STEPS, seed=0)
-    teacher = load_teacher(str(teacher_run))
+    teacher = train_once("mini_teacher", run_folder(out, "teacher"), data, TEACHER_STEPS, seed=0)
     for name, cdm in STUDENTS.items():
         for seed in SEEDS:
             say(f"distilling {name} (cdm: {cdm}), seed {seed}", started)
-            folder = out / "runs" / f"{name}-seed{seed}"
-            options = [f"name=mini_{name}", f"cdm={cdm}", f"teacher={teacher_run}"]
+            folder = run_folder(out, name, seed)
+            options = [f"name=mini_{name}", f"cdm={cdm}", f"teacher={teacher}"]
             train_once("mini", folder, data, STUDENT_STEPS, seed=seed, options=options)
     results = []
     for name, seeds in {"teacher": [None], **dict.fromkeys(STUDENTS, SEEDS)}.items():
         say(f"keyword spotting on {name}: heads trained on clean speech, tested clean and distorted", started)
-        runs = {folder_of(out, name, seed): seed or 0 for seed in seeds}
+        runs = {run_folder(out, name, seed): seed or 0 for seed in seeds}
         results.append(Result(name, evaluate_keywords(runs, data, out)))
-    report = write_report(results, out)
+    text = write_results(results, out)
     say("drawing curves and t-SNE, writing audio and the report", started)
-    noises = NoiseReader(test_noises(data))
-    draw_curves(out)
-    shown: dict[str, nn.Module] = {"teacher": teacher}
-    shown |= {name: load_student(str(folder_of(out, name, 0))).encoder for name in STUDENTS}
-    draw_tsne(shown, keyword_set(data, "test").subset(first=100), noises, out / "tsne.png")
-    write_audio(keyword_set(data, "test"), noises, out / "audio")
-    make_report(
-        [*sorted((out / "runs").iterdir()), out / "evaluations"],
-        out / "report.html",
-        speech=keyword_source(data, "test"),
-        noises=test_noises(data),
-        tsne=out / "tsne.png",
-    )
+    illustrate(out, data)
     say(f"done: open {out}/report.html; table.md, curves.png, tsne.png, audio/, runs/ are beside it", started)
     chance = 100.0 / N_KEYWORDS
     if results[0].mean("clean") < 3 * chance:
@@ -106,17 +90,17 @@ def run_demo(out: Path) -> str:
             f"the demo's teacher is at {results[0].mean('clean'):.1f} % on clean keywords, below three times "
             f"chance ({3 * chance:.0f} %): its students mean nothing; please report this with {out}/table.md"
         )
-    return report
+    return text
 
 
 def say(what: str, started: float) -> None:
-    """One line of progress."""
+    """Print a line of progress with the time since `started`."""
     minutes, seconds = divmod(int(time.monotonic() - started), 60)
     print(f"[{minutes}:{seconds:02d}] {what}", file=sys.stderr, flush=True)
 
 
 def prepare_corpora(data: Path) -> None:
-    """Speech, keywords, noises and room responses."""
+    """Synthesise speech, keywords, noises and room impulse responses."""
     from distill.data_prep import CORPORA
 
     CORPORA["mini"](None, data)
@@ -125,7 +109,7 @@ def prepare_corpora(data: Path) -> None:
 def train_once(
     recipe: str, folder: Path, data: Path, steps: int, *, seed: int, options: Sequence[str] = ()
 ) -> Path:
-    """Run a recipe in `folder`, or go on with it, or leave it when it is done."""
+    """Train a recipe in `folder`, resume its training, or leave it if it is finished; the folder."""
     done = folder / ("teacher.safetensors" if recipe == "mini_teacher" else "student.safetensors")
     if not done.exists():
         resolved = load(
@@ -145,18 +129,27 @@ def train_once(
     return folder
 
 
-def folder_of(out: Path, name: str, seed: int | None) -> Path:
-    """The run folder of a model."""
+def run_folder(out: Path, name: str, seed: int | None = None) -> Path:
+    """The run folder of the teacher or of a student."""
     return out / "runs" / (name if seed is None else f"{name}-seed{seed}")
 
 
 def evaluate_keywords(runs: Mapping[Path, int], data: Path, out: Path) -> dict[str, list[float]]:
-    """`distill evaluate ks` for each run, by its seed: by condition, accuracies in per cent."""
+    """Do what `distill evaluate ks` does for each run.
+
+    Args:
+        runs: seed of the head by run folder.
+        data: the corpora.
+        out: folder of the demo.
+
+    Returns:
+        By condition, an accuracy in per cent for each run.
+    """
     from distill.downstream.evaluate import evaluate
     from distill.downstream.options import EvaluationConfig
 
     accuracies: dict[str, list[float]] = {condition: [] for condition in CONDITIONS}
-    for run_folder, seed in runs.items():
+    for folder, seed in runs.items():
         config = EvaluationConfig(
             task="ks",
             sources={split: keyword_source(data, split) for split in ("train", "dev", "test")},
@@ -170,36 +163,39 @@ def evaluate_keywords(runs: Mapping[Path, int], data: Path, out: Path) -> dict[s
             logging=LoggingConfig(wandb="off"),
             trainer={"accelerator": "cpu", "devices": 1},
         )
-        for path in evaluate(run_folder, config, out / "evaluations" / run_folder.name):
-            score = json.loads(path.read_text(encoding="utf-8"))
+        for path in evaluate(folder, config, out / "evaluations" / folder.name):
+            score = read_json(path)
             accuracies[score["condition"]].append(score["value"])
     return accuracies
 
 
 def keyword_source(data: Path, split: str) -> str:
-    """Manifest of single spoken keywords; the speakers of test are in no other split."""
+    """Manifest of single spoken keywords; the test speakers are in no other split."""
     return str(data / f"keywords_{split}.jsonl.gz")
 
 
 def keyword_set(data: Path, split: str) -> CutSet:
-    """Its utterances."""
+    """The utterances of `keyword_source`."""
     return open_cuts(keyword_source(data, split))
 
 
 def test_noises(data: Path) -> dict[str, list[str]]:
-    """Noises of the test conditions; fsd, dns and rooms are never heard in training."""
+    """Noises of the test conditions; fsd, dns and rooms are never used in training."""
     return {name: [str(data / f"{name}_test.jsonl.gz")] for name in NOISE_CORPORA}
 
 
-def write_report(results: Sequence[Result], out: Path) -> str:
-    """The table and its reading, as `table.md` and `results.json`."""
+def write_results(results: Sequence[Result], out: Path) -> str:
+    """Write `table.md` and `results.json`.
+
+    Returns:
+        The table and its interpretation, as Markdown.
+    """
     header = ["accuracy (%)", *CONDITIONS]
     rows = [[r.name, *(cell(r, c) for c in CONDITIONS)] for r in results]
     by_name = {r.name: r for r in results}
     plain, robust = by_name["s1"], by_name["s4"]
     change = [relative_error_change(plain.mean(c), robust.mean(c)) for c in CONDITIONS]
     rows.append(["s4: change of errors against s1", *change])
-    reading = [verdict(plain, robust, condition) for condition in CONDITIONS]
     text = "\n".join(
         [
             markdown.table(header, rows),
@@ -208,30 +204,29 @@ def write_report(results: Sequence[Result], out: Path) -> str:
             f"speakers unseen in training; students: mean over {len(SEEDS)} seeds, "
             "in brackets largest minus smallest.",
             "",
-            *(f"- {line}" for line in reading),
+            *(f"- {verdict(plain, robust, condition)}" for condition in CONDITIONS),
         ]
     )
-    (out / "table.md").write_text(text + "\n", encoding="utf-8")
-    values = {r.name: r.accuracies for r in results}
-    (out / "results.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    write_text(out / "table.md", text + "\n")
+    write_json(out / "results.json", {r.name: r.accuracies for r in results})
     return text
 
 
 def cell(result: Result, condition: str) -> str:
-    """Mean and, in brackets, spread."""
+    """The mean over seeds and, of more than one, the spread in brackets."""
     mean = f"{result.mean(condition):.1f}"
     return mean if len(result.accuracies[condition]) == 1 else f"{mean} ({result.spread(condition):.1f})"
 
 
 def relative_error_change(before: float, after: float) -> str:
-    """Change of the error rate from accuracy `before` to `after`, in per cent of the former."""
+    """Change of the error rate from accuracy `before` to `after`, relative to the rate before."""
     if before >= 100.0:
         return "-" if after >= 100.0 else "from no errors"
     return f"{100.0 * (before - after) / (100.0 - before):+.0f} %"
 
 
 def verdict(plain: Result, robust: Result, condition: str) -> str:
-    """What the difference between s1 and s4 is worth: nothing, if the seeds spread as far."""
+    """Which of s1 and s4 is better in a condition: neither, if seeds differ by as much."""
     difference = robust.mean(condition) - plain.mean(condition)
     spread = max(plain.spread(condition), robust.spread(condition))
     if abs(difference) <= spread:
@@ -242,52 +237,60 @@ def verdict(plain: Result, robust: Result, condition: str) -> str:
     )
 
 
+def illustrate(out: Path, data: Path) -> None:
+    """Draw curves and t-SNE, write distorted audio and the report."""
+    from distill.analysis.report import make_report
+
+    noises, keywords = NoiseReader(test_noises(data)), keyword_set(data, "test")
+    draw_curves(out)
+    models: dict[str, nn.Module] = {"teacher": load_teacher(str(run_folder(out, "teacher")))}
+    models |= {name: load_student(str(run_folder(out, name, seed=0))).encoder for name in STUDENTS}
+    draw_tsne(models, keywords.subset(first=100), noises, out / "tsne.png")
+    write_audio(keywords, noises, out / "audio")
+    make_report(
+        [*sorted((out / "runs").iterdir()), out / "evaluations"],
+        out / "report.html",
+        speech=keyword_source(data, "test"),
+        noises=test_noises(data),
+        tsne=out / "tsne.png",
+    )
+
+
 def draw_curves(out: Path) -> Path:
-    """Training and dev losses of every run, from their CSV logs."""
+    """Draw the training and dev losses of every run."""
     from matplotlib.figure import Figure
+
+    from distill.analysis.run_logs import read_curves
 
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     colours = {"teacher": "tab:gray", "s1": "tab:blue", "s4": "tab:orange"}
-    for run_folder in sorted((out / "runs").iterdir()):
-        axis = left if run_folder.name == "teacher" else right
-        log = read_log(run_folder / "csv" / "metrics.csv")
+    for folder in sorted((out / "runs").iterdir()):
+        axis = left if folder.name == "teacher" else right
+        curves = read_curves(folder)
         nothing = ([], [])  # a metric that was never logged
-        name, _, seed = run_folder.name.partition("-seed")
+        name, _, seed = folder.name.partition("-seed")
         colour = colours[name]
         label = name if seed in ("", "0") else None  # one entry for all seeds
-        axis.plot(*log.get("train/loss", nothing), color=colour, alpha=0.6, label=label)
-        axis.plot(*log.get("val/loss", nothing), "o--", color=colour)
-    left.set(title="mini HuBERT: masked prediction", xlabel="step", ylabel="loss (dots: dev)")
-    right.set(title="students: distillation", xlabel="step", ylabel="loss (dots: dev)")
+        axis.plot(*curves.get("train/loss", nothing), color=colour, alpha=0.6, label=label)
+        axis.plot(*curves.get("val/loss", nothing), "o--", color=colour)
+    left.set(title="mini HuBERT: masked prediction", xlabel="updates", ylabel="loss (dots: dev)")
+    right.set(title="students: distillation", xlabel="updates", ylabel="loss (dots: dev)")
     right.legend(fontsize=8)
     path = out / "curves.png"
     figure.savefig(path, dpi=150)
     return path
 
 
-def read_log(path: Path) -> dict[str, tuple[list[float], list[float]]]:
-    """By metric, steps and values."""
-    log: dict[str, tuple[list[float], list[float]]] = {}
-    with path.open(encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            for name, value in row.items():
-                if value:
-                    steps, values = log.setdefault(name, ([], []))
-                    steps.append(float(row["step"]))
-                    values.append(float(value))
-    return log
-
-
 def draw_tsne(models: Mapping[str, nn.Module], cuts: CutSet, noises: NoiseReader, path: Path) -> Path:
-    """Fig. 2 for the demo's models."""
+    """Draw the paper's Fig. 2 for the demo's models."""
     from distill.analysis.tsne import draw, project, split_means
 
     return draw({name: project(kinds) for name, kinds in split_means(models, cuts, noises).items()}, path)
 
 
 def write_audio(cuts: CutSet, noises: NoiseReader, folder: Path) -> None:
-    """Four utterances under every condition, to listen to."""
+    """Write four utterances under every condition as FLAC files."""
     from distill.downstream.distorted_sets import DistortedSet
 
     folder.mkdir(parents=True, exist_ok=True)

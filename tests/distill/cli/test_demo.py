@@ -1,0 +1,78 @@
+"""What the demo says of its accuracies, and where its curves come from; `make demo` runs all of it."""
+
+import json
+
+import pytest
+
+from distill.cli.demo import (
+    CONDITIONS,
+    Result,
+    cell,
+    draw_curves,
+    relative_error_change,
+    run_folder,
+    verdict,
+    write_results,
+)
+
+
+def result(name: str, *accuracies: float) -> Result:
+    """The same accuracies under every condition."""
+    return Result(name, {condition: list(accuracies) for condition in CONDITIONS})
+
+
+def test_a_cell_has_a_spread_if_there_are_several_seeds():
+    assert cell(result("teacher", 91.25), "clean") == "91.2"
+    assert cell(result("s1", 90.0, 92.0, 94.0), "dns") == "92.0 (4.0)"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        (90.0, 95.0, "-50 %"),
+        (95.0, 90.0, "+100 %"),
+        (90.0, 90.0, "+0 %"),
+        (100.0, 100.0, "-"),
+        (100.0, 99.0, "from no errors"),
+    ],
+)
+def test_changes_of_the_error_rate_are_relative_to_the_first(before, after, expected):
+    assert relative_error_change(before, after) == expected
+
+
+def test_a_difference_within_the_spread_over_seeds_is_none():
+    plain = result("s1", 88.0, 90.0, 92.0)
+    assert verdict(plain, result("s4", 94.0), "fsd") == (
+        "fsd: s4 +4.0 points, within the spread over seeds (4.0)"
+    )
+    assert verdict(plain, result("s4", 95.0), "fsd") == (
+        "fsd: s4 is better than s1 by 5.0 points (spread 4.0)"
+    )
+    assert verdict(plain, result("s4", 80.0), "fsd") == (
+        "fsd: s1 is better than s4 by 10.0 points (spread 4.0)"
+    )
+
+
+def test_results_are_a_table_and_values(tmp_path):
+    results = [result("teacher", 99.0), result("s1", 80.0, 90.0), result("s4", 95.0, 96.0)]
+    text = write_results(results, tmp_path)
+    assert (tmp_path / "table.md").read_text() == text + "\n"
+    lines = text.splitlines()
+    assert lines[0] == "| accuracy (%) | clean | 2-dist | fsd | dns |"
+    assert lines[3] == "| s1 | 85.0 (10.0) | 85.0 (10.0) | 85.0 (10.0) | 85.0 (10.0) |"
+    assert lines[5] == "| s4: change of errors against s1 | -70 % | -70 % | -70 % | -70 % |"
+    assert sum(line.startswith("- ") for line in lines) == len(CONDITIONS)
+    values = json.loads((tmp_path / "results.json").read_text())
+    assert values == {each.name: each.accuracies for each in results}
+
+
+def test_curves_are_drawn_of_every_run_also_of_one_that_logged_nothing(tmp_path):
+    for name, seed, text in (
+        ("teacher", None, "step,train/loss,val/loss\n9,5.0,\n9,,4.0\n19,3.0,\n"),
+        ("s1", 0, "step,train/loss\n9,2.0\n"),
+        ("s4", 1, "step,lr\n9,0.1\n"),
+    ):
+        folder = run_folder(tmp_path, name, seed) / "csv"
+        folder.mkdir(parents=True)
+        (folder / "metrics.csv").write_text(text)
+    assert draw_curves(tmp_path).read_bytes().startswith(b"\x89PNG")
