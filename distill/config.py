@@ -14,7 +14,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-from distill.distortions.plan import VARIANTS
+from distill.distortions.options import VARIANTS
 from distill.errors import ConfigError
 from distill.options import AdaptRecipe, DistillRecipe, Recipe
 from distill.references import check_override, check_text, check_values

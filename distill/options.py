@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distill.distortions.plan import DistortionConfig
+from distill.distortions.options import DistortionConfig
 from distill.hubert import HubertConfig
 
 # What the teacher and the student hear: the name of a view of the batch, or None for clean speech.

@@ -280,7 +280,7 @@ def run_report(options: argparse.Namespace) -> None:
 
 def noise_sources(pairs: Sequence[str]) -> dict[str, list[str]]:
     """["musan=DIR", ...] -> {"musan": ["DIR"]}."""
-    from distill.distortions.plan import NOISE_CORPORA
+    from distill.distortions.options import NOISE_CORPORA
 
     sources: dict[str, list[str]] = {}
     for pair in pairs:

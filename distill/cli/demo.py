@@ -23,7 +23,7 @@ from distill.checkpoints import load_student, load_teacher
 from distill.config import load
 from distill.data.noise import NoiseReader
 from distill.data.sources import open_cuts
-from distill.distortions.plan import NOISE_CORPORA
+from distill.distortions.options import NOISE_CORPORA
 from distill.errors import UserError
 from distill.options import LoggingConfig
 from distill.run import run

@@ -17,10 +17,10 @@ from torch.utils.data import get_worker_info
 
 from distill.distortions.additive import noise_segment
 from distill.distortions.distorter import Distorter
-from distill.distortions.padded import SAMPLE_RATE
-from distill.distortions.plan import DistortionConfig, UtterancePlan
+from distill.distortions.options import DistortionConfig
+from distill.distortions.plan import UtterancePlan
 from distill.processes import process_name
-from distill.waveforms import check_samples
+from distill.waveforms import SAMPLE_RATE, check_samples
 
 if TYPE_CHECKING:
     from lhotse import CutSet, MonoCut

@@ -2,7 +2,8 @@
 
 from distill.distortions import additive, band_reject, clipping, pitch, reverb, time_drop
 from distill.distortions.distorter import Distorter
-from distill.distortions.plan import CONDITIONS, LABELS, VARIANTS, DistortionConfig, Plan, UtterancePlan
+from distill.distortions.options import CONDITIONS, VARIANTS, DistortionConfig
+from distill.distortions.plan import LABELS, Plan, UtterancePlan
 
 __all__ = [
     "CONDITIONS",

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from distill.distortions.padded import (
-    SAMPLE_RATE,
     PerRow,
     clear_padding_,
     convolve,
@@ -22,6 +21,7 @@ from distill.distortions.padded import (
     per_row,
     valid_lengths,
 )
+from distill.waveforms import SAMPLE_RATE
 
 _NYQUIST_HZ = SAMPLE_RATE / 2
 # sox takes one window for both edges; the upper one decides (in a pure low-pass, the lower one). These are
@@ -31,6 +31,12 @@ _EDGES_HZ = (390.625, 781.25, 1562.5, 3125.0, 6250.0, 8000.0)
 _KAISER_BETAS = (12.62286, 12.41771, 12.36771, 12.33500, 12.31292, 12.31123)
 _SHAPE_OF_158, _SHAPE_STEP = 12.32913, 0.07861
 _CENTRE = 161  # the longest half length
+
+# WavAugment's band rejection (Kharitonov et al., 2021): up to F = 27 of 256 mel bins.
+MEL_BINS = 256
+MAX_BAND_BINS = 27.0
+MIN_BAND_BINS = 1.0  # a narrower band would change nothing that can be heard, yet be labelled
+_TOP_MEL = 2595 * np.log10(1 + 8000 / 700)  # 8 kHz on the HTK mel scale
 
 
 @torch.no_grad()
@@ -91,3 +97,24 @@ def _window(edges_hz: np.ndarray, n: np.ndarray) -> np.ndarray:
     half = 158 + np.floor((beta - _SHAPE_OF_158) / _SHAPE_STEP)
     inside = 1 - (n / half) ** 2
     return np.where(inside >= 0, np.i0(beta * np.sqrt(np.maximum(inside, 0))) / np.i0(beta), 0)
+
+
+def mel_band(scaler: float, width_draw: float, place_draw: float) -> tuple[float, float]:
+    """A band as WavAugment draws it.
+
+    Args:
+        scaler: the width is uniform in [0, 27 · scaler] of 256 mel bins, but at least one bin.
+        width_draw: in [0, 1).
+        place_draw: in [0, 1); the place is uniform, too.
+
+    Returns:
+        Lower and upper edge in Hz.
+    """
+    width = max(width_draw * MAX_BAND_BINS * scaler, MIN_BAND_BINS)
+    start = place_draw * (MEL_BINS - width)
+    return _bin_to_hz(start), _bin_to_hz(start + width)
+
+
+def _bin_to_hz(position: float) -> float:
+    """HTK: hz = 700 (10^(mel / 2595) - 1)."""
+    return min(700 * (10 ** (position / MEL_BINS * _TOP_MEL / 2595) - 1), 8000.0)

@@ -4,15 +4,16 @@ Legend: B utterances, T samples.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from distill.distortions import additive, band_reject, pitch, reverb
+from distill.distortions.options import VARIANTS, DistortionConfig, as_config
 from distill.distortions.padded import float_copy, valid_lengths
-from distill.distortions.plan import CONDITIONS, LABELS, VARIANTS, DistortionConfig, Plan, draw
+from distill.distortions.plan import LABELS, Plan, draw
 from distill.waveforms import check_samples
 
 # Samples that an effect takes at once on a CPU, 8 utterances of 12 s: with more, its temporaries are so large
@@ -48,7 +49,7 @@ class Distorter:
         Raises:
             ValueError: if the name or an option is unknown, or an option has a wrong value.
         """
-        return cls(_config(cfg), split)
+        return cls(as_config(cfg), split)
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_skipped": self.skipped_silent}
@@ -177,21 +178,6 @@ class Distorter:
         # Kept as a tensor: reading it here would make the host wait for the device.
         self._skipped = self._skipped + (len(clips) - noisy.sum())
         return noisy
-
-
-def _config(cfg: DistortionConfig | Mapping[str, Any] | str | None) -> DistortionConfig:
-    if cfg is None:
-        cfg = "clean"
-    if isinstance(cfg, DistortionConfig):
-        return cfg
-    if isinstance(cfg, Mapping):
-        options = [field.name for field in fields(DistortionConfig)]
-        if unknown := [name for name in cfg if name not in options]:
-            raise ValueError(f"unknown option {unknown[0]!r} of distortion; there are {', '.join(options)}")
-        return DistortionConfig(**cfg)
-    if not isinstance(cfg, str) or cfg not in CONDITIONS:
-        raise ValueError(f"unknown condition {cfg!r}; use one of {', '.join(CONDITIONS)}")
-    return CONDITIONS[cfg]
 
 
 def _labels(plan: Plan, reverberated: set[int], noisy: Tensor) -> Tensor:

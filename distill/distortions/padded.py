@@ -13,8 +13,6 @@ from torch import Tensor
 
 from distill.waveforms import check_samples
 
-SAMPLE_RATE = 16_000  # Hz; every distortion is defined at HuBERT's rate
-
 
 def valid_lengths(waveforms: Tensor, lengths: Tensor | Sequence[int] | None) -> list[int]:
     """Check a padded batch and return its lengths on the host.

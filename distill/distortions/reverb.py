@@ -18,7 +18,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distill.distortions.padded import (
-    SAMPLE_RATE,
     PerRow,
     clear_padding_,
     convolve,
@@ -26,6 +25,7 @@ from distill.distortions.padded import (
     per_row,
     valid_lengths,
 )
+from distill.waveforms import SAMPLE_RATE
 
 # Freeverb's delays in samples at 44.1 kHz, and by how much they differ between the two channels.
 _COMB_DELAYS = (1116, 1188, 1277, 1356, 1422, 1491, 1557, 1617)

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from distill.distortions.padded import SAMPLE_RATE, PerRow, float_copy, per_row, valid_lengths
+from distill.distortions.padded import PerRow, float_copy, per_row, valid_lengths
+from distill.waveforms import SAMPLE_RATE
 
 
 @torch.no_grad()

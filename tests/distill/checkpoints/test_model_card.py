@@ -8,7 +8,7 @@ import yaml
 from distill.checkpoints import teacher_facts
 from distill.checkpoints.model_card import model_card
 from distill.config import to_yaml
-from distill.distortions.plan import DistortionConfig
+from distill.distortions.options import DistortionConfig
 from distill.hubert import HubertConfig
 from distill.options import AdaptRecipe, DataConfig, DistillRecipe, Recipe, TargetsConfig
 
