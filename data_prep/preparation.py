@@ -267,6 +267,7 @@ def _prepare_split(split: Split, clips: list[Clip], ledger: _Ledger, jobs: int) 
             "state": state,
             "utterances": utterances,
             "files": len(headers),
+            "published": split.files,
             "hours": seconds / 3600,
             "skipped": {str(path): reason for path, reason in broken.items()},
         }

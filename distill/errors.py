@@ -43,6 +43,26 @@ class DataError(UserError):
     """A corpus, manifest or audio file that is missing, empty or unreadable."""
 
 
+class MissingSource(DataError):
+    """A source of audio that does not exist.
+
+    The command line, which knows what makes which manifest, replaces `advice`.
+
+    Args:
+        message: names it, without advice.
+        path: where it should be.
+    """
+
+    advice = "name a manifest, TSV or folder of audio"
+
+    def __init__(self, message: str, path: Path | None = None):
+        super().__init__(message)
+        self.path = path
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}; {self.advice}"
+
+
 def first_line(error: BaseException) -> str:
     """What an error of another library says, in one line of printable characters.
 

@@ -17,7 +17,8 @@ from distill.data.audio import samples_at_16k
 from distill.data.contents import contents_of
 from distill.data.loading import check_length
 from distill.data.noise import NoiseReader
-from distill.data.sources import check_names, how_to_make, open_cuts, split_query
+from distill.data.sources import check_names, open_cuts, split_query
+from distill.data_prep.advice import how_to_make
 from distill.data_prep.speech_commands import SILENCE
 from distill.downstream.distorted_sets import find_condition
 from distill.downstream.labels import class_of, truths
@@ -247,12 +248,7 @@ def check_sources(config: EvaluationConfig) -> None:
         if not path.exists():
             missing.setdefault(path, what)
     if missing:
-        ways = dict.fromkeys(
-            how_to_make(path)
-            if path.name.endswith(".jsonl.gz")
-            else "name a manifest, TSV or folder of audio"
-            for path in missing
-        )
+        ways = dict.fromkeys(how_to_make(path) for path in missing)
         verb = "does" if len(missing) == 1 else "do"
         said = ", ".join(f"{path}{what}" for path, what in missing.items())
         raise DataError("; ".join([f"{said} {verb} not exist", *ways]))

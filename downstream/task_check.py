@@ -8,6 +8,7 @@ from pathlib import Path
 
 from distill.data.sources import split_query
 from distill.data_prep import PUBLISHED
+from distill.data_prep.advice import how_to_make
 from distill.downstream.labels import ClassLabels, check_words, make_labels
 from distill.downstream.options import RECORDED, EvaluationConfig
 from distill.downstream.results import PAPER_TASKS, size_of_test
@@ -60,7 +61,7 @@ def _role(config: EvaluationConfig, name: str) -> str:
 
 def _source(what: str, source: str, sample: int | None, seed: int, tolerated: float) -> Finding:
     found = survey(source, sample=sample, seed=seed)
-    return source_finding(what, source, found, tolerated, key="max_bad_fraction")
+    return source_finding(what, source, found, tolerated, how_to_make, key="max_bad_fraction")
 
 
 # --------------------------------------------------------------------------------------------- speech, labels

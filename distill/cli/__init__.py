@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Sequence
 
 from distill.cli.parser import build_parser
-from distill.errors import UserError
+from distill.errors import MissingSource, UserError
 from distill.processes import is_follower, speaker
 
 CONNECTION_LOST = re.compile(
@@ -36,6 +36,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         options.run(options)
     except UserError as error:
+        if isinstance(error, MissingSource) and error.path is not None:
+            from distill.data_prep.advice import how_to_make
+
+            error.advice = how_to_make(error.path)
         if not (error.joint and is_follower()):
             print(f"distill: {speaker()}{one_line(error)}", file=sys.stderr)
         return error.exit_code

@@ -123,6 +123,7 @@ def run_prepare(options: argparse.Namespace) -> None:
 def run_check(options: argparse.Namespace) -> None:
     """`distill data check`, of a recipe or a task."""
     from distill import config
+    from distill.data_prep.advice import how_to_make
     from distill.downstream.options import TASKS, EvaluationConfig
     from distill.preflight.check import check
 
@@ -134,7 +135,8 @@ def run_check(options: argparse.Namespace) -> None:
         lacking = "evaluated"
     else:
         recipe = config.load(options.recipe, options.overrides)
-        report = check(recipe, options.out or Path("runs") / recipe.name, sample=options.sample)
+        out = options.out or Path("runs") / recipe.name
+        report = check(recipe, out, sample=options.sample, how_to_make=how_to_make)
         lacking = "trained"
     print(report)
     if not report.ok:

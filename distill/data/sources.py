@@ -18,7 +18,7 @@ from distill.data.lines import CutLines, check_kind
 from distill.data.manifest import Cuts, JoinedCuts, ListedCuts, ManifestCuts
 from distill.data.recordings import audio_place, read_header, recording_of, unusable_cut
 from distill.data.tsv import Entry, read_tsv
-from distill.errors import DataError
+from distill.errors import DataError, MissingSource
 from distill.hashing import hash_number
 
 
@@ -33,8 +33,9 @@ def open_cuts(sources: str | Path | Sequence[str]) -> CutSet:
             the tenth whose names' hashes are the highest: `part=0-0.9` has the others.
 
     Raises:
-        DataError: for a source that is missing, empty or of another kind, or a TSV or folder in which two
-            files have the same path but for their suffix.
+        MissingSource: a source does not exist.
+        DataError: a source is empty or of another kind, or two files of a TSV or folder have the same path
+            but for their suffix.
     """
     if isinstance(sources, str | Path):
         sources = [str(sources)]
@@ -61,7 +62,9 @@ def index_cuts(sources: str | Path | Sequence[str], *, what: str = "") -> Cuts:
     try:
         return _index_cuts(sources)
     except DataError as error:
-        raise DataError(f"{what}: {error}" if what else str(error)) from None
+        if what:
+            error.args = (f"{what}: {error.args[0]}",)  # the same error: a `MissingSource` has a path
+        raise
 
 
 def _index_cuts(sources: str | Path | Sequence[str]) -> Cuts:
@@ -81,9 +84,7 @@ def _open_source(source: str) -> CutSet:
     location, query = split_query(source)
     path = Path(location)
     if not path.exists():
-        made = path.name.endswith(".jsonl.gz")
-        advice = how_to_make(path) if made else "name a manifest, TSV or folder of audio"
-        raise DataError(f"{location} does not exist; {advice}")
+        raise MissingSource(f"{location} does not exist", path)
     conditions = [pair.partition("=")[::2] for pair in query.split("&") if pair]
     part = next((read_part(value, source) for name, value in conditions if name == "part"), None)
     wanted = {name: value for name, value in conditions if name != "part"}
@@ -136,23 +137,6 @@ def split_query(source: str) -> tuple[str, str]:
     there = (end for end in [len(source), *reversed(ends)] if os.path.exists(source[:end]))
     end = next(there, (ends or [len(source)])[0])
     return source[:end], source[end + 1 :]
-
-
-def how_to_make(path: Path) -> str:
-    """What to do about a missing source: the command, if it is where `distill data prepare` would put it."""
-    from distill.data_prep import CORPORA, PUBLISHED
-
-    corpus, split = path.parent.name, path.name.removesuffix(".jsonl.gz")
-    if path.name == split or corpus not in CORPORA:
-        return (
-            "name the folder of your manifests (data.root=..., evaluate: --data), or other sources "
-            "(data.train, evaluate: sources.train=... label=...)"
-        )
-    splits = [part.name for part in PUBLISHED[corpus].splits] if corpus in PUBLISHED else [split]
-    if split not in splits:
-        return f"{corpus} has no split {split}: name one of {', '.join(splits)}"
-    root = " --root FOLDER" if corpus in PUBLISHED else ""
-    return f"distill data prepare {corpus}{root} --out {path.parent}"
 
 
 def read_part(text: str, source: str) -> tuple[float, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -13,9 +13,9 @@ from distill.checkpoints import huggingface, load_teacher, split_source
 from distill.checkpoints import torchaudio as bundles
 from distill.config import recipe_names
 from distill.data.parcels import SHARED_MEMORY, most_open_files
-from distill.data.sources import how_to_make, split_query
+from distill.data.sources import split_query
 from distill.devices import Layout, layout_of
-from distill.errors import CheckpointError, UserError
+from distill.errors import CheckpointError, MissingSource, UserError
 from distill.hubert import PRESETS, HubertConfig
 from distill.options import AdaptRecipe, DistillRecipe, Recipe
 from distill.preflight.findings import CheckReport, Finding, missing, wrong
@@ -36,7 +36,21 @@ _PUBLISHED = {  # what is on the hub and in torchaudio under these names
 _MEGABYTES = {"base": 378, "large": 1266}  # of their float32 weights
 
 
-def check(recipe: Recipe, out: Path | None = None, *, sample: int | None = SAMPLE) -> CheckReport:
+HowToMake = Callable[[Path], str]
+"""What to do about a source that does not exist, by its path."""
+
+
+def _name_another(_: Path) -> str:
+    return MissingSource.advice
+
+
+def check(
+    recipe: Recipe,
+    out: Path | None = None,
+    *,
+    sample: int | None = SAMPLE,
+    how_to_make: HowToMake = _name_another,
+) -> CheckReport:
     """Look at everything that a recipe needs, without touching the network.
 
     Args:
@@ -44,6 +58,7 @@ def check(recipe: Recipe, out: Path | None = None, *, sample: int | None = SAMPL
         out: its run folder; `runs/NAME` if not given.
         sample: files of each source that are opened: all, or as many random ones (drawn with the recipe's
             seed); None: all. Whether files are there is asked for all of them.
+        how_to_make: what to do about missing sources; `data_prep.advice` knows the commands.
 
     Returns:
         One finding for each source, the teacher, the options, disk and memory. Problems are collected,
@@ -53,7 +68,7 @@ def check(recipe: Recipe, out: Path | None = None, *, sample: int | None = SAMPL
     report = CheckReport(recipe=recipe.name)
     hours, layout = 0.0, layout_of(recipe)
     if recipe.kind != "teacher":
-        hours = _check_data(recipe, sample, layout.processes * layout.nodes, report)
+        hours = _check_data(recipe, sample, how_to_make, layout.processes * layout.nodes, report)
     config = _check_teacher(recipe, report)
     if recipe.kind != "teacher":
         if isinstance(recipe, AdaptRecipe):
@@ -66,7 +81,9 @@ def check(recipe: Recipe, out: Path | None = None, *, sample: int | None = SAMPL
 # ---------------------------------------------------------------------------------------------- speech, noise
 
 
-def _check_data(recipe: Recipe, sample: int | None, processes: int, report: CheckReport) -> float:
+def _check_data(
+    recipe: Recipe, sample: int | None, how_to_make: HowToMake, processes: int, report: CheckReport
+) -> float:
     """Every source that training opens; returns the hours of speech."""
     surveys: dict[str, Survey] = {}  # noise of dev is often that of training: one line is enough
     hours = 0.0
@@ -78,7 +95,7 @@ def _check_data(recipe: Recipe, sample: int | None, processes: int, report: Chec
                 continue
             surveys[source] = survey(source, sample=sample, seed=recipe.seed, kind=_kind(role))
             what, tolerated = f"{role}: {short_name(source)}", recipe.data.max_bad_fraction
-            report.findings.append(source_finding(what, source, surveys[source], tolerated))
+            report.findings.append(source_finding(what, source, surveys[source], tolerated, how_to_make))
             hours += surveys[source].hours if role in ("train", "dev") else 0.0
         count = sum(surveys[source].utterances for source in sources or ())
         if role in ("train", "dev") and 0 < count < processes:
@@ -127,7 +144,12 @@ def short_name(source: str) -> str:
 
 
 def source_finding(
-    what: str, source: str, found: Survey, tolerated: float, key: str = "data.max_bad_fraction"
+    what: str,
+    source: str,
+    found: Survey,
+    tolerated: float,
+    how_to_make: HowToMake,
+    key: str = "data.max_bad_fraction",
 ) -> Finding:
     """One manifest, TSV or folder, of which a share of files may be bad: training leaves those out.
 
@@ -136,6 +158,7 @@ def source_finding(
         source: manifest, TSV or folder.
         found: in it.
         tolerated: share of bad files that training does without.
+        how_to_make: as for `check`.
         key: option that says so.
     """
     path = Path(split_query(source)[0])

@@ -135,17 +135,14 @@ def _problem_of(cuts: Sequence[Cut], number: int, look: Callable[[Cut], str]) ->
 
 
 def _unprepared(manifest: Path) -> str:
-    """What `distill data prepare` found to be missing of a split, by the `prepared.json` beside it."""
-    from distill.data_prep import PUBLISHED
-
+    """What `distill data prepare` found to be missing of a split, by the `prepared.json` next to it."""
     try:
         about = json.loads((manifest.parent / "prepared.json").read_text(encoding="utf-8"))
         name = manifest.name.removesuffix(".gz").removesuffix(".jsonl").removesuffix(".shards")
         entry = about["splits"][name]
-        files, corpus = entry["files"] + len(entry["skipped"]), PUBLISHED[about["corpus"]]
+        files, published = entry["files"] + len(entry["skipped"]), entry["published"]
     except (OSError, ValueError, KeyError, TypeError):
         return ""  # none of ours
-    published = next((split.files for split in corpus.splits if split.name == name), None)
     if published is None or files >= published:
         return ""
     return f"{files} of the {published} published files were there when it was prepared"

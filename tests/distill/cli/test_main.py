@@ -90,6 +90,7 @@ MISTAKES = [
     ("student.layers=9", RECIPE, "layers is 9, but the teacher has 6"),
     ("distortion.additive=[fsd]", RECIPE, "data.noises.fsd"),
     ("data.train=[{missing}]", FAILED, "distill: data.train: {missing} does not exist"),
+    ("data.train=[data/mini/a.jsonl.gz]", FAILED, "exist; distill data prepare mini --out data/mini"),
     ("data.train=[{empty}]", FAILED, "empty.jsonl.gz has no audio"),
     ("data.train=[{silent}]", FAILED, "silent has no audio"),
     ("data.dev=[{text}]", FAILED, "notes.txt: expected a .jsonl.gz manifest, a .tsv or a folder of audio"),

@@ -132,14 +132,6 @@ def test_sources_that_are_none(tmp_path, table, noise_folder):
     assert "only the rows of a .tsv can be chosen" in refused(f"{noise_folder}?set=seen")
 
 
-def test_a_missing_manifest_says_how_to_make_it(tmp_path):
-    said = refused(tmp_path / "mini" / "speech_dev.jsonl.gz")
-    assert f"distill data prepare mini --out {tmp_path}/mini" in said
-    assert "name the folder of your manifests (data.root=..., evaluate: --data)" in refused(
-        tmp_path / "elsewhere" / "speech_dev.jsonl.gz"
-    )
-
-
 @pytest.mark.parametrize("content", ["not json\n", '{"a": 1}\n', "[1, 2]\n"])
 def test_manifests_that_are_none(tmp_path, content):
     path = tmp_path / "cuts.jsonl.gz"

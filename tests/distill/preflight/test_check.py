@@ -17,6 +17,7 @@ import torch
 from distill import Student
 from distill.checkpoints import export
 from distill.config import load, recipe_names
+from distill.data_prep.advice import how_to_make
 from distill.data_prep.manifests import cut_from_file, write_cuts
 from distill.devices import Layout, layout_of
 from distill.errors import UsageError
@@ -151,7 +152,7 @@ def test_all_problems_at_once(mini_data, tmp_path):
         "trainer.devices=2",
     )
     (tmp_path / "file").touch()
-    report = check(recipe, tmp_path / "file")
+    report = check(recipe, tmp_path / "file", how_to_make=how_to_make)
     states = {line.what: line.state for line in report.problems}
     assert states == {
         "train: train-clean-100": "missing",
@@ -180,7 +181,7 @@ def test_all_problems_at_once(mini_data, tmp_path):
 def test_every_recipe_says_how_to_get_its_data(name, tmp_path):
     """The manifests that recipes name are those that `distill data prepare` makes."""
     overrides = [] if load(name).kind == "teacher" else [f"data.root={tmp_path}"]
-    report = check(load(name, overrides), tmp_path / "run")
+    report = check(load(name, overrides), tmp_path / "run", how_to_make=how_to_make)
     for line in report.problems:
         if line.what.startswith(("train", "dev", "noises")) and not name.startswith(("mini", "real_mini")):
             assert line.fix.startswith("distill data prepare ")
