@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from distill.adaptation.labelling import Speech, each
 from distill.adaptation.quality import measure
 from distill.adaptation.target_shards import make_shards
 from distill.adaptation.targets import Targets
+from distill.adaptation.targets_options import TargetsOptions
 from distill.checkpoints import load_teacher
 from distill.checkpoints.weights import atomic
 from distill.config import load, recipe_names
@@ -33,41 +33,7 @@ _RECIPE_SUFFIXES = (".yaml", ".yml")
 _FAIRSEQ_NAMES = {"train": "train", "dev": "valid", "": "train"}
 
 
-@dataclass(kw_only=True)
-class TargetsJob:
-    """What `distill adapt targets` was asked for; what is left at None is the recipe's, or the default."""
-
-    source: str
-    """A recipe's name or YAML file, or speech: a manifest, TSV or folder of audio."""
-    out: Path
-    """Folder for the targets."""
-    overrides: tuple[str, ...] = ()
-    """key=value changes to the recipe."""
-    features: str | None = None
-    """"mfcc" or "layer"."""
-    layer: int | None = None
-    """Which one; implies features "layer"."""
-    clusters: int | None = None
-    """k of k-means."""
-    teacher: str | None = None
-    """Checkpoint whose layer is clustered."""
-    codebook: str | None = None
-    """Cluster centres to use instead of new ones."""
-    sample_hours: float | None = None
-    """Hours of random utterances that the k-means is fitted on."""
-    seed: int | None = None
-    """Of the k-means."""
-    max_bad_fraction: float | None = None
-    """Share of utterances that may be unusable; default: the recipe's, or 0.01."""
-    jobs: int | None = None
-    """Processes; default: one for each CPU core, or GPU."""
-    fairseq: Path | None = None
-    """Folder for fairseq's files."""
-    manifests: bool = False
-    """Whether to write lhotse manifests with the labels, `cuts.jsonl.gz`, beside the targets."""
-
-
-def make_and_report(job: TargetsJob) -> str:
+def make_and_report(job: TargetsOptions) -> str:
     """Do it.
 
     Returns:
@@ -120,8 +86,8 @@ def make_and_report(job: TargetsJob) -> str:
         lines += describe(cuts, targets, folder)
         if job.manifests:
             lines.append(str(write_manifest(cuts, targets, folder / "cuts.jsonl.gz")))
-    if job.fairseq is not None:
-        options_line = export_fairseq({_FAIRSEQ_NAMES[k]: v for k, v in made.items()}, job.fairseq)
+    if job.export_fairseq is not None:
+        options_line = export_fairseq({_FAIRSEQ_NAMES[k]: v for k, v in made.items()}, job.export_fairseq)
         lines.append(f"fairseq-hydra-train ... {options_line}")
     return "\n".join(lines)
 
@@ -173,7 +139,7 @@ def describe(cuts: Speech, targets: Targets, folder: Path) -> list[str]:
     ]
 
 
-def _speech(job: TargetsJob) -> tuple[AdaptRecipe | None, dict[str, Speech]]:
+def _speech(job: TargetsOptions) -> tuple[AdaptRecipe | None, dict[str, Speech]]:
     """The recipe, if there is one, and the sets of speech by subfolder of the output."""
     if job.source in recipe_names() or job.source.endswith(_RECIPE_SUFFIXES):
         recipe = load(job.source, job.overrides)
@@ -185,7 +151,7 @@ def _speech(job: TargetsJob) -> tuple[AdaptRecipe | None, dict[str, Speech]]:
     return None, {"": open_cuts(job.source)}
 
 
-def _options(job: TargetsJob, recipe: AdaptRecipe | None) -> TargetsConfig:
+def _options(job: TargetsOptions, recipe: AdaptRecipe | None) -> TargetsConfig:
     """The recipe's targets section with the changes of the command line."""
     base = recipe.targets if recipe else TargetsConfig()
     if job.features == "mfcc" and job.layer is not None:

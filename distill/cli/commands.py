@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from distill.adaptation.targets_options import TargetsOptions
+from distill.cli.fields import from_namespace
 from distill.errors import UsageError, UserError, refuse_other_settings
 from distill.processes import is_follower
 
@@ -296,25 +298,6 @@ def noise_sources(pairs: Sequence[str]) -> dict[str, list[str]]:
 
 def run_targets(options: argparse.Namespace) -> None:
     """`distill adapt targets`."""
-    from distill.adaptation.command import TargetsJob, make_and_report
+    from distill.adaptation.command import make_and_report
 
-    print(
-        make_and_report(
-            TargetsJob(
-                source=options.source,
-                out=options.out,
-                overrides=tuple(options.overrides),
-                features=options.features,
-                layer=options.layer,
-                clusters=options.clusters,
-                teacher=options.teacher,
-                codebook=options.codebook,
-                sample_hours=options.sample_hours,
-                seed=options.seed,
-                jobs=options.jobs,
-                max_bad_fraction=options.max_bad_fraction,
-                fairseq=options.export_fairseq,
-                manifests=options.manifests,
-            )
-        )
-    )
+    print(make_and_report(from_namespace(TargetsOptions, options)))

@@ -6,7 +6,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from distill.adaptation.targets_options import TargetsOptions
 from distill.cli import commands
+from distill.cli.fields import add_fields
 
 EXAMPLES = {
     "demo": "distill demo --out demo",
@@ -277,28 +279,7 @@ def add_targets(verbs: Any) -> None:
         commands.run_targets,
         "adapt targets",
     )
-    targets.add_argument("source", help="a recipe, or speech: a manifest, TSV or folder of audio")
-    targets.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the recipe")
-    targets.add_argument("--out", type=Path, required=True, help="folder for labels and codebook")
-    targets.add_argument(
-        "--features", choices=("mfcc", "layer"), help="what is clustered (the recipe's; mfcc)"
-    )
-    targets.add_argument("--layer", type=int, help="which layer of the teacher")
-    targets.add_argument("--clusters", type=int, help="k of k-means")
-    targets.add_argument("--teacher", help="checkpoint, run folder or hub id whose layer is clustered")
-    targets.add_argument(
-        "--codebook", help="centres to use: .npy, fairseq's joblib file, a folder of targets"
-    )
-    targets.add_argument(
-        "--sample-hours", type=float, help="hours that the k-means is fitted on, at most (100)"
-    )
-    targets.add_argument("--seed", type=int, help="of the k-means")
-    targets.add_argument("--jobs", type=int, help="processes (one for each core, or GPU)")
-    targets.add_argument(
-        "--max-bad-fraction", type=float, help="share of utterances that may be unusable (0.01)"
-    )
-    targets.add_argument("--export-fairseq", type=Path, metavar="DIR", help="write .tsv, .km and dict.km.txt")
-    targets.add_argument("--manifests", action="store_true", help="write lhotse manifests with the labels")
+    add_fields(targets, TargetsOptions)
 
 
 def add_prepare(verbs: Any) -> None:

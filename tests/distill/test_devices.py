@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from distill.adaptation import recipe_targets
-from distill.adaptation.command import TargetsJob, make_and_report
+from distill.adaptation.command import make_and_report
+from distill.adaptation.targets_options import TargetsOptions
 from distill.adaptation.workers import run_shards
 from distill.analysis.invariance import layer_cosines
 from distill.config import load
@@ -109,7 +110,9 @@ def test_targets_of_a_run_are_made_on_its_devices(gpus, asked, tmp_path):
 
 def test_targets_of_the_command_are_made_on_the_devices_of_the_recipe(gpus, asked, mini_data, tmp_path):
     speech = f"data.train=[{mini_data}/speech_train.jsonl.gz]", f"data.dev=[{mini_data}/speech_dev.jsonl.gz]"
-    job = TargetsJob(source="t1_prime", out=tmp_path, overrides=(*WORDS[:3], *speech), teacher="random:mini")
+    job = TargetsOptions(
+        source="t1_prime", out=tmp_path, overrides=(*WORDS[:3], *speech), teacher="random:mini"
+    )
     with pytest.raises(Exception, match="has learned nothing"):
         make_and_report(job)
     from distill.checkpoints import export, load_teacher

@@ -6,8 +6,9 @@ import torch
 
 from distill.adaptation import heads
 from distill.adaptation.codebooks import load_codebook
-from distill.adaptation.command import TargetsJob, make_and_report
+from distill.adaptation.command import make_and_report
 from distill.adaptation.targets import Targets
+from distill.adaptation.targets_options import TargetsOptions
 from distill.config import load
 from distill.errors import CheckpointError, ConfigError, DataError, UsageError
 from distill.run import run
@@ -45,12 +46,12 @@ def adapt_recipe(mini_data, *more):
 def made(mini_data, tmp_path_factory):
     """Targets of a recipe, with everything that can be written beside them."""
     out = tmp_path_factory.mktemp("targets")
-    job = TargetsJob(
+    job = TargetsOptions(
         source="mini_teacher",
         overrides=data(mini_data),
         out=out / "made",
         jobs=1,
-        fairseq=out / "fairseq",
+        export_fairseq=out / "fairseq",
         manifests=True,
     )
     return out, make_and_report(job)
@@ -97,10 +98,12 @@ def test_adapt_makes_the_same_targets_and_takes_those_that_are_made(made, mini_d
 
 def test_speech_with_a_layer_and_then_its_codebook(made, mini_data, tmp_path):
     speech = f"{mini_data}/speech_dev.jsonl.gz"
-    job = TargetsJob(source=speech, out=tmp_path / "a", teacher=str(CHECKPOINT), layer=2, clusters=6, jobs=1)
+    job = TargetsOptions(
+        source=speech, out=tmp_path / "a", teacher=str(CHECKPOINT), layer=2, clusters=6, jobs=1
+    )
     said = make_and_report(job)
     assert "layer 2" in said and Targets.load(tmp_path / "a").codebook.shape == (6, 64)
-    again = TargetsJob(
+    again = TargetsOptions(
         source=speech,
         out=tmp_path / "b",
         teacher=str(CHECKPOINT),
@@ -115,7 +118,7 @@ def test_speech_with_a_layer_and_then_its_codebook(made, mini_data, tmp_path):
 
 
 def test_speech_without_alignments_says_so(noise_folder, tmp_path):
-    said = make_and_report(TargetsJob(source=str(noise_folder), out=tmp_path, clusters=3, jobs=1))
+    said = make_and_report(TargetsOptions(source=str(noise_folder), out=tmp_path, clusters=3, jobs=1))
     assert "no phone alignments" in said
 
 
@@ -135,7 +138,9 @@ def test_speech_without_alignments_says_so(noise_folder, tmp_path):
     ],
 )
 def test_mistakes_are_one_clear_line(mini_data, tmp_path, changes, error, message):
-    job = TargetsJob(**{"source": f"{mini_data}/speech_dev.jsonl.gz", "out": tmp_path, "jobs": 1, **changes})
+    job = TargetsOptions(
+        **{"source": f"{mini_data}/speech_dev.jsonl.gz", "out": tmp_path, "jobs": 1, **changes}
+    )
     with pytest.raises(error) as caught:
         make_and_report(job)
     assert message in str(caught.value) and "\n" not in str(caught.value)

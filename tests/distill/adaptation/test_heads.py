@@ -3,8 +3,9 @@ import copy
 import pytest
 import torch
 
-from distill.adaptation import MaskedPrediction, span_mask
 from distill.adaptation.heads import Agreement, agreement, cluster_rows, head_of, read_head, reuse_head
+from distill.adaptation.masked_prediction import MaskedPrediction
+from distill.adaptation.masking import span_mask
 from distill.checkpoints import fairseq, native, safe_pickle
 from distill.checkpoints.weights import write_safetensors
 from tests.distill.adaptation.test_masked_prediction import (

@@ -7,8 +7,9 @@ import torch
 from lhotse import CutSet
 
 from distill.adaptation import heads
-from distill.adaptation.command import TargetsJob, make_and_report
+from distill.adaptation.command import make_and_report
 from distill.adaptation.targets import Targets
+from distill.adaptation.targets_options import TargetsOptions
 from distill.checkpoints import export, load_teacher
 from distill.config import load
 from distill.data.audio import samples_at_16k
@@ -51,8 +52,10 @@ def given(mini_data, tmp_path_factory):
     """A folder of `distill adapt targets`, and one whose dev set has clusters of its own."""
     out = tmp_path_factory.mktemp("targets")
     overrides = tuple(words(mini_data))
-    make_and_report(TargetsJob(source="mini_teacher", overrides=overrides, out=out / "good", jobs=1))
-    make_and_report(TargetsJob(source="mini_teacher", overrides=overrides, out=out / "other", jobs=1, seed=9))
+    make_and_report(TargetsOptions(source="mini_teacher", overrides=overrides, out=out / "good", jobs=1))
+    make_and_report(
+        TargetsOptions(source="mini_teacher", overrides=overrides, out=out / "other", jobs=1, seed=9)
+    )
     (out / "mixed").mkdir()
     (out / "mixed/train").symlink_to(out / "good/train")
     (out / "mixed/dev").symlink_to(out / "other/dev")
@@ -147,7 +150,7 @@ def test_targets_of_other_audio_under_the_same_names_are_said(mini_data, given, 
 
 def test_targets_of_a_random_models_layer_are_refused(mini_data, tmp_path):
     overrides = tuple(words(mini_data))
-    job = TargetsJob(source="mini_teacher_it2", overrides=overrides, out=tmp_path)
+    job = TargetsOptions(source="mini_teacher_it2", overrides=overrides, out=tmp_path)
     with pytest.raises(UsageError, match="layer 4 of random:mini has learned nothing: name the model"):
         make_and_report(job)
 
