@@ -27,12 +27,17 @@ def test_examples_run():
         "cuts": CutSet([Recording.from_bytes(stream.getvalue(), "a").to_cut()]),
     }
     blocks = re.findall(r"```python\n(.*?)```", TEXT, flags=re.S)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     for block in blocks:
         exec(block, names)
     (cut,) = names["cut_transforms"][0](names["distorted_cuts"])
     assert cut.load_audio().shape == (1, 8000)
     assert names["distorted"].shape == names["waveform"].shape
+    dataset = names["Noisy"](list(torch.randn(4, 8000)), [torch.randn(20_000)])
+    distorted = torch.stack([dataset[i] for i in range(len(dataset))])
+    assert distorted.shape == (4, 8000)
+    assert torch.equal(distorted[2], dataset[2])
+    assert any(not torch.equal(distorted[i], dataset.waveforms[i]) for i in range(4))
 
 
 def test_pictures_are_there_and_small():
