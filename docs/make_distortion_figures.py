@@ -1,4 +1,4 @@
-"""Draw docs/img/*.png: spectrograms of each effect, ours beside sox's stored output.
+"""Draw docs/img/*.png: spectrograms of each effect, ours next to sox's stored output.
 
 python docs/make_distortion_figures.py
 """

@@ -1,9 +1,11 @@
 """What the pages say is true: commands are understood, names exist, links lead somewhere, examples run."""
 
+import dataclasses
 import importlib
 import re
 import shlex
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from distill.cli.commands import noise_sources
 from distill.cli.parser import build_parser
 from distill.config import from_words, load, recipe_names
 from distill.downstream.options import EvaluationConfig
+from distill.options import AdaptRecipe, DistillRecipe
 from tests.documents import PAGES, anchors, code_blocks, commands, links
 from tests.paths import ROOT
 
@@ -62,6 +65,25 @@ def exists(name: str) -> bool:
             found = getattr(found, part, None)
         return found is not None
     return False
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_options_exist(page):
+    """Keys of a recipe or of an evaluation, as in `optim.lr`; those below `trainer` are Lightning's."""
+    known = {name for kind in (DistillRecipe, AdaptRecipe, EvaluationConfig) for name in option_names(kind)}
+    sections = {name.partition(".")[0] for name in known if "." in name}
+    named = re.findall(rf"(?<![\w./{{-])((?:{'|'.join(sections)})\.[a-z_]+)(?![\w./])", PAGES[page])
+    assert {name for name in named if not re.search(r"\.(json|onnx|py|safetensors)$", name)} <= known
+
+
+def option_names(kind: type, prefix: str = "") -> list[str]:
+    """The keys of a dataclass and of those inside it: "optim", "optim.lr"."""
+    found = []
+    for field, hint in get_type_hints(kind).items():
+        found.append(f"{prefix}{field}")
+        if dataclasses.is_dataclass(hint):
+            found += option_names(hint, f"{prefix}{field}.")
+    return found
 
 
 @pytest.mark.parametrize("page", PAGES)
