@@ -19,7 +19,7 @@ def apply(
     noises: Sequence[Tensor],
     snr_db: PerRow,
     *,
-    stretch: bool = False,
+    stretch: bool | Sequence[bool] = False,
 ) -> Tensor:
     """Add noise so that the SNR over each utterance's valid samples is exactly `snr_db`.
 
@@ -31,7 +31,8 @@ def apply(
         lengths: (B,) valid samples; None means full rows.
         noises: B clips at 16 kHz, each 1-D. Shorter than the speech: tiled; longer: cropped.
         snr_db: (B,) in dB, or one for all.
-        stretch: a shorter clip is not tiled: each of its samples is repeated.
+        stretch: whether each sample of a shorter clip is repeated, in place of tiling it: (B,), or one for
+            all.
 
     Returns:
         (B, T) float32, padding zero.
@@ -49,7 +50,7 @@ def mix(
     noises: Sequence[Tensor],
     snr_db: PerRow,
     *,
-    stretch: bool = False,
+    stretch: bool | Sequence[bool] = False,
 ) -> tuple[Tensor, Tensor]:
     """Do the work of `apply` and also say where noise was added.
 
@@ -69,7 +70,8 @@ def mix(
     speech = float_copy(waveforms, counts)
     if not counts:
         return speech, torch.zeros(0, dtype=torch.bool, device=speech.device)
-    noise = _fit(noises, counts, speech.shape[1], stretch).to(speech.device)
+    stretches = [stretch] * len(counts) if isinstance(stretch, bool) else stretch
+    noise = _fit(noises, counts, speech.shape[1], stretches).to(speech.device)
     n_valid = torch.tensor(counts, device=speech.device)
     speech_power = torch.linalg.vector_norm(speech, dim=1).square() / n_valid
     noise_power = torch.linalg.vector_norm(noise, dim=1).square() / n_valid
@@ -124,13 +126,15 @@ def noise_segment(n_noise: int, n_needed: int, offset: float) -> tuple[int, int]
     return int(offset * (n_noise - n_needed + 1)), n_needed
 
 
-def _fit(noises: Sequence[Tensor], counts: Sequence[int], n_samples: int, stretch: bool) -> Tensor:
+def _fit(
+    noises: Sequence[Tensor], counts: Sequence[int], n_samples: int, stretches: Sequence[bool]
+) -> Tensor:
     """Tile, stretch or crop each clip to its utterance: (B, T) with zero padding, on the clips' device.
 
     Stretching repeats each sample n // len(clip) + 1 times, as the authors of the paper do.
     """
     out = torch.zeros(len(counts), n_samples, device=noises[0].device)
-    for row, (clip, n) in enumerate(zip(noises, counts, strict=True)):
+    for row, (clip, n, stretch) in enumerate(zip(noises, counts, stretches, strict=True)):
         if clip.ndim != 1 or clip.numel() == 0:
             raise ValueError(f"a noise clip must be 1-D and not empty, got {tuple(clip.shape)}")
         if clip.numel() >= n:

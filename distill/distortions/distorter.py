@@ -1,4 +1,4 @@
-"""Distort a batch: draw a plan, then apply it effect by effect.
+"""Distort a batch by its plan, effect by effect.
 
 Legend: B utterances, T samples.
 """
@@ -11,14 +11,21 @@ import torch
 from torch import Tensor
 
 from distill.distortions import additive, band_reject, pitch, reverb
-from distill.distortions.options import VARIANTS, DistortionConfig, as_config
+from distill.distortions.options import DistortionConfig, as_config
 from distill.distortions.padded import float_copy, valid_lengths
-from distill.distortions.plan import LABELS, Plan, draw
+from distill.distortions.plan import LABELS, Plan, UtterancePlan, draw_batch
 from distill.waveforms import check_samples
 
 # Samples that an effect takes at once on a CPU, 8 utterances of 12 s: with more, its temporaries are so large
 # that the allocator returns them to the system each time, and half the time goes into page faults.
 _CPU_SAMPLES = 8 * 12 * 16_000
+
+_EFFECTS: dict[str, tuple[Callable[..., Tensor], Callable[[UtterancePlan], tuple]]] = {
+    "reverb": (reverb.apply, lambda p: (p.room_scale,)),
+    "pitch": (pitch.apply, lambda p: (p.cents,)),
+    "band_reject": (band_reject.apply, lambda p: (p.low_hz, p.high_hz)),
+}
+"""By kind of effect: what applies it to a batch, and its arguments for one utterance."""
 
 
 class Distorter:
@@ -73,8 +80,7 @@ class Distorter:
         Returns:
             The plan; its `noise_corpus`, `noise_choice` and `noise_offset` say which clips to read.
         """
-        key = (seed, epoch, stream, self.split)
-        return Plan(tuple(draw(self.config, utterance_id, key) for utterance_id in utterance_ids))
+        return draw_batch(self.config, utterance_ids, seed=seed, epoch=epoch, stream=stream, split=self.split)
 
     @torch.no_grad()
     def __call__(
@@ -141,10 +147,7 @@ class Distorter:
             out = float_copy(waveforms, counts)
             reverberated = self._reverberate(out, counts, plan, rirs)
             noisy = self._add_noise(out, counts, plan, noises)
-            _on_rows(out, counts, _rows(plan, "reverb"), reverb.apply, [p.room_scale for p in plan])
-            _on_rows(out, counts, _rows(plan, "pitch"), pitch.apply, [p.cents for p in plan])
-            edges = [p.low_hz for p in plan], [p.high_hz for p in plan]
-            _on_rows(out, counts, _rows(plan, "band_reject"), band_reject.apply, *edges)
+            _apply_effects(out, counts, plan)
         return out, reverberated, noisy
 
     def _reverberate(
@@ -154,8 +157,7 @@ class Distorter:
         clips = _clips("room impulse response", "rirs", plan, [p.rir for p in plan], rirs)
         usable = {row for row, clip in clips.items() if reverb.usable_rir(clip)}
         self._skipped += len(clips) - len(usable)
-        every = [clips.get(row) for row in range(len(plan))]
-        _on_rows(out, counts, sorted(usable), reverb.convolve_rir, every, [p.rir_db for p in plan])
+        _on_rows(out, counts, reverb.convolve_rir, {row: (clips[row], plan[row].rir_db) for row in usable})
         return usable
 
     def _add_noise(
@@ -173,7 +175,7 @@ class Distorter:
                 [counts[row] for row in rows],
                 [clips[row] for row in rows],
                 [plan[row].snr_db for row in rows],
-                stretch=VARIANTS[self.config.variant].stretch,
+                stretch=[plan[row].stretch_noise for row in rows],
             )
         # Kept as a tensor: reading it here would make the host wait for the device.
         self._skipped = self._skipped + (len(clips) - noisy.sum())
@@ -192,17 +194,21 @@ def _labels(plan: Plan, reverberated: set[int], noisy: Tensor) -> Tensor:
     return labels
 
 
-def _rows(plan: Plan, effect: str) -> list[int]:
-    return [row for row, p in enumerate(plan) if p.non_additive == effect]
+def _apply_effects(out: Tensor, counts: list[int], plan: Plan) -> None:
+    """Apply what comes after the noise, in place: at most one effect for each utterance."""
+    for name, (effect, arguments) in _EFFECTS.items():
+        given = {row: arguments(p) for row, p in enumerate(plan) if p.non_additive == name}
+        _on_rows(out, counts, effect, given)
 
 
 def _on_rows(
-    out: Tensor, counts: list[int], rows: list[int], effect: Callable[..., Tensor], *values: Sequence
+    out: Tensor, counts: list[int], effect: Callable[..., Tensor], arguments: Mapping[int, tuple]
 ) -> None:
-    """Apply an effect to some rows, in place."""
-    for group, n_samples in _groups(out, counts, rows):
-        picked = [[column[row] for row in group] for column in values]
-        out[group, :n_samples] = effect(out[group, :n_samples], [counts[row] for row in group], *picked)
+    """Apply an effect in place to the rows for which there are arguments."""
+    for rows, n_samples in _groups(out, counts, sorted(arguments)):
+        columns = zip(*(arguments[row] for row in rows), strict=True)
+        given = [list(column) for column in columns]
+        out[rows, :n_samples] = effect(out[rows, :n_samples], [counts[row] for row in rows], *given)
 
 
 def _groups(out: Tensor, counts: list[int], rows: list[int]) -> Iterator[tuple[list[int], int]]:

@@ -51,6 +51,8 @@ class UtterancePlan:
     """Upper edge of the rejected band in Hz."""
     rir_db: float | None = None
     """By how many dB the room impulse response has less energy than the speech; None: it has unit energy."""
+    stretch_noise: bool = False
+    """Whether a clip shorter than the speech is stretched by repeating each sample, instead of tiled."""
 
     @property
     def noise_corpus(self) -> str | None:
@@ -98,6 +100,14 @@ class Plan:
         return {"utterances": [asdict(plan) for plan in self.utterances]}
 
 
+def draw_batch(
+    config: DistortionConfig, utterance_ids: Sequence[str], *, seed: int, epoch: int, stream: str, split: str
+) -> Plan:
+    """Draw the plans of a batch; see `Distorter.plan`."""
+    key = (seed, epoch, stream, split)
+    return Plan(tuple(draw(config, utterance_id, key) for utterance_id in utterance_ids))
+
+
 def draw(config: DistortionConfig, utterance_id: str, key: Sequence[object]) -> UtterancePlan:
     """Draw one utterance's plan.
 
@@ -135,6 +145,7 @@ def draw(config: DistortionConfig, utterance_id: str, key: Sequence[object]) -> 
         low_hz=low_hz,
         high_hz=high_hz,
         rir_db=None if own.rir_db is None else _whole(own.rir_db, u[11]),
+        stretch_noise=own.stretch,
     )
 
 
