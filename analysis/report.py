@@ -21,10 +21,10 @@ import numpy as np
 from distill.analysis.curves import COLOURS, curve_chart, style
 from distill.analysis.head_curves import read_heads
 from distill.analysis.run_logs import RunLog, read_runs
-from distill.downstream.options import TASKS
 from distill.downstream.results import read_results
-from distill.downstream.table_parts import CAPTION, Row, Table, is_measured
+from distill.downstream.table_types import CAPTION, Row, Table, is_measured
 from distill.downstream.tables import build_tables
+from distill.downstream.tasks import TASKS
 from distill.errors import UserError
 
 logger = logging.getLogger(__name__)

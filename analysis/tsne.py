@@ -17,7 +17,8 @@ from lhotse import CutSet
 
 from distill.data.noise import NoiseReader
 from distill.data.sources import open_cuts
-from distill.downstream.distorted_sets import DistortedSet, embed_set, find_condition, load_encoders
+from distill.downstream.distorted_sets import DistortedSet, find_condition
+from distill.downstream.embeddings import embed_set, load_encoders
 from distill.errors import UserError
 
 logger = logging.getLogger(__name__)

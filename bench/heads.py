@@ -32,7 +32,8 @@ from distill.downstream.cache import FeatureCache, fill_all
 from distill.downstream.features import Selection
 from distill.downstream.head_training import HeadTraining
 from distill.downstream.labels import CHARACTERS, ClassLabels, Labels, TokenLabels
-from distill.downstream.options import TASKS, EvaluationConfig
+from distill.downstream.options import EvaluationConfig
+from distill.downstream.tasks import TASKS
 from distill.hubert import HubertEncoder
 from distill.options import LoggingConfig
 from distill.training.trainer import make_trainer

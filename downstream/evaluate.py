@@ -29,28 +29,18 @@ from distill.downstream.cache import FeatureCache, fill_all, write_whole
 from distill.downstream.decoding import LanguageModelDecoder
 from distill.downstream.distorted_sets import find_condition
 from distill.downstream.features import Selection, load_upstream
-from distill.downstream.head_training import HeadTraining, measure
+from distill.downstream.head_record import AUDIO, allow_mending, read_head, sign_head
+from distill.downstream.head_testing import measure
+from distill.downstream.head_training import HeadTraining
 from distill.downstream.identity import audio_of
-from distill.downstream.labels import (
-    CHARACTERS,
-    WORD_END,
-    Labels,
-    TokenLabels,
-    check_words,
-    make_labels,
-    targets_of,
-)
-from distill.downstream.options import RECORDED, EvaluationConfig
+from distill.downstream.labels import CHARACTERS, WORD_END, Labels, TokenLabels, make_labels, targets_of
+from distill.downstream.options import EvaluationConfig
 from distill.downstream.predictions import write_predictions, write_submission
-from distill.downstream.results import (
-    AUDIO,
-    allow_mending,
-    describe_silent,
-    put_into_row,
-    read_head,
-    sign_head,
-)
-from distill.downstream.speech import TaskSpeech, check_sources
+from distill.downstream.results import describe_silent, put_into_row
+from distill.downstream.speech import TaskSpeech
+from distill.downstream.task_sources import check_sources
+from distill.downstream.tasks import RECORDED
+from distill.downstream.truths import check_words
 from distill.errors import DataError, UserError
 from distill.hashing import hash_lines
 from distill.processes import is_follower

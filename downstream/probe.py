@@ -22,8 +22,9 @@ from tqdm import tqdm
 
 from distill import markdown
 from distill.data.noise import NoiseReader
-from distill.downstream.distorted_sets import DistortedSet, embed_set, load_encoders
-from distill.downstream.labels import class_of
+from distill.downstream.distorted_sets import DistortedSet
+from distill.downstream.embeddings import embed_set, load_encoders
+from distill.downstream.truths import class_of
 
 STRENGTHS = (0.001, 0.01, 0.1, 1.0)  # inverse regularisation, chosen on clean dev speech
 

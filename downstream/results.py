@@ -6,28 +6,18 @@ under distorted settings".
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import logging
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from distill.atomic import write_text
-from distill.errors import UsageError, UserError
-from distill.processes import is_follower
+from distill.errors import UserError
 
 logger = logging.getLogger(__name__)
-
-_HEAD = "head.json"
-MENDING = "mending"
-"""In a head's record: where audio lies that may be mended."""
-AUDIO = ("training audio",)
-"""Of a head's record, what its recordings hold."""
 
 METRICS = {
     "accuracy": "accuracy in %, higher is better",
@@ -35,31 +25,6 @@ METRICS = {
     "wer": "word error rate in %, lower is better",
     "per": "phoneme error rate in %, lower is better",
 }
-CONDITIONS = ("clean", "test-other", "2-dist", "fsd", "dns", "chime3")
-"""In the paper's order."""
-
-ABOUT = ("domain_adapted_teacher", "parameters")
-"""What the paper says about a row, besides its model and scores."""
-
-PAPER_TASKS = ("ks", "ic", "er", "asr")
-"""Those of its tables."""
-
-TEST_UTTERANCES: dict[str, dict[str, int]] = {
-    "ks": {"": 3_081},
-    "ic": {"": 3_793},
-    "er": {f"fold {fold}": count for fold, count in enumerate((1_085, 1_023, 1_151, 1_031, 1_241), 1)},
-    "asr": {"": 2_620, "test-other": 2_939, "chime3": 1_320},
-    "pr": {"": 2_620},
-    "slurp_action": {"": 13_078},
-    "slurp_scenario": {"": 13_078},
-}
-"""Of the test sets, by task and condition ("": all others) or fold.
-
-ER: turns of IEMOCAP's sessions in the four classes, 5 531 in all. PR: LibriSpeech's test-clean. SLURP:
-recordings of its test split (Bastianelli et al. 2020).
-"""
-
-_PAPER_COLUMNS = {"2-dist": "2dist", "test-other": "other"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,73 +167,6 @@ def check_settings(found: Mapping[str, Any], wanted: Mapping[str, Any], where: s
         )
 
 
-def read_head(folder: Path) -> dict[str, Any]:
-    """What was noted with a head; nothing of one that is not begun."""
-    path = folder / _HEAD
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-
-
-def sign_head(folder: Path, identity: Mapping[str, Any], *, places: str = "") -> None:
-    """Note what a head is of.
-
-    Args:
-        folder: of the head.
-        identity: what makes a head that head.
-        places: of where its audio lies: what was found broken may be mended there (`allow_mending`).
-
-    Raises:
-        UserError: if the folder has the head of something else.
-    """
-    identity = json.loads(json.dumps(identity))  # tuples become lists
-    found = read_head(folder)
-    mended = bool(places) and found.get(MENDING) == places
-    check_head(folder, {key: value for key, value in identity.items() if not (mended and key in AUDIO)})
-    if (mended or not found) and not is_follower():
-        write_text(folder / _HEAD, json.dumps(identity, indent=2) + "\n")
-
-
-def allow_mending(folder: Path, places: str) -> None:
-    """Note that a training stopped as too much of its audio is unusable: it goes on with what is mended."""
-    if (head := read_head(folder)) and not is_follower():
-        write_text(folder / _HEAD, json.dumps(head | {MENDING: places}, indent=2) + "\n")
-
-
-def check_head(folder: Path, wanted: Mapping[str, Any]) -> None:
-    """Refuse a head of something else; what was not noted with it is not asked about.
-
-    Args:
-        folder: of the head; one that is not begun may be anything.
-        wanted: all or part of what makes a head that head.
-
-    Raises:
-        UserError: naming what differs.
-    """
-    found = read_head(folder)
-    differing = [key for key, value in wanted.items() if found.get(key, value) != value]
-    if differing:
-        raise UserError(
-            f"{folder} has a head of other {' and '.join(differing)}: choose another --out, or remove it"
-        )
-
-
-def size_of_test(task: str, condition: str, fold: int | None) -> int | None:
-    """How many utterances the published test set has; None: not known."""
-    known = TEST_UTTERANCES.get(task, {})
-    return known.get(f"fold {fold}", known.get(condition, known.get("")))
-
-
-def paper_row(name: str) -> str:
-    """The name of a row of the paper's tables: "S4'" for S4', s4' or s4_prime.
-
-    Raises:
-        UsageError: if there is none.
-    """
-    rows = list(paper_numbers("ks"))
-    if (found := name.upper().replace("_PRIME", "'")) not in rows:
-        raise UsageError(f"row {name!r}: the paper's tables have {', '.join(rows)}")
-    return found
-
-
 def put_into_row(paths: Iterable[Path], row: str) -> None:
     """Note the row in results that were there already and say another one, or none.
 
@@ -281,27 +179,3 @@ def put_into_row(paths: Iterable[Path], row: str) -> None:
         if values.get("row") != row:
             write_text(path, json.dumps(values | {"row": row}, indent=2) + "\n")
             logger.warning("%s: now in row %s, not %s", path.stem, row, values.get("row") or "its recipe's")
-
-
-def paper_numbers(task: str, *, lm: bool = False) -> dict[str, dict[str, str]]:
-    """The paper's rows (T1, T1', S1, ...) of one of its tasks.
-
-    Args:
-        task: ks, ic, er or asr.
-        lm: ASR with a language model.
-
-    Returns:
-        By row: the number as printed by condition, and `model`, `domain_adapted_teacher`, `parameters`.
-    """
-    asr = task == "asr"
-    name = "table2_asr_wer.csv" if asr else "table1_ks_ic_er_accuracy.csv"
-    text = (resources.files("distill.recipes") / "paper" / name).read_text(encoding="utf-8")
-    rows = {}
-    for line in csv.DictReader(io.StringIO(text)):
-        rows[line["row"]] = {key: line[key] for key in ("model", *ABOUT)}
-        for condition in CONDITIONS:
-            column = _PAPER_COLUMNS.get(condition, condition)
-            column = column + "_lm" * lm if asr else f"{task}_{column}"
-            if column in line:
-                rows[line["row"]][condition] = line[column]
-    return rows

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from lhotse import MonoCut
 from lhotse.cut import Cut
-from lhotse.utils import fastcopy
 
 from distill.data.audio import samples_at_16k
 from distill.data.contents import contents_of
-from distill.data.loading import check_length
 from distill.data.noise import NoiseReader
-from distill.data.sources import check_names, open_cuts, split_query
-from distill.data_prep.advice import how_to_make
-from distill.data_prep.speech_commands import SILENCE
-from distill.downstream.distorted_sets import find_condition
-from distill.downstream.labels import class_of, truths
-from distill.downstream.options import NOISES, RECORDED, EvaluationConfig
-from distill.downstream.results import MENDING, check_head, check_settings, read_head
-from distill.errors import DataError
+from distill.data.sources import check_names
+from distill.downstream.head_record import MENDING, check_head, read_head
+from distill.downstream.options import EvaluationConfig
+from distill.downstream.results import check_settings
+from distill.downstream.silence import whole_recordings
+from distill.downstream.task_sources import noise_corpora, noise_sources, read_split, source_of
+from distill.downstream.tasks import RECORDED
+from distill.downstream.truths import truths
 from distill.hashing import hash_lines
 from distill.hubert import HubertConfig
 from distill.preflight.survey import check_files
@@ -215,137 +212,3 @@ class TaskSpeech:
         if self.config.settled_crop_s is None:
             return cuts
         return whole_recordings(cuts, self.config.label or self.config.defaults.label)
-
-
-def manifests_of(config: EvaluationConfig) -> list[str]:
-    """Names of the manifests of all speech that an evaluation hears: training, dev, test, recorded tests."""
-    task = config.defaults
-    names = [*task.train, *(name for name in (task.dev, task.test) if name)]
-    return list(dict.fromkeys([*names, *(name for name in config.settled_conditions if name in RECORDED)]))
-
-
-def source_of(config: EvaluationConfig, name: str) -> str:
-    """Where a manifest is: as `config.sources` says, else in the data folder."""
-    below = RECORDED.get(name, f"{config.defaults.corpus}/{name}")
-    return config.sources.get(name, f"{config.data}/{below}.jsonl.gz")
-
-
-def check_sources(config: EvaluationConfig) -> None:
-    """Name all manifests and noises that are missing at once, and the commands that make them.
-
-    Raises:
-        DataError: if any is.
-    """
-    named = [
-        (source_of(config, name), f" (sources.{name})" if name in config.sources else "")
-        for name in manifests_of(config)
-    ]
-    for corpus, several in noise_sources(config).items():
-        named += [(source, " (rooms)" if corpus == "rir" else f" ({corpus} noise)") for source in several]
-    missing: dict[Path, str] = {}
-    for source, what in named:
-        path = Path(split_query(source)[0])
-        if not path.exists():
-            missing.setdefault(path, what)
-    if missing:
-        ways = dict.fromkeys(how_to_make(path) for path in missing)
-        verb = "does" if len(missing) == 1 else "do"
-        said = ", ".join(f"{path}{what}" for path, what in missing.items())
-        raise DataError("; ".join([f"{said} {verb} not exist", *ways]))
-
-
-def read_split(config: EvaluationConfig, name: str, model: HubertConfig) -> list[Cut]:
-    """The utterances of a manifest, each with at least a frame of the model.
-
-    Raises:
-        DataError: if it is missing, has two utterances of the same name, or audio files are missing.
-    """
-    source = source_of(config, name)
-    cuts: list[Cut] = list(open_cuts(source))  # pyright: ignore[reportAssignmentType]
-    check_names(cuts, source)
-    check_files(cuts, source)
-    for cut in cuts:
-        check_length(f"{source}: {cut.id}", samples_at_16k(cut), model)
-    return cuts
-
-
-def whole_recordings(cuts: Sequence[Cut], column: str = "label") -> list[Cut]:
-    """Background noise that was cut into seconds, in one piece again, to be cropped at a new place each time.
-
-    Only silence (`_silence_`), of which any second is as good as another: other labelled pieces of a
-    recording are utterances of their own. Pieces are joined where one follows the other; what is left of the
-    recording after the last, less than a piece, is taken along if the first is its beginning.
-
-    Args:
-        cuts: training utterances.
-        column: custom field with the class.
-
-    Returns:
-        All others as they are, and what was joined in the place of its first piece, with its class.
-    """
-    pieces: dict[tuple[str, ...], list[MonoCut]] = {}
-    for cut in cuts:
-        if (key := _piece_of(cut, column)) is not None:
-            pieces.setdefault(key, []).append(cut)  # pyright: ignore[reportArgumentType]
-    joined: dict[str, Cut | None] = {}
-    for several in pieces.values():
-        for run in _runs(several):
-            joined |= dict.fromkeys((cut.id for cut in run), None) | {run[0].id: _joined(run, len(several))}
-    found = [joined.get(cut.id, cut) for cut in cuts]
-    return [cut for cut in found if cut is not None]
-
-
-def _piece_of(cut: Cut, column: str) -> tuple[str, ...] | None:
-    """The recording that a cut is a piece of, if it is silence."""
-    if not isinstance(cut, MonoCut) or cut.recording is None or cut.duration >= cut.recording.duration:
-        return None
-    try:
-        if class_of(cut, column) != SILENCE:
-            return None
-    except DataError:  # it has none: said when labels are made
-        return None
-    return cut.recording.id, str(cut.channel), *(str(source.source) for source in cut.recording.sources)
-
-
-def _runs(pieces: Sequence[MonoCut]) -> Iterator[list[MonoCut]]:
-    """Pieces of a recording that follow each other without a gap."""
-    run: list[MonoCut] = []
-    for cut in sorted(pieces, key=lambda cut: cut.start):
-        if run and abs(run[-1].end - cut.start) * cut.sampling_rate > 1:
-            yield run
-            run = []
-        run.append(cut)
-    yield run
-
-
-def _joined(run: Sequence[MonoCut], n_pieces: int) -> MonoCut:
-    """One cut of pieces that follow each other; named after the recording if it is all of that."""
-    first, last = run[0], run[-1]
-    assert first.recording is not None
-    rest_s = first.recording.duration - last.end
-    if len(run) == n_pieces and first.start == 0 and rest_s < first.duration:
-        return fastcopy(first, id=first.recording.id, duration=first.recording.duration)
-    return fastcopy(first, duration=round(last.end - first.start, ndigits=8))
-
-
-def noise_sources(config: EvaluationConfig) -> dict[str, list[str]]:
-    """The noise that the conditions need, by corpus.
-
-    Raises:
-        UsageError: for an unknown condition.
-    """
-    needed = {name for condition in config.settled_conditions for name in noise_corpora(condition)}
-    return {
-        name: config.noises.get(name) or [f"{config.data}/{NOISES[name]}.jsonl.gz"] for name in sorted(needed)
-    }
-
-
-def noise_corpora(condition: str) -> list[str]:
-    """The corpora whose noise a condition needs.
-
-    Raises:
-        UsageError: for an unknown condition.
-    """
-    if condition in RECORDED:
-        return []
-    return sorted(find_condition(condition).corpora)

@@ -11,24 +11,20 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-import re
-import shlex
-import signal
-import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-
-from tqdm import tqdm
 
 from distill.checkpoints import split_source
 from distill.checkpoints.huggingface import is_hub_id
 from distill.config import from_words
-from distill.downstream.identity import hash_files
-from distill.downstream.options import RECORDED, TASKS, EvaluationConfig
-from distill.downstream.results import Result, check_head, read_results
+from distill.downstream.head_record import check_head
+from distill.downstream.identity import student_folder
+from distill.downstream.options import EvaluationConfig
+from distill.downstream.results import Result, read_results
 from distill.downstream.speech import TaskSpeech
+from distill.downstream.tasks import RECORDED, TASKS
 from distill.errors import UsageError, UserError
 
 logger = logging.getLogger(__name__)
@@ -42,8 +38,6 @@ _PLANNED = {
     "noises": "--noise",
 }
 """What a job is named after: keys of an evaluation, and the options of a sweep in their place."""
-_CONFIGS = ("config.json", "preprocessor_config.json")  # of Hugging Face: the same weights, other features
-_WEIGHTS = (".safetensors", ".ckpt", ".pt", ".bin", ".onnx")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,9 +110,6 @@ class Job:
             *self.words,
             *self.lr_words,
         ]
-
-
-# ---------------------------------------------------------------------------------------------- planning
 
 
 def plan_sweep(
@@ -231,26 +222,6 @@ def words_for(task: str, words: Sequence[str]) -> tuple[str, ...]:
     return (*general, *own)
 
 
-def student_folder(checkpoint: str) -> str:
-    """Name of a student's folder: its own, with a hash of its files' bytes if they are on this machine."""
-    plain, normalize = split_source(checkpoint)
-    path = Path(plain)
-    files = [path] if path.is_file() else []
-    if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix in _WEIGHTS)
-        files += [path / name for name in _CONFIGS if files and (path / name).is_file()]
-        files = files or sorted(path.glob("checkpoints/last.ckpt"))
-    if not files:
-        return _slug(checkpoint)
-    name = path.resolve().name if path.is_dir() else f"{path.resolve().parent.name}-{path.stem}"
-    wish = "" if normalize is None else f"-normalize-{str(normalize).lower()}"
-    return f"{_slug(name)}-{hash_files(files, digest_size=4)}{wish}"
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("._") or "_"
-
-
 def missing_conditions(job: Job, results: Sequence[Result], speech: TaskSpeech) -> tuple[str, ...]:
     """Conditions of a job that have no result among the student's.
 
@@ -289,134 +260,3 @@ def missing_conditions(job: Job, results: Sequence[Result], speech: TaskSpeech) 
         for condition in job.conditions
         if not {(condition, fold, lm) for fold in config.settled_folds for lm in decodings} <= done
     )
-
-
-# ----------------------------------------------------------------------------------------- on this machine
-
-
-def run_sweep(jobs: Sequence[Job], evaluate: Callable[[Job], object] | None = None) -> None:
-    """Do jobs one after the other; one that fails does not stop the others.
-
-    Args:
-        jobs: from `plan_sweep`.
-        evaluate: does one; raises if it fails. By default a process of its own runs `Job.command`, so that
-            not even a crash or lack of memory ends the sweep.
-
-    Raises:
-        UserError: at the end, naming the jobs that failed and why.
-    """
-    evaluate = evaluate or run_command
-    failures = []
-    for job in (progress := tqdm(jobs, desc="sweep", unit="head", disable=None)):
-        progress.set_postfix_str(job.name)
-        progress.write(f"{job.name}: {', '.join(job.conditions)}", file=sys.stderr)
-        try:
-            evaluate(job)
-        except UserError as error:
-            if error.exit_code > 128:  # a signal: not this job alone was meant
-                raise
-            failures.append(f"{job.name}: {error}")
-        except Exception as error:  # noqa: BLE001 whatever it is, the other jobs are not at fault
-            logger.exception("%s failed", job.name)
-            failures.append(f"{job.name}: {type(error).__name__}: {error}")
-    if failures:
-        raise UserError(
-            f"{len(failures)} of {len(jobs)} evaluations failed, the same command tries them again: "
-            + "; ".join(failures)
-        )
-
-
-def run_command(job: Job) -> None:
-    """Run one job's command line; what it prints is seen.
-
-    Raises:
-        UserError: if it fails.
-        KeyboardInterrupt: if it was stopped by Ctrl-C.
-        SystemExit: if this process was told to end (SIGTERM).
-    """
-    stopped = False
-    process: subprocess.Popen[bytes] | None = None
-
-    def stop(*_: object) -> None:  # the evaluation saves its head and ends; alone it would outlive the sweep
-        nonlocal stopped
-        stopped = True
-        if process is not None:
-            process.terminate()
-
-    previous = signal.signal(signal.SIGTERM, stop)
-    try:
-        process = subprocess.Popen(job.command())
-        if stopped:  # while it was being started
-            process.terminate()
-        code = process.wait()
-    except KeyboardInterrupt:
-        if process is not None:
-            process.terminate()
-            process.wait()
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-    if stopped:
-        raise SystemExit(128 + signal.SIGTERM)
-    if code in (128 + signal.SIGINT, -signal.SIGINT):
-        raise KeyboardInterrupt
-    if code:
-        raise UserError(f"exit code {code}, see its output above")
-
-
-# ------------------------------------------------------------------------------------------------- SLURM
-
-
-def write_slurm(jobs: Sequence[Job], out: Path, *, options: Sequence[str] = ()) -> Path:
-    """Write a batch script with one array task per job.
-
-    Args:
-        jobs: from `plan_sweep`; at least one.
-        out: folder of the sweep; the script is `sweep.sbatch` there, logs go to `slurm/`.
-        options: of sbatch, such as "--partition=gpu", "--gpus=1", "--time=04:00:00".
-
-    Returns:
-        The script.
-
-    Raises:
-        ValueError: without jobs.
-    """
-    if not jobs:
-        raise ValueError("no jobs: nothing to write")
-    logs = out / "slurm"
-    logs.mkdir(parents=True, exist_ok=True)  # SLURM does not make it
-    pattern = str(logs.resolve()).replace("%", "%%") + "/%A_%a.log"
-    lines = [
-        "#!/bin/bash",
-        "#SBATCH --job-name=distill-sweep",
-        f"#SBATCH --array=0-{len(jobs) - 1}",
-        f"#SBATCH --chdir={shlex.quote(str(Path.cwd()))}",
-        f"#SBATCH --output={shlex.quote(pattern)}",
-        *(f"#SBATCH {option}" for option in options),
-        "# exec: SLURM's signals reach the evaluation itself, which saves its head before it ends",
-        'case "$SLURM_ARRAY_TASK_ID" in',
-        *(f"{index}) exec {shlex.join(job.command())} ;;" for index, job in enumerate(jobs)),
-        '*) echo "no task $SLURM_ARRAY_TASK_ID in this array" >&2; exit 2 ;;',
-        "esac",
-    ]
-    script = out / "sweep.sbatch"
-    script.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return script
-
-
-def submit(script: Path) -> str:
-    """Hand a batch script to SLURM; returns what sbatch says.
-
-    Raises:
-        UserError: if there is no sbatch, or it refuses.
-    """
-    try:
-        done = subprocess.run(["sbatch", str(script)], capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        raise UserError(
-            f"sbatch was not found: submit {script} on a machine of the cluster, or leave out --submit"
-        ) from None
-    if done.returncode:
-        reason = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
-        raise UserError(f"sbatch refused {script}: {reason}")
-    return done.stdout.strip()

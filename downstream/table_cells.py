@@ -9,7 +9,7 @@ from pathlib import Path
 from distill.downstream.bootstrap import error_rate, interval, read_outcomes
 from distill.downstream.results import Result
 from distill.downstream.table_notes import Notes, mixed, silent_clips
-from distill.downstream.table_parts import Cell
+from distill.downstream.table_types import Cell
 from distill.errors import DataError
 
 _ER_FOLDS = 5  # IEMOCAP's sessions, each left out once

@@ -9,8 +9,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from distill.downstream.options import RECORDED, TASKS, task_of
-from distill.downstream.results import PAPER_TASKS, Result, describe_silent, size_of_test
+from distill.downstream.paper import PAPER_TASKS, size_of_test
+from distill.downstream.results import Result, describe_silent
+from distill.downstream.tasks import RECORDED, TASKS, task_of
 
 _OWN_WIDTH = {"classes": 256, "characters": 1024, "phones": 256}
 _TESTED_ON = {"test set": "speech", "test audio": "speech", "noise": "noise", "noise audio": "noise"}

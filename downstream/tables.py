@@ -7,22 +7,15 @@ that each condition has room for both numbers. What the paper does not have foll
 
 from __future__ import annotations
 
-import functools
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from distill.downstream.results import (
-    ABOUT,
-    CONDITIONS,
-    METRICS,
-    Result,
-    paper_numbers,
-    read_results,
-)
+from distill.downstream.paper import ABOUT, CONDITIONS, paper_numbers
+from distill.downstream.results import METRICS, Result, read_results
 from distill.downstream.table_cells import make_cell
 from distill.downstream.table_choices import beside_paper, choose, choose_lr, note_features
+from distill.downstream.table_formats import to_csv, to_latex, to_markdown
 from distill.downstream.table_notes import (
     Notes,
     about_heads,
@@ -32,8 +25,8 @@ from distill.downstream.table_notes import (
     other_speech,
     put_by_name,
 )
-from distill.downstream.table_parts import Row, Table, only_measured
-from distill.downstream.table_text import to_csv, to_latex, to_markdown
+from distill.downstream.table_rows import Line, group_lines
+from distill.downstream.table_types import Row, Table, only_measured
 from distill.errors import UserError
 
 _PUBLISHED = (
@@ -43,73 +36,7 @@ _PUBLISHED = (
     ("asr", "wer", False),
     ("asr", "wer", True),
 )
-_OWN_FEATURES = "last"  # of heads in the paper, and of rows whose label does not say which
 _NO_INTERVAL = "No confidence interval where the outcomes of utterances were not kept: {} of {} cells"
-
-
-# -------------------------------------------------------------------------------- results -> rows and cells
-
-
-@dataclass(frozen=True, order=True)
-class _Line:
-    """What a row of ours is about; results of different lines are never averaged."""
-
-    name: str
-    features: str
-    student: str  # hash of the checkpoint where one seed has several, else empty
-
-    def label(self) -> str:
-        extra = [self.features] if self.features != _OWN_FEATURES else []
-        extra += [f"student {self.student[:8]}"] if self.student else []
-        return self.name + (f" ({', '.join(extra)})" if extra else "")
-
-
-def row_name(result: Result) -> str:
-    """The paper's name of a recipe ("s4_prime" -> "S4'"), another recipe's own, or the model's.
-
-    A row that the user put the model into comes before all of these.
-    """
-    name = result.row or result.recipe
-    if name is None:
-        return result.model
-    label = name.upper().replace("_PRIME", "'")
-    return label if label in _paper_rows() else name
-
-
-@functools.cache
-def _paper_rows() -> tuple[str, ...]:
-    return tuple(paper_numbers("ks"))
-
-
-def group_lines(results: Iterable[Result], notes: Notes) -> dict[_Line, list[Result]]:
-    """Results of one table by row.
-
-    Seeds of one recipe are one row, even if each is a student of its own. Where one seed has several
-    students, nothing says which belong together: each student gets a row.
-    """
-    by_recipe: dict[tuple[str, str], list[Result]] = defaultdict(list)
-    for result in results:
-        by_recipe[row_name(result), result.features].append(result)
-    lines: dict[_Line, list[Result]] = defaultdict(list)
-    for (name, features), members in by_recipe.items():
-        students: dict[int, set[str]] = defaultdict(set)
-        for result in members:
-            students[result.seed].add(result.checkpoint_hash)
-        count = len(set().union(*students.values()))
-        shared = [seed for seed, hashes in sorted(students.items()) if len(hashes) > 1]
-        for result in members:
-            line = _Line(name, features, result.checkpoint_hash if shared else "")
-            lines[line].append(result)
-        together = _Line(name, features, "").label()
-        if shared:
-            notes.add(
-                f"{count} students have a row each, as several have results of seed {shared[0]}; for one row "
-                "with their spread, evaluate each with its own --seed and --out and name only these folders",
-                together,
-            )
-        elif count > 1:
-            notes.add(f"every seed is another student ({count} in all)", together)
-    return dict(lines)
 
 
 def build_tables(
@@ -161,8 +88,8 @@ def _build(task: str, metric: str, lm: bool, results: Sequence[Result]) -> Table
 
 
 def _in_order(
-    kept: Iterable[_Line], paper: Mapping[str, Mapping[str, str]], notes: Notes
-) -> list[tuple[_Line, Mapping[str, str]]]:
+    kept: Iterable[Line], paper: Mapping[str, Mapping[str, str]], notes: Notes
+) -> list[tuple[Line, Mapping[str, str]]]:
     """The paper's rows, those of ours with other features below each, then others by name.
 
     Returns:
@@ -172,7 +99,7 @@ def _in_order(
     for line in kept:
         heard[line.name].add(line.features)
     beside = {name: beside_paper(name, heard[name]) for name in {*paper, *heard}}
-    empty = [_Line(name, beside[name], "") for name in paper if beside[name] not in heard[name]]
+    empty = [Line(name, beside[name], "") for name in paper if beside[name] not in heard[name]]
     place = {name: number for number, name in enumerate(paper)}
     order = sorted(
         [*kept, *empty], key=lambda x: (place.get(x.name, len(place)), x.features != beside[x.name], x)
@@ -185,7 +112,7 @@ def _in_order(
 
 
 def _row(
-    line: _Line, results: Sequence[Result], paper: Mapping[str, str], columns: Sequence[str], notes: Notes
+    line: Line, results: Sequence[Result], paper: Mapping[str, str], columns: Sequence[str], notes: Notes
 ) -> Row:
     """One row; `paper` is what of the paper's stands beside it."""
     cells = []
@@ -194,9 +121,6 @@ def _row(
         cells.append(make_cell(chosen, paper.get(condition, ""), line.label(), condition, notes))
     adapted, parameters = (paper.get(key, "") for key in ABOUT)
     return Row(line.label(), paper.get("model") or results[0].model, adapted, parameters, tuple(cells))
-
-
-# ------------------------------------------------------------------------------------------------- writing
 
 
 def make_tables(

@@ -9,10 +9,13 @@ from pathlib import Path
 from distill.data.sources import split_query
 from distill.data_prep import PUBLISHED
 from distill.data_prep.advice import how_to_make
-from distill.downstream.labels import ClassLabels, check_words, make_labels
-from distill.downstream.options import RECORDED, EvaluationConfig
-from distill.downstream.results import PAPER_TASKS, size_of_test
-from distill.downstream.speech import TaskSpeech, manifests_of, noise_sources, source_of
+from distill.downstream.labels import ClassLabels, make_labels
+from distill.downstream.options import EvaluationConfig
+from distill.downstream.paper import PAPER_TASKS, size_of_test
+from distill.downstream.speech import TaskSpeech
+from distill.downstream.task_sources import manifests_of, noise_sources, source_of
+from distill.downstream.tasks import RECORDED
+from distill.downstream.truths import check_words
 from distill.errors import DataError
 from distill.preflight.check import SAMPLE, short_name, source_finding, writable_finding
 from distill.preflight.findings import CheckReport, Finding, wrong
@@ -62,9 +65,6 @@ def _role(config: EvaluationConfig, name: str) -> str:
 def _source(what: str, source: str, sample: int | None, seed: int, tolerated: float) -> Finding:
     found = survey(source, sample=sample, seed=seed)
     return source_finding(what, source, found, tolerated, how_to_make, key="max_bad_fraction")
-
-
-# --------------------------------------------------------------------------------------------- speech, labels
 
 
 def _check_speech(config: EvaluationConfig, out: Path) -> Iterator[Finding]:
@@ -126,9 +126,6 @@ def _check_decoding(config: EvaluationConfig) -> Iterator[Finding]:
             yield Finding(what=what, state="ok", detail=f"{Path(file).stat().st_size / 1e6:.1f} MB")
         else:
             yield wrong(what, "not there", f"{file} does not exist", "correct it, or leave it out")
-
-
-# -------------------------------------------------------------------------------------------------- licences
 
 
 def _licences(config: EvaluationConfig) -> Iterator[Finding]:

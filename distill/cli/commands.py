@@ -126,7 +126,8 @@ def run_check(options: argparse.Namespace) -> None:
     """`distill data check`, of a recipe or a task."""
     from distill import config
     from distill.data_prep.advice import how_to_make
-    from distill.downstream.options import TASKS, EvaluationConfig
+    from distill.downstream.options import EvaluationConfig
+    from distill.downstream.tasks import TASKS
     from distill.preflight.check import check
 
     if options.recipe in TASKS:
@@ -157,7 +158,7 @@ def run_profile(options: argparse.Namespace) -> None:
 
 def run_distort(options: argparse.Namespace) -> None:
     """`distill data distort`."""
-    from distill.downstream.distorted_sets import materialise
+    from distill.downstream.materialise import materialise
 
     sources = noise_sources(options.noise)
     print(
@@ -211,8 +212,8 @@ def run_evaluate(options: argparse.Namespace) -> None:
     """`distill evaluate`."""
     from distill.config import from_words
     from distill.downstream.evaluate import evaluate
+    from distill.downstream.identity import student_folder
     from distill.downstream.options import EvaluationConfig
-    from distill.downstream.sweep import student_folder
 
     values = {
         "task": options.task,
@@ -232,7 +233,9 @@ def run_evaluate(options: argparse.Namespace) -> None:
 
 def run_sweep(options: argparse.Namespace) -> None:
     """`distill sweep`."""
-    from distill.downstream.sweep import plan_sweep, run_sweep, submit, write_slurm
+    from distill.downstream.sweep import plan_sweep
+    from distill.downstream.sweep_running import run_sweep
+    from distill.downstream.sweep_slurm import submit, write_slurm
 
     words = [*options.students, *options.overrides]
     jobs = plan_sweep(

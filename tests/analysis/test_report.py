@@ -22,7 +22,7 @@ from distill.data.noise import NoiseReader
 from distill.data.sources import open_cuts
 from distill.downstream.distorted_sets import DistortedSet
 from distill.downstream.results import parse_result
-from distill.downstream.table_parts import Cell, Row, Table
+from distill.downstream.table_types import Cell, Row, Table
 from distill.downstream.tables import build_tables
 from distill.errors import DataError, UserError
 from tests.analysis.browser import PROGRAM, Browser

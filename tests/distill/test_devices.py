@@ -15,7 +15,7 @@ from distill.adaptation.workers import run_shards
 from distill.analysis.invariance import layer_cosines
 from distill.config import load
 from distill.devices import best_device, device_of, devices_of
-from distill.downstream.distorted_sets import embed_set, load_encoders
+from distill.downstream.embeddings import embed_set, load_encoders
 from distill.downstream.evaluate import own_devices
 from distill.downstream.options import EvaluationConfig
 
@@ -157,6 +157,6 @@ def test_models_to_look_into_go_to_the_best_device(monkeypatch, tmp_path):
     from distill.checkpoints import export, load_teacher
 
     export(load_teacher("random:mini"), "native", tmp_path)
-    monkeypatch.setattr("distill.downstream.distorted_sets.best_device", lambda: torch.device("meta"))
+    monkeypatch.setattr("distill.downstream.embeddings.best_device", lambda: torch.device("meta"))
     (model,) = load_encoders([str(tmp_path)]).values()
     assert device_of(model).type == "meta"

@@ -13,7 +13,8 @@ from distill.data.audio import samples_at_16k
 from distill.data_prep.manifests import cut_from_file
 from distill.downstream.batches import BalancedSampler, HeadSpeech, class_weights
 from distill.downstream.options import EvaluationConfig
-from distill.downstream.speech import TaskSpeech, whole_recordings
+from distill.downstream.silence import whole_recordings
+from distill.downstream.speech import TaskSpeech
 from distill.errors import DataError
 from distill.hubert import HubertEncoder
 

@@ -15,7 +15,9 @@ from distill.data.audio import read_audio, samples_at_16k
 from distill.data.noise import NoiseReader
 from distill.data.sources import open_cuts
 from distill.distortions import CONDITIONS, LABELS, Distorter, DistortionConfig
-from distill.downstream.distorted_sets import DistortedSet, embed, find_condition, materialise
+from distill.downstream.distorted_sets import DistortedSet, find_condition
+from distill.downstream.embeddings import embed
+from distill.downstream.materialise import materialise
 from distill.errors import DataError, UsageError, UserError
 from distill.hubert import HubertEncoder
 

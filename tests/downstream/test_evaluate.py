@@ -19,11 +19,13 @@ from distill.distortions import Distorter
 from distill.downstream.distorted_sets import DistortedSet
 from distill.downstream.evaluate import evaluate
 from distill.downstream.features import load_upstream
-from distill.downstream.head_training import measure
+from distill.downstream.head_testing import measure
 from distill.downstream.labels import Outcome
-from distill.downstream.options import TASKS, EvaluationConfig
+from distill.downstream.options import EvaluationConfig
 from distill.downstream.results import Result, parse_result
-from distill.downstream.speech import TaskSpeech, noise_sources
+from distill.downstream.speech import TaskSpeech
+from distill.downstream.task_sources import noise_sources
+from distill.downstream.tasks import TASKS
 from distill.errors import DataError, UsageError, UserError
 from distill.hubert import HubertConfig, HubertEncoder
 from distill.training.stopping import Interrupted

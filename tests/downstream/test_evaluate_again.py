@@ -14,9 +14,10 @@ from lhotse.utils import fastcopy
 from distill.data.sources import open_cuts
 from distill.data_prep.manifests import write_cuts
 from distill.downstream.evaluate import evaluate
-from distill.downstream.labels import CHARACTERS, WORD_END, text_of
+from distill.downstream.labels import CHARACTERS, WORD_END
 from distill.downstream.sweep import plan_sweep
 from distill.downstream.tables import make_tables
+from distill.downstream.truths import text_of
 from distill.errors import DataError, UserError
 from distill.training.locking import RunLock
 

@@ -17,14 +17,12 @@ from distill.downstream.labels import (
     ClassLabels,
     Outcome,
     TokenLabels,
-    check_words,
     edit_distance,
     make_labels,
-    phones_of,
     targets_of,
-    text_of,
 )
 from distill.downstream.options import EvaluationConfig
+from distill.downstream.truths import check_words, phones_of, text_of
 from distill.errors import DataError
 from distill.hubert import HubertConfig
 

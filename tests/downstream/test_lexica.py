@@ -2,9 +2,10 @@
 
 import pytest
 
-from distill.downstream.labels import CHARACTERS, WORD_END, check_words
+from distill.downstream.labels import CHARACTERS, WORD_END
 from distill.downstream.lexica import can_be_phone, odd_phones, read_pronunciations, read_spellings
 from distill.downstream.options import EvaluationConfig
+from distill.downstream.truths import check_words
 from distill.errors import DataError
 
 HELLO, WORLD, A = ["HH", "AH0", "L", "OW1"], ["W", "ER1", "L", "D"], ["AH0"]

@@ -11,12 +11,14 @@ from distill.distortions import CONDITIONS
 from distill.downstream.cache import FeatureCache
 from distill.downstream.evaluate import evaluate
 from distill.downstream.features import Selection
-from distill.downstream.head_training import HeadTraining, measure
+from distill.downstream.head_testing import measure
+from distill.downstream.head_training import HeadTraining
 from distill.downstream.labels import ClassLabels
-from distill.downstream.options import PROTOCOLS, TASKS, EvaluationConfig, task_of
+from distill.downstream.options import EvaluationConfig
 from distill.downstream.results import parse_result
 from distill.downstream.speech import TaskSpeech
 from distill.downstream.sweep import plan_sweep
+from distill.downstream.tasks import PROTOCOLS, TASKS, task_of
 from distill.errors import UsageError, UserError
 from distill.hubert import HubertEncoder
 from distill.options import OptimConfig

@@ -6,7 +6,7 @@ import soundfile
 from lhotse import CutSet, Recording
 
 from distill.downstream.options import EvaluationConfig
-from distill.downstream.speech import read_split
+from distill.downstream.task_sources import read_split
 from distill.errors import DataError
 from distill.hubert import HubertConfig
 

@@ -12,17 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from distill.downstream.results import sign_head
+from distill.downstream.head_record import sign_head
+from distill.downstream.identity import student_folder
 from distill.downstream.speech import TaskSpeech
-from distill.downstream.sweep import (
-    Job,
-    plan_sweep,
-    run_command,
-    run_sweep,
-    student_folder,
-    submit,
-    write_slurm,
-)
+from distill.downstream.sweep import Job, plan_sweep
+from distill.downstream.sweep_running import run_command, run_sweep
+from distill.downstream.sweep_slurm import submit, write_slurm
 from distill.errors import DataError, UsageError, UserError
 from distill.training.stopping import Interrupted
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from distill.cli import main
-from distill.downstream.results import parse_result, read_results, size_of_test
+from distill.downstream.paper import size_of_test
+from distill.downstream.results import parse_result, read_results
 from distill.downstream.tables import build_tables, make_tables
 from distill.errors import UserError
 from tests.downstream.made_results import KS, cell, tables, values, write

@@ -12,17 +12,13 @@ import pytest
 
 from distill.data_prep.iemocap import IEMOCAP
 from distill.downstream.labels import ClassLabels, TokenLabels
-from distill.downstream.options import TASKS
-from distill.downstream.results import (
-    TEST_UTTERANCES,
-    paper_numbers,
-    parse_result,
-    read_results,
-    size_of_test,
-)
+from distill.downstream.paper import TEST_UTTERANCES, paper_numbers, size_of_test
+from distill.downstream.results import parse_result, read_results
 from distill.downstream.table_notes import _OWN_WIDTH
-from distill.downstream.table_parts import only_measured
-from distill.downstream.tables import build_tables, make_tables, row_name
+from distill.downstream.table_rows import row_name
+from distill.downstream.table_types import only_measured
+from distill.downstream.tables import build_tables, make_tables
+from distill.downstream.tasks import TASKS
 from distill.errors import UserError
 from tests.downstream.made_results import KS, SESSIONS, cell, said, tables, values, write
 

@@ -9,9 +9,10 @@ import pytest
 
 from distill.cli import main
 from distill.data_prep import PUBLISHED
-from distill.downstream.options import TASKS, EvaluationConfig
-from distill.downstream.results import TEST_UTTERANCES
+from distill.downstream.options import EvaluationConfig
+from distill.downstream.paper import TEST_UTTERANCES
 from distill.downstream.task_check import check_task
+from distill.downstream.tasks import TASKS
 from distill.preflight.findings import WIDTH, CheckReport, Finding
 
 

@@ -16,9 +16,11 @@ from distill.data.noise import NoiseReader
 from distill.data.sources import open_cuts
 from distill.distortions import Distorter
 from distill.downstream import head_training
-from distill.downstream.distorted_sets import DistortedSet, embed_set, materialise
+from distill.downstream.distorted_sets import DistortedSet
+from distill.downstream.embeddings import embed_set
 from distill.downstream.evaluate import evaluate
-from distill.downstream.head_training import measure
+from distill.downstream.head_testing import measure
+from distill.downstream.materialise import materialise
 from distill.downstream.probe import ProbeTask, probe
 from distill.errors import DataError
 from distill.hubert import HubertEncoder

@@ -28,7 +28,7 @@ from distill.data_prep.shards import check_destination, write_shards
 from distill.distortions import DistortionConfig
 from distill.distortions.plan import draw
 from distill.downstream.options import EvaluationConfig
-from distill.downstream.speech import read_split
+from distill.downstream.task_sources import read_split
 from distill.errors import DataError, UserError
 from distill.hubert import HubertConfig
 from distill.preflight.survey import survey

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from distill import markdown
-from distill.downstream.results import ABOUT, CONDITIONS
-from distill.downstream.table_parts import CAPTION, Row, Table
+from distill.downstream.paper import ABOUT, CONDITIONS
+from distill.downstream.table_types import CAPTION, Row, Table
 
 
 def _pairs(row: Row) -> list[str]:

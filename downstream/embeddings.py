@@ -1,0 +1,58 @@
+"""Encoders and what they make of a set: one vector for each utterance.
+
+Shapes: N utterances of a set, B of a batch, T samples, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from lhotse.cut import Cut
+from torch import Tensor
+
+from distill.checkpoints import inspect, load_student, load_teacher
+from distill.devices import best_device, device_of
+from distill.downstream.distorted_sets import DistortedSet
+from distill.hubert import HubertEncoder
+from distill.waveforms import masked_mean
+
+
+def load_encoders(checkpoints: Sequence[str]) -> dict[str, HubertEncoder]:
+    """Teachers, and students without their heads, by the last part of their path, or all of it if shared.
+
+    On a GPU, if there is one.
+    """
+    names = [Path(checkpoint).name for checkpoint in checkpoints]
+    encoders: dict[str, HubertEncoder] = {}
+    for checkpoint, name in zip(checkpoints, names, strict=True):
+        info = inspect(checkpoint)
+        with_heads = info.kind == "student" and info.targets is not None
+        encoder = load_student(checkpoint).encoder if with_heads else load_teacher(checkpoint)
+        encoders[checkpoint if names.count(name) > 1 else name] = encoder.to(best_device())
+    return encoders
+
+
+@torch.no_grad()
+def embed(encoder: torch.nn.Module, waveforms: Tensor, lengths: Tensor) -> Tensor:
+    """The last hidden state, averaged over each utterance's valid frames. (B, T) -> (B, D)."""
+    out = encoder(waveforms, lengths)
+    return masked_mean(out.last_hidden_state, out.lengths)
+
+
+def embed_set(encoders: Mapping[str, torch.nn.Module], dataset: DistortedSet) -> tuple[list[Cut], dict]:
+    """A whole set through several encoders; distorted once.
+
+    Returns:
+        Its cuts (N), and by encoder the averages over time of the last layer, (N, D) arrays.
+    """
+    cuts: list[Cut] = []
+    vectors: dict[str, list[np.ndarray]] = {name: [] for name in encoders}
+    for batch, waveforms, lengths, _ in dataset.batches():
+        cuts += batch
+        for name, encoder in encoders.items():
+            device = device_of(encoder)
+            vectors[name].append(embed(encoder.eval(), waveforms.to(device), lengths).cpu().numpy())
+    return cuts, {name: np.concatenate(parts) for name, parts in vectors.items()}

@@ -1,0 +1,169 @@
+"""A distorted copy of some speech on disk, with what was done to each utterance."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import soundfile
+from lhotse import MonoCut
+from lhotse.cut import Cut
+from tqdm import tqdm
+
+from distill.data.noise import NoiseReader
+from distill.data.recordings import recordings_of
+from distill.data.sources import open_cuts
+from distill.data_prep.manifests import cut_from_file, write_cuts
+from distill.distortions import UtterancePlan
+from distill.downstream.distorted_sets import DistortedSet, find_condition
+from distill.errors import DataError, UserError
+from distill.waveforms import SAMPLE_RATE
+
+logger = logging.getLogger(__name__)
+
+_UNFINISHED = ".distorting"  # in a folder that `materialise` is still writing
+
+
+def materialise(
+    speech: str,
+    out: Path,
+    condition: str,
+    noises: Mapping[str, Sequence[str]],
+    *,
+    seed: int = 0,
+    variant: str = "paper",
+) -> Path:
+    """Write a distorted copy of some speech: FLAC files, and `distortions.tsv` with what was done to each.
+
+    A column `left_out` of the latter names what was drawn and could not be applied, with the reason. The
+    manifest `cuts.jsonl.gz` has the files with the classes and texts of the speech, to be evaluated. Speech
+    that cannot be used is left out and listed in `skipped.tsv`.
+
+    Args:
+        speech: manifest, TSV or folder of audio.
+        out: folder to write: a new or empty one, or that of a call with the same arguments that was stopped,
+            whose files are then written again.
+        condition: "clean", "2-dist", "fsd" or "dns".
+        noises: by corpus, sources of noise.
+        seed: another seed, other distortions.
+        variant: "paper" or "authors": whose values and ways.
+
+    Returns:
+        Path of `distortions.tsv`.
+
+    Raises:
+        UserError: `out` holds other things, or recordings that are to be distorted; nothing is written.
+        DataError: noise or rooms that cannot be used, or no speech that can.
+    """
+    listing, unfinished = out / "distortions.tsv", out / _UNFINISHED
+    sources = {name: list(noises[name]) for name in sorted(noises)}
+    made_of = json.dumps([speech, condition, sources, seed, *([] if variant == "paper" else [variant])])
+    _check_out(out, made_of)
+    find_condition(condition, variant)
+    cuts = open_cuts(speech)
+    distorted = DistortedSet(cuts, condition, NoiseReader(noises), seed=seed, skip=True, variant=variant)
+    _check_apart(distorted.cuts, out)
+    out.mkdir(parents=True, exist_ok=True)
+    unfinished.write_text(made_of, encoding="utf-8")
+    rows, used, written = [], Counter(), []
+    progress = tqdm(
+        distorted.reasoned_batches(),
+        total=-(-len(distorted.cuts) // 16),
+        desc=f"distort: {condition}",
+        unit="batch",
+        disable=None,
+    )
+    for batch, waveforms, lengths, plan, lost in progress:
+        for cut, wave, length, done, why in zip(batch, waveforms, lengths, plan, lost, strict=True):
+            stem = re.sub(r"[^A-Za-z0-9._-]+", "_", cut.id)
+            used[stem] += 1
+            file = out / (f"{stem}.flac" if used[stem] == 1 else f"{stem}~{used[stem]}.flac")
+            samples = wave[: int(length)]
+            peak = float(samples.abs().max())
+            gain = 1.0 if peak <= 0.99 else 0.99 / peak  # 16-bit files end at 1: scale instead of clipping
+            soundfile.write(file, (samples * gain).numpy(), SAMPLE_RATE, subtype="PCM_16")
+            clips = _clips(distorted.noises, done, int(length))
+            rows.append([file.name, cut.id, *describe(done), f"{gain:.4f}", why, *clips])
+            written.append(_as_spoken(cut, file))
+    _list_skipped(distorted, out / "skipped.tsv")
+    write_cuts(sorted(written, key=lambda cut: cut.id), out / "cuts.jsonl.gz")
+    header = ["path", "id", "additive", "snr_db", "non_additive", "parameters", "rir", "gain", "left_out"]
+    header += ["noise", "noise_start_s", "room"]
+    lines = ["\t".join(row) for row in [header, *sorted(rows)]]
+    listing.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    unfinished.unlink()
+    return listing
+
+
+def _list_skipped(distorted: DistortedSet, path: Path) -> None:
+    """Write down which utterances could not be used and why, if there are any."""
+    path.unlink(missing_ok=True)  # of a call that was stopped
+    if not (skipped := distorted.skipped):
+        return
+    lines = "".join(f"{name}\t{' '.join(why.split())}\n" for name, why in skipped)
+    path.write_text(lines, encoding="utf-8", errors="backslashreplace")
+    said = (
+        f"{len(skipped)} of {len(distorted.cuts)} utterances cannot be used, {path} lists them; the first is "
+    )
+    said += ": ".join(skipped[0])
+    if len(skipped) == len(distorted.cuts):
+        raise DataError(said)
+    logger.warning("%s", said)
+
+
+def _clips(noises: NoiseReader, done: UtterancePlan, n_samples: int) -> list[str]:
+    """Names of the noise and of the room response, and where in the noise the utterance's begins."""
+    noise, start_s = "", ""
+    if done.noise_corpus is not None:
+        cut, start, _ = noises.noise_clip(done, n_samples)
+        noise, start_s = cut.id, f"{start / SAMPLE_RATE:.3f}"
+    return [noise, start_s, noises.rir_clip(done).id if done.rir else ""]
+
+
+def _as_spoken(cut: Cut, file: Path) -> MonoCut:
+    """The file that was written of an utterance, with what is known of the utterance."""
+    made = cut_from_file(file, cut.id)
+    made.custom = dict(getattr(cut, "custom", None) or {}) or None
+    made.supervisions = list(cut.supervisions)
+    return made
+
+
+def _check_out(out: Path, made_of: str) -> None:
+    """Refuse a folder that holds anything but the beginning of the same set."""
+    listing, unfinished = out / "distortions.tsv", out / _UNFINISHED
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file: choose a folder for the distorted copy")
+    if listing.exists() and not unfinished.exists():
+        raise UserError(f"{listing} exists: choose another folder, or remove it first")
+    if unfinished.exists():
+        if unfinished.read_text(encoding="utf-8") != made_of:
+            raise UserError(f"{out} holds the beginning of another set: remove it, or choose another folder")
+    elif out.is_dir() and any(out.iterdir()):
+        raise UserError(f"{out} is not empty: choose a new or empty folder for the distorted copy")
+
+
+def _check_apart(cuts: Sequence[Cut], out: Path) -> None:
+    """Refuse to write among the recordings themselves."""
+    folder = out.resolve()
+    for cut in cuts:
+        for source in [source for recording in recordings_of(cut) for source in recording.sources]:
+            if source.type == "file" and Path(str(source.source)).resolve().is_relative_to(folder):
+                raise UserError(f"{out} holds {source.source}, which is to be distorted: choose another")
+
+
+def describe(plan: UtterancePlan) -> list[str]:
+    """What was done to an utterance as the columns of `distortions.tsv`."""
+    parameters = {
+        "none": "",
+        "reverb": f"room_scale={plan.room_scale}",
+        "pitch": f"cents={plan.cents:.1f}",
+        "band_reject": f"hz={plan.low_hz:.1f}-{plan.high_hz:.1f}",
+    }[plan.non_additive]
+    if plan.rir and plan.rir_db is not None:  # else of unit energy
+        parameters = ", ".join(filter(None, [parameters, f"rir_db={plan.rir_db:g}"]))
+    snr = "" if plan.additive == "none" else f"{plan.snr_db:.2f}"
+    return [plan.additive, snr, plan.non_additive, parameters, "yes" if plan.rir else "no"]

@@ -1,0 +1,81 @@
+"""What the paper says: the numbers of its tables and the sizes of the published test sets.
+
+The paper is Huang et al., "Improving generalizability of distilled self-supervised speech processing models
+under distorted settings".
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from importlib import resources
+
+from distill.errors import UsageError
+
+CONDITIONS = ("clean", "test-other", "2-dist", "fsd", "dns", "chime3")
+"""In the paper's order."""
+
+ABOUT = ("domain_adapted_teacher", "parameters")
+"""What the paper says about a row, besides its model and scores."""
+
+PAPER_TASKS = ("ks", "ic", "er", "asr")
+"""Those of its tables."""
+
+TEST_UTTERANCES: dict[str, dict[str, int]] = {
+    "ks": {"": 3_081},
+    "ic": {"": 3_793},
+    "er": {f"fold {fold}": count for fold, count in enumerate((1_085, 1_023, 1_151, 1_031, 1_241), 1)},
+    "asr": {"": 2_620, "test-other": 2_939, "chime3": 1_320},
+    "pr": {"": 2_620},
+    "slurp_action": {"": 13_078},
+    "slurp_scenario": {"": 13_078},
+}
+"""Of the test sets, by task and condition ("": all others) or fold.
+
+ER: turns of IEMOCAP's sessions in the four classes, 5 531 in all. PR: LibriSpeech's test-clean. SLURP:
+recordings of its test split (Bastianelli et al. 2020).
+"""
+
+_PAPER_COLUMNS = {"2-dist": "2dist", "test-other": "other"}
+
+
+def size_of_test(task: str, condition: str, fold: int | None) -> int | None:
+    """How many utterances the published test set has; None: not known."""
+    known = TEST_UTTERANCES.get(task, {})
+    return known.get(f"fold {fold}", known.get(condition, known.get("")))
+
+
+def paper_row(name: str) -> str:
+    """The name of a row of the paper's tables: "S4'" for S4', s4' or s4_prime.
+
+    Raises:
+        UsageError: if there is none.
+    """
+    rows = list(paper_numbers("ks"))
+    if (found := name.upper().replace("_PRIME", "'")) not in rows:
+        raise UsageError(f"row {name!r}: the paper's tables have {', '.join(rows)}")
+    return found
+
+
+def paper_numbers(task: str, *, lm: bool = False) -> dict[str, dict[str, str]]:
+    """The paper's rows (T1, T1', S1, ...) of one of its tasks.
+
+    Args:
+        task: ks, ic, er or asr.
+        lm: ASR with a language model.
+
+    Returns:
+        By row: the number as printed by condition, and `model`, `domain_adapted_teacher`, `parameters`.
+    """
+    asr = task == "asr"
+    name = "table2_asr_wer.csv" if asr else "table1_ks_ic_er_accuracy.csv"
+    text = (resources.files("distill.recipes") / "paper" / name).read_text(encoding="utf-8")
+    rows = {}
+    for line in csv.DictReader(io.StringIO(text)):
+        rows[line["row"]] = {key: line[key] for key in ("model", *ABOUT)}
+        for condition in CONDITIONS:
+            column = _PAPER_COLUMNS.get(condition, condition)
+            column = column + "_lm" * lm if asr else f"{task}_{column}"
+            if column in line:
+                rows[line["row"]][condition] = line[column]
+    return rows
