@@ -15,7 +15,7 @@ from distill.analysis.tsne import split_means
 from distill.data.noise import NoiseReader
 from distill.data.sources import open_cuts
 from distill.distortions import Distorter
-from distill.downstream import head_training
+from distill.downstream import head_testing
 from distill.downstream.distorted_sets import DistortedSet
 from distill.downstream.embeddings import embed_set
 from distill.downstream.evaluate import evaluate
@@ -130,7 +130,7 @@ def test_noise_that_was_moved_away_is_named_before_anything_is_trained(
 @pytest.mark.parametrize("workers", [0, 1])
 def test_noise_that_cannot_be_read_ends_a_test(speech, noises, workers, monkeypatch):
     """In a worker as well."""
-    monkeypatch.setattr(head_training, "_WORTH_A_PROCESS", 1)
+    monkeypatch.setattr(head_testing, "_WORTH_A_PROCESS", 1)
     break_audio(noises, "broken")
     with pytest.raises(DataError, match="^the noise or room fsd-clip of a test cannot be used: cannot be re"):
         hear(open_cuts(speech), "fsd", noises, workers=workers)
