@@ -131,8 +131,7 @@ def masked_accuracies(run: Path, tests: Mapping[str, DistortedSet], *, seed: int
         len(codebook),
         final_dim=len(head["final_proj.weight"]),
         optim=recipe.optim,
-        mask_probability=recipe.masking.probability,
-        mask_length=recipe.masking.length,
+        masking=recipe.masking,
     )
     module.load_head(head)
     module.to(best_device())

@@ -182,8 +182,8 @@ def agreement(module: MaskedPrediction, batches: Iterable[Batch]) -> Agreement:
         frames = config.frames(batch.lengths)
         mask = span_mask(
             frames,
-            probability=module.mask_probability,
-            length=module.mask_length,
+            probability=module.masking.probability,
+            length=module.masking.length,
             generator=torch.Generator().manual_seed(number),
         )
         mask = torch.nn.functional.pad(mask, (0, batch.targets.shape[1] - mask.shape[1])).to(module.device)

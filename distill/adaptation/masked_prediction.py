@@ -31,7 +31,7 @@ from distill.distillation import gradient_sync
 from distill.distortions import Distorter
 from distill.errors import CheckpointError
 from distill.hubert import HubertEncoder
-from distill.options import OptimConfig, adamw
+from distill.options import MaskingConfig, OptimConfig, adamw
 from distill.waveforms import frame_mask
 
 # fairseq numbers labels after its dictionary's <s>, <pad>, </s> and <unk>, which label no frame.
@@ -77,11 +77,8 @@ class MaskedPrediction(pl.LightningModule):
         *,
         optim: OptimConfig,
         final_dim: int = 256,
-        mask_probability: float = 0.8,
-        mask_length: int = 10,
+        masking: MaskingConfig | None = None,
         temperature: float = 0.1,
-        unmasked_weight: float = 0.0,
-        feature_penalty: float = 10.0,
         distorter: Distorter | None = None,
         seed: int = 0,
         provenance: Mapping[str, Any] | None = None,
@@ -93,11 +90,8 @@ class MaskedPrediction(pl.LightningModule):
             n_clusters: K.
             optim: learning rate, steps, clipping.
             final_dim: width in which frames and clusters are compared.
-            mask_probability: see `span_mask`.
-            mask_length: frames of a masked span.
+            masking: which frames are hidden, and the weights of the loss; default: HuBERT's.
             temperature: the cosine is divided by it.
-            unmasked_weight: weight of the unmasked frames' mean cross-entropy.
-            feature_penalty: weight of the mean square of the CNN's output.
             distorter: applied to the input with the plan of each batch's view "student".
             seed: of the masks.
             provenance: plain values to keep in the checkpoint.
@@ -110,16 +104,11 @@ class MaskedPrediction(pl.LightningModule):
             raise ValueError(f"n_clusters must be at least 2, not {n_clusters}")
         if temperature <= 0:
             raise ValueError(f"temperature must be positive, not {temperature}")
-        if unmasked_weight < 0 or feature_penalty < 0:
-            raise ValueError("unmasked_weight and feature_penalty must not be negative")
         self.encoder = encoder
         self.n_clusters = n_clusters
         self.optim = optim
-        self.mask_probability = mask_probability
-        self.mask_length = mask_length
+        self.masking = masking or MaskingConfig()
         self.temperature = temperature
-        self.unmasked_weight = unmasked_weight
-        self.feature_penalty = feature_penalty
         self.distorter = distorter
         self.seed = seed
         self.provenance = dict(provenance or {})
@@ -177,9 +166,9 @@ class MaskedPrediction(pl.LightningModule):
         entropy = F.cross_entropy(logits.transpose(1, 2), targets, ignore_index=-1, reduction="none")
         correct = logits.argmax(2) == targets
         penalty = _mean_square(out.cnn, valid, counts[2])
-        total = (entropy * masked).sum() / counts[0] + self.feature_penalty * penalty
-        if self.unmasked_weight:
-            total = total + self.unmasked_weight * (entropy * unmasked).sum() / counts[1]
+        total = (entropy * masked).sum() / counts[0] + self.masking.feature_penalty * penalty
+        if self.masking.unmasked_weight:
+            total = total + self.masking.unmasked_weight * (entropy * unmasked).sum() / counts[1]
         return MaskedLoss(
             total,
             penalty.detach(),
@@ -255,11 +244,11 @@ class MaskedPrediction(pl.LightningModule):
                 "method": "masked prediction",
                 "step": self.global_step,
                 "n_clusters": self.n_clusters,
-                "mask_probability": self.mask_probability,
-                "mask_length": self.mask_length,
+                "mask_probability": self.masking.probability,
+                "mask_length": self.masking.length,
                 "temperature": self.temperature,
-                "unmasked_weight": self.unmasked_weight,
-                "feature_penalty": self.feature_penalty,
+                "unmasked_weight": self.masking.unmasked_weight,
+                "feature_penalty": self.masking.feature_penalty,
                 "distorted": self.distorter is not None,
                 "seed": self.seed,
                 "optim": asdict(self.optim),
@@ -278,8 +267,8 @@ class MaskedPrediction(pl.LightningModule):
         config = self.encoder.config
         mask = span_mask(
             config.frames(batch.lengths),
-            probability=self.mask_probability,
-            length=self.mask_length,
+            probability=self.masking.probability,
+            length=self.masking.length,
             generator=generator,
         )
         missing = config.frames(batch.waveforms.shape[1]) - mask.shape[1]  # if no row is full

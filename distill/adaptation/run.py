@@ -78,10 +78,7 @@ def _adapt(
         train.n_clusters,
         final_dim=256 if head is None else len(head["final_proj.weight"]),
         optim=recipe.optim,
-        mask_probability=recipe.masking.probability,
-        mask_length=recipe.masking.length,
-        unmasked_weight=recipe.masking.unmasked_weight,
-        feature_penalty=recipe.masking.feature_penalty,
+        masking=recipe.masking,
         distorter=Distorter.from_config(recipe.distortion, split="train") if recipe.distort else None,
         seed=recipe.seed,
         provenance={

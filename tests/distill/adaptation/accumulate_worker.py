@@ -10,7 +10,7 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 
-from distill.options import OptimConfig
+from distill.options import MaskingConfig, OptimConfig
 from tests.distill.adaptation.test_masked_prediction import (
     loader_of,
     tiny_batch,
@@ -26,7 +26,7 @@ if __name__ == "__main__":
     for accumulate in (1, 3):
         torch.manual_seed(0)
         optim = OptimConfig(lr=2e-3, eps=1e-3, max_steps=4, warmup=0.0, accumulate=accumulate)
-        module = tiny_module(optim, unmasked_weight=0.3)
+        module = tiny_module(optim, masking=MaskingConfig(unmasked_weight=0.3))
         module.encoder = tiny_encoder(dropout=0.0, attention_dropout=0.0)
         trainer = pl.Trainer(
             accelerator="cpu",

@@ -8,6 +8,7 @@ from distill.adaptation.masked_prediction import MaskedPrediction
 from distill.adaptation.masking import span_mask
 from distill.checkpoints import fairseq, native, safe_pickle
 from distill.checkpoints.weights import write_safetensors
+from distill.options import MaskingConfig
 from tests.distill.adaptation.test_masked_prediction import (
     CLUSTERS,
     OPTIM,
@@ -24,7 +25,7 @@ SAMPLES = (16_000,) * 6
 @pytest.fixture(scope="module")
 def trained():
     """A module that has learnt to tell the colours of tiny_batch under HuBERT's masks."""
-    module = tiny_module(feature_penalty=0.0, unmasked_weight=1.0)
+    module = tiny_module(masking=MaskingConfig(feature_penalty=0.0, unmasked_weight=1.0))
     optimizer = torch.optim.Adam(module.parameters(), lr=5e-3)
     batch = tiny_batch(samples=SAMPLES)
     for step in range(60):

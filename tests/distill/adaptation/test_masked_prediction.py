@@ -14,11 +14,12 @@ from distill.batch import Batch, View
 from distill.distortions import Distorter
 from distill.errors import CheckpointError
 from distill.hubert import HubertConfig, HubertEncoder
-from distill.options import OptimConfig
+from distill.options import MaskingConfig, OptimConfig
 from tests.paths import GOLDEN, ROOT
 
 OPTIM = OptimConfig(lr=1e-3, max_steps=40)
 CLUSTERS = 5
+CROSS_ENTROPY = MaskingConfig(feature_penalty=0.0)  # alone, as the golden loss
 
 
 def tiny_encoder(**changes):
@@ -103,8 +104,7 @@ def test_logits_and_loss_are_fairseqs(name):
     encoder = HubertEncoder(config)
     encoder.load_state_dict(state)
     rows, final_dim = head["label_embs_concat"].shape
-    # feature_penalty 0: the golden loss is the cross-entropy alone
-    module = MaskedPrediction(encoder, rows, final_dim=final_dim, feature_penalty=0.0, optim=OPTIM).eval()
+    module = MaskedPrediction(encoder, rows, final_dim=final_dim, masking=CROSS_ENTROPY, optim=OPTIM).eval()
     module.load_head(head)
     mask, targets = golden["mask_indices"], golden["targets"]
     batch = batch_of(golden["wave"], golden["wave_lengths"], targets)
@@ -128,7 +128,7 @@ def test_logits_and_loss_are_fairseqs(name):
 
 
 def test_loss_terms_against_their_definitions():
-    module = tiny_module(unmasked_weight=0.5, feature_penalty=10.0).eval()
+    module = tiny_module(masking=MaskingConfig(unmasked_weight=0.5)).eval()
     batch = tiny_batch()
     mask = torch.zeros(targets_of(batch).shape, dtype=torch.bool)
     mask[0, 5:20] = mask[1, 0:10] = mask[2, 15:25] = True
@@ -160,7 +160,7 @@ def test_loss_terms_against_their_definitions():
 
 def test_masked_input_cannot_be_seen():
     """Frames under the mask reach the loss through neighbours' receptive fields at most: here not at all."""
-    module = tiny_module(feature_penalty=0.0).eval()
+    module = tiny_module(masking=CROSS_ENTROPY).eval()
     # layer norm in the CNN: the group norm's statistics would let every sample be felt everywhere
     module.encoder = tiny_encoder(conv_norm="layer").eval()
     batch = tiny_batch(samples=(16_000,))
@@ -195,7 +195,7 @@ def test_loss_of_padded_batch_is_that_of_its_utterances():
 
 def test_mean_over_ranks_is_the_loss_of_the_global_batch(monkeypatch):
     """DDP averages what the ranks compute; their numbers of masked frames differ. Collectives are played."""
-    module = tiny_module(unmasked_weight=0.3)
+    module = tiny_module(masking=MaskingConfig(unmasked_weight=0.3))
     module.encoder = tiny_encoder(dropout=0.0, attention_dropout=0.0)
     batch = tiny_batch(samples=(16_000, 16_000))
     mask = torch.zeros(2, 49, dtype=torch.bool)
@@ -290,7 +290,7 @@ def test_accumulating_splits_a_batch_and_changes_nothing_else(tmp_path):
     for accumulate in (1, 3):
         torch.manual_seed(2)
         optim = OptimConfig(lr=1e-2, eps=1e-3, max_steps=6, warmup=0.0, accumulate=accumulate)
-        module = tiny_module(optim, unmasked_weight=0.3)
+        module = tiny_module(optim, masking=MaskingConfig(unmasked_weight=0.3))
         module.encoder = tiny_encoder(dropout=0.0, attention_dropout=0.0)
         batch = tiny_batch(samples=(16_000, 12_000, 9_000, 15_000, 4_000))
         trainer, logged = fit(module, batch, tmp_path)
