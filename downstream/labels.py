@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
 from lhotse.cut import Cut
+from rapidfuzz.distance import Levenshtein
 from torch import Tensor
 
 from distill.data.audio import samples_at_16k
@@ -182,7 +182,7 @@ class TokenLabels:
         for row, n_frames, target in zip(log_probs, frames.tolist(), targets, strict=True):
             said = decode(row[:n_frames]) if decode else self.units(greedy(row[:n_frames]))
             truth = self.units(target)
-            wrong = edit_distance(said, truth)
+            wrong = Levenshtein.distance(said, truth)
             found.append(Outcome(float(wrong), float(len(truth)), " ".join(truth), " ".join(said)))
         return found
 
@@ -231,17 +231,3 @@ def make_labels(cuts: Sequence[Cut], config: EvaluationConfig) -> Labels:
     if config.defaults.kind == "classes":
         return ClassLabels.of(cuts, config.label or config.defaults.label)
     return TokenLabels.of(cuts, config)
-
-
-def edit_distance(said: Sequence[Any], truth: Sequence[Any]) -> int:
-    """Fewest insertions, deletions and substitutions (Levenshtein 1966)."""
-    numbers = {symbol: number for number, symbol in enumerate(dict.fromkeys([*said, *truth]))}
-    columns = np.array([numbers[symbol] for symbol in truth], dtype=np.int64)
-    steps = np.arange(len(truth) + 1)
-    costs = steps
-    for count, symbol in enumerate(said, start=1):
-        best = np.empty_like(costs)
-        best[0] = count
-        np.minimum(costs[1:] + 1, costs[:-1] + (columns != numbers[symbol]), out=best[1:])
-        costs = np.minimum.accumulate(best - steps) + steps  # insertions, from left to right
-    return int(costs[-1])
