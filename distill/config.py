@@ -8,8 +8,11 @@ may refer to another key of the recipe, as in `${data.root}`, and to nothing els
 from __future__ import annotations
 
 import difflib
+import json
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from contextlib import suppress
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -72,6 +75,42 @@ def from_words(kind: type[Options], values: Mapping[str, Any], overrides: Sequen
 
     check_values(values)
     return _build(kind, OmegaConf.merge(OmegaConf.create(dict(values)), *map(_override, overrides)), "")
+
+
+def to_words(options: Any) -> list[str]:
+    """The "key.path=value" words of which `from_words` makes the same options; defaults are left out.
+
+    Args:
+        options: a dataclass.
+
+    Example:
+        >>> to_words(OptimConfig(lr=1e-3, betas=(0.9, 0.99)))
+        ['lr=0.001', 'betas=[0.9, 0.99]']
+    """
+    words: list[str] = []
+    for field in fields(options):
+        value = getattr(options, field.name)
+        default = field.default if field.default_factory is MISSING else field.default_factory()
+        if value != default:
+            words += _words_of(field.name, value)
+    return words
+
+
+def _words_of(key: str, value: Any) -> list[str]:
+    if is_dataclass(value):
+        return [f"{key}.{word}" for word in to_words(value)]
+    if isinstance(value, Mapping) and value and all(re.fullmatch(r"[\w-]+", name) for name in value):
+        return [word for name, part in value.items() for word in _words_of(f"{key}.{name}", part)]
+    return [f"{key}={_written(value)}"]
+
+
+def _written(value: Any) -> str:
+    """A value as it stands in a word: JSON, which is YAML, and text without quotes where it needs none."""
+    if isinstance(value, str):
+        with suppress(ConfigError):
+            if _override(f"value={value}").value == value:
+                return value
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _build(kind: type[Options], values: Any, where: str) -> Options:

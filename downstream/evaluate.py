@@ -75,9 +75,9 @@ def evaluate(checkpoint: str | Path, config: EvaluationConfig, out: Path) -> lis
     check_sources(config)  # scores that are there must be of this speech
     if not evaluation.is_done():
         evaluation.prepare()
-        for fold in config.settled_folds:
+        for fold in config.effective_folds:
             evaluation.run_fold(fold)
-    paths = [path for fold in config.settled_folds for path in evaluation.paths(fold).values()]
+    paths = [path for fold in config.effective_folds for path in evaluation.paths(fold).values()]
     paths = [path for path in paths if path.exists()]  # of several processes, the first writes them
     if config.row is not None and not is_follower():
         put_into_row(paths, config.row)
@@ -107,13 +107,13 @@ class Evaluation:
         """Where the scores go, by condition and whether a language model helps."""
         return {
             (condition, lm): self.out / "results" / self.config.result_name(condition, fold, lm=lm)
-            for condition in self.config.settled_conditions
+            for condition in self.config.effective_conditions
             for lm in ((False, True) if self.config.lm else (False,))
         }
 
     def is_done(self) -> bool:
         """Whether all scores are there."""
-        return not any(self._todo(fold) for fold in self.config.settled_folds)
+        return not any(self._todo(fold) for fold in self.config.effective_folds)
 
     def _todo(self, fold: int | None) -> dict[tuple[str, bool], Path]:
         """The scores that are not there."""
@@ -126,9 +126,9 @@ class Evaluation:
             self.decoder = LanguageModelDecoder(
                 config.lm, CHARACTERS, word_end=WORD_END, lexicons=config.lexicons
             )
-        cuts = [cut for fold in config.settled_folds for part in speech.training(fold) for cut in part]
+        cuts = [cut for fold in config.effective_folds for part in speech.training(fold) for cut in part]
         tests = [
-            (condition, fold) for fold in config.settled_folds for condition in config.settled_conditions
+            (condition, fold) for fold in config.effective_folds for condition in config.effective_conditions
         ]
         for condition, fold in tests:
             cuts += speech.test(condition, fold)
@@ -146,7 +146,9 @@ class Evaluation:
         targets = {
             split: targets_of(labels, cuts, frames, split) for split, cuts in (("train", train), ("dev", dev))
         }
-        for condition in self.config.settled_conditions:  # what cannot be scored is said before the training
+        for (
+            condition
+        ) in self.config.effective_conditions:  # what cannot be scored is said before the training
             targets_of(labels, self.speech.test(condition, fold), frames, condition)
         folder = self.out / "heads" / self.config.head_name(fold)
         module = self._module(labels)
@@ -217,7 +219,7 @@ class Evaluation:
     ) -> torch.device:
         """`_train`, in a folder of which this is the only process."""
         config, task = self.config, self.config.defaults
-        warn_of_crops(train, config.settled_crop_s)
+        warn_of_crops(train, config.effective_crop_s)
         caches = self._fill_caches() if config.cache != "off" else {}
         data = HeadData(
             train,
@@ -228,9 +230,9 @@ class Evaluation:
                 "train": [cache for name, cache in caches.items() if name != task.dev],
                 "dev": [cache for name, cache in caches.items() if task.dev in (name, None)],
             },
-            batch_size=config.settled_batch_size,
+            batch_size=config.effective_batch_size,
             balanced=task.balanced,
-            crop_s=config.settled_crop_s,
+            crop_s=config.effective_crop_s,
             buckets=task.buckets,
             workers=config.workers,
             seed=config.seed,
@@ -328,7 +330,7 @@ class Evaluation:
             Distorter.from_config(distortion, split="test"),
             self.speech.noises,
             seed=config.seed,
-            batch_size=config.settled_batch_size,
+            batch_size=config.effective_batch_size,
             workers=config.workers,
             name=f"{config.task} {condition}",
             decoders=[self.decoder if lm else None for lm in paths],

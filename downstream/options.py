@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from distill.config import from_words, to_words
 from distill.distortions import VARIANTS
 from distill.downstream.identity import file_identity
 from distill.downstream.paper import paper_row
@@ -18,6 +20,16 @@ _PRECISIONS = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed", "64": "6
 """What Lightning takes short names of a precision for."""
 
 _FEATURES = re.compile(r"last|weighted_sum|layer:\d+")
+
+
+NAMED_OPTIONS = {
+    "data": "--data",
+    "conditions": "--condition",
+    "features": "--features",
+    "seed": "--seed",
+    "noises": "--noise",
+}
+"""Fields of `EvaluationConfig` that have options of their own on the command line, besides key=value."""
 
 
 @dataclass(kw_only=True)
@@ -98,6 +110,28 @@ class EvaluationConfig:
         self._check()
         self.recipe()  # checks what both have
 
+    @classmethod
+    def from_words(
+        cls, task: str, words: Sequence[str] = (), given: Mapping[str, Any] | None = None
+    ) -> EvaluationConfig:
+        """The options that a command line asks for.
+
+        Args:
+            task: a key of `TASKS`.
+            words: "key.path=value" each; they win over `given`.
+            given: by field; what is None is not given.
+
+        Raises:
+            UsageError: for an unknown task or key, a wrong type or value.
+        """
+        stated = {key: value for key, value in (given or {}).items() if value is not None}
+        return from_words(cls, {"task": task} | stated, words)
+
+    def to_words(self) -> list[str]:
+        """What follows `distill evaluate` for these options: the task, then key=value (`from_words`)."""
+        _, *others = to_words(self)
+        return [self.task, *others]
+
     def _by_manifest(self, sources: dict[str, str]) -> dict[str, str]:
         """The sources by the task's own names: IC's dev is "valid", ASR's train "train-clean-100"."""
         task = self.defaults
@@ -148,27 +182,27 @@ class EvaluationConfig:
         return task_of(self.task, self.protocol)
 
     @property
-    def settled_batch_size(self) -> int:
+    def effective_batch_size(self) -> int:
         """Utterances of the global batch."""
         return self.batch_size or self.defaults.batch_size
 
     @property
-    def settled_lr(self) -> float:
+    def effective_lr(self) -> float:
         """Learning rate."""
         return self.defaults.lr if self.lr is None else float(self.lr)
 
     @property
-    def settled_crop_s(self) -> float | None:
+    def effective_crop_s(self) -> float | None:
         """Longest training utterance, seconds; None: any."""
         return (self.defaults.crop_s if self.crop_s is None else self.crop_s) or None
 
     @property
-    def settled_folds(self) -> list[int | None]:
+    def effective_folds(self) -> list[int | None]:
         """One head is trained for each of these."""
         return list(self.folds or range(1, self.defaults.folds + 1)) or [None]
 
     @property
-    def settled_conditions(self) -> list[str]:
+    def effective_conditions(self) -> list[str]:
         """What to test under."""
         return list(self.conditions or self.defaults.conditions)
 
@@ -187,7 +221,7 @@ class EvaluationConfig:
         """Name of a head's folder."""
         parts = [self.task, f"fold{fold}" if fold else "", self.heard.replace(":", "-"), f"seed{self.seed}"]
         parts += [self.protocol] if self.protocol != "paper" else []
-        parts += [f"lr{self.settled_lr!r}"] if self.settled_lr != self.defaults.lr else []
+        parts += [f"lr{self.effective_lr!r}"] if self.effective_lr != self.defaults.lr else []
         return "-".join(part for part in parts if part)
 
     def variant_of(self, condition: str) -> str:
@@ -205,11 +239,11 @@ class EvaluationConfig:
         recipe, precision = self.recipe(), str(self.trainer.get("precision") or "32")
         return {
             "protocol": self.protocol,
-            "batch_size": self.settled_batch_size,
+            "batch_size": self.effective_batch_size,
             "lr": recipe.optim.lr,
             "every_n_steps": recipe.validation.every_n_steps,
             "width": self.width,
-            "crop_s": self.settled_crop_s,
+            "crop_s": self.effective_crop_s,
             "precision": _PRECISIONS.get(precision, precision),
         }
 
@@ -239,7 +273,7 @@ class EvaluationConfig:
         task = self.defaults
         try:
             optim = OptimConfig(
-                lr=self.settled_lr,
+                lr=self.effective_lr,
                 max_steps=self.steps or task.steps,
                 clip_norm=1.0,  # as s3prl's runner
                 warmup=0.0,

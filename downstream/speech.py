@@ -199,7 +199,7 @@ class TaskSpeech:
     def cacheable(self) -> dict[str, list[Cut]]:
         """By manifest, all training and dev utterances of all folds that are never cropped."""
         task = self.config.defaults
-        most_s = self.config.settled_crop_s or float("inf")
+        most_s = self.config.effective_crop_s or float("inf")
         found = {name: self._cropped(self.split(name)) for name in task.train}
         if task.dev is not None:
             found[task.dev] = self.split(task.dev)
@@ -209,6 +209,6 @@ class TaskSpeech:
         }
 
     def _cropped(self, cuts: list[Cut]) -> list[Cut]:
-        if self.config.settled_crop_s is None:
+        if self.config.effective_crop_s is None:
             return cuts
         return whole_recordings(cuts, self.config.label or self.config.defaults.label)

@@ -9,35 +9,24 @@ it stopped.
 from __future__ import annotations
 
 import itertools
-import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from distill.checkpoints import split_source
 from distill.checkpoints.huggingface import is_hub_id
-from distill.config import from_words
 from distill.downstream.head_record import check_head
 from distill.downstream.identity import student_folder
-from distill.downstream.options import EvaluationConfig
+from distill.downstream.options import NAMED_OPTIONS, EvaluationConfig
 from distill.downstream.results import Result, read_results
 from distill.downstream.speech import TaskSpeech
 from distill.downstream.tasks import RECORDED, TASKS
 from distill.errors import UsageError, UserError
 
-logger = logging.getLogger(__name__)
-
-_PLANNED = {
-    "task": "--task",
-    "data": "--data",
-    "conditions": "--condition",
-    "features": "--features",
-    "seed": "--seed",
-    "noises": "--noise",
-}
-"""What a job is named after: keys of an evaluation, and the options of a sweep in their place."""
+_PLANNED = {"task": "--task", **NAMED_OPTIONS}
+"""Fields that a sweep sets for each job, and its options in place of key=value words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,70 +35,25 @@ class Job:
 
     checkpoint: str
     """The student: file, run folder or hub id."""
-    task: str
-    """ks, ic, er, asr, pr, slurp_action or slurp_scenario."""
-    features: str
-    """What the head hears: last, weighted_sum or layer:k."""
-    seed: int
-    """Of the head."""
-    conditions: tuple[str, ...]
-    """Those that have no result yet."""
-    data: str
-    """Folder of the manifests."""
+    config: EvaluationConfig
+    """The evaluation; its conditions are those that have no result yet."""
     out: Path
     """Folder of the student's evaluations."""
-    words: tuple[str, ...] = ()
-    """More options: key=value."""
-    noises: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """By corpus: sources of noise other than the data folder's."""
-    lr: float | None = None
-    """Learning rate; None: what `words` say, else the task's own."""
 
     @property
     def head(self) -> str:
         """Name of the head within the student's folder."""
-        return self.config().head_name(None)
+        return self.config.head_name(None)
 
     @property
     def name(self) -> str:
         """Student and head."""
         return f"{self.out.name}/{self.head}"
 
-    @property
-    def noise_words(self) -> list[str]:
-        """The noises for the command line."""
-        pairs = [f"{corpus}={source}" for corpus, sources in self.noises.items() for source in sources]
-        return [word for pair in pairs for word in ("--noise", pair)]
-
-    @property
-    def lr_words(self) -> list[str]:
-        """The learning rate for the command line."""
-        return [] if self.lr is None else [f"lr={self.lr!r}"]
-
-    def config(self) -> EvaluationConfig:
-        """What the command line asks for."""
-        given = {
-            "task": self.task,
-            "data": self.data,
-            "conditions": list(self.conditions),
-            "features": self.features,
-            "seed": self.seed,
-            "noises": self.noises,
-        }
-        return from_words(EvaluationConfig, given, [*self.words, *self.lr_words])
-
     def command(self) -> list[str]:
         """The command line that does it, with this Python."""
-        conditions = [word for condition in self.conditions for word in ("--condition", condition)]
-        return [
-            *(sys.executable, "-m", "distill", "evaluate", self.task),
-            *("--student", self.checkpoint, "--data", self.data, "--out", str(self.out)),
-            *conditions,
-            *self.noise_words,
-            *("--features", self.features, "--seed", str(self.seed)),
-            *self.words,
-            *self.lr_words,
-        ]
+        command = [sys.executable, "-m", "distill", "evaluate", *self.config.to_words()]
+        return [*command, "--student", self.checkpoint, "--out", str(self.out)]
 
 
 def plan_sweep(
@@ -117,10 +61,10 @@ def plan_sweep(
     tasks: Sequence[str],
     conditions: Sequence[str],
     *,
-    data: str,
     out: Path,
-    features: Sequence[str] = ("last",),
-    seeds: Sequence[int] = (0,),
+    data: str | None = None,
+    features: Sequence[str] = (),
+    seeds: Sequence[int] = (),
     words: Sequence[str] = (),
     noises: Mapping[str, Sequence[str]] | None = None,
     rates: Sequence[float] = (),
@@ -129,23 +73,23 @@ def plan_sweep(
 
     Args:
         checkpoints: students.
-        tasks: of `distill.downstream.options.TASKS`.
-        conditions: clean, 2-dist, fsd, dns, ...; test-other and chime3 are left out for all but ASR. None
-            named: each task's own.
-        data: folder of the manifests.
+        tasks: of `distill.downstream.tasks.TASKS`.
+        conditions: clean, 2-dist, fsd, dns, ...; test-other and chime3 are left out for all but ASR; none:
+            each task's own.
         out: folder of the whole sweep.
-        features: last, weighted_sum, layer:k.
+        data: folder of the manifests.
+        features: last, weighted_sum, layer:K; none: the default, as for seeds and rates.
         seeds: of the heads.
-        words: more words for every evaluation's command line; "asr:lm=4-gram.bin" is for ASR only.
+        words: further key=value options of every evaluation; "asr:lm=4-gram.bin" is for ASR only.
         noises: by corpus: sources of noise other than the data folder's.
-        rates: learning rates, of which tables choose the best on dev; none: the task's own.
+        rates: learning rates, of which tables choose the best on dev.
 
     Returns:
         Jobs in the order of the arguments, without conditions that have a result.
 
     Raises:
         UsageError: for an unknown task, or a word that the plan has an option for.
-        UserError: if a student is not there, or a job was begun, or has results, with other settings or data.
+        UserError: if a student is missing, or a job was begun, or has results, with other settings or data.
     """
     for task in tasks:
         if task not in TASKS:
@@ -155,6 +99,10 @@ def plan_sweep(
         raise UserError(f"{', '.join(missing)}: no such checkpoint; name run folders or files that are there")
     if len({*checkpoints}) > 1 and any(word.rpartition(":")[2].startswith("row=") for word in words):
         raise UsageError("row=... puts one model into a row of the paper's: sweep each model by itself")
+    given = {"data": data, "noises": noises}
+    grid = list(
+        itertools.product(*map(dict.fromkeys, (features or (None,), seeds or (None,), rates or (None,))))
+    )
     jobs = []
     speech: dict[str, TaskSpeech] = {}
     for checkpoint in dict.fromkeys(checkpoints):
@@ -162,25 +110,16 @@ def plan_sweep(
         results = read_results([folder / "results"]) if (folder / "results").is_dir() else []
         for task in dict.fromkeys(tasks):
             own = TASKS[task].conditions
-            here = tuple(c for c in dict.fromkeys(conditions or own) if c in own or c not in RECORDED)
-            for heard, seed, lr in itertools.product(
-                dict.fromkeys(features), dict.fromkeys(seeds), dict.fromkeys(rates or (None,))
-            ):
-                job = Job(
-                    checkpoint=checkpoint,
-                    task=task,
-                    features=heard,
-                    seed=seed,
-                    conditions=here,
-                    data=data,
-                    out=folder,
-                    words=words_for(task, words),
-                    noises=noises or {},
-                    lr=lr,
+            tested = [c for c in dict.fromkeys(conditions or own) if c in own or c not in RECORDED]
+            for chosen in grid:
+                values = dict(zip(("features", "seed", "lr"), chosen, strict=True))
+                config = EvaluationConfig.from_words(
+                    task, words_for(task, words), given | {"conditions": tested} | values
                 )
-                tested = speech.setdefault(task, TaskSpeech(job.config()))
-                if missing := missing_conditions(job, results, tested):
-                    jobs.append(replace(job, conditions=missing))
+                job = Job(checkpoint=checkpoint, config=config, out=folder)
+                missing = missing_conditions(job, results, speech.setdefault(task, TaskSpeech(config)))
+                if missing:
+                    jobs.append(replace(job, config=replace(config, conditions=missing)))
     return jobs
 
 
@@ -207,7 +146,7 @@ def check_words(words: Sequence[str], planned: Mapping[str, str]) -> None:
             raise UsageError(f"{word}: a sweep takes {key} from {planned[key]}, use that")
 
 
-def words_for(task: str, words: Sequence[str]) -> tuple[str, ...]:
+def words_for(task: str, words: Sequence[str]) -> list[str]:
     """The words that are for a task: "asr:lm=X" becomes "lm=X" for ASR and nothing for the others.
 
     A task's own words come last: they win over those for all.
@@ -219,10 +158,10 @@ def words_for(task: str, words: Sequence[str]) -> tuple[str, ...]:
             general.append(word)
         elif owner == task:
             own.append(rest)
-    return (*general, *own)
+    return [*general, *own]
 
 
-def missing_conditions(job: Job, results: Sequence[Result], speech: TaskSpeech) -> tuple[str, ...]:
+def missing_conditions(job: Job, results: Sequence[Result], speech: TaskSpeech) -> list[str]:
     """Conditions of a job that have no result among the student's.
 
     Args:
@@ -233,20 +172,20 @@ def missing_conditions(job: Job, results: Sequence[Result], speech: TaskSpeech) 
     Raises:
         UserError: if the job was begun, or has results, with other settings or data: its head is another one.
     """
-    config = job.config()
-    for fold in config.settled_folds:
+    config = job.config
+    for fold in config.effective_folds:
         folder = job.out / "heads" / config.head_name(fold)
         check_head(folder, config.head_settings)
         speech.check_training(folder, fold)
     decodings = (False, True) if config.lm else (False,)
-    head = (job.task, job.seed, config.heard, config.protocol, config.recipe().optim.max_steps)
+    head = (config.task, config.seed, config.heard, config.protocol, config.recipe().optim.max_steps)
     own = [
         result
         for result in results
         if (result.task, result.seed, result.features, result.protocol, result.head_steps) == head
-        and result.condition in job.conditions
+        and result.condition in config.effective_conditions
         and result.lm in decodings
-        and result.settings.get("lr", config.settled_lr) == config.settled_lr
+        and result.settings.get("lr", config.effective_lr) == config.effective_lr
         and result.variant == config.variant_of(result.condition)
         and config.row in (None, result.row)  # else the evaluation has yet to note it
     ]
@@ -255,8 +194,8 @@ def missing_conditions(job: Job, results: Sequence[Result], speech: TaskSpeech) 
         file = job.out / "results" / config.result_name(result.condition, result.fold, lm=result.lm)
         speech.check_score(settings, result.condition, result.fold, lm=result.lm, where=str(file))
     done = {(result.condition, result.fold, result.lm) for result in own}
-    return tuple(
+    return [
         condition
-        for condition in job.conditions
-        if not {(condition, fold, lm) for fold in config.settled_folds for lm in decodings} <= done
-    )
+        for condition in config.effective_conditions
+        if not {(condition, fold, lm) for fold in config.effective_folds for lm in decodings} <= done
+    ]

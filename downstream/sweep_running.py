@@ -31,7 +31,7 @@ def run_sweep(jobs: Sequence[Job], evaluate: Callable[[Job], object] | None = No
     failures = []
     for job in (progress := tqdm(jobs, desc="sweep", unit="head", disable=None)):
         progress.set_postfix_str(job.name)
-        progress.write(f"{job.name}: {', '.join(job.conditions)}", file=sys.stderr)
+        progress.write(f"{job.name}: {', '.join(job.config.effective_conditions)}", file=sys.stderr)
         try:
             evaluate(job)
         except UserError as error:

@@ -79,9 +79,9 @@ def _check_speech(config: EvaluationConfig, out: Path) -> Iterator[Finding]:
     yield from _sizes(config, speech)
     try:
         said = set()
-        for fold in config.settled_folds:
+        for fold in config.effective_folds:
             train, dev = speech.training(fold)
-            tests = [cut for name in config.settled_conditions for cut in speech.test(name, fold)]
+            tests = [cut for name in config.effective_conditions for cut in speech.test(name, fold)]
             if config.defaults.kind == "phones":
                 check_words([*train, *dev, *tests], config, out / "words_without_phones.txt")
             labels = make_labels(train, config)
@@ -102,8 +102,8 @@ def _sizes(config: EvaluationConfig, speech: TaskSpeech) -> Iterator[Finding]:
     """Whether the test sets have the published number of utterances."""
     whose = "the paper's" if config.task in PAPER_TASKS else "the corpus's"
     seen = set()
-    for fold in config.settled_folds:
-        for condition in config.settled_conditions:
+    for fold in config.effective_folds:
+        for condition in config.effective_conditions:
             place = condition if condition in RECORDED else "test set" if fold is None else f"fold {fold}"
             if place in seen:
                 continue

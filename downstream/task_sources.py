@@ -22,7 +22,7 @@ def manifests_of(config: EvaluationConfig) -> list[str]:
     """Names of the manifests of all speech that an evaluation hears: training, dev, test, recorded tests."""
     task = config.defaults
     names = [*task.train, *(name for name in (task.dev, task.test) if name)]
-    return list(dict.fromkeys([*names, *(name for name in config.settled_conditions if name in RECORDED)]))
+    return list(dict.fromkeys([*names, *(name for name in config.effective_conditions if name in RECORDED)]))
 
 
 def source_of(config: EvaluationConfig, name: str) -> str:
@@ -76,7 +76,7 @@ def noise_sources(config: EvaluationConfig) -> dict[str, list[str]]:
     Raises:
         UsageError: for an unknown condition.
     """
-    needed = {name for condition in config.settled_conditions for name in noise_corpora(condition)}
+    needed = {name for condition in config.effective_conditions for name in noise_corpora(condition)}
     return {
         name: config.noises.get(name) or [f"{config.data}/{NOISES[name]}.jsonl.gz"] for name in sorted(needed)
     }

@@ -133,7 +133,7 @@ def run_check(options: argparse.Namespace) -> None:
     if options.recipe in TASKS:
         from distill.downstream.task_check import check_task
 
-        task = config.from_words(EvaluationConfig, {"task": options.recipe}, options.overrides)
+        task = EvaluationConfig.from_words(options.recipe, options.overrides)
         report = check_task(task, options.out or Path("evaluations"), sample=options.sample)
         lacking = "evaluated"
     else:
@@ -210,20 +210,13 @@ def run_tsne(options: argparse.Namespace) -> None:
 
 def run_evaluate(options: argparse.Namespace) -> None:
     """`distill evaluate`."""
-    from distill.config import from_words
     from distill.downstream.evaluate import evaluate
     from distill.downstream.identity import student_folder
-    from distill.downstream.options import EvaluationConfig
+    from distill.downstream.options import NAMED_OPTIONS, EvaluationConfig
 
-    values = {
-        "task": options.task,
-        "data": options.data,
-        "conditions": options.condition,
-        "features": options.features,
-        "seed": options.seed,
-        "noises": noise_sources(options.noise),
-    }
-    config = from_words(EvaluationConfig, values, options.overrides)
+    given = {key: getattr(options, option.removeprefix("--")) for key, option in NAMED_OPTIONS.items()}
+    given["noises"] = noise_sources(given["noises"])
+    config = EvaluationConfig.from_words(options.task, options.overrides, given)
     out = options.out or Path("evaluations") / student_folder(options.student)
     paths = evaluate(options.student, config, out)
     if not is_follower():
@@ -244,11 +237,11 @@ def run_sweep(options: argparse.Namespace) -> None:
         options.condition,
         data=options.data,
         out=options.out,
-        features=options.features or ["last"],
-        seeds=options.seed or [0],
+        features=options.features,
+        seeds=options.seed,
         words=[word for word in words if "=" in word],
         noises=noise_sources(options.noise),
-        rates=options.lr or [],
+        rates=options.lr,
     )
     if not jobs:
         print("everything is evaluated already")

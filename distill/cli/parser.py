@@ -200,15 +200,15 @@ def add_evaluations(verbs: Any) -> None:
         "finetune=true, label, sources.train, lm, trainer.devices and more: docs/evaluation.md",
     )
     evaluate.add_argument("--student", required=True, metavar="CKPT", help="student or teacher")
-    evaluate.add_argument("--data", default="data", help="folder of the prepared corpora (data)")
+    evaluate.add_argument("--data", help="folder of the prepared corpora (data)")
     evaluate.add_argument(
         "--out", type=Path, help="folder for heads and results (evaluations/NAME-HASH of the model)"
     )
     evaluate.add_argument(
         "--condition", action="append", help="to test under; repeat for several (all of the task's)"
     )
-    evaluate.add_argument("--features", default="last", help="last, weighted_sum or layer:K (last)")
-    evaluate.add_argument("--seed", type=int, default=0, help="of the head and the distortions (0)")
+    evaluate.add_argument("--features", help="last, weighted_sum or layer:K (last)")
+    evaluate.add_argument("--seed", type=int, help="of the head and the distortions (0)")
     add_noise_option(evaluate)
 
     sweep = add_verb(verbs, "sweep", "many evaluations, without those that are done", commands.run_sweep)
@@ -219,16 +219,20 @@ def add_evaluations(verbs: Any) -> None:
         "--condition", action="append", default=[], help="repeat for several (all of the task's)"
     )
     sweep.add_argument(
-        "--features", action="append", help="last, weighted_sum or layer:K; repeat for several (last)"
+        "--features",
+        action="append",
+        default=[],
+        help="last, weighted_sum or layer:K; repeat for several (last)",
     )
-    sweep.add_argument("--seed", type=int, action="append", help="repeat for several (0)")
+    sweep.add_argument("--seed", type=int, action="append", default=[], help="repeat for several (0)")
     sweep.add_argument(
         "--lr",
         type=float,
         action="append",
+        default=[],
         help="learning rate; repeat for several: tables take the one that is best on dev (the task's)",
     )
-    sweep.add_argument("--data", default="data", help="folder of the prepared corpora (data)")
+    sweep.add_argument("--data", help="folder of the prepared corpora (data)")
     sweep.add_argument(
         "--out", type=Path, default=Path("evaluations"), help="folder of the sweep (evaluations)"
     )

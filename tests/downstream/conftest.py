@@ -1,5 +1,7 @@
 """The tasks' corpora in their real layouts, prepared; a small student; a quick evaluation."""
 
+import stat
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,3 +57,25 @@ def quick(task_data):
         return EvaluationConfig(task=task, **(defaults | options))
 
     return make
+
+
+@pytest.fixture
+def students(tmp_path) -> list[str]:
+    """Run folders of two students, with bytes for weights."""
+    for name in ("s1", "s4"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "student.safetensors").write_bytes(name.encode())
+    return [str(tmp_path / "s1"), str(tmp_path / "s4")]
+
+
+@pytest.fixture
+def fake_distill(tmp_path, monkeypatch) -> Path:
+    """Stands for Python: notes its arguments, one a line, and ends as the file `code` says."""
+    script = tmp_path / "python it is"
+    log = tmp_path / "log"
+    script.write_text(
+        f'#!/bin/sh\nprintf "%s\\n" "$@" > "{log}"\n[ ! -f "{tmp_path}/code" ] || . "{tmp_path}/code"\n'
+    )
+    script.chmod(script.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setattr(sys, "executable", str(script))
+    return log

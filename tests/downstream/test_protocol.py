@@ -154,10 +154,10 @@ def test_a_sweep_does_what_has_no_result_of_its_protocol(quick, student, task_da
     words = ["steps=1", "every_n_steps=1", "workers=0", "width=16", "trainer.accelerator=cpu"]
     planned = {"data": str(task_data), "out": tmp_path}
     (job,) = plan_sweep([str(student)], ["ic"], ["clean"], words=words, **planned)
-    evaluate(student, job.config(), job.out)
+    evaluate(student, job.config, job.out)
     assert not plan_sweep([str(student)], ["ic"], ["clean"], words=words, **planned)
     (job,) = plan_sweep([str(student)], ["ic"], ["clean"], words=[*words, "protocol=s3prl"], **planned)
-    assert job.conditions == ("clean",) and job.head == "ic-last-seed0-s3prl"
+    assert job.config.conditions == ["clean"] and job.head == "ic-last-seed0-s3prl"
     assert "protocol=s3prl" in job.command()
 
 
@@ -203,11 +203,11 @@ def test_a_sweep_does_what_has_no_result_of_its_variant(quick, student, task_dat
     words = ["steps=1", "every_n_steps=1", "workers=0", "width=16", "trainer.accelerator=cpu"]
     planned = {"data": str(task_data), "out": tmp_path}
     (job,) = plan_sweep([str(student)], ["ic"], ["clean", "fsd"], words=words, **planned)
-    evaluate(student, job.config(), job.out)
+    evaluate(student, job.config, job.out)
     (job,) = plan_sweep(
         [str(student)], ["ic"], ["clean", "fsd"], words=[*words, "variant=authors"], **planned
     )
-    assert job.conditions == ("fsd",)
+    assert job.config.conditions == ["fsd"]
 
 
 @pytest.mark.parametrize(("given", "row"), [("S1", "S1"), ("s1", "S1"), ("S4'", "S4'"), ("s4_prime", "S4'")])
