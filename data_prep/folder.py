@@ -5,7 +5,6 @@ All channels of a file are averaged when it is read, as they are of a folder tha
 
 from __future__ import annotations
 
-import hashlib
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,9 +13,11 @@ from pathlib import Path
 from lhotse.cut.data import DataCut
 from tqdm import tqdm
 
-from distill.data.files import audio_files
+from distill.atomic import write_text
+from distill.data.files import audio_files, printable
 from distill.data_prep.manifests import cut_of_all_channels, write_cuts
 from distill.errors import DataError, UsageError
+from distill.hashing import hash_number
 
 SPLITS = ("train", "dev", "test")
 """Subfolders of these names are taken as the splits."""
@@ -158,10 +159,9 @@ def _assign(cuts: Cuts, split: str | None, dev_fraction: float, seed: int) -> tu
 
 def _place(path: Path, seed: int) -> float:
     """A number in [0, 1) that depends on the seed and the relative path alone."""
-    digest = hashlib.blake2b(f"{seed}:{path.as_posix()}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2**64
+    return hash_number(f"{seed}:{path.as_posix()}") / 2**64
 
 
 def _write_skipped(skipped: Skipped, path: Path) -> None:
     lines = [f"{name.as_posix()}\t{' '.join(reason.split())}\n" for name, reason in sorted(skipped)]
-    path.write_text("path\treason\n" + "".join(lines), encoding="utf-8", errors="backslashreplace")
+    write_text(path, printable("path\treason\n" + "".join(lines)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from lhotse import CutSet, MonoCut, Recording
 from lhotse.cut import Cut
 from lhotse.cut.data import DataCut
 
+from distill.atomic import atomic
 from distill.data.recordings import Header, read_header, recording_of
 
 SAMPLE_RATE = 16_000
@@ -28,19 +28,12 @@ def write_cuts(cuts: Iterable[Cut], path: Path) -> tuple[int, float]:
     path = Path(path)
     if not path.name.endswith((".jsonl", ".jsonl.gz")):
         raise ValueError(f"path: a manifest is named *.jsonl.gz or *.jsonl, not {path.name}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The same suffix, which lhotse takes the compression from; the same folder, so that the rename is atomic.
-    partial = path.with_name(f".{os.getpid()}-{path.name}")
     count, seconds = 0, 0.0
-    try:
-        with CutSet.open_writer(partial, overwrite=True) as writer:
-            for cut in cuts:
-                writer.write(cut)
-                count += 1
-                seconds += cut.duration
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic(path) as temporary, CutSet.open_writer(temporary, overwrite=True) as writer:
+        for cut in cuts:
+            writer.write(cut)
+            count += 1
+            seconds += cut.duration
     return count, seconds
 
 

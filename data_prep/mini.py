@@ -7,7 +7,6 @@ for testing; they share no generator.
 
 from __future__ import annotations
 
-import json
 import math
 import zlib
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from lhotse import MonoCut, SupervisionSegment
 from lhotse.supervision import AlignmentItem
 from tqdm import tqdm
 
+from distill.atomic import read_json, write_json
 from distill.data_prep.espeak import Interval, synthesise
 from distill.data_prep.manifests import SAMPLE_RATE, cut_from_file, write_cuts
 from distill.data_prep.mini_noise import KINDS, NoiseKind, room_impulse_response
@@ -151,12 +151,12 @@ def prepare(out: Path, *, seed: int = 0, hours: float | None = None, size: str =
         cuts = [make(f"{name}-{i:05d}", i) for i in numbers]
         write_cuts(cuts, out / f"{name}.jsonl.gz")
         sets[name] = {"cuts": n_clips, "hours": round(sum(cut.duration for cut in cuts) / 3600, 5)}
-    stamp.write_text(json.dumps(settings | {"sets": sets}, indent=2) + "\n", encoding="utf-8")
+    write_json(stamp, settings | {"sets": sets})
 
 
 def _is_prepared(stamp: Path, settings: dict[str, Any]) -> bool:
     try:
-        found = json.loads(stamp.read_text(encoding="utf-8"))
+        found = read_json(stamp)
         manifests = [stamp.with_name(f"{name}.jsonl.gz") for name in found["sets"]]
     except (OSError, ValueError, KeyError, TypeError):
         return False

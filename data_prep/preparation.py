@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +15,8 @@ from lhotse import MonoCut, SupervisionSegment
 from lhotse.supervision import AlignmentItem
 from tqdm import tqdm
 
-from distill.data.files import state_of
+from distill.atomic import read_json, write_json, write_text
+from distill.data.files import printable, state_of
 from distill.data.recordings import Header
 from distill.data_prep.corpus import Clip, Corpus, Split
 from distill.data_prep.headers import read_headers
@@ -356,7 +356,7 @@ class _Ledger:
         self.content: dict[str, Any] = {"corpus": corpus, "splits": {}}
         if self.path.is_file():
             try:
-                found = json.loads(self.path.read_text(encoding="utf-8"))
+                found = read_json(self.path)
             except ValueError:
                 found = self.content  # begins anew
             owner = found.get("corpus", "mini")
@@ -395,14 +395,11 @@ class _Ledger:
         return self.content["splits"][split]["shards"].setdefault(folder, [])
 
     def save(self) -> None:
-        self.out.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_name(f".{os.getpid()}-{self.path.name}")
-        partial.write_text(json.dumps(self.content, indent=1) + "\n", encoding="utf-8")
-        partial.replace(self.path)
+        write_json(self.path, self.content, indent=1)
 
     def write_skipped(self) -> None:
         """`skipped.tsv`, over all splits prepared so far."""
         lines = ["path\treason\n"]
         for entry in self.content["splits"].values():
             lines += [f"{path}\t{' '.join(reason.split())}\n" for path, reason in entry["skipped"].items()]
-        (self.out / "skipped.tsv").write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
+        write_text(self.out / "skipped.tsv", printable("".join(lines)))

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import filecmp
 import itertools
 import logging
-import os
 import shutil
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from hashlib import blake2b
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,6 +17,7 @@ from lhotse.cut import Cut
 from lhotse.shar import SharWriter
 from tqdm import tqdm
 
+from distill.atomic import atomic
 from distill.data.audio import reason
 from distill.data.lines import CutLines
 from distill.data.recordings import opened_here
@@ -27,6 +25,7 @@ from distill.data.shar import located_cuts
 from distill.data.stores import check_place, is_url
 from distill.data_prep.manifests import write_cuts
 from distill.errors import DataError, UserError, first_line
+from distill.hashing import hash_text
 
 logger = logging.getLogger(__name__)
 
@@ -148,7 +147,7 @@ def _collect(
 
 def _parts(manifest: Path, folder: str) -> Path:
     """Where the manifests of single shards are kept, so that one of them can be written again."""
-    place = blake2b(folder.encode(), digest_size=4).hexdigest()
+    place = hash_text(folder, digest_size=4)
     return manifest.parent / ".shards" / f"{manifest.name.removesuffix('.jsonl.gz')}-{place}"
 
 
@@ -157,16 +156,18 @@ def _part(parts: Path, index: int) -> Path:
 
 
 def _join(parts: Sequence[Path], manifest: Path) -> None:
-    """One gzip file of several is what comes of writing them one after the other."""
-    partial = manifest.with_name(f".{os.getpid()}-{manifest.name}")
-    try:
-        with partial.open("wb") as whole:
-            for part in parts:
-                whole.write(part.read_bytes())
-        if not manifest.exists() or not filecmp.cmp(partial, manifest, shallow=False):
-            partial.replace(manifest)  # else its index stays good
-    finally:
-        partial.unlink(missing_ok=True)
+    """One gzip file of several: their bytes, one after the other."""
+    if manifest.exists() and _is_joined(parts, manifest):
+        return  # not written again: its index stays good
+    with atomic(manifest) as temporary, temporary.open("wb") as joined:
+        for part in parts:
+            joined.write(part.read_bytes())
+
+
+def _is_joined(parts: Sequence[Path], manifest: Path) -> bool:
+    with manifest.open("rb") as joined:
+        same = all(joined.read(len(content)) == content for content in map(Path.read_bytes, parts))
+        return same and not joined.read(1)
 
 
 def _write_shard(cuts: list[Cut], folder: str, index: int, part: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 def atomic(path: Path, *, sole: bool = False) -> Iterator[Path]:
     """A path to write to, in the same folder; at the end of the block it takes the place of `path`.
 
+    Its name ends as that of `path` does: libraries choose formats and compression by the suffix.
     What was written is flushed to the disk first, so that after a power cut there is the old file or the new
     one. If the block fails, `path` stays as it was.
 
@@ -31,7 +32,7 @@ def atomic(path: Path, *, sole: bool = False) -> Iterator[Path]:
         ...     temporary.write_text("{}")
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{'partial' if sole else uuid.uuid4().hex[:12]}")
+    temporary = path.with_name(f".{'partial' if sole else uuid.uuid4().hex[:12]}.{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary

@@ -1,12 +1,10 @@
-"""What files, audio and lists are, in short: names that change with what they stand for."""
+"""Which audio a list of utterances stands for: places of files, and their states."""
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from lhotse.cut import Cut
@@ -16,39 +14,10 @@ from distill.checkpoints import split_source
 from distill.data.contents import plain
 from distill.data.files import state_of
 from distill.data.recordings import parts_of
-from distill.errors import DataError
+from distill.hashing import hash_files
 
 _CONFIGS = ("config.json", "preprocessor_config.json")  # of Hugging Face: the same weights, other features
 _WEIGHTS = (".safetensors", ".ckpt", ".pt", ".bin", ".onnx")
-
-
-def file_identity(path: str | Path) -> str:
-    """Name of a file and hash of what it holds.
-
-    Raises:
-        DataError: if it is missing.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    state = path.stat()
-    return f"{path.name} {_hash_once(path, state.st_size, state.st_mtime_ns)}"
-
-
-@functools.cache
-def _hash_once(path: Path, n_bytes: int, modified_ns: int) -> str:
-    """Hash of a file in that state: a language model has gigabytes."""
-    return hash_files([path], digest_size=16)
-
-
-def hash_files(paths: Iterable[Path], *, digest_size: int) -> str:
-    """BLAKE2b of the bytes of files, one after the other, in hexadecimal."""
-    digest = hashlib.blake2b(digest_size=digest_size)
-    for path in paths:
-        with path.open("rb") as opened:
-            while block := opened.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
 
 
 def audio_of(cuts: Sequence[Cut]) -> tuple[list[str], list[str]]:

@@ -10,10 +10,10 @@ from typing import Any
 
 from distill.config import from_words, to_words
 from distill.distortions import VARIANTS
-from distill.downstream.identity import file_identity
 from distill.downstream.paper import paper_row
 from distill.downstream.tasks import PROTOCOLS, RECORDED, TASKS, Task, task_of
 from distill.errors import UsageError
+from distill.hashing import file_identity
 from distill.options import DataConfig, LoggingConfig, OptimConfig, Recipe, ValidationConfig
 
 _PRECISIONS = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed", "64": "64-true"}

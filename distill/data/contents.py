@@ -20,7 +20,7 @@ from lhotse.cut import Cut
 from tqdm import tqdm
 
 from distill.atomic import write_text
-from distill.data.files import regular_file
+from distill.data.files import cache_folder, regular_file
 from distill.data.recordings import parts_of
 from distill.data.shar import place_of
 from distill.data.stores import local_path
@@ -140,7 +140,7 @@ def _read_file(file: Path, start: int, n_bytes: int | None, in_full: bool) -> tu
 def _kept(key: str) -> str | None:
     """What was found of audio in that state before."""
     try:
-        found = (_cache_folder() / key).read_text(encoding="ascii").strip()
+        found = (cache_folder("contents") / key).read_text(encoding="ascii").strip()
     except (OSError, ValueError):
         return None
     return found if len(found) == 32 else None
@@ -148,10 +148,4 @@ def _kept(key: str) -> str | None:
 
 def _keep(key: str, found: str) -> None:
     with contextlib.suppress(OSError):  # it is read again then
-        _cache_folder().mkdir(parents=True, exist_ok=True)
-        write_text(_cache_folder() / key, f"{found}\n")
-
-
-def _cache_folder() -> Path:
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    return cache / "robust-distilhubert" / "contents"
+        write_text(cache_folder("contents") / key, f"{found}\n")

@@ -72,6 +72,12 @@ def state_of(path: str | Path) -> str:
     return f"{state.st_size} {state.st_mtime_ns}"
 
 
+def cache_folder(name: str) -> Path:
+    """Where files of ours that can be made again are kept for this user; it may not exist yet."""
+    home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    return home / "robust-distilhubert" / name
+
+
 def check_name(name: str | Path) -> None:
     """Refuse a name that is no text: manifests, tables and logs are written in UTF-8.
 

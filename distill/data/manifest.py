@@ -7,9 +7,7 @@ audio. Nothing of it is held in memory, so that a run starts, shuffles and resum
 from __future__ import annotations
 
 import bisect
-import hashlib
 import itertools
-import json
 import os
 import re
 import shutil
@@ -22,9 +20,11 @@ from filelock import FileLock
 from lhotse.cut import Cut
 from tqdm import tqdm
 
-from distill.data.files import regular_file
+from distill.atomic import read_json, write_json
+from distill.data.files import cache_folder, regular_file
 from distill.data.lines import cut_lines, cut_of, opened, plausible, unusable_line
 from distill.errors import DataError
+from distill.hashing import hash_text
 
 _VERSION = 2  # raise it when the files of an index change
 _LINE = np.dtype([("offset", "<u8"), ("n_bytes", "<u4"), ("seconds", "<f4"), ("number", "<u4")])
@@ -70,7 +70,7 @@ class ManifestCuts(Sequence[Cut]):
     def __init__(self, path: str | Path):
         self.path = Path(path).absolute()
         folder = _index(self.path)
-        about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+        about = read_json(folder / "about.json")
         self.seconds: float = about["seconds"]
         self._n: int = about["cuts"]
         self._lines = folder / "lines"
@@ -150,7 +150,7 @@ def fingerprint(cuts: Cuts) -> dict[str, Any]:
     names = "\n".join(cuts[int(place)].id for place in places)
     return {
         "utterances": len(cuts),
-        "digest": hashlib.blake2b(names.encode(), digest_size=16).hexdigest(),
+        "digest": hash_text(names, digest_size=16),
     }
 
 
@@ -169,7 +169,7 @@ def _index(path: Path) -> Path:
 def _is_current(folder: Path, wanted: dict[str, int]) -> bool:
     """Whether the index is of this state of the manifest, and whole."""
     try:
-        about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+        about = read_json(folder / "about.json")
         sizes = {name: (folder / name).stat().st_size for name in about["files"]}
         whole = sizes == about["files"] and sizes["lines"] == about["cuts"] * _LINE.itemsize
         return whole and about["seconds"] >= 0 and wanted.items() <= about.items()
@@ -182,9 +182,9 @@ def _index_folder(path: Path) -> Path:
     if os.access(beside if beside.exists() else path.parent, os.W_OK):
         beside.mkdir(exist_ok=True)
         return beside / path.name
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "robust-distilhubert" / "index"
+    cache = cache_folder("index")
     cache.mkdir(parents=True, exist_ok=True)
-    return cache / f"{path.name}-{hashlib.blake2b(str(path).encode(), digest_size=8).hexdigest()}"
+    return cache / f"{path.name}-{hash_text(str(path), digest_size=8)}"
 
 
 def _make_index(path: Path, folder: Path, wanted: dict[str, int]) -> None:
@@ -205,7 +205,7 @@ def _make_index(path: Path, folder: Path, wanted: dict[str, int]) -> None:
             )
         files = {name: (partial / name).stat().st_size for name in ["lines", *["cuts.jsonl"] * packed]}
         about |= wanted | {"files": files}
-        (partial / "about.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
+        write_json(partial / "about.json", about, indent=None)
         if folder.is_dir():
             shutil.rmtree(folder)
         else:

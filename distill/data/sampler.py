@@ -6,13 +6,13 @@ of `buckets` batches are taken from it, sorted by duration and cut into batches.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 
 import numpy as np
 
 from distill.data.manifest import Cuts
 from distill.errors import DataError
+from distill.hashing import hash_number
 
 _ROUNDS = 8
 
@@ -100,7 +100,7 @@ class EpochSampler:
         places = np.arange(first, end, dtype=np.uint64)
         if not self.shuffle:
             return np.split(places, self._ends(np.ones(len(places))))
-        key = int.from_bytes(hashlib.blake2b(f"{self.seed} {epoch}".encode(), digest_size=8).digest())
+        key = hash_number(f"{self.seed} {epoch}")
         members = shuffled(places, len(self.cuts), key)
         seconds = np.minimum(self.cuts.durations(members), self.max_seconds)
         order = np.argsort(seconds, kind="stable") if self.buckets > 1 else np.arange(len(members))
