@@ -18,8 +18,8 @@ from lhotse import CutSet
 from lhotse.cut import Cut
 
 from distill.data.noise import NoiseReader
-from distill.data.recordings import why_unusable
 from distill.data.sources import open_cuts
+from distill.data.unusable import why_unusable
 from distill.downstream.distorted_sets import DistortedSet, find_condition
 from distill.errors import DataError
 from distill.training.listening import describe, log_mel

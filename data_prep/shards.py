@@ -20,7 +20,7 @@ from tqdm import tqdm
 from distill.atomic import atomic
 from distill.data.audio import reason
 from distill.data.lines import CutLines
-from distill.data.recordings import opened_here
+from distill.data.opening import opened_here
 from distill.data.shar import located_cuts
 from distill.data.stores import check_place, is_url
 from distill.data_prep.manifests import write_cuts

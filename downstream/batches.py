@@ -19,7 +19,8 @@ from torch.utils.data import Dataset
 
 from distill.data.audio import read_audio, samples_at_16k
 from distill.data.datamodule import ResumableData
-from distill.data.loading import batch_loader, check_length
+from distill.data.dataset import check_length
+from distill.data.loading import batch_loader
 from distill.data.manifest import ListedCuts
 from distill.data.sampler import EpochSampler
 from distill.downstream.cache import FeatureCache

@@ -16,7 +16,7 @@ from lhotse.cut import Cut
 from torch import Tensor
 
 from distill.data.audio import read_audio, samples_at_16k
-from distill.data.loading import check_length
+from distill.data.dataset import check_length
 from distill.data.noise import NoiseReader
 from distill.distortions import CONDITIONS, LABELS, VARIANTS, Distorter, DistortionConfig, Plan, UtterancePlan
 from distill.downstream.results import describe_silent

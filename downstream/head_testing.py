@@ -15,7 +15,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from distill.batch import Batch
-from distill.data.loading import SpeechDataset, dev_loader
+from distill.data.dataset import SpeechDataset
+from distill.data.loading import dev_loader
 from distill.data.manifest import ListedCuts
 from distill.data.noise import NoiseReader, refuse_lost
 from distill.distortions import Distorter

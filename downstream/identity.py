@@ -1,4 +1,4 @@
-"""Which audio a list of utterances stands for: places of files, and their states."""
+"""What students, utterances and their audio are called, so that results are not mixed up."""
 
 from __future__ import annotations
 

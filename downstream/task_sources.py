@@ -7,7 +7,7 @@ from pathlib import Path
 from lhotse.cut import Cut
 
 from distill.data.audio import samples_at_16k
-from distill.data.loading import check_length
+from distill.data.dataset import check_length
 from distill.data.sources import check_names, open_cuts, split_query
 from distill.data_prep.advice import how_to_make
 from distill.downstream.distorted_sets import find_condition

@@ -7,8 +7,9 @@ import torch
 from lhotse.cut import Cut
 from torch import Tensor
 
-from distill.data.recordings import blame, opened_here
+from distill.data.opening import opened_here
 from distill.data.resampling import resample
+from distill.data.unusable import blame
 from distill.errors import DataError, first_line
 from distill.waveforms import SAMPLE_RATE, is_silent
 

@@ -9,11 +9,12 @@ import numpy as np
 import pytorch_lightning as pl
 
 from distill.batch import Batch
-from distill.data.loading import SpeechDataset, dev_loader, train_loader
+from distill.data.dataset import SpeechDataset
+from distill.data.loading import dev_loader, train_loader
 from distill.data.manifest import fingerprint
 from distill.data.noise import NoiseReader
-from distill.data.recordings import blame
 from distill.data.sources import index_cuts
+from distill.data.unusable import blame
 from distill.distortions import Distorter
 from distill.errors import ConfigError, DataError
 from distill.hubert import HubertConfig

@@ -21,7 +21,8 @@ from lhotse.cut import Cut
 from lhotse.serialization import deserialize_item
 
 from distill.data.files import regular_file
-from distill.data.recordings import parts_of, unusable_cut
+from distill.data.recordings import parts_of
+from distill.data.unusable import unusable_cut
 from distill.errors import DataError, first_line
 
 _LONGEST_S = 366 * 86_400.0  # a stream of unknown length announces 18 million years

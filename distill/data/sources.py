@@ -16,8 +16,9 @@ from lhotse.cut import Cut
 from distill.data.files import audio_files, check_name, printable, regular_file
 from distill.data.lines import CutLines, check_kind
 from distill.data.manifest import Cuts, JoinedCuts, ListedCuts, ManifestCuts
-from distill.data.recordings import audio_place, read_header, recording_of, unusable_cut
+from distill.data.recordings import audio_place, read_header, recording_of
 from distill.data.tsv import Entry, read_tsv
+from distill.data.unusable import unusable_cut
 from distill.errors import DataError, MissingSource
 from distill.hashing import hash_number
 

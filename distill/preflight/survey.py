@@ -17,17 +17,12 @@ from tqdm import tqdm
 
 from distill.data.audio import read_audio, silent_throughout
 from distill.data.files import regular_file
-from distill.data.recordings import (
-    audio_place,
-    check_audio,
-    file_rate,
-    read_header,
-    recordings_of,
-    why_unusable,
-)
+from distill.data.opening import check_audio
+from distill.data.recordings import audio_place, file_rate, read_header, recordings_of
 from distill.data.shar import place_of
 from distill.data.sources import index_cuts, split_query
 from distill.data.stores import local_path
+from distill.data.unusable import why_unusable
 from distill.distortions.reverb import usable_rir
 from distill.errors import DataError
 

@@ -15,7 +15,7 @@ from pytorch_lightning.callbacks import Callback
 from distill.batch import Batch
 from distill.checkpoints import safe_pickle
 from distill.data.datamodule import NothingUsable
-from distill.data.recordings import blame
+from distill.data.unusable import blame
 from distill.distortions import Distorter
 from distill.errors import DataError, UserError
 from distill.training.progress import log_interval

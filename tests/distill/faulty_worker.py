@@ -10,7 +10,7 @@ import torch
 
 from distill.batch import Batch
 from distill.cli import main
-from distill.data.loading import SpeechDataset
+from distill.data.dataset import SpeechDataset
 from distill.errors import DataError
 
 if __name__ == "__main__":

@@ -19,7 +19,8 @@ from lhotse.utils import fastcopy
 from torch.utils.data import DataLoader
 
 from distill.data.audio import samples_at_16k
-from distill.data.loading import SpeechDataset, dev_loader, train_loader
+from distill.data.dataset import SpeechDataset
+from distill.data.loading import dev_loader, train_loader
 from distill.data.manifest import ListedCuts
 from distill.data.noise import NoiseReader
 from distill.data.sampler import EpochSampler, shuffled

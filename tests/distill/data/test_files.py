@@ -11,10 +11,11 @@ import soundfile
 
 from distill.data.audio import read_audio
 from distill.data.files import regular_file
-from distill.data.recordings import read_header, why_unusable
+from distill.data.recordings import read_header
 from distill.data.shar import located_cuts
 from distill.data.sources import index_cuts, open_cuts
 from distill.data.stores import read_place
+from distill.data.unusable import why_unusable
 from distill.data_prep import CORPORA
 from distill.data_prep.headers import read_headers
 from distill.errors import DataError

@@ -16,11 +16,11 @@ from lhotse.cut import MixedCut
 
 from distill.data.audio import read_audio
 from distill.data.datamodule import NothingUsable
-from distill.data.loading import SpeechDataset
+from distill.data.dataset import SpeechDataset
 from distill.data.manifest import JoinedCuts, ListedCuts, ManifestCuts
 from distill.data.noise import NoiseReader
-from distill.data.recordings import blame, why_unusable
 from distill.data.sources import index_cuts, open_cuts
+from distill.data.unusable import blame, why_unusable
 from distill.distortions import DistortionConfig
 from distill.distortions.plan import draw
 from distill.errors import DataError

@@ -17,7 +17,7 @@ from lhotse import MonoCut, MultiCut, Recording
 from lhotse.audio import AudioSource
 
 from distill.data.audio import read_audio
-from distill.data.loading import SpeechDataset
+from distill.data.dataset import SpeechDataset
 from distill.data.manifest import ManifestCuts
 from distill.data.noise import NoiseReader
 from distill.data.sources import index_cuts, open_cuts

@@ -6,7 +6,7 @@ import signal
 import pytest
 import torch
 
-from distill.data.loading import SpeechDataset
+from distill.data.dataset import SpeechDataset
 from distill.run import run
 from distill.training.stopping import Interrupted
 from tests.distill.training.test_train import STEADY, differs, log, overrides, tiny, weights

@@ -18,7 +18,7 @@ from lhotse.utils import fastcopy
 
 from distill.checkpoints import load_student
 from distill.data.datamodule import NothingUsable
-from distill.data.loading import SpeechDataset
+from distill.data.dataset import SpeechDataset
 from distill.errors import ConfigError, DataError
 from distill.options import OptimConfig
 from distill.run import run

@@ -1,0 +1,224 @@
+"""Audio of lhotse's manifests, opened by nobody but us.
+
+A manifest may name a command, a pipe or a URL in place of a file, and lhotse would run or fetch it: in a
+recording's sources, in the room response of a transform, in a track of a mixture. Here audio comes from
+regular files and object stores, decoded by libsndfile; everything else is refused by name.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+from lhotse import Recording
+from lhotse.audio import AudioSource
+from lhotse.audio.recording import assert_and_maybe_fix_num_samples
+from lhotse.audio.utils import get_audio_duration_mismatch_tolerance
+from lhotse.augmentation import AudioTransform, Resample, Speed, Volume
+from lhotse.cut import Cut, MixedCut, PaddingCut
+from lhotse.cut.data import DataCut
+from lhotse.utils import compute_num_samples, fastcopy
+
+from distill.data.files import regular_file
+from distill.data.recordings import MAX_FRAMES, file_rate
+from distill.data.resampling import check_rates, resample_channels
+from distill.data.shar import place_of
+from distill.data.stores import check_place, local_path, read_place
+from distill.data.unusable import why_unusable
+from distill.errors import DataError, first_line
+
+_MOST_SAMPLES = 2**22  # decoded at once: a header alone decides no memory
+_SPEEDS = (0.25, 4.0)
+
+
+def check_audio(cut: Cut) -> None:
+    """Refuse a cut whose audio is not in files or object stores; nothing is opened.
+
+    Raises:
+        DataError: naming what it is instead.
+    """
+    if isinstance(cut, MixedCut):
+        if cut.transforms:
+            raise DataError(f"its mixture is to be changed by {_named(cut.transforms[0])}, {_DO_IT_FIRST}")
+        for track in cut.tracks:
+            check_audio(track.cut)
+    elif isinstance(cut, DataCut):
+        if why := why_unusable(cut):
+            raise DataError(why)
+        if cut.recording is None:
+            raise DataError("has no recording")
+        _check_recording(cut.recording)
+    elif not isinstance(cut, PaddingCut):
+        raise DataError(f"is a {type(cut).__name__}, which is not read")
+
+
+_DO_IT_FIRST = "which is not done while reading: write such audio to files first"
+
+
+def _check_recording(recording: Recording) -> None:
+    if not recording.sources:
+        raise DataError("its recording has no source")
+    for source in recording.sources:
+        _check_source(source)
+    rate = file_rate(recording)
+    for transform in _transforms(recording):
+        check_rates(rate)
+        if isinstance(transform, Resample):
+            if transform.source_sampling_rate != rate:
+                raise DataError(
+                    f"its audio of {rate} Hz is resampled from {transform.source_sampling_rate} Hz"
+                )
+            rate = transform.target_sampling_rate
+            check_rates(rate)
+        elif isinstance(transform, Speed) and not _SPEEDS[0] <= transform.factor <= _SPEEDS[1]:
+            raise DataError(
+                f"a speed of {transform.factor:g} is not read, only {_SPEEDS[0]} to {_SPEEDS[1]:g}"
+            )
+        elif isinstance(transform, Volume) and not math.isfinite(transform.factor):
+            raise DataError(f"a volume of {transform.factor:g} is not read")
+    if rate != recording.sampling_rate:
+        raise DataError(f"its manifest says {recording.sampling_rate} Hz, its transforms end at {rate}")
+    check_rates(rate)
+
+
+def _check_source(source: AudioSource) -> None:
+    if source.type in ("file", "url", "shar"):
+        if not isinstance(source.source, str | Path):
+            raise DataError(f"its source of type {source.type} is no path or URL")
+        if source.type == "url":
+            check_place(str(source.source))
+        elif source.type == "shar":
+            place_of(source)
+    elif source.type == "command":
+        raise DataError(
+            f"its audio would come from a command ({_short(source.source)}), and commands are not run: write "
+            "the audio to a file"
+        )
+    elif source.type != "memory" or not isinstance(source.source, bytes):
+        raise DataError(f"its source is of type {_short(source.type)}, which is not read")
+
+
+def _transforms(recording: Recording) -> list[Resample | Speed | Volume]:
+    made: list[Any] = []
+    for transform in recording.transforms or []:
+        name = _named(transform)
+        if name not in ("Resample", "Speed", "Volume"):
+            raise DataError(f"its recording is to be changed by {name}, {_DO_IT_FIRST}")
+        made.append(AudioTransform.from_dict(transform) if isinstance(transform, dict) else transform)
+    return made
+
+
+def _named(transform: Any) -> str:
+    return _short(transform.get("name")) if isinstance(transform, dict) else type(transform).__name__
+
+
+def _short(text: Any) -> str:
+    printed = " ".join(str(text).split())
+    return printed if len(printed) <= 40 else f"{printed[:40]}..."
+
+
+def opened_here(cut: Cut) -> Cut:
+    """The cut with recordings whose `load_audio` is ours, so that lhotse can cut and mix but opens nothing.
+
+    Raises:
+        DataError: as `check_audio`.
+    """
+    check_audio(cut)
+    return _opened_here(cut)
+
+
+def _opened_here(cut: Cut) -> Cut:
+    if isinstance(cut, MixedCut):
+        return fastcopy(cut, tracks=[fastcopy(t, cut=_opened_here(t.cut)) for t in cut.tracks])
+    if not isinstance(cut, DataCut):
+        return cut
+    assert cut.recording is not None
+    return fastcopy(cut, recording=_OpenedHere(**vars(cut.recording)))
+
+
+class _OpenedHere(Recording):
+    """A recording that was checked by `check_audio`."""
+
+    def load_audio(
+        self, channels: Any = None, offset: float = 0.0, duration: float | None = None
+    ) -> np.ndarray:
+        """(C, T) float32 at `sampling_rate`: what lhotse's own reading gives, see there.
+
+        Raises:
+            DataError: a file cannot be read, has another rate than promised or is shorter.
+        """
+        wanted = None if channels is None else {channels} if isinstance(channels, int) else set(channels)
+        if wanted is not None and not wanted.issubset(self.channel_ids or ()):
+            raise DataError(f"its recording has channels {self.channel_ids}, not {sorted(wanted)}")
+        asked = duration
+        if duration is not None and math.isclose(duration, self.duration, abs_tol=1e-3):
+            duration = None  # as lhotse: the whole file, cut to length at the end
+        transforms = _transforms(self)
+        start, length = offset, duration
+        for transform in reversed(transforms):
+            start, length = transform.reverse_timestamps(start, length, self.sampling_rate)
+        read = []
+        for source in self.sources:
+            if wanted is None or wanted.intersection(source.channels):
+                samples = _read(source, file_rate(self), start, length)
+                others = [i for i, c in enumerate(source.channels) if wanted is not None and c not in wanted]
+                read.append(np.delete(samples, others, axis=0) if others else samples)
+        audio = self._stack_audio_channels(read)
+        for transform in transforms:
+            audio = _transformed(audio, transform, self.sampling_rate)
+        return assert_and_maybe_fix_num_samples(audio, offset=offset, duration=asked, recording=self)
+
+
+def _transformed(audio: np.ndarray, transform: Resample | Speed | Volume, rate: int) -> np.ndarray:
+    if isinstance(transform, Resample):
+        return resample_channels(audio, transform.source_sampling_rate, transform.target_sampling_rate)
+    if isinstance(transform, Speed):
+        return resample_channels(audio, round(rate * transform.factor), rate)
+    return transform(audio, rate)
+
+
+def _read(source: AudioSource, rate: int, start_s: float, length_s: float | None) -> np.ndarray:
+    """(C, T) float32 of a source, at its own rate."""
+    try:
+        with soundfile.SoundFile(_stream(source)) as file:
+            if file.samplerate != rate:
+                raise DataError(f"its file has {file.samplerate} Hz, its manifest says {rate}")
+            if file.frames >= MAX_FRAMES:
+                raise DataError("its file does not say how long it is in its header; convert it again")
+            if start_s > 0:
+                file.seek(compute_num_samples(start_s, rate))
+            samples = _decode(file, None if length_s is None else compute_num_samples(length_s, rate))
+    except soundfile.SoundFileError as error:
+        raise DataError(f"cannot be read ({first_line(error)})") from None
+    if length_s is not None and samples.shape[1] / rate < length_s - get_audio_duration_mismatch_tolerance():
+        raise DataError("its file is not as long as its manifest says")
+    return samples
+
+
+def _stream(source: AudioSource) -> str | io.BytesIO:
+    if source.type == "memory":
+        return io.BytesIO(source.source)  # pyright: ignore[reportArgumentType]
+    place = str(source.source)
+    if source.type == "file":
+        return str(regular_file(place))
+    if source.type == "shar":
+        return io.BytesIO(read_place(*place_of(source)))
+    local = local_path(place)
+    return str(regular_file(local)) if local else io.BytesIO(read_place(place))
+
+
+def _decode(file: soundfile.SoundFile, count: int | None) -> np.ndarray:
+    """What is there of the next `count` frames, in blocks: headers are wrong about lengths."""
+    blocks: list[np.ndarray] = []
+    rest = file.frames if count is None else count
+    while rest > 0:
+        asked = min(rest, max(_MOST_SAMPLES // file.channels, 1))
+        blocks.append(file.read(frames=asked, dtype="float32", always_2d=True))
+        rest = rest - asked if len(blocks[-1]) == asked else 0
+    if not blocks:
+        return np.zeros((file.channels, 0), dtype=np.float32)
+    return (blocks[0] if len(blocks) == 1 else np.concatenate(blocks)).T
