@@ -17,7 +17,9 @@ from distill.downstream.task_sources import manifests_of, noise_sources, source_
 from distill.downstream.tasks import RECORDED
 from distill.downstream.truths import check_words
 from distill.errors import DataError
-from distill.preflight.check import SAMPLE, short_name, source_finding, writable_finding
+from distill.preflight.check import SAMPLE
+from distill.preflight.check_machine import writable_finding
+from distill.preflight.check_sources import short_name, source_finding
 from distill.preflight.findings import CheckReport, Finding, wrong
 from distill.preflight.survey import survey
 

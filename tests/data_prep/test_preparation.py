@@ -17,9 +17,10 @@ import torch
 from lhotse import CutSet
 
 from distill.data.audio import read_audio
-from distill.data_prep import CORPORA, PUBLISHED, headers, preparation, shards
+from distill.data_prep import CORPORA, PUBLISHED, headers, shards
 from distill.data_prep.corpus import Split
-from distill.data_prep.preparation import SplitResult, prepare
+from distill.data_prep.preparation import prepare
+from distill.data_prep.prepared import HOURS_TOLERANCE, SplitResult
 from distill.errors import DataError, UsageError, UserError
 
 LIBRISPEECH = PUBLISHED["librispeech"]
@@ -432,4 +433,4 @@ def test_the_list_of_corpora_needs_no_lhotse():
 def test_hours_tolerance_covers_librispeech_as_published():
     """The audio of test-other lasts 5.34 h, the paper says 5.1; of dev-other 5.12 h, the paper says 5.3."""
     for published, measured in ((5.1, 5.34), (5.3, 5.12)):
-        assert abs(measured / published - 1) < preparation.HOURS_TOLERANCE
+        assert abs(measured / published - 1) < HOURS_TOLERANCE

@@ -8,34 +8,10 @@ import pytest
 import soundfile
 
 from distill.cli import main
-from distill.config import load
-from distill.data_prep import CORPORA
 from distill.data_prep.manifests import cut_from_file, cut_of_all_channels, write_cuts
-from distill.options import Recipe
 from distill.preflight.check import check
-from distill.preflight.findings import WIDTH, CheckReport, Finding
 from distill.preflight.survey import survey
-
-
-def mini(data: Path, *overrides: str) -> Recipe:
-    return load("mini", [f"data.root={data}", "teacher=random:mini", "trainer.accelerator=cpu", *overrides])
-
-
-def finding(report: CheckReport, what: str) -> Finding:
-    """The one line whose first column begins like that."""
-    (found,) = [line for line in report.findings if line.what.startswith(what)]
-    return found
-
-
-@pytest.fixture
-def corpus(tmp_path) -> Path:
-    """Ten files of half a second and their manifest."""
-    files = [tmp_path / "audio" / f"{i}.wav" for i in range(10)]
-    files[0].parent.mkdir()
-    for file in files:
-        soundfile.write(file, np.full(8_000, 0.1), 16_000)
-    write_cuts([cut_from_file(file) for file in files], tmp_path / "some" / "all.jsonl.gz")
-    return tmp_path
+from tests.distill.preflight.reports import finding, mini
 
 
 def test_only_a_sample_of_a_large_source_is_opened_but_all_are_looked_for(corpus):
@@ -63,17 +39,6 @@ def test_huge_sources_are_searched_in_part(corpus, monkeypatch):
     assert found.there == 4 and 4 <= len(found.bad) <= 6 and found.bad_share >= 1
 
 
-def test_what_was_not_looked_at_is_said(mini_data, corpus):
-    recipe = mini(mini_data, f"data.train=[{corpus}/some/all.jsonl.gz]")
-    line = finding(check(recipe, sample=3), "train: all")
-    assert (line.state, line.more) == ("ok", "3 of 10 files looked at, all are there")
-    text = str(check(recipe, sample=3))
-    assert "3 of 10 files looked at, all are there" in text
-    assert max(map(len, text.splitlines())) <= WIDTH
-    for sample in (10, None):
-        assert not finding(check(recipe, sample=sample), "train: all").more
-
-
 def test_the_sampling_rate_is_compared_with_the_manifest(corpus):
     """The same duration at another rate: training refuses such a file."""
     soundfile.write(corpus / "audio" / "3.wav", np.zeros(4_000), 8_000)
@@ -86,37 +51,6 @@ def test_the_sampling_rate_is_compared_with_the_manifest(corpus):
     soundfile.write(corpus / "audio" / "stereo.wav", np.zeros((8_000, 2)), 16_000)
     (problem,) = survey(f"{corpus}/some/stereo.jsonl.gz", sample=None, seed=0).bad
     assert problem.endswith("stereo.wav: has 16000 Hz, its manifest says 8000")
-
-
-def test_a_few_bad_files_are_a_note_and_many_a_problem(mini_data, corpus):
-    (corpus / "audio" / "3.wav").unlink()
-    speech = f"data.train=[{corpus}/some/all.jsonl.gz]"
-    report = check(mini(mini_data, speech, "data.max_bad_fraction=0.1"))
-    line = finding(report, "train: all")
-    assert report.ok and (line.state, line.detail) == ("note", "1 bad of 10, 0.00 h")
-    assert "3.wav: does not exist" in line.fix and "data.max_bad_fraction=0.1" in line.fix
-    assert "3.wav: does not exist" in " ".join(str(report).split())
-    report = check(mini(mini_data, speech, "data.max_bad_fraction=0.09"))
-    assert finding(report, "train: all").state == "missing"
-
-
-def test_a_corpus_that_was_not_all_there_is_said_again(mini_data, tmp_path):
-    """What `distill data prepare` warned of."""
-    out = tmp_path / "librispeech"
-    audio = tmp_path / "LibriSpeech" / "dev-clean" / "84" / "0"
-    audio.mkdir(parents=True)
-    soundfile.write(audio / "84-0-0000.flac", np.zeros(16_000), 16_000)
-    (audio / "84-0.trans.txt").write_text("84-0-0000 WORDS\n")
-    CORPORA["librispeech"](tmp_path, out, shards=str(tmp_path / "shards"))
-    said = "1 of the 2703 published files were there when it was prepared"
-    for name in ("dev-clean", "dev-clean.shards"):
-        report = check(mini(mini_data, f"data.dev=[{out}/{name}.jsonl.gz]"))
-        line = finding(report, f"dev: {name}")
-        assert report.ok and (line.state, line.fix) == ("note", said)
-        assert said in " ".join(str(report).split())
-    (out / "prepared.json").write_text("[]")
-    report = check(mini(mini_data, f"data.dev=[{out}/dev-clean.jsonl.gz]"))
-    assert finding(report, "dev: dev-clean").state == "ok"
 
 
 def test_the_sample_on_the_command_line(mini_data, corpus, capsys):
@@ -163,3 +97,19 @@ def test_silent_rooms_are_named_and_faint_ones_are_not(corpus):
     assert [line.rpartition("/")[2] for line in survey(source, sample=None, seed=0, kind="rooms").bad] == [
         "3.wav: holds nothing but silence"
     ]
+
+
+@pytest.mark.parametrize("kind", ["table", "folder"])
+def test_bad_files_of_a_table_or_folder(corpus, kind):
+    audio = corpus / "audio"
+    if kind == "table":
+        (corpus / "t.tsv").write_text("path\n" + "\n".join(f"audio/{i}.wav" for i in range(10)) + "\n")
+        (audio / "3.wav").unlink()
+    else:
+        (audio / "3.wav").write_text("no audio")
+    found = survey(str(corpus / "t.tsv" if kind == "table" else audio), sample=2000, seed=0)
+    assert (found.utterances, len(found.bad), found.bad_share) == (10, 1, 0.1)
+    why = "does not exist" if kind == "table" else "cannot be read (Format not recognised)"
+    row = f"{corpus}/t.tsv, line 5: " if kind == "table" else ""
+    assert found.bad == [f"{row}{audio}/3.wav: {why}"]
+    assert found.hours == pytest.approx(9 * 0.5 / 3600)

@@ -1,0 +1,119 @@
+"""Folder, disk, memory, GPUs and cores of the machine that the check runs on."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import torch
+
+from distill.data.parcels import SHARED_MEMORY, most_open_files
+from distill.devices import Layout
+from distill.errors import UserError
+from distill.hubert import HubertConfig
+from distill.options import AdaptRecipe, Recipe
+from distill.preflight.findings import Finding, missing, wrong
+from distill.preflight.needs import Needs, available_memory, estimate, targets_bytes
+from distill.training.run_folder import check_run_folder
+
+_LESS_MEMORY = "optim.accumulate=2 halves what a step needs, fewer data.workers need less"
+
+
+def check_out(out: Path) -> Finding:
+    """The run folder: a new one, or a run that can go on."""
+    what = f"run: {out}"
+    if (out / "checkpoints" / "last.ckpt").exists():
+        return Finding(what=what, state="note", detail="a run is there: --resume it")
+    try:
+        check_run_folder(out, resume=False)
+    except UserError as error:
+        return wrong(what, "cannot be used", str(error), "choose another --out")
+    return writable_finding(what, out, "new")
+
+
+def writable_finding(what: str, out: Path, detail: str) -> Finding:
+    """Whether a folder can be written, or made; `detail` is said if so."""
+    place = _existing(out)
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        return wrong(what, "cannot be written", f"{place} cannot be written", "choose another --out")
+    return Finding(what=what, state="ok", detail=detail)
+
+
+def _existing(path: Path) -> Path:
+    """The nearest folder above, or itself, that is there."""
+    return next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+
+
+def check_needs(
+    recipe: Recipe, config: HubertConfig | None, out: Path, hours: float, layout: Layout
+) -> list[Finding]:
+    """Disk, memory and GPU memory, if the models are known."""
+    if config is None:
+        return [Finding(what="disk, memory", state="note", detail="not known without the teacher")]
+    try:
+        needs = estimate(recipe, config, layout)
+    except ValueError as error:
+        return [wrong("student", "does not fit the teacher", str(error), "change the student section")]
+    disk = needs.disk + (targets_bytes(recipe, config, hours) if isinstance(recipe, AdaptRecipe) else 0)
+    free = shutil.disk_usage(_existing(out)).free
+    detail = f"{_gb(disk)} of {_gb(free)} free"
+    findings = [Finding(what="disk", state="ok", detail=detail)]
+    if disk > free:
+        problem = f"{out} needs {_gb(disk)}, {_existing(out)} has {_gb(free)} free"
+        findings = [missing("disk", detail, problem, "make room, or choose another --out")]
+    findings.append(_memory("memory", needs.host, available_memory(), _LESS_MEMORY))
+    if layout.gpu:
+        found = torch.cuda.device_count()
+        total = torch.cuda.get_device_properties(0).total_memory if found else None
+        findings.append(_memory("GPU memory", needs.device, total, _LESS_MEMORY))
+        if found < layout.processes:
+            detail = f"{layout.processes} wanted, {found} on this machine"
+            findings.append(Finding(what="GPUs", state="note", detail=detail))
+    if recipe.data.workers:
+        findings += _handing_over(needs)
+    return [*findings, _workers(recipe, layout)]
+
+
+def _memory(what: str, needed: int, there: int | None, advice: str) -> Finding:
+    """Estimates are rough: too little memory is a note, not a problem."""
+    if there is None:
+        return Finding(what=what, state="note", detail=f"about {_gb(needed)}, nothing here")
+    detail = f"about {_gb(needed)} of {_gb(there)}"
+    if needed > there:
+        return Finding(what=what, state="note", detail=detail, fix=f"may not be enough; {advice}")
+    return Finding(what=what, state="ok", detail=detail)
+
+
+def _handing_over(needs: Needs) -> list[Finding]:
+    """Whether data workers have the room to hand over what they read."""
+    findings = []
+    if SHARED_MEMORY.is_dir():
+        free = shutil.disk_usage(SHARED_MEMORY).free
+        detail = f"up to {_gb(needs.shared)} of {_gb(free)}"
+        fix = ""
+        if needs.shared > free:
+            size = -(-needs.shared // 10**9)
+            fix = "batches without room go through pipes, which is slower: give a container more, as with "
+            fix += f"docker run --shm-size={size}g, or use fewer data.workers"
+        findings.append(Finding(what="shared memory", state="note" if fix else "ok", detail=detail, fix=fix))
+    limit = most_open_files()
+    if limit is not None and needs.open_files > limit:
+        detail = f"about {needs.open_files}, the limit is {limit}"
+        fix = "raise it (ulimit -Hn), or use fewer data.workers"
+        findings.append(Finding(what="open files", state="note", detail=detail, fix=fix))
+    return findings
+
+
+def _workers(recipe: Recipe, layout: Layout) -> Finding:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    wanted = layout.processes * (recipe.data.workers + 1)
+    detail = f"{wanted} processes on {cores} cores"
+    if wanted <= cores:
+        return Finding(what="CPU", state="ok", detail=detail)
+    fix = f"data.workers={max(0, cores // layout.processes - 1)} would fit this machine"
+    return Finding(what="CPU", state="note", detail=detail, fix=fix)
+
+
+def _gb(n_bytes: int) -> str:
+    return f"{n_bytes / 1e9:.1f} GB"

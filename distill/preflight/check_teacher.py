@@ -1,0 +1,82 @@
+"""The teacher: whether it can be loaded, or is still to be downloaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from distill.checkpoints import huggingface, load_teacher, split_source
+from distill.checkpoints import torchaudio as bundles
+from distill.config import recipe_names
+from distill.errors import CheckpointError
+from distill.hubert import PRESETS, HubertConfig
+from distill.options import Recipe
+from distill.preflight.findings import CheckReport, Finding, missing, wrong
+
+_PUBLISHED = {  # what is on the hub and in torchaudio under these names
+    "facebook/hubert-base-ls960": "base",
+    "facebook/hubert-large-ll60k": "large",
+    "HUBERT_BASE": "base",
+    "HUBERT_LARGE": "large",
+}
+_MEGABYTES = {"base": 378, "large": 1266}  # of their float32 weights
+
+
+def check_teacher(recipe: Recipe, report: CheckReport) -> HubertConfig | None:
+    """Whether it can be loaded; its architecture, also if it is a published one that will be downloaded."""
+    what = f"teacher: {recipe.teacher}"
+    try:
+        source, wish = split_source(recipe.teacher)
+    except CheckpointError as error:
+        report.findings.append(wrong(what, "no such choice", str(error), "correct it"))
+        return None
+    path = Path(source).expanduser()
+    run = not path.exists() and path.parts[:1] == ("runs",)  # "runs/x" reads as a hub id, too
+    if run:
+        fix = f"distill adapt {path.name}" if path.name in recipe_names() else f"train {source} first"
+        report.findings.append(missing(what, "not there", f"{source} does not exist", fix))
+        return None
+    try:
+        if not path.exists() and (bundles.is_bundle(source) or huggingface.is_hub_id(source)):
+            folder = _cached(source)
+            if folder is None:
+                report.findings.append(_not_downloaded(what, source))
+                return PRESETS[_PUBLISHED[source]] if source in _PUBLISHED else None
+            source = str(folder)
+        config = load_teacher(source, normalize_input=wish).config
+    except CheckpointError as error:
+        state, detail = ("wrong", "cannot be used") if path.exists() else ("missing", "not there")
+        fix = "set teacher to a checkpoint that can be used"
+        report.findings.append(Finding(what=what, state=state, detail=detail, problem=str(error), fix=fix))
+        return None
+    detail = f"{config.layers} layers, {config.dim} features"
+    report.findings.append(Finding(what=what, state="ok", detail=detail))
+    return config
+
+
+def _cached(source: str) -> Path | None:
+    """The folder of a hub model, or the name of a torchaudio bundle, if it is in the cache."""
+    if bundles.is_bundle(source):
+        import torchaudio
+
+        bundle = getattr(torchaudio.pipelines, source, None)
+        file = Path(torch.hub.get_dir()) / "checkpoints" / Path(getattr(bundle, "_path", "") or "none").name
+        return Path(source) if bundle is None or file.is_file() else None
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(source, "config.json")
+    folder = Path(found).parent if isinstance(found, str) else None
+    has_weights = folder is not None and any((folder / name).is_file() for name in huggingface.FILES[1:])
+    return folder if has_weights else None
+
+
+def _not_downloaded(what: str, source: str) -> Finding:
+    from huggingface_hub.constants import HF_HUB_OFFLINE
+
+    if HF_HUB_OFFLINE and not bundles.is_bundle(source):
+        problem = f"{source} is not in the hub's cache, and HF_HUB_OFFLINE forbids to download it"
+        fix = f"hf download {source} (on a machine that is online), or set teacher to a folder or file"
+        return missing(what, "not in the cache, and offline", problem, fix)
+    size = f", {_MEGABYTES[_PUBLISHED[source]]} MB" if source in _PUBLISHED else ""
+    return Finding(what=what, state="note", detail=f"will be downloaded{size}")
