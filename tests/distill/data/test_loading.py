@@ -1,295 +1,127 @@
-"""From sources to batches: what is opened, read, cropped, skipped, and how processes share it."""
+"""Loaders: workers, processes, epochs, and where a resumed run continues."""
 
-import gzip
-from pathlib import Path
+import subprocess
+import sys
 
-import numpy as np
 import pytest
-import soundfile
-import torch
-import torchaudio.functional
-from lhotse import CutSet, MonoCut
+from torch.utils.data import DataLoader
 
-from distill.data.audio import read_audio, samples_at_16k
-from distill.data.noise import NoiseReader
-from distill.data.sources import open_cuts
-from distill.distortions import Distorter, DistortionConfig, Plan, UtterancePlan
+from distill.data.loading import dev_loader, train_loader
+from distill.data.sampler import EpochSampler
 from distill.errors import DataError
-from distill.hashing import hash_number
-
-SPEECH = 22  # utterances: no multiple of any batch size here
+from tests.distill.data.batches import by_utterance, dataset, ids, same
 
 
-def ids(cuts) -> list[str]:
-    return [cut.id for cut in cuts]
+def start_behind(made: DataLoader, epoch: int, batches: int) -> None:
+    assert isinstance(made.sampler, EpochSampler)
+    made.sampler.start_behind(epoch, batches)
 
 
-def refused(*sources) -> str:
-    with pytest.raises(DataError) as error:
-        open_cuts([str(source) for source in sources])
-    assert "\n" not in str(error.value)
-    return str(error.value)
+def loader(data, *, epoch: int = 0, batch_size: int = 4, **options):
+    made = train_loader(data, **({"batch_size": batch_size, "buckets": 3, "workers": 0} | options))
+    start_behind(made, epoch, 0)
+    return made
 
 
-# -------------------------------------------------------------------------------------------------- sources
+def test_batches_do_not_depend_on_the_workers(cuts, noise_folder):
+    data = dataset(cuts, noise_folder, max_samples=8000)
+    alone, two = (list(loader(data, epoch=1, workers=workers)) for workers in (0, 2))
+    assert [batch.ids for batch in alone] == [batch.ids for batch in two]
+    assert same(by_utterance(alone), by_utterance(two))
 
 
-def test_a_folder_is_searched_recursively(noise_folder):
-    assert ids(open_cuts(noise_folder)) == ["a", "b", "deep/c", "deep/d"]
+def test_an_utterance_is_the_same_in_every_batch(cuts, noise_folder):
+    data = dataset(cuts, noise_folder, max_samples=8000)
+    small, large = (by_utterance(loader(data, batch_size=size)) for size in (3, 8))
+    assert same(small, large)
+    assert not same(small, by_utterance(loader(data, batch_size=3, epoch=1)))
 
 
-@pytest.fixture
-def table(noise_folder, tmp_path) -> Path:
-    rows = [("a.wav", "seen", "train"), ("b.flac", "seen", "dev"), ("deep/c.wav", "unseen", "dev")]
-    lines = ["path\tset\tsplit", *("\t".join((f"{noise_folder}/{name}", *rest)) for name, *rest in rows)]
-    path = tmp_path / "list.tsv"
-    path.write_text("\n".join(lines) + "\n")
-    return path
+@pytest.mark.parametrize("buckets", [1, 3, 30])
+def test_each_utterance_comes_once_an_epoch_in_another_order(cuts, buckets):
+    data = dataset(cuts)
+    orders = []
+    for epoch in (0, 1):
+        batches = list(loader(data, epoch=epoch, buckets=buckets, batch_size=4))
+        assert len(by_utterance(batches)) == len(cuts)
+        assert max(map(len, batches)) == 4
+        assert sum(len(batch) < 4 for batch in batches) == 1  # 22 utterances: five of 4, one of 2
+        orders.append([batch.ids for batch in batches])
+    assert orders[0] != orders[1]
+    again = [batch.ids for batch in loader(data, epoch=1, buckets=buckets)]
+    assert again == orders[1]
 
 
-@pytest.mark.parametrize(
-    ("query", "expected"),
-    [("", "abc"), ("?set=seen", "ab"), ("?set=seen&split=dev", "b"), ("?split=dev", "bc")],
-)
-def test_a_tsv_and_its_filters(table, query, expected):
-    assert "".join(Path(name).name for name in ids(open_cuts(f"{table}{query}"))) == expected
+def test_a_corpus_smaller_than_a_batch(cuts):
+    one = dataset([cuts["u03"]])
+    assert [batch.ids for batch in loader(one, batch_size=24, buckets=30)] == [["u03"]]
 
 
-def test_columns_of_a_tsv_are_kept(table):
-    (cut,) = list(open_cuts(f"{table}?set=unseen"))
-    assert cut.custom == {"set": "unseen", "split": "dev"}
+def test_buckets_hold_utterances_of_similar_length(cuts):
+    def padding(buckets: int) -> float:
+        batches = list(loader(dataset(cuts), buckets=buckets))
+        return sum(batch.waveforms.numel() - int(batch.lengths.sum()) for batch in batches)
+
+    assert padding(5) < 0.6 * padding(1)
 
 
-def test_paths_are_relative_to_the_tsv(noise_folder, monkeypatch, tmp_path):
-    path = noise_folder / "deep" / "list.tsv"
-    path.write_text("path\n../a.wav\nc.wav\n")
-    monkeypatch.chdir(tmp_path)
-    try:
-        assert [read_audio(cut).shape for cut in list(open_cuts(path))][0] == (12_000,)
-    finally:
-        path.unlink()
+def test_batches_are_padded_with_zeros(cuts):
+    for batch in loader(dataset(cuts)):
+        assert batch.waveforms.shape[1] == batch.lengths.max()
+        for wave, length in zip(batch.waveforms, batch.lengths.tolist(), strict=True):
+            assert not wave[length:].any() and wave[length - 1] != 0
 
 
-@pytest.mark.parametrize("suffix", ["jsonl", "jsonl.gz"])
-def test_manifests_are_lazy_and_the_same(cuts, tmp_path, suffix):
-    path = tmp_path / f"cuts.{suffix}"
-    CutSet.from_cuts(list(cuts)).to_file(path)
-    opened = open_cuts(path)
-    assert opened.is_lazy and ids(opened) == ids(cuts)
+@pytest.mark.parametrize("batch_size", [4, 8])
+def test_processes_share_the_batches_of_one(cuts, batch_size):
+    whole = list(loader(dataset(cuts), batch_size=batch_size))
+    shares = [list(loader(dataset(cuts), rank=rank, world_size=2, batch_size=batch_size)) for rank in (0, 1)]
+    assert len(shares[0]) == len(shares[1]) == len(whole)
+    for together, *parts in zip(whole, *shares, strict=True):
+        assert sorted(together.ids) == sorted(name for part in parts for name in part.ids)
+        assert all(len(part) <= batch_size // 2 for part in parts)
 
 
-@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".tsv", ""])
-def test_clips_are_held_out_by_their_names(speech, tmp_path, suffix):
-    recording = next(iter(open_cuts(speech))).recording
-    names = [f"clip{number}" for number in range(400)]
-    path = tmp_path / f"noise{suffix}"
-    if suffix == ".tsv":
-        path.write_text("path\tset\n" + "".join(f"{name}.wav\tseen\n" for name in names))
-    if suffix in (".tsv", ""):
-        folder = path if suffix == "" else tmp_path
-        folder.mkdir(exist_ok=True)
-        for name in names:
-            soundfile.write(folder / f"{name}.wav", np.zeros(160), 16_000)
-    else:
-        cuts = [MonoCut(name, 0.0, recording.duration, 0, recording=recording) for name in names]
-        CutSet.from_cuts(cuts).to_file(path)
-    joint = "&set=seen" if suffix == ".tsv" else ""
-    kept, held_out = ids(open_cuts(f"{path}?part=0-0.9{joint}")), ids(open_cuts(f"{path}?part=0.9-1{joint}"))
-    assert sorted([*kept, *held_out]) == sorted(names) and 20 <= len(held_out) <= 60
-    assert held_out[0] == [name for name in names if hash_number("part", name) >= 0.9 * 2**64][0]
+def test_a_batch_that_cannot_be_shared_out(cuts):
+    with pytest.raises(DataError, match=r"data.batch_size 10 .* 4 processes: try data.batch_size=8"):
+        loader(dataset(cuts), batch_size=10, world_size=4)
 
 
-def test_parts_that_are_none(noise_folder):
-    for text in ("0.9", "1-0.9", "0-2", "a-b", ""):
-        assert f"part={text} must be two numbers of 0 to 1" in refused(f"{noise_folder}?part={text}")
-    assert "nothing in it (or no row) matches" in refused(f"{noise_folder}?part=0-0.000001")
+def test_the_dev_set_is_always_the_same_and_complete(cuts, noise_folder):
+    data = dataset(cuts, noise_folder, fixed_epoch=True)
+    made = dev_loader(data, batch_size=8, workers=0)
+    first = list(made)
+    start_behind(made, 3, 0)
+    second = list(made)
+    assert [batch.ids for batch in first] == [batch.ids for batch in second]
+    assert [name for batch in first for name in batch.ids] == ids(cuts)
+    assert same(by_utterance(first), by_utterance(second))
 
 
-def test_several_sources_follow_each_other(speech, noise_folder, table, tmp_path):
-    manifest = tmp_path / "cuts.jsonl.gz"
-    CutSet.from_cuts(list(open_cuts(speech))).to_file(manifest)
-    together = open_cuts([str(noise_folder), str(manifest), f"{table}?split=train"])
-    assert len(ids(together)) == 4 + SPEECH + 1
-    assert ids(together)[:5] == ["a", "b", "deep/c", "deep/d", "u00"]
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_resumed_epoch_goes_on_where_it_stopped(cuts, noise_folder, workers):
+    data = dataset(cuts, noise_folder)
+    whole = list(loader(data, epoch=1))
+    resumed = loader(data, epoch=1, workers=workers)
+    start_behind(resumed, 1, 3)
+    rest = list(resumed)
+    assert [batch.ids for batch in rest] == [batch.ids for batch in whole[3:]]
+    assert same(by_utterance(rest), by_utterance(whole[3:]))
+    assert [batch.position for batch in rest] == [(1, index) for index in range(3, len(whole))]
+    following = list(resumed)  # the next epoch, from its beginning
+    assert [batch.ids for batch in following] == [batch.ids for batch in loader(data, epoch=2)]
+    assert [batch.position for batch in following] == [(2, index) for index in range(len(following))]
 
 
-def test_sources_that_are_none(tmp_path, table, noise_folder):
-    assert "no source of audio given" in refused()
-    assert (
-        refused(tmp_path / "none.tsv")
-        == f"{tmp_path}/none.tsv does not exist; name a manifest, TSV or folder of audio"
-    )
-    (tmp_path / "empty").mkdir()
-    assert f"{tmp_path}/empty has no audio" in refused(tmp_path / "empty")
-    assert "has no audio" in refused(f"{table}?set=other")
-    assert "no column 'kind' in its header (path, set, split)" in refused(f"{table}?kind=x")
-    (tmp_path / "no_path.tsv").write_text("file\tset\na.wav\tseen\n")
-    assert "no column 'path' in its header (file, set)" in refused(tmp_path / "no_path.tsv")
-    (tmp_path / "empty.tsv").write_text("")
-    assert "no column 'path' in its header (empty file)" in refused(tmp_path / "empty.tsv")
-    (tmp_path / "notes.txt").write_text("x")
-    assert "expected a .jsonl.gz manifest, a .tsv or a folder" in refused(tmp_path / "notes.txt")
-    assert "only the rows of a .tsv can be chosen" in refused(f"{noise_folder}?set=seen")
+LEFT_BEHIND = """
+from distill.data.loading import batch_loader
+
+batches = iter(batch_loader(range(8), list(range(8)), workers=1))
+print(next(batches), flush=True)
+raise SystemExit(1)  # with the worker alive and never told to stop
+"""
 
 
-@pytest.mark.parametrize("content", ["not json\n", '{"a": 1}\n', "[1, 2]\n"])
-def test_manifests_that_are_none(tmp_path, content):
-    path = tmp_path / "cuts.jsonl.gz"
-    with gzip.open(path, "wt") as file:
-        file.write(content)
-    assert f"{path}: not a lhotse cut manifest" in refused(path)
-
-
-def test_an_empty_manifest(tmp_path):
-    path = tmp_path / "cuts.jsonl.gz"
-    with gzip.open(path, "wt"):
-        pass
-    assert f"{path} has no audio" in refused(path)
-
-
-def test_files_that_are_no_audio_are_refused_when_they_are_read(tmp_path):
-    soundfile.write(tmp_path / "good.wav", np.zeros(800), 16_000)
-    soundfile.write(tmp_path / "none.wav", np.zeros(0), 16_000)
-    (tmp_path / "bad.wav").write_text("no audio")
-    (tmp_path / "folder.wav").mkdir()
-    bad, good, none = open_cuts(tmp_path)
-    assert read_audio(good).shape == (800,)
-    for cut, why in (
-        (bad, "bad: .*/bad.wav: cannot be read .Format not recognised."),
-        (none, "none: .*/none.wav: holds no samples"),
-    ):
-        with pytest.raises(DataError, match=f"^{why}$"):
-            read_audio(cut)
-
-
-def test_two_files_of_one_name_are_refused(tmp_path):
-    for name in ("a.wav", "a.flac", "b.wav"):
-        soundfile.write(tmp_path / name, np.zeros(800), 16_000)
-    assert f"{tmp_path}/a.flac and {tmp_path}/a.wav are both called a; names must differ" in refused(tmp_path)
-    (tmp_path / "x.tsv").write_text("path\na.wav\nb.wav\n\na.flac\n")
-    said = f"{tmp_path}/a.wav (line 2) and {tmp_path}/a.flac (line 5) are both called a"
-    assert said in refused(tmp_path / "x.tsv")
-
-
-# ---------------------------------------------------------------------------------------------------- audio
-
-
-@pytest.mark.parametrize("name", ["a", "b", "deep/c", "deep/d"])
-def test_audio_is_the_mean_of_the_channels_at_16_khz(noise_folder, name):
-    cut = open_cuts(noise_folder)[name]
-    file = next(noise_folder.glob(f"{name}.*"))
-    samples, rate = soundfile.read(file, dtype="float32", always_2d=True)
-    expected = torch.from_numpy(samples.mean(1))
-    if rate != 16_000:
-        expected = torchaudio.functional.resample(expected, rate, 16_000)
-    read = read_audio(cut)
-    assert read.dtype == torch.float32
-    assert abs(len(read) - samples_at_16k(cut)) <= 1
-    torch.testing.assert_close(read, expected)
-
-
-@pytest.mark.parametrize(
-    ("name", "start", "count"), [("a", 320, 1600), ("deep/d", 0, 400), ("a", 11_000, 1000)]
-)
-def test_a_stretch_of_the_audio(noise_folder, name, start, count):
-    cut = open_cuts(noise_folder)[name]
-    assert torch.equal(read_audio(cut, start, count), read_audio(cut)[start : start + count])
-
-
-def test_a_stretch_at_another_rate_has_the_right_place_and_length(noise_folder):
-    cut = open_cuts(noise_folder)["deep/c"]
-    stretch, whole = read_audio(cut, 3200, 4800), read_audio(cut)[3200:8000]
-    assert len(stretch) == 4800
-    inner = slice(200, -200)  # the resampling filter sees other neighbours at the ends
-    torch.testing.assert_close(stretch[inner], whole[inner], atol=2e-3, rtol=0)
-
-
-def test_audio_that_cannot_be_used(tmp_path):
-    soundfile.write(tmp_path / "nan.wav", np.full(800, np.nan), 16_000, subtype="FLOAT")
-    soundfile.write(tmp_path / "gone.wav", np.zeros(800), 16_000)
-    soundfile.write(tmp_path / "short.wav", np.zeros(16_000), 16_000)
-    opened = open_cuts(tmp_path)
-    (tmp_path / "gone.wav").unlink()
-    soundfile.write(tmp_path / "short.wav", np.zeros(4_000), 16_000)  # the manifest promised a second
-    for name, message in {
-        "nan": "nan: samples are not finite",
-        "gone": "gone: .*gone.wav does not exist",
-        "short": r"short: cannot be read \(its file is not as long as its manifest says\)",
-    }.items():
-        with pytest.raises(DataError, match=message) as error:
-            read_audio(opened[name])
-        assert "\n" not in str(error.value)
-
-
-# --------------------------------------------------------------------------------------------------- noises
-
-
-def plan_of(**changes) -> UtterancePlan:
-    values = {
-        "utterance_id": "u",
-        "additive": "musan",
-        "non_additive": "none",
-        "rir": False,
-        "snr_db": 15.0,
-        "noise_choice": 0.0,
-        "noise_offset": 0.5,
-        "rir_choice": 0.99,
-        "gaussian_seed": 1,
-        "room_scale": 50,
-        "cents": 0.0,
-        "low_hz": 100.0,
-        "high_hz": 200.0,
-    }
-    return UtterancePlan(**(values | changes))
-
-
-def test_a_noise_segment_is_that_of_the_file(noise_folder):
-    reader = NoiseReader({"musan": str(noise_folder), "rir": [str(noise_folder)]})
-    samples, _ = soundfile.read(noise_folder / "a.wav", dtype="float32")
-    start = int(0.5 * (12_000 - 5_000 + 1))
-    segment = reader.noise(plan_of(), 5_000)
-    assert segment is not None and np.array_equal(segment.numpy(), samples[start : start + 5_000])
-    # A clip that is shorter than the speech comes as it is; the distorter tiles it.
-    whole = reader.noise(plan_of(), 50_000)
-    assert whole is not None and np.array_equal(whole.numpy(), samples)
-    chosen = reader.noise(plan_of(noise_choice=0.99, noise_offset=0.0), 100)
-    stereo, _ = soundfile.read(noise_folder / "deep" / "d.flac", dtype="float32")
-    assert chosen is not None and np.array_equal(chosen.numpy(), stereo[:100].mean(1))
-    rir = reader.rir(plan_of(rir=True))
-    assert rir is not None and np.array_equal(rir.numpy(), stereo.mean(1))
-
-
-def test_what_needs_no_file_reads_none():
-    reader = NoiseReader({})
-    assert reader.noise(plan_of(additive="gaussian"), 100) is None
-    assert reader.noise(plan_of(additive="none"), 100) is None
-    assert reader.rir(plan_of()) is None
-
-
-def test_a_corpus_that_is_not_given(noise_folder):
-    with pytest.raises(DataError, match=r"wham .*data\.noises\.wham"):
-        NoiseReader({"musan": str(noise_folder)}).noise(plan_of(additive="wham"), 100)
-
-
-def test_a_broken_noise_clip_is_silence_not_the_end(tmp_path):
-    generator = np.random.default_rng(0)
-    soundfile.write(tmp_path / "clip.flac", 0.1 * generator.standard_normal(20_000), 16_000)
-    reader = NoiseReader({"musan": str(tmp_path)})
-    whole = (tmp_path / "clip.flac").read_bytes()
-    (tmp_path / "clip.flac").write_bytes(whole[: len(whole) // 3])
-    (plan,) = Distorter.from_config(DistortionConfig(additive=("musan",))).plan(["a"])
-    noise = reader.noise(plan, 16_000)
-    assert noise is not None and not noise.any()
-    assert reader.noise(plan, 16_000) is not None
-    assert [name for name, _ in reader.take_lost()] == ["clip", "clip"] and not reader.take_lost()
-    with pytest.raises(DataError, match="the noise or room clip of a test cannot be used: .*; mend or repla"):
-        reader.whole_view(Plan((plan,)), [16_000])
-
-
-def test_a_broken_room_is_silence_too(tmp_path):
-    soundfile.write(tmp_path / "room.wav", np.ones(100), 16_000)
-    reader = NoiseReader({"rir": str(tmp_path)})
-    (tmp_path / "room.wav").unlink()
-    rir = reader.rir(plan_of(rir=True))
-    assert rir is not None and not rir.any()
-    assert [name for name, _ in reader.take_lost()] == ["room"]
+def test_workers_that_an_error_left_behind_end_with_the_process():
+    ended = subprocess.run([sys.executable, "-c", LEFT_BEHIND], capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (1, "0\n", "")

@@ -25,9 +25,6 @@ def only(additive: str = "none", non_additive: str = "none", rir: bool = False) 
     return DistortionConfig(additive=(additive,), non_additive=(non_additive,), rir=rir)
 
 
-# ----------------------------------------------------------------------------------------------- one waveform
-
-
 def test_equals_the_distorter():
     transform = DistortTransform("2-dist", {"musan": CLIPS[:1], "wham": CLIPS[1:]}, seed=3)
     distorter = Distorter.from_config("2-dist")
@@ -210,9 +207,6 @@ def test_an_array_comes_back_as_an_array():
     np.testing.assert_array_equal(backwards, transform(speech().flip(0), "a").numpy())
 
 
-# ----------------------------------------------------------------------------------------------------- lhotse
-
-
 def cut_of(samples: np.ndarray, rate: int = 16_000, name: str = "a", **options):
     from lhotse import Recording, SupervisionSegment
 
@@ -269,9 +263,6 @@ def test_a_cut_transform_for_lhotse_datasets():
     assert not np.array_equal(waves[0], waves[3])  # no epoch given: another draw
     fixed = [c.load_audio() for c in distorted(cuts + cuts, DistortTransform(only("gaussian")), epoch=0)]
     assert np.array_equal(fixed[0], fixed[3]) and not np.array_equal(fixed[0], fixed[1])
-
-
-# ------------------------------------------------------------------------------------- noise of another rate
 
 
 @pytest.mark.parametrize("rate", [8_000, 44_100])
