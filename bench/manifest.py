@@ -118,7 +118,7 @@ def first_batches(manifest: str, skip: str) -> dict[str, float]:
     base = resident_mb("self")
     started = time.perf_counter()
     loader = train_loader(SpeechDataset(index_cuts(manifest)), batch_size=BATCH, buckets=30, workers=WORKERS)
-    loader.sampler.start_behind(0, int(skip))  # pyright: ignore
+    loader.sampler.start_after(0, int(skip))  # pyright: ignore
     opened = resident_mb("self") - base
     batches = iter(loader)
     ids = next(batches).ids

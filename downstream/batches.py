@@ -183,7 +183,7 @@ class BalancedSampler:
     def __len__(self) -> int:
         return max(1, len(self.ends) // self.batch_size)
 
-    def start_behind(self, epoch: int, batches: int) -> None:
+    def start_after(self, epoch: int, batches: int) -> None:
         """Let the next iteration be that epoch, without its first batches."""
         self.epoch, self.skip = epoch, batches
 
@@ -258,7 +258,7 @@ class HeadData(ResumableData):
             sampler = BalancedSampler([weights[cut.id] for cut in cuts], **options)
         else:
             sampler = EpochSampler(ListedCuts(cuts), buckets=self.buckets, **options)
-        sampler.start_behind(**self.consumed)
+        sampler.start_after(**self.consumed)
         crop = None if self.crop_s is None else round(self.crop_s * SAMPLE_RATE)
         speech = HeadSpeech(
             cuts,

@@ -13,8 +13,8 @@ from distill.data.unusable import blame
 from distill.errors import DataError, first_line
 from distill.waveforms import SAMPLE_RATE, is_silent
 
-_STRETCH = 30 * SAMPLE_RATE  # samples that are searched for a sound at once, after the first second
-_LONGEST_S = 86_400.0  # a manifest alone decides no memory, such as that of a mixture's silence
+_STRETCH = 30 * SAMPLE_RATE  # samples searched for a sound at a time, after the first second
+_LONGEST_S = 86_400.0  # a manifest alone must not make us allocate memory, as for a mixture's silence
 
 
 def read_audio(cut: Cut, start: int = 0, count: int | None = None) -> Tensor:
@@ -55,7 +55,7 @@ def silent_throughout(cut: Cut) -> bool:
     Raises:
         DataError: as `read_audio`.
     """
-    start, count = 0, SAMPLE_RATE  # most sound at once
+    start, count = 0, SAMPLE_RATE  # most recordings have sound in their first second
     while start < samples_at_16k(cut):
         if not is_silent(read_audio(cut, start, count)):
             return False
@@ -64,7 +64,7 @@ def silent_throughout(cut: Cut) -> bool:
 
 
 def reason(error: Exception) -> str:
-    """The first line of an error; lhotse adds others with all it knows of the cut."""
+    """The first line of an error; lhotse adds more lines with everything it knows about the cut."""
     first = first_line(error)
     return (
         "its file is not as long as its manifest says"

@@ -1,7 +1,7 @@
-"""What recordings hold, in short: a name that changes with their samples, wherever they lie.
+"""A hash of what recordings hold: it changes with their samples and not with the folder they are in.
 
-What was made of some audio (heads, scores, cluster labels) is kept for the same audio only. Moving a corpus
-does not change what it holds; a distorted copy under the same names does.
+What was computed from some audio (heads, scores, cluster labels) is reused for the same audio only. Moving a
+corpus does not change what it holds; a distorted copy under the same names does.
 """
 
 from __future__ import annotations
@@ -27,24 +27,27 @@ from distill.data.stores import local_path
 from distill.errors import DataError
 from distill.hashing import hash_lines
 
-_VERSION = 1  # raise it when the same audio gets another name
+_VERSION = 1  # raise it when the hash of the same audio changes
 _SHORT = 512 * 1024  # bytes: recordings that are always read in full
-_STRETCH = 16 * 1024  # bytes, of which three stand for a longer one
-_BLOCK = 1 << 20  # bytes read at once
-_WORTH_KEEPING = 64 << 20  # bytes read, a second or so, after which the outcome is kept
+_STRETCH = 16 * 1024  # bytes; of a longer recording, three such stretches are read
+_BLOCK = 1 << 20  # bytes read at a time
+_WORTH_KEEPING = 64 << 20  # bytes; reading more takes over a second, so the hash is cached
 _JOBS = 16  # threads: file systems of clusters answer slowly, but many at once
 
 
 def contents_of(cuts: Sequence[Cut], *, in_full: bool, missing_ok: bool = False) -> str:
-    """A name of what some utterances hold: ids, the bytes of recordings, and what is cut out of them.
+    """Hash of what utterances hold: their ids, the bytes of their recordings, and what is cut out of them.
 
-    As long as size and times of change of all files stay, they are not read again. Of audio that is not on
-    this machine nothing is read: it goes by the last part of its address.
+    Files whose size and times of change stay the same are not read again. Audio that is not on this machine
+    is not read: the last part of its address stands for it.
 
     Args:
-        cuts: in an order of theirs.
+        cuts: the utterances, whose order counts.
         in_full: read every byte; False: of recordings above 512 kB the beginning, the middle and the end.
-        missing_ok: what cannot be read counts as such.
+        missing_ok: hash "cannot be read" in place of what cannot be read.
+
+    Returns:
+        32 hexadecimal digits.
 
     Raises:
         DataError: naming a file that cannot be read.
@@ -53,14 +56,14 @@ def contents_of(cuts: Sequence[Cut], *, in_full: bool, missing_ok: bool = False)
     with ThreadPoolExecutor(_JOBS) as pool:
         states = dict(zip(sources, pool.map(_state, sources.values()), strict=True))
         key = hash_lines([f"{_VERSION} {in_full}", *_lines(cuts, states)])
-        if (kept := _kept(key)) is not None:
-            return kept
+        if (cached := _cached(key)) is not None:
+            return cached
         reading = pool.map(lambda source: _read(source, in_full, missing_ok), sources.values())
-        shown = tqdm(reading, "audio: known?", len(sources), leave=False, disable=None, unit="file")
+        shown = tqdm(reading, "hashing audio", len(sources), leave=False, disable=None, unit="file")
         read = dict(zip(sources, shown, strict=True))
     found = hash_lines(_lines(cuts, {name: digest for name, (digest, _) in read.items()}))
     if sum(n_bytes for _, n_bytes in read.values()) > _WORTH_KEEPING:
-        _keep(key, found)
+        _cache(key, found)
     return found
 
 
@@ -70,12 +73,12 @@ def _sources(cut: Cut) -> Iterator[AudioSource]:
 
 
 def _name(source: AudioSource) -> str:
-    """Of a source in this process: its path or address, or which object in memory it is."""
+    """What identifies a source in this process: its path or address, or which object in memory it is."""
     return str(source.source) if isinstance(source.source, str | Path) else f"memory {id(source.source)}"
 
 
 def _lines(cuts: Sequence[Cut], named: Mapping[str, str]) -> Iterator[str]:
-    """A line for each utterance: what is taken from where, with sources called as `named` says."""
+    """A line for each utterance: what is taken from which source, with sources named as in `named`."""
     for cut in cuts:
         parts = []
         for part in parts_of(cut):
@@ -88,12 +91,12 @@ def _lines(cuts: Sequence[Cut], named: Mapping[str, str]) -> Iterator[str]:
 
 
 def plain(change: Any) -> dict[str, Any]:
-    """A transform of a recording, as its manifest has it: "name" and "kwargs"."""
+    """A transform of a recording as in a manifest: a dictionary of "name" and "kwargs"."""
     return change if isinstance(change, dict) else change.to_dict()
 
 
 def _state(source: AudioSource) -> str:
-    """Place of a source and state of its file: what is the same holds the same."""
+    """Path of a source and state of its file: if both are unchanged, so is what it holds."""
     name = _name(source)
     file = name.rpartition("#")[0] if source.type == "shar" else name
     try:
@@ -104,7 +107,7 @@ def _state(source: AudioSource) -> str:
 
 
 def _read(source: AudioSource, in_full: bool, missing_ok: bool) -> tuple[str, int]:
-    """Hash of what a source holds, and how many bytes were read for it."""
+    """Hash of what a source holds, and the number of bytes read for it."""
     if isinstance(source.source, bytes):
         return hashlib.blake2b(source.source, digest_size=16).hexdigest(), 0
     file, start, n_bytes = str(source.source), 0, None
@@ -129,16 +132,16 @@ def _read_file(file: Path, start: int, n_bytes: int | None, in_full: bool) -> tu
         digest = hashlib.blake2b(str(size).encode(), digest_size=16)
         stretches = [(0, size)]
         if not in_full and size > _SHORT:
-            stretches = [(place, _STRETCH) for place in (0, (size - _STRETCH) // 2, size - _STRETCH)]
-        for place, count in stretches:
-            opened.seek(start + place)
+            stretches = [(begin, _STRETCH) for begin in (0, (size - _STRETCH) // 2, size - _STRETCH)]
+        for begin, count in stretches:
+            opened.seek(start + begin)
             for done in range(0, count, _BLOCK):
                 digest.update(opened.read(min(_BLOCK, count - done)))
     return digest.hexdigest(), sum(count for _, count in stretches)
 
 
-def _kept(key: str) -> str | None:
-    """What was found of audio in that state before."""
+def _cached(key: str) -> str | None:
+    """The cached hash of audio in that state, if there is one."""
     try:
         found = (cache_folder("contents") / key).read_text(encoding="ascii").strip()
     except (OSError, ValueError):
@@ -146,6 +149,6 @@ def _kept(key: str) -> str | None:
     return found if len(found) == 32 else None
 
 
-def _keep(key: str, found: str) -> None:
-    with contextlib.suppress(OSError):  # it is read again then
+def _cache(key: str, found: str) -> None:
+    with contextlib.suppress(OSError):  # the audio is then read again next time
         write_text(cache_folder("contents") / key, f"{found}\n")

@@ -1,4 +1,4 @@
-"""The loaders of a recipe, on every process, with the position in the data as part of the checkpoint."""
+"""The loaders of a recipe in each process, with the position in the data as part of the checkpoint."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
+from typing_extensions import override
 
 from distill.batch import Batch
 from distill.data.dataset import SpeechDataset
@@ -23,47 +24,50 @@ from distill.processes import largest_of_all
 
 
 class NothingUsable(DataError):
-    """A process has a batch of which nothing can be used; raised by all of them.
+    """One process has a batch without a usable utterance; all processes raise it together.
 
     Args:
-        skipped: (id, reason) of what this process tried.
+        skipped: (id, reason) of every utterance that this process tried.
     """
 
     joint = True
 
     def __init__(self, skipped: Sequence[tuple[str, str]]):
-        last = f", here the last: {blame(*skipped[-1], quoted=True)}" if skipped else ""
+        last = f"; the last: {blame(*skipped[-1], quoted=True)}" if skipped else ""
         super().__init__(
-            "no utterance of a batch can be used, nor any of those tried in their place from all over the "
+            "no utterance of a batch can be used, nor any of those tried in its place from all over the "
             f"corpus{last}"
         )
         self.skipped = skipped
 
 
 class ResumableData(pl.LightningDataModule):
-    """A data module that goes on where it was: its checkpoint says which batches were consumed.
+    """A data module that resumes where it was: its checkpoint says which batches were consumed.
 
-    Batches have a `position`, (epoch, index); training loaders start behind `consumed`.
+    Batches have a `position`, (epoch, index); training loaders start after `consumed`.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.consumed = {"epoch": 0, "batches": 0}
 
+    @override
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Note where a batch is that the model is about to see: what was fetched ahead does not count."""
+        """Note the position of the batch that the model is about to see: prefetched ones do not count."""
         assert self.trainer is not None
         if self.trainer.training:
             epoch, index = batch.position
             self.consumed = {"epoch": epoch, "batches": index + 1}
         return batch
 
+    @override
     def state_dict(self) -> dict[str, Any]:
         """Batches consumed in this epoch."""
         return dict(self.consumed)
 
+    @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Start behind those batches."""
+        """Start after those batches."""
         self.consumed = state_dict
 
 
@@ -72,10 +76,10 @@ class SpeechData(ResumableData):
 
     Args:
         recipe: its data, distortion and seed.
-        streams: the views that a batch shall have.
+        streams: the distorted views that a batch has ("student", "teacher").
         targets: of "train" and of "dev", cluster labels by utterance id (masked prediction).
         model: whose frames crops and labels follow; default: HuBERT base's.
-        other_speech: a resumed run may go on at its place in other training speech than it was saved with.
+        other_speech: a resumed run may continue at its position although the training speech has changed.
     """
 
     def __init__(
@@ -92,7 +96,7 @@ class SpeechData(ResumableData):
         self.recipe = recipe
         self.streams = streams
         self.targets, self.model = targets, model
-        # Opened here, so that whatever is missing is said before anything else happens.
+        # Opened here, so that missing sources are reported before anything else happens.
         self.train_cuts = index_cuts(recipe.data.train, what="data.train")
         self.dev_cuts = index_cuts(recipe.data.dev, what="data.dev")
         self.speech = fingerprint(self.train_cuts)
@@ -102,7 +106,8 @@ class SpeechData(ResumableData):
             "dev": self._open_noises("dev_noises", recipe.data.dev_noises or recipe.data.noises, wanted),
         }
 
-    def setup(self, stage: str) -> None:  # noqa: D102
+    @override
+    def setup(self, stage: str) -> None:
         world_size = self._process()["world_size"]
         for key, cuts in (("train", self.train_cuts), ("dev", self.dev_cuts)):
             if len(cuts) < world_size:
@@ -111,6 +116,7 @@ class SpeechData(ResumableData):
                     "(trainer.devices, trainer.num_nodes), or name more speech"
                 )
 
+    @override
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Stop, on all processes together, at a batch that is empty on one of them."""
         assert self.trainer is not None
@@ -118,25 +124,27 @@ class SpeechData(ResumableData):
             raise NothingUsable(batch.skipped)
         return super().on_before_batch_transfer(batch, dataloader_idx)
 
+    @override
     def state_dict(self) -> dict[str, Any]:
-        """The place in the epoch, and in which speech that is."""
+        """The position in the epoch, and a fingerprint of the speech."""
         return super().state_dict() | {"speech": self.speech}
 
+    @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on at that place.
+        """Continue at that position.
 
         Raises:
-            DataError: it is one in other speech, where it means nothing.
+            DataError: it is a position in other speech, where it means nothing.
         """
-        place = dict(state_dict)
-        before = place.pop("speech", self.speech)  # checkpoints of old do not have it
+        position = dict(state_dict)
+        before = position.pop("speech", self.speech)  # checkpoints of earlier versions lack it
         if before != self.speech and not self.other_speech:
             raise DataError(
                 f"data.train has changed since the checkpoint was written ({before['utterances']} utterances "
                 f"then, {self.speech['utterances']} now, or others, or in another order): restore it, or add "
-                "--override to go on at the same place of the new one"
+                "--override to continue at the same position of the new one"
             )
-        super().load_state_dict(place)
+        super().load_state_dict(position)
 
     def _open_noises(self, key: str, sources: Mapping[str, list[str]], wanted: Sequence[str]) -> NoiseReader:
         """The corpora that will be drawn from; what else is given stays unopened."""
@@ -151,7 +159,8 @@ class SpeechData(ResumableData):
                 )
         return NoiseReader({corpus: sources[corpus] for corpus in wanted})
 
-    def train_dataloader(self) -> Any:  # noqa: D102
+    @override
+    def train_dataloader(self) -> Any:
         data = self.recipe.data
         loader = train_loader(
             self._dataset("train"),
@@ -162,10 +171,11 @@ class SpeechData(ResumableData):
             seed=self.recipe.seed,
             **self._process(),
         )
-        loader.sampler.start_behind(**self.consumed)  # pyright: ignore
+        loader.sampler.start_after(**self.consumed)  # pyright: ignore
         return loader
 
-    def val_dataloader(self) -> Any:  # noqa: D102
+    @override
+    def val_dataloader(self) -> Any:
         data = self.recipe.data
         return dev_loader(
             self._dataset("dev"),

@@ -25,7 +25,7 @@ from distill.hashing import hash_number
 from distill.hubert import HubertConfig
 from distill.waveforms import pad
 
-_MOST_REPLACEMENTS = 100  # unusable utterances on end that are no longer bad luck
+_MOST_REPLACEMENTS = 100  # more consecutive unusable utterances than bad luck explains
 
 
 class SpeechDataset(Dataset):
@@ -39,8 +39,8 @@ class SpeechDataset(Dataset):
         max_samples: longer utterances are cropped at a random place.
         seed: of crops and plans.
         targets: by utterance id, cluster labels, one for each frame of the model (masked prediction).
-        model: crops begin at its frames, and shorter utterances than one of these cannot be used; default:
-            HuBERT base's frames.
+        model: crops begin at its frames, and utterances shorter than one frame cannot be used; default:
+            HuBERT base.
         fixed_epoch: draw the same crops and distortions in every epoch (dev sets).
     """
 
@@ -70,8 +70,9 @@ class SpeechDataset(Dataset):
         """Read and crop the speech, draw the plans, read their noise.
 
         Utterances that cannot be used are left out and listed in `Batch.skipped`. Every process needs a batch
-        for every step: one of which nothing is left gets an utterance from anywhere in the corpus (what is
-        next to lost files is often lost, too), and is empty only if a hundred of those cannot be used either.
+        at every step: where nothing is left, an utterance from anywhere in the corpus takes its place (the
+        neighbours of a lost file are often lost, too). The batch is empty only if a hundred of those cannot
+        be used either.
         """
         epoch, index, numbers = item
         position = (epoch, index)
@@ -80,8 +81,8 @@ class SpeechDataset(Dataset):
         utterances, skipped = self._read(numbers, epoch)
         for attempt in range(_MOST_REPLACEMENTS):
             if not utterances:
-                place = hash_number(self.seed, epoch, "replacement", index, numbers[0], attempt)
-                utterances, more = self._read([place % len(self.cuts)], epoch)
+                drawn = hash_number(self.seed, epoch, "replacement", index, numbers[0], attempt)
+                utterances, more = self._read([drawn % len(self.cuts)], epoch)
                 skipped += more
         if not utterances:
             empty = torch.zeros(0, self.model.receptive_field), torch.zeros(0, dtype=torch.int64)
@@ -116,10 +117,10 @@ class SpeechDataset(Dataset):
         return usable, skipped
 
     def _utterance(self, cut: Cut, epoch: int) -> tuple[Tensor, Tensor | None]:
-        """Samples, and cluster labels if there are any, of the same stretch of the utterance."""
+        """Samples (T,) of an utterance or a crop of it, and the cluster labels of its frames, if any."""
         total = samples_at_16k(cut)
         start = 0
-        if total > self.max_samples:  # on a frame boundary, where the labels are
+        if total > self.max_samples:  # on a frame boundary, so that labels fit
             room = (total - self.max_samples) // self.model.hop
             start = self.model.hop * (hash_number(self.seed, epoch, "crop", cut.id) % (room + 1))
         samples = read_audio(cut, start, min(total, self.max_samples))
@@ -137,7 +138,7 @@ class SpeechDataset(Dataset):
 
 
 def check_length(name: str, n_samples: int, model: HubertConfig) -> None:
-    """Refuse an utterance that gives not a single frame.
+    """Refuse an utterance that is shorter than one frame of the model.
 
     Raises:
         DataError: naming it.

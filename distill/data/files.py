@@ -1,4 +1,4 @@
-"""Finding audio files below a folder, and making sure that they are files."""
+"""Files: audio files below a folder, and refusing what is not a regular file or has no UTF-8 name."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def audio_files(folder: Path) -> list[Path]:
     visited: set[str] = set()
     for parent, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(parent)
-        if real in visited:  # a link to a folder above would never end
+        if real in visited:  # a link to a parent folder would never end
             folders.clear()
             continue
         visited.add(real)
@@ -64,7 +64,7 @@ def regular_file(path: str | Path) -> Path:
 
 
 def state_of(path: str | Path) -> str:
-    """Size and time of change of a file; nothing of what is no file of this machine."""
+    """Size and time of change of a file; "" if it is not on this machine."""
     try:
         state = os.stat(path)
     except (OSError, ValueError):
@@ -79,7 +79,7 @@ def cache_folder(name: str) -> Path:
 
 
 def check_name(name: str | Path) -> None:
-    """Refuse a name that is no text: manifests, tables and logs are written in UTF-8.
+    """Refuse a name that is not text: manifests, tables and logs are written in UTF-8.
 
     Raises:
         DataError: it is not UTF-8.
@@ -91,5 +91,5 @@ def check_name(name: str | Path) -> None:
 
 
 def printable(name: str | Path) -> str:
-    """A name of any bytes, for people to read."""
+    """A name, or other text, in which bytes that are not UTF-8 are escaped."""
     return str(name).encode(errors="backslashreplace").decode()

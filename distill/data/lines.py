@@ -1,8 +1,8 @@
 """Lines of a manifest: which are cuts, and what the others are.
 
-A line that cannot be used is one utterance that cannot be used: it takes the place of a cut, whose id says
-the line's true number, and is left out, listed and judged as a broken file is. A manifest of another kind, or
-one that is cut off, is refused as a whole.
+A line that is not a cut counts as one utterance that cannot be used: a placeholder whose id gives the line's
+number takes its place, and is skipped, listed and counted as a broken file is. A manifest of another kind, or
+one that is cut off, is refused altogether.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from distill.data.recordings import parts_of
 from distill.data.unusable import unusable_cut
 from distill.errors import DataError, first_line
 
-_LONGEST_S = 366 * 86_400.0  # a stream of unknown length announces 18 million years
-_LOOKED_AT = 1000  # lines without a cut, after which a file is no manifest
+_LONGEST_S = 366 * 86_400.0  # headers of streams of unknown length say 18 million years
+_LOOKED_AT = 1000  # lines; a file without a cut in that many is not a manifest
 
 _CUTS = ("MonoCut", "MultiCut", "MixedCut", "Cut")
-_KINDS = (  # a key that tells, in this order; what such a line is; what to do with a file of them
+_KINDS = (  # a key, looked for in this order; what a line with it is; how to make cuts of such a file
     ("audio_filepath", "a line of NeMo's manifests", "lhotse's import of NeMo, or a .tsv with a column path"),
     ("sources", "a recording", "CutSet.from_manifests(recordings=...)"),
     ("num_features", "a matrix of features", "CutSet.from_manifests with the recordings, too"),
@@ -41,7 +41,9 @@ _KINDS = (  # a key that tells, in this order; what such a line is; what to do w
 
 
 class CutLines:
-    """The cuts of a manifest, read from its start each time; what lhotse's lazy reader is, but for bad lines.
+    """The cuts of a manifest, read from its start each time.
+
+    As lhotse's lazy reader, but a bad line does not end the reading.
 
     Args:
         path: `.jsonl` or `.jsonl.gz`.
@@ -51,7 +53,7 @@ class CutLines:
         self.path = path
 
     def __iter__(self) -> Iterator[Cut]:
-        """Every cut, and one that cannot be read (`unusable_line`) for every other line that is not blank.
+        """Every cut, and a placeholder (`unusable_line`) for every other line that is not blank.
 
         Raises:
             DataError: the file is cut off or damaged.
@@ -67,7 +69,7 @@ class CutLines:
 
 @contextmanager
 def opened(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
-    """The file as it lies on disk, and its lines, unpacked if it is compressed."""
+    """The file on disk, and its contents, decompressed if its name ends in `.gz`."""
     with regular_file(path).open("rb") as raw:
         if path.suffix != ".gz":
             yield raw, raw
@@ -77,10 +79,10 @@ def opened(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
 
 
 def cut_lines(source: Iterable[bytes], path: Path) -> Iterator[tuple[int, bytes]]:
-    """Lines with their numbers, of all members of a compressed file.
+    """Lines with their numbers, from 1.
 
     Raises:
-        DataError: it is cut off or damaged: how much is lost nobody knows.
+        DataError: the compressed file is cut off or damaged; nobody knows how much is lost.
     """
     number = 0
     try:
@@ -96,13 +98,13 @@ def cut_lines(source: Iterable[bytes], path: Path) -> Iterator[tuple[int, bytes]
 
 
 def check_kind(path: Path) -> bool:
-    """Refuse a manifest of something else than cuts with audio, by its first lines.
+    """Refuse a manifest of anything but cuts with audio, by its first lines.
 
     Returns:
-        Whether there is a cut in it.
+        Whether it holds a cut; False: it is empty.
 
     Raises:
-        DataError: saying what it is.
+        DataError: saying what it holds instead.
     """
     problem = ""
     with opened(path) as (_, source):
@@ -125,14 +127,17 @@ def check_kind(path: Path) -> bool:
 
 
 def cut_of(line: bytes, *, of_any_kind: bool = False) -> Any:
-    """The cut that a line is.
+    """Parse a line.
 
     Args:
         line: JSON.
-        of_any_kind: return what to say of a manifest of such lines, if the line is something else.
+        of_any_kind: for a line of another kind of manifest, return a message about such manifests.
+
+    Returns:
+        A cut with audio, or that message.
 
     Raises:
-        DataError: it is none, saying what it is, as in "line 5: ...".
+        DataError: the line is not a cut; says what it is, to follow "line 5: ".
     """
     try:
         data = json.loads(line)
@@ -168,10 +173,10 @@ def cut_of(line: bytes, *, of_any_kind: bool = False) -> Any:
 
 
 def plausible(seconds: Any) -> float:
-    """A duration.
+    """A duration in seconds.
 
     Raises:
-        DataError: none that audio has.
+        DataError: it is not positive, or longer than any recording.
     """
     try:
         number = float(seconds)
@@ -183,5 +188,5 @@ def plausible(seconds: Any) -> float:
 
 
 def unusable_line(path: Path, number: int, error: Exception) -> MonoCut:
-    """A cut in place of a line that is none; `read_audio` refuses it, saying why."""
+    """A placeholder for a line that is not a cut; `read_audio` refuses it with the reason."""
     return unusable_cut(f"line {number} of {path.name}", f"{path}, line {number}: {error}", {})

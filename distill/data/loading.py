@@ -28,14 +28,14 @@ def train_loader(
     rank: int = 0,
     world_size: int = 1,
 ) -> DataLoader:
-    """Shuffled batches of utterances of similar length; every process gets its own, and equally many.
+    """Shuffled batches of utterances of similar length; all processes get equally many.
 
     Args:
         dataset: the training speech.
         batch_size: utterances of the global batch.
-        buckets: batches that are sorted by duration together.
+        buckets: batches whose utterances are sorted by duration together.
         workers: processes that read.
-        batch_seconds: audio of the global batch, in place of `batch_size`.
+        batch_seconds: seconds of audio in the global batch, instead of `batch_size`.
         seed: of the order.
         rank: of this process.
         world_size: number of processes.
@@ -73,10 +73,10 @@ def dev_loader(
 
 
 def batch_loader(sampler: Any, dataset: Dataset, workers: int) -> DataLoader:
-    """A loader whose sampler makes whole batches, which `dataset[...]` reads."""
+    """A loader whose sampler yields whole batches: `dataset[...]` reads one."""
     if workers:
         allow_open_files()
-        atexit.unregister(_end_workers)  # once, and before multiprocessing waits for its children
+        atexit.unregister(_end_workers)  # only once, and before multiprocessing waits for its children
         atexit.register(_end_workers)
     return BatchLoader(
         dataset,
@@ -91,15 +91,15 @@ def batch_loader(sampler: Any, dataset: Dataset, workers: int) -> DataLoader:
 
 
 def _start_worker(_: int) -> None:
-    """One thread each; signals may reach the whole process group, but are for the main process."""
+    """One thread each; signals, which may reach the whole process group, are left to the main process."""
     torch.set_num_threads(1)
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(signum, signal.SIG_IGN)
 
 
 def _end_workers() -> None:
-    """Workers that an error left behind ignore the signal by which multiprocessing would end them."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler complains of workers that were killed
+    """End workers that still run after an error: they ignore the signal that multiprocessing sends them."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler complains about killed workers
     for child in multiprocessing.active_children():
         if child.daemon:
             child.kill()

@@ -1,8 +1,4 @@
-"""Cuts by number: reading one line of a manifest costs the same in a hundred lines as in ten million.
-
-A manifest is read once, from end to end; an index beside it then says where each line is and how long its
-audio. Nothing of it is held in memory, so that a run starts, shuffles and resumes at once wherever it is.
-"""
+"""Cuts by number: reading one costs the same in a manifest of a hundred lines as in one of ten million."""
 
 from __future__ import annotations
 
@@ -24,7 +20,7 @@ from distill.hashing import hash_text
 
 
 class ListedCuts(Sequence[Cut]):
-    """Cuts that are in memory, behind the same interface."""
+    """Cuts that are in memory, with the interface of `ManifestCuts`."""
 
     def __init__(self, cuts: Sequence[Cut]):
         self.cuts = list(cuts)
@@ -42,13 +38,9 @@ class ListedCuts(Sequence[Cut]):
 
 
 class ManifestCuts(Sequence[Cut]):
-    """The cuts of a `.jsonl` or `.jsonl.gz` file, read when they are asked for.
+    """The cuts of a `.jsonl` or `.jsonl.gz` file, each read when it is asked for (see `manifest_index`).
 
-    Made once, the index lies in `.index/NAME/` beside the manifest (in the user's cache folder where that
-    cannot be written), with the unpacked lines if the manifest is compressed. It is made again when the
-    manifest changes or files of the index are damaged.
-
-    A line that is no cut is one all the same, of no length, that cannot be read (`unusable_line`).
+    A line that is not a cut is a cut of no length that cannot be read (`unusable_line`).
 
     Args:
         path: the manifest.
@@ -87,7 +79,7 @@ class ManifestCuts(Sequence[Cut]):
     def _records(self, numbers: np.ndarray) -> np.ndarray:
         file = self._file(self._lines)
         size = LINE.itemsize
-        # Read, not mapped: touched pages of a mapping count as memory.
+        # Read, not memory-mapped: touched pages of a mapping count as the process's memory.
         return np.frombuffer(b"".join(os.pread(file, size, int(i) * size) for i in numbers), dtype=LINE)
 
     def _file(self, path: Path) -> int:
@@ -132,12 +124,12 @@ Cuts = ListedCuts | ManifestCuts | JoinedCuts
 
 
 def fingerprint(cuts: Cuts) -> dict[str, Any]:
-    """How many utterances these are, and a digest of which stand where, from a thousand spread over all.
+    """What tells whether a position in these cuts still means the same: their number, and which stand where.
 
-    Where their audio lies does not matter.
+    The digest is of the ids of a thousand cuts spread over all; where their audio is does not matter.
     """
-    places = np.unique(np.linspace(0, len(cuts) - 1, 1000).round().astype(int))
-    names = "\n".join(cuts[int(place)].id for place in places)
+    positions = np.unique(np.linspace(0, len(cuts) - 1, 1000).round().astype(int))
+    names = "\n".join(cuts[int(position)].id for position in positions)
     return {
         "utterances": len(cuts),
         "digest": hash_text(names, digest_size=16),

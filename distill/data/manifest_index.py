@@ -1,7 +1,11 @@
-"""The index of a manifest: where each line is and how long its audio, so that any line is read at once.
+"""The index of a manifest: where each line is and how long its audio is, so that any line is read at once.
 
 The manifest is read once, from start to end. Nothing of the index is held in memory, so that a run starts,
 shuffles and resumes at once whether the manifest has a hundred lines or ten million.
+
+The index is a folder: `lines` (an array of `LINE`), `about.json`, and for a compressed manifest `cuts.jsonl`,
+its lines uncompressed. It is `.index/NAME/` next to the manifest, or in the user's cache where that cannot be
+written, and is made again when the manifest has changed or files of the index are damaged.
 """
 
 from __future__ import annotations
@@ -25,46 +29,56 @@ from distill.hashing import hash_text
 
 _VERSION = 2  # raise it when the files of an index change
 LINE = np.dtype([("offset", "<u8"), ("n_bytes", "<u4"), ("seconds", "<f4"), ("number", "<u4")])
-# The beginning of a cut as lhotse writes it; any other order of keys is parsed as a whole.
+"""Offset and size in bytes, duration of the audio, and line number, from 1."""
+
+# The beginning of a cut as lhotse writes it; a line with its keys in another order is parsed in full.
 _DURATION = re.compile(rb'\{"id": "[^"\\]*", "start": [^,]+, "duration": ([-+.0-9e]+),')
-_CHUNK = 65_536  # lines of the index written at once
+_CHUNK = 65_536  # lines of the index written at a time
 
 
 def index_folder(path: Path) -> Path:
-    """The folder of a manifest's index, made if there is none of this version of it."""
+    """The folder of a manifest's index, which is made unless there is a current one.
+
+    Raises:
+        DataError: the manifest holds no cut, is cut off or damaged, or its index cannot be written.
+    """
     state = regular_file(path).stat()
     wanted = {"version": _VERSION, "bytes": state.st_size, "modified_ns": state.st_mtime_ns}
-    folder = _place_of_index(path)
+    folder = _where_index_goes(path)
     if not _is_current(folder, wanted):
-        with FileLock(f"{folder}.lock"):  # of several processes on a machine, one makes it
+        with FileLock(f"{folder}.lock"):  # one of the processes on this machine makes it
             if not _is_current(folder, wanted):
                 _make_index(path, folder, wanted)
     return folder
 
 
 def _is_current(folder: Path, wanted: dict[str, int]) -> bool:
-    """Whether the index is of this state of the manifest, and whole."""
+    """Whether the index is complete and of this state of the manifest."""
     try:
         about = read_json(folder / "about.json")
         sizes = {name: (folder / name).stat().st_size for name in about["files"]}
-        whole = sizes == about["files"] and sizes["lines"] == about["cuts"] * LINE.itemsize
-        return whole and about["seconds"] >= 0 and wanted.items() <= about.items()
+        complete = sizes == about["files"] and sizes["lines"] == about["cuts"] * LINE.itemsize
+        return complete and about["seconds"] >= 0 and wanted.items() <= about.items()
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
 
-def _place_of_index(path: Path) -> Path:
-    beside = path.parent / ".index"
-    if os.access(beside if beside.exists() else path.parent, os.W_OK):
-        beside.mkdir(exist_ok=True)
-        return beside / path.name
+def _where_index_goes(path: Path) -> Path:
+    indices = path.parent / ".index"
+    if os.access(indices if indices.exists() else path.parent, os.W_OK):
+        indices.mkdir(exist_ok=True)
+        return indices / path.name
     cache = cache_folder("index")
     cache.mkdir(parents=True, exist_ok=True)
     return cache / f"{path.name}-{hash_text(str(path), digest_size=8)}"
 
 
 def _make_index(path: Path, folder: Path, wanted: dict[str, int]) -> None:
-    """Go through a manifest once; the folder appears when it is whole."""
+    """Read a manifest once and write its index.
+
+    The index appears when it is complete, by renaming a folder: `atomic` is for single files, and these
+    belong together.
+    """
     partial = folder.with_name(f"{folder.name}.{os.getpid()}")
     try:
         partial.mkdir()
@@ -100,7 +114,7 @@ def _write_lines(
     path: Path,
     progress: Callable[[], object],
 ) -> dict[str, Any]:
-    """Write where each cut's line is; returns the number of cuts and their seconds."""
+    """Write where each cut's line is; return the number of cuts and their seconds."""
     count, seconds, offset = 0, 0.0, 0
     records: list[tuple[int, int, float, int]] = []
     usable, first_problem = False, ""

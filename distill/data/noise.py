@@ -24,9 +24,9 @@ _SILENT = "holds nothing but silence"
 class NoiseReader:
     """Finds and reads the noise segments and room responses that plans ask for.
 
-    What cannot be read is silence, with which the distorter leaves an utterance as it is, and is listed
-    (`take_lost`): training does without some of them. What is tested must be whole: `whole_view`. Recordings
-    that are silent themselves are listed, too (`take_silent`).
+    A recording that cannot be read is listed (`take_lost`) and replaced by silence, with which the distorter
+    leaves an utterance as it is: training does without some recordings. Tests do not: they use `whole_view`.
+    Recordings that are silent themselves are listed, too (`take_silent`).
 
     Args:
         corpora: by name ("musan", "wham", "fsd", "dns", "rir"): sources as for `open_cuts`.
@@ -43,7 +43,9 @@ class NoiseReader:
         self._lost: list[tuple[str, str]] = []
         self._silent: list[tuple[str, str]] = []
         self._pauses = 0
-        self._without_sound: dict[tuple[str, str], bool] = {}  # by corpus and id, of what was found silent
+        self._without_sound: dict[
+            tuple[str, str], bool
+        ] = {}  # by corpus and id, of those with a silent stretch
 
     def noise(self, plan: UtterancePlan, n_samples: int) -> Tensor | None:
         """The noise for an utterance of `n_samples`: a segment of that length, or a shorter clip as it is."""
@@ -59,7 +61,7 @@ class NoiseReader:
         return samples
 
     def noise_clip(self, plan: UtterancePlan, n_samples: int) -> tuple[Cut, int, int]:
-        """Which clip is the noise of an utterance of `n_samples`, from which sample on, how many of it."""
+        """The clip that is the noise of an utterance of `n_samples`, its first sample used, and how many."""
         cut = self._choose(plan.additive, plan.noise_choice)
         return cut, *noise_segment(samples_at_16k(cut), n_samples, plan.noise_offset)
 
@@ -81,27 +83,27 @@ class NoiseReader:
         return self._choose("rir", plan.rir_choice)
 
     def take_lost(self) -> list[tuple[str, str]]:
-        """(id, reason) of every recording that could not be read since this was last asked."""
+        """(id, reason) of every recording that could not be read since the last call."""
         lost, self._lost = self._lost, []
         return lost
 
     def take_silent(self) -> tuple[list[tuple[str, str]], int]:
-        """What was silent since this was last asked.
+        """What was silent since the last call.
 
         Returns:
-            (id, reason) of every recording in which there is nothing else, and in how many more only the
-            stretch that was drawn is: recordings pause.
+            (id, reason) of every recording that is silent throughout, and the number of times that only the
+            stretch drawn was: recordings have pauses.
         """
         silent, pauses = self._silent, self._pauses
         self._silent, self._pauses = [], 0
         return silent, pauses
 
     def _note_silent(self, corpus: str, cut: Cut) -> None:
-        """A stretch of it is silent: all of it?"""
+        """Note a recording with a silent stretch, as silent throughout or as one with a pause."""
         if (corpus, cut.id) not in self._without_sound:
             try:
                 without_sound = silent_throughout(cut)
-            except DataError:  # whoever draws that stretch lists it
+            except DataError:  # it is listed when the part that cannot be read is drawn
                 without_sound = False
             self._without_sound[corpus, cut.id] = without_sound
         if self._without_sound[corpus, cut.id]:
@@ -110,7 +112,7 @@ class NoiseReader:
             self._pauses += 1
 
     def _silence(self, cut: Cut, error: DataError) -> Tensor:
-        """In place of a recording: one that is broken must not end a run of days."""
+        """What replaces a broken recording, which must not end a run of days."""
         self._lost.append((cut.id, str(error).removeprefix(f"{cut.id}: ")))
         return torch.zeros(1)
 
@@ -120,13 +122,13 @@ class NoiseReader:
         return View(plan, [self.noise(u, n) for u, n in pairs], [self.rir(u) for u, _ in pairs])
 
     def whole_view(self, plan: Plan, lengths: Iterable[int]) -> View:
-        """The same for a test, of which nothing may be missing.
+        """As `view`, for tests, in which nothing may be missing.
 
         Raises:
             DataError: naming a recording that cannot be read.
         """
         view = self.view(plan, lengths)
-        self.take_silent()  # tests say what was left out by the plans of what was applied
+        self.take_silent()  # tests report what was left out from the plans of what was applied
         refuse_lost(self.take_lost())
         return view
 
@@ -141,13 +143,13 @@ class NoiseReader:
 
 
 def refuse_lost(lost: Sequence[tuple[str, str]]) -> None:
-    """End a test whose noise is not whole: without it, distorted speech would be scored as if it were clean.
+    """End a test whose noise is incomplete: without it, clean speech would be scored as distorted.
 
     Args:
         lost: (id, reason) of recordings that could not be read.
 
     Raises:
-        DataError: if there is any.
+        DataError: naming the first.
     """
     for name, why in lost:
-        raise DataError(f"the noise or room {name} of a test cannot be used: {why}; mend or replace it")
+        raise DataError(f"the noise or room {name} of a test cannot be used: {why}; repair or replace it")

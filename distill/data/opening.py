@@ -1,8 +1,9 @@
-"""Audio of lhotse's manifests, opened by nobody but us.
+"""Opening the audio that lhotse's manifests name, without lhotse's own readers.
 
 A manifest may name a command, a pipe or a URL in place of a file, and lhotse would run or fetch it: in a
-recording's sources, in the room response of a transform, in a track of a mixture. Here audio comes from
-regular files and object stores, decoded by libsndfile; everything else is refused by name.
+recording's sources, in the room response of a transform, in a track of a mixture. Manifests come from
+strangers, too. So audio is read from regular files and object stores only, decoded by libsndfile; everything
+else is refused by name.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from distill.data.stores import check_place, local_path, read_place
 from distill.data.unusable import why_unusable
 from distill.errors import DataError, first_line
 
-_MOST_SAMPLES = 2**22  # decoded at once: a header alone decides no memory
+_MOST_SAMPLES = 2**22  # decoded at a time: a header alone must not make us allocate memory
 _SPEEDS = (0.25, 4.0)
 
 
@@ -122,7 +123,7 @@ def _short(text: Any) -> str:
 
 
 def opened_here(cut: Cut) -> Cut:
-    """The cut with recordings whose `load_audio` is ours, so that lhotse can cut and mix but opens nothing.
+    """The cut with recordings whose `load_audio` is ours: lhotse can cut and mix, but opens nothing.
 
     Raises:
         DataError: as `check_audio`.
@@ -146,7 +147,7 @@ class _OpenedHere(Recording):
     def load_audio(
         self, channels: Any = None, offset: float = 0.0, duration: float | None = None
     ) -> np.ndarray:
-        """(C, T) float32 at `sampling_rate`: what lhotse's own reading gives, see there.
+        """(C, T) float32 at `sampling_rate`, the same samples as lhotse's `Recording.load_audio` returns.
 
         Raises:
             DataError: a file cannot be read, has another rate than promised or is shorter.
@@ -156,7 +157,7 @@ class _OpenedHere(Recording):
             raise DataError(f"its recording has channels {self.channel_ids}, not {sorted(wanted)}")
         asked = duration
         if duration is not None and math.isclose(duration, self.duration, abs_tol=1e-3):
-            duration = None  # as lhotse: the whole file, cut to length at the end
+            duration = None  # as in lhotse: the complete file, cut to length at the end
         transforms = _transforms(self)
         start, length = offset, duration
         for transform in reversed(transforms):
@@ -182,7 +183,7 @@ def _transformed(audio: np.ndarray, transform: Resample | Speed | Volume, rate: 
 
 
 def _read(source: AudioSource, rate: int, start_s: float, length_s: float | None) -> np.ndarray:
-    """(C, T) float32 of a source, at its own rate."""
+    """(C, T) float32 of a source, at the rate of its file."""
     try:
         with soundfile.SoundFile(_stream(source)) as file:
             if file.samplerate != rate:
@@ -212,7 +213,7 @@ def _stream(source: AudioSource) -> str | io.BytesIO:
 
 
 def _decode(file: soundfile.SoundFile, count: int | None) -> np.ndarray:
-    """What is there of the next `count` frames, in blocks: headers are wrong about lengths."""
+    """(C, T) float32 of the next `count` frames, or fewer: headers can be wrong about lengths."""
     blocks: list[np.ndarray] = []
     rest = file.frames if count is None else count
     while rest > 0:

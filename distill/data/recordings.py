@@ -16,7 +16,8 @@ from distill.data.files import regular_file
 from distill.data.resampling import check_rates
 from distill.errors import DataError
 
-MAX_FRAMES = 2**40  # a stream of unknown length announces the largest integer there is
+MAX_FRAMES = 2**40
+"""More frames than this mean a stream of unknown length: its header holds the largest integer."""
 
 
 class Header(NamedTuple):
@@ -32,7 +33,7 @@ def read_header(path: str | Path) -> Header:
     """Read the header of a file.
 
     Raises:
-        DataError: it is no regular file, unreadable, empty, of unknown length or of a rate that is not read.
+        DataError: it is not a regular file, or unreadable, empty, of unknown length or of a rate not read.
     """
     path = regular_file(path)
     if not path.stat().st_size:
@@ -51,7 +52,7 @@ def read_header(path: str | Path) -> Header:
 
 
 def recording_of(path: str | Path, header: Header, name: str) -> Recording:
-    """A recording of a whole file, with all its channels."""
+    """A recording of a complete file, with all its channels."""
     return Recording(
         id=name,
         sources=[AudioSource(type="file", channels=list(range(header.n_channels)), source=str(path))],
@@ -76,7 +77,7 @@ def recordings_of(cut: Cut) -> list[Recording]:
 
 
 def audio_place(cut: Cut) -> str:
-    """Where the audio of a cut is, for people: file or URL, and from when on unless it is all of it."""
+    """Where the audio of a cut is, for messages: file or URL, and the time that it starts at if not 0."""
     part = next(iter(parts_of(cut)), None)
     if part is None or part.recording is None:
         return "no recording"
@@ -86,7 +87,7 @@ def audio_place(cut: Cut) -> str:
 
 
 def file_rate(recording: Recording) -> int:
-    """The sampling rate that a manifest says the file has, before it is resampled."""
+    """The sampling rate of the file, before resampling, according to the manifest."""
     for transform in recording.transforms or []:
         options = transform["kwargs"] if isinstance(transform, dict) else vars(transform)
         if "source_sampling_rate" in options:

@@ -1,8 +1,8 @@
-"""Other sampling rates, within memory that the ratio of the two does not decide.
+"""Resampling between any two rates, in memory that does not depend on their ratio.
 
 torchaudio and lhotse keep a filter for every phase between two rates: 160 of 475 taps for 44.1 kHz to 16 kHz,
-but 16 000 of 11 141 taps for 11 127 Hz. Where that is too much, the same filter is computed at the places
-that are needed.
+but 16 000 of 11 141 taps for 11 127 Hz, and a header can name any rate. Where that is too much, we compute
+the same filter at the output samples that are needed.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from torch import Tensor
 from distill.errors import DataError
 
 LOWEST_HZ, HIGHEST_HZ = 1_000, 384_000
-"""Rates that are resampled. A header that says 1 Hz would make 16 000 samples of each."""
+"""Rates that are read. A header that says 1 Hz would turn every sample into 16 000."""
 
 # torchaudio's defaults, which are lhotse's too.
 _ZERO_CROSSINGS = 6
 _ROLLOFF = 0.99
 _MOST_TAPS = 2_000_000  # of all phases: 80 MB while they are computed
-_AT_ONCE = 500_000  # taps that are computed at a time, in float64
+_AT_ONCE = 500_000  # taps computed at a time, in float64
 
 
 def resample(samples: Tensor, source_hz: int, target_hz: int) -> Tensor:
@@ -43,8 +43,8 @@ def resample(samples: Tensor, source_hz: int, target_hz: int) -> Tensor:
     check_rates(source_hz, target_hz)
     if source_hz == target_hz:
         return samples
-    if _is_odd(source_hz, target_hz):
-        return torch.from_numpy(_by_place(samples.numpy(), source_hz, target_hz))
+    if _needs_many_filters(source_hz, target_hz):
+        return torch.from_numpy(_interpolate(samples.numpy(), source_hz, target_hz))
     import torchaudio.functional
 
     return torchaudio.functional.resample(samples, source_hz, target_hz)
@@ -69,26 +69,26 @@ def resample_channels(samples: np.ndarray, source_hz: int, target_hz: int) -> np
     check_rates(source_hz, target_hz)
     if source_hz == target_hz:
         return samples
-    if _is_odd(source_hz, target_hz):
-        return np.stack([_by_place(channel, source_hz, target_hz) for channel in samples])
+    if _needs_many_filters(source_hz, target_hz):
+        return np.stack([_interpolate(channel, source_hz, target_hz) for channel in samples])
     return _resampler(source_hz, target_hz)(torch.from_numpy(samples)).numpy()
 
 
 def check_rates(*rates: float) -> None:
-    """Refuse rates that no recording of speech has.
+    """Refuse sampling rates that are not integers or that no recording of speech has.
 
     Raises:
         DataError: naming the rate.
     """
     for rate in rates:
         if not (isinstance(rate, int | float) and rate == round(rate)):
-            raise DataError(f"a sampling rate of {rate} Hz is no whole number")
+            raise DataError(f"a sampling rate of {rate} Hz is not an integer")
         if not LOWEST_HZ <= rate <= HIGHEST_HZ:
             most = f"{LOWEST_HZ} to {HIGHEST_HZ} Hz"
             raise DataError(f"a sampling rate of {rate:g} Hz is not read, only {most}: convert the file")
 
 
-@functools.lru_cache(maxsize=16)  # lhotse keeps one for every rate that a manifest names
+@functools.lru_cache(maxsize=16)  # bounded, unlike lhotse's own: one for every rate that a manifest names
 def _resampler(source_hz: int, target_hz: int) -> torch.nn.Module:
     from lhotse.augmentation.resample import Resample
 
@@ -96,18 +96,18 @@ def _resampler(source_hz: int, target_hz: int) -> torch.nn.Module:
 
 
 def _terms(source_hz: int, target_hz: int) -> tuple[int, int, int]:
-    """The ratio in lowest terms, and how many samples on either side a filter reaches."""
+    """The ratio in lowest terms, and the number of samples on either side that the filter needs."""
     divisor = math.gcd(source_hz, target_hz)
     source, target = source_hz // divisor, target_hz // divisor
     return source, target, math.ceil(_ZERO_CROSSINGS * source / (min(source, target) * _ROLLOFF))
 
 
-def _is_odd(source_hz: int, target_hz: int) -> bool:
+def _needs_many_filters(source_hz: int, target_hz: int) -> bool:
     source, target, width = _terms(int(source_hz), int(target_hz))
     return target * (2 * width + source) > _MOST_TAPS
 
 
-def _by_place(samples: np.ndarray, source_hz: int, target_hz: int) -> np.ndarray:
+def _interpolate(samples: np.ndarray, source_hz: int, target_hz: int) -> np.ndarray:
     """Hann-windowed sinc interpolation, (T,) -> (T',) float32.
 
     y[j] = sum_i x[i] h(b (i / s - j / t)) b / s,  h(u) = sinc(u) cos^2(pi u / 12) for |u| < 6,
@@ -121,10 +121,10 @@ def _by_place(samples: np.ndarray, source_hz: int, target_hz: int) -> np.ndarray
     out = np.empty(count, dtype=np.float32)
     at_once = max(_AT_ONCE // len(reach), 1)
     for first in range(0, count, at_once):
-        places = np.arange(first, min(first + at_once, count), dtype=np.int64)
-        nearest = places * source // target
+        outputs = np.arange(first, min(first + at_once, count), dtype=np.int64)
+        nearest = outputs * source // target
         taken = nearest[:, None] + reach
-        u = (taken * target - places[:, None] * source) * (band / (source * target))
+        u = (taken * target - outputs[:, None] * source) * (band / (source * target))
         taps = np.sinc(u) * np.cos(np.clip(u, -_ZERO_CROSSINGS, _ZERO_CROSSINGS) * (np.pi / 12)) ** 2
-        out[first : first + len(places)] = (padded[taken + width] * taps).sum(1) * (band / source)
+        out[first : first + len(outputs)] = (padded[taken + width] * taps).sum(1) * (band / source)
     return out

@@ -1,7 +1,9 @@
-"""Which utterances make up which batch of which epoch, found at once for any of them.
+"""Which utterances make up which batch of which epoch, known at once for any batch.
 
-Every epoch is a permutation of the whole corpus, computed place by place: no list is shuffled or kept. Groups
-of `buckets` batches are taken from it, sorted by duration and cut into batches.
+Every epoch is a permutation of the complete corpus. Groups of `buckets` batches are taken from it, sorted by
+duration and cut into batches. The permutation is a function (a Feistel network, `shuffled`), not a shuffled
+list: ten million utterances need no memory, and a run resumes in the middle of an epoch at once, where
+lhotse's samplers would read the manifest up to that point.
 """
 
 from __future__ import annotations
@@ -14,14 +16,15 @@ from distill.data.manifest import Cuts
 from distill.errors import DataError
 from distill.hashing import hash_number
 
-_ROUNDS = 8
+_ROUNDS = 8  # of the Feistel network
 
 
 class EpochSampler:
     """The batches of a process; every iteration is the next epoch.
 
-    Each utterance comes once an epoch, in one process. Batches are made of all utterances and then dealt out,
-    so all processes make equally many steps, and the global batches do not depend on their number.
+    Each utterance comes once per epoch, in one process. Global batches are made of all utterances and then
+    divided among the processes: all of them make equally many steps, and the global batches do not depend on
+    the number of processes.
 
     Lightning's own count of epochs is not used: it makes the first iterator of a resumed run before it says
     which epoch that is, and counts an epoch twice that was stopped at its last batch. A run resumed there
@@ -29,13 +32,12 @@ class EpochSampler:
 
     Args:
         cuts: the corpus.
-        batch_size: utterances of a global batch; the last of an epoch may have fewer, or a few more where
-            they would not be enough for all processes.
-        batch_seconds: instead of `batch_size`: about that much audio, at most `max_seconds` of an utterance
-            counted.
-        buckets: batches that are made of one stretch of the shuffled corpus, by duration; 1: of any
-            durations.
-        shuffle: False: the order of the corpus.
+        batch_size: utterances of a global batch. The last of an epoch may have fewer, or a few more where
+            the rest would not be enough for all processes.
+        batch_seconds: instead of `batch_size`, about this much audio, of which each utterance counts at most
+            `max_seconds`.
+        buckets: batches in a group whose utterances are sorted by duration; 1: they are not sorted.
+        shuffle: False: in the order of the corpus.
         max_seconds: where longer utterances are cropped.
         seed: of the order.
         rank: of this process.
@@ -69,12 +71,12 @@ class EpochSampler:
         self.epoch = 0
         self.skip = 0
 
-    def start_behind(self, epoch: int, batches: int) -> None:
-        """Let the next iteration be that epoch, without its first batches: those that the run consumed."""
+    def start_after(self, epoch: int, batches: int) -> None:
+        """Let the next iteration be that epoch without its first batches, which the run has consumed."""
         self.epoch, self.skip = epoch, batches
 
     def n_batches(self) -> int:
-        """Of an epoch. Not `__len__`: Lightning would end an accumulation early at the end of an epoch."""
+        """Batches in an epoch. Not `__len__`: Lightning would end an accumulation early at an epoch's end."""
         last = self._n_groups() - 1
         return last * self._n_batches(self.group) + self._n_batches(len(self.cuts) - last * self.group)
 
@@ -97,11 +99,11 @@ class EpochSampler:
         first, end = number * self.group, (number + 1) * self.group
         if number == self._n_groups() - 1:
             end = len(self.cuts)
-        places = np.arange(first, end, dtype=np.uint64)
+        positions = np.arange(first, end, dtype=np.uint64)
         if not self.shuffle:
-            return np.split(places, self._ends(np.ones(len(places))))
+            return np.split(positions, self._ends(np.ones(len(positions))))
         key = hash_number(f"{self.seed} {epoch}")
-        members = shuffled(places, len(self.cuts), key)
+        members = shuffled(positions, len(self.cuts), key)
         seconds = np.minimum(self.cuts.durations(members), self.max_seconds)
         order = np.argsort(seconds, kind="stable") if self.buckets > 1 else np.arange(len(members))
         batches = np.split(members[order], self._ends(seconds[order]))
@@ -109,21 +111,21 @@ class EpochSampler:
         return [batches[turn] for turn in turns]
 
     def _ends(self, seconds: np.ndarray) -> list[int]:
-        """Where batches end, of utterances of these durations; the last end is left out."""
+        """Where batches of utterances of these durations end, without the end of the last."""
         n_batches = self._n_batches(len(seconds))
         if self.batch_seconds is None:
             return [self.batch_size * number for number in range(1, n_batches)]
-        heard = np.cumsum(seconds) - seconds / 2
+        centres = np.cumsum(seconds) - seconds / 2
         ends = [0]
         for number in range(1, n_batches):
-            end = int(np.searchsorted(heard, seconds.sum() * number / n_batches))
-            # Every process needs an utterance of every batch.
+            end = int(np.searchsorted(centres, seconds.sum() * number / n_batches))
+            # Every batch needs an utterance for every process.
             latest = len(seconds) - self.world_size * (n_batches - number)
             ends.append(min(max(end, ends[-1] + self.world_size), latest))
         return ends[1:]
 
     def _n_batches(self, n_utterances: int) -> int:
-        """Batches made of a group, the same in every epoch."""
+        """Batches made of a group of that size, the same in every epoch."""
         if self.batch_seconds is not None:
             most = n_utterances // self.world_size
             return max(min(round(self.buckets * n_utterances / self.group), most), 1)
@@ -136,15 +138,15 @@ class EpochSampler:
         return self.cuts.seconds
 
 
-def shuffled(places: np.ndarray, n: int, key: int) -> np.ndarray:
-    """Which of n things stands at these places of a permutation that the key chooses.
+def shuffled(positions: np.ndarray, n: int, key: int) -> np.ndarray:
+    """The elements at these positions of a permutation of [0, n) that the key chooses.
 
-    A Feistel network over pairs of digits permutes the smallest power of four that holds n; places that fall
-    outside are sent through again until they come back (cycle walking; Black & Rogaway, "Ciphers with
-    arbitrary finite domains", CT-RSA 2002).
+    A Feistel network permutes [0, 4^k), the smallest such range that holds n; what falls outside [0, n) goes
+    through the network again until it is inside (cycle walking; Black & Rogaway, "Ciphers with arbitrary
+    finite domains", CT-RSA 2002).
 
     Args:
-        places: integers in [0, n).
+        positions: integers in [0, n).
         n: size of the permutation.
         key: 64 bits.
 
@@ -154,7 +156,7 @@ def shuffled(places: np.ndarray, n: int, key: int) -> np.ndarray:
     bits = np.uint64(max((max(n - 1, 1).bit_length() + 1) // 2, 1))
     mask = (np.uint64(1) << bits) - np.uint64(1)
     keys = np.random.Generator(np.random.Philox(key=key)).integers(2**63, size=_ROUNDS, dtype=np.uint64)
-    values = np.asarray(places, dtype=np.uint64).copy()
+    values = np.asarray(positions, dtype=np.uint64).copy()
     outside = np.ones(len(values), dtype=bool)
     while outside.any():
         left, right = values[outside] >> bits, values[outside] & mask
@@ -166,7 +168,7 @@ def shuffled(places: np.ndarray, n: int, key: int) -> np.ndarray:
 
 
 def _scramble(x: np.ndarray) -> np.ndarray:
-    """Spread each bit over all (the finaliser of SplitMix64; Steele et al., OOPSLA 2014)."""
+    """Let each bit change all others (the finaliser of SplitMix64; Steele et al., OOPSLA 2014)."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))

@@ -1,7 +1,7 @@
 """Audio in Shar shards, read in any order: a manifest says in which tar file it is, and where in it.
 
-lhotse reads shards from end to end; until then its cuts have placeholders instead of audio. In our manifests
-the placeholder's `source` is `TAR#OFFSET+BYTES`, where TAR is a path, or a URL that smart_open can read.
+lhotse reads shards from start to end, and the cuts in its own lists have placeholders instead of audio. In
+our manifests the placeholder's `source` is `TAR#OFFSET+BYTES`, where TAR is a path, or a URL for smart_open.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def located_cuts(cuts: Path, tar: Path, place: str) -> Iterator[Cut]:
     Args:
         cuts: `cuts.000000.jsonl.gz`.
         tar: `recording.000000.tar`, not compressed, on this machine; only its headers are read.
-        place: path or URL under which training will find that tar file.
+        place: path or URL of that tar file for training.
 
     Raises:
         DataError: the two do not belong together, or are broken.
@@ -59,14 +59,16 @@ def located_cuts(cuts: Path, tar: Path, place: str) -> Iterator[Cut]:
     except DataError:
         raise
     except Exception as error:  # noqa: BLE001 lhotse raises whatever its parser does
-        raise DataError(f"{tar}: no shard of lhotse's Shar, or a broken one ({first_line(error)})") from None
+        raise DataError(
+            f"{tar}: not a shard of lhotse's Shar, or a broken one ({first_line(error)})"
+        ) from None
 
 
 def place_of(source: AudioSource) -> tuple[str, int, int]:
     """Path or URL of the tar file, offset and number of bytes of the audio in it.
 
     Raises:
-        DataError: it is lhotse's placeholder, which does not say, or no file or object in a store.
+        DataError: it is lhotse's own placeholder, which does not say, or not a file or object in a store.
     """
     tar, _, stretch = str(source.source).rpartition("#")
     offset, _, n_bytes = stretch.partition("+")

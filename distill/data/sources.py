@@ -30,8 +30,8 @@ def open_cuts(sources: str | Path | Sequence[str]) -> CutSet:
         sources: one or several of: a lhotse cut manifest (.jsonl, .jsonl.gz; opened lazily), a TSV with a
             header and a column `path` (relative to the TSV) or fairseq's, a folder of audio (searched
             recursively). Files of the latter two that cannot be used fail when they are read.
-            `FILE.tsv?column=value&column=value` keeps the rows that match; `SOURCE?part=0.9-1`, of any kind,
-            the tenth whose names' hashes are the highest: `part=0-0.9` has the others.
+            `FILE.tsv?column=value&column=value` keeps the rows that match. `SOURCE?part=0.9-1` keeps, of any
+            kind of source, the tenth whose names have the highest hashes; `part=0-0.9` has the others.
 
     Raises:
         MissingSource: a source does not exist.
@@ -55,7 +55,7 @@ def index_cuts(sources: str | Path | Sequence[str], *, what: str = "") -> Cuts:
 
     Args:
         sources: as for `open_cuts`.
-        what: they are, as "data.train" or "musan noise", said in errors.
+        what: a name for them in errors, such as "data.train" or "musan noise".
 
     Raises:
         DataError: as `open_cuts`, or for a manifest without a line that is a cut.
@@ -73,7 +73,7 @@ def _index_cuts(sources: str | Path | Sequence[str]) -> Cuts:
         sources = [str(sources)]
     if not sources:
         open_cuts(sources)  # says so
-    opened = [open_cuts([source]) for source in sources]  # what is amiss is said before any index is made
+    opened = [open_cuts([source]) for source in sources]  # problems are found before any index is made
     parts = [
         ManifestCuts(source) if cuts.is_lazy else ListedCuts(list(cuts))
         for source, cuts in zip(sources, opened, strict=True)
@@ -112,7 +112,7 @@ def _open_source(source: str) -> CutSet:
 
 
 def check_names(cuts: Iterable[Cut | Entry], source: str) -> None:
-    """Refuse speech of which two utterances have the same name: labels and lists are kept by name.
+    """Refuse speech in which two utterances have the same name: labels and lists are kept by name.
 
     Raises:
         DataError: naming their files.
@@ -124,7 +124,7 @@ def check_names(cuts: Iterable[Cut | Entry], source: str) -> None:
 
 
 def twins(one: Cut | Entry, other: Cut | Entry, source: str) -> DataError:
-    """What to say of two utterances of the same name."""
+    """The error for two utterances of the same name."""
     one_file, other_file = (
         f"{cut.file} ({cut.where})".removesuffix(" ()") if isinstance(cut, Entry) else audio_place(cut)
         for cut in (one, other)
@@ -133,10 +133,10 @@ def twins(one: Cut | Entry, other: Cut | Entry, source: str) -> DataError:
 
 
 def split_query(source: str) -> tuple[str, str]:
-    """`LOCATION?QUERY` -> (location, query); a name with a question mark in it is one if it is there."""
-    ends = [place for place, letter in enumerate(source) if letter == "?"]
-    there = (end for end in [len(source), *reversed(ends)] if os.path.exists(source[:end]))
-    end = next(there, (ends or [len(source)])[0])
+    """`LOCATION?QUERY` -> (location, query); the location may have question marks in it if it exists."""
+    marks = [index for index, letter in enumerate(source) if letter == "?"]
+    existing = (end for end in [len(source), *reversed(marks)] if os.path.exists(source[:end]))
+    end = next(existing, (marks or [len(source)])[0])
     return source[:end], source[end + 1 :]
 
 
@@ -144,7 +144,7 @@ def read_part(text: str, source: str) -> tuple[float, float]:
     """Two numbers: "0.9-1" -> (0.9, 1.0).
 
     Raises:
-        DataError: if it is no part of 0 to 1.
+        DataError: it is not a part of 0 to 1.
     """
     try:
         low, high = (float(number) for number in text.split("-"))
@@ -163,8 +163,8 @@ def within(part: tuple[float, float], cut: Any) -> bool:
 def _cuts_from_files(entries: list[Entry], source: str) -> CutSet:
     """A cut for each file; headers are read in parallel.
 
-    One that cannot be used gets a cut that `read_audio` refuses, so that it is listed and counted as any
-    other utterance that cannot be read.
+    A file that cannot be used gets a placeholder, so that it is listed and counted as any other utterance
+    that cannot be read.
     """
     check_names(entries, source)
     with ThreadPoolExecutor(8) as pool:

@@ -1,4 +1,4 @@
-"""Bytes of files and of objects in the stores that smart_open reads."""
+"""Bytes of files and of objects in object stores."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from distill.data.files import regular_file
 from distill.errors import DataError, first_line
 
 STORES = ("s3", "gs", "azure")
-"""Schemes of URLs that are read. smart_open knows more: some run programs, or ask any server of a network."""
+"""Schemes of URLs that are read. smart_open knows more, some of which run programs or contact any server."""
 
 
 def is_url(place: str) -> bool:
@@ -20,7 +20,7 @@ def is_url(place: str) -> bool:
 
 
 def local_path(place: str) -> str | None:
-    """The path of a file on this machine, also of a `file://` URL; None: it is elsewhere."""
+    """The path of a file on this machine, from a path or a `file://` URL; None: it is elsewhere."""
     if not is_url(place):
         return place
     parts = urlsplit(place)
@@ -40,7 +40,7 @@ def check_place(place: str) -> None:
     try:
         parts = urlsplit(place)
     except ValueError as error:
-        raise DataError(f"{_short(place)} is no URL ({error})") from None
+        raise DataError(f"{_short(place)} is not a URL ({error})") from None
     if parts.scheme not in STORES:
         raise DataError(
             f"{_short(place)} is not read: fetch it to this machine; URLs may begin with {', '.join(STORES)}"
@@ -60,11 +60,11 @@ def read_place(place: str, offset: int = 0, n_bytes: int | None = None) -> bytes
 
     Args:
         place: path or URL.
-        offset: of the first.
+        offset: of the first byte.
         n_bytes: how many; None: to the end.
 
     Raises:
-        DataError: it is none that is read (`check_place`), or cannot be read, or is too short.
+        DataError: it is refused (`check_place`), cannot be read, or is too short.
     """
     check_place(place)
     local = local_path(place)
@@ -91,7 +91,7 @@ def _remote(url: str, n_bytes: int | None) -> Any:
     options = {}
     if url.startswith("s3://"):
         options = {"client": _s3(os.getpid()), "defer_seek": True}
-        options |= {} if n_bytes is None else {"range_chunk_size": n_bytes}  # ask for that stretch alone
+        options |= {} if n_bytes is None else {"range_chunk_size": n_bytes}  # fetch those bytes only
     return smart_open.open(url, "rb", transport_params=options)
 
 

@@ -39,7 +39,7 @@ def read_text(path: str | Path) -> str:
         content = path.read_bytes()
         content = gzip.decompress(content) if path.suffix == ".gz" else content
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{path} is not a whole gzip file ({error})") from None
+        raise DataError(f"{path} is not a complete gzip file ({error})") from None
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror or error})") from None
     try:
@@ -58,7 +58,7 @@ def read_text(path: str | Path) -> str:
 
 
 def read_lines(path: str | Path) -> list[tuple[int, str]]:
-    """The lines of a text file that are not blank, each with its number, from 1.
+    """The lines of a text file that are not blank, each with its line number, from 1.
 
     Args:
         path: as for `read_text`.
@@ -70,7 +70,7 @@ def read_lines(path: str | Path) -> list[tuple[int, str]]:
 
 
 def numbered_lines(text: str) -> list[tuple[int, str]]:
-    """As `read_lines`, of a text at hand."""
+    """As `read_lines`, of a text in memory."""
     lines = (line.removesuffix("\r") for line in text.split("\n"))
     return [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
 
@@ -83,8 +83,8 @@ def read_table(path: str | Path, columns: Sequence[str], *, delimiters: str = ",
 
     Args:
         path: as for `read_text`.
-        columns: that must be there.
-        delimiters: what may separate cells: the one that finds most of `columns` in the header is taken.
+        columns: columns that it must have.
+        delimiters: what may separate cells; the one that finds most of `columns` in the header is used.
 
     Raises:
         DataError: as `read_text`; a column is missing; a row has fewer or more cells than the header,

@@ -1,6 +1,6 @@
 """Distortions for other people's data pipelines: one waveform at a time, or the cuts of lhotse.
 
-The training here distorts whole batches (`Distorter`), which is faster.
+Our own training distorts complete batches (`Distorter`), which is faster.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class DistortTransform:
         distorted = transform(waveform, utterance_id="84-121123-0000", epoch=3)
 
     With an id, the distortion is a hash of (seed, epoch, id): the same in every process. Without one, each
-    call is another draw: the count of the calls takes the id's place, together with the seed that PyTorch
-    gives each data worker (`DataLoader(generator=...)` fixes it) and the rank of the process: that of
-    `torch.distributed`, or what torchrun, srun or Lightning put into the environment.
+    call is another draw: a count of the calls takes the id's place, together with the seed that PyTorch
+    gives each data worker (`DataLoader(generator=...)` fixes it) and the rank of the process, from
+    `torch.distributed` or from what torchrun, srun or Lightning put into the environment.
 
     Args:
         config: options, also as a mapping, the name of one of `CONDITIONS`, or None to leave speech clean.
@@ -48,7 +48,7 @@ class DistortTransform:
             "dns"): tensors or arrays, (T,) or (1, T) each.
         rirs: room impulse responses at 16 kHz, of the same kinds; needed where the config has `rir`.
         seed: of the draws.
-        split: enters the draws.
+        split: part of the hash, so that "train" and "test" differ.
 
     Raises:
         ValueError: if the config is unknown, asks for clips that are not given, or a clip is empty or of
@@ -81,7 +81,7 @@ class DistortTransform:
         self.process = ""
 
     def __getstate__(self) -> dict[str, Any]:
-        """With the process: data workers that are not forked do not know of `torch.distributed`."""
+        """With the process's name: data workers that are not forked do not know `torch.distributed`."""
         return vars(self) | {"process": self._process()}
 
     def _process(self) -> str:
@@ -100,8 +100,8 @@ class DistortTransform:
 
         Args:
             waveform: (T,) or (1, T) floating point at 16 kHz, a tensor or an array; not modified.
-            utterance_id: decides the distortion; None: another one at each call.
-            epoch: gives the same id another distortion each time.
+            utterance_id: decides the distortion; None: another distortion at each call.
+            epoch: another epoch, another distortion of the same id.
 
         Returns:
             float32 of the same shape and kind, on the same device. Nothing is clipped at +-1.
@@ -134,7 +134,7 @@ class DistortTransform:
 
 
 def _clips(name: str, given: Clips) -> list[Tensor]:
-    """Clips in any of the forms that users have them in, as 1-D tensors."""
+    """Clips in any form that is accepted, as 1-D tensors."""
     if isinstance(given, Tensor | np.ndarray) and given.ndim == 1:
         given = [given]
     return [_flat(f"{name}[{number}]", clip) for number, clip in enumerate(given)]
@@ -161,7 +161,7 @@ def distort_cuts(cuts: CutSet, transform: DistortTransform, epoch: int | None = 
     Args:
         cuts: any; of lazy ones, each is read when it is asked for.
         transform: what to do to them.
-        epoch: the distortion is a hash of this and the cut's id; None: another one each time.
+        epoch: the distortion is a hash of this and the cut's id; None: another distortion at each call.
 
     Returns:
         The distorted cuts, lazy if `cuts` is.

@@ -15,12 +15,12 @@ class Entry:
     """An audio file of a list or folder."""
 
     id: str
-    """Its path as the list has it, or below the folder, without suffix."""
+    """Its path in the list, or below the folder, without suffix."""
     file: Path
     columns: Mapping[str, str]
     """The other cells of its row."""
     where: str = ""
-    """Of the list: "line 7"."""
+    """Its line in the list: "line 7"; "" in a folder."""
 
 
 def read_tsv(path: Path, wanted: Mapping[str, str]) -> list[Entry]:

@@ -13,24 +13,30 @@ _UNUSABLE = "unusable!"  # custom field of a cut; no column of a table is called
 
 
 def unusable_cut(name: str, why: str, custom: Mapping[str, Any]) -> MonoCut:
-    """A cut in the place of an utterance that cannot be used, of nominally a second; none can be read."""
+    """A placeholder of nominally a second for an utterance that cannot be used.
+
+    Args:
+        name: its id.
+        why: with the name of the file or line.
+        custom: fields that it would have had.
+    """
     return MonoCut(name, start=0, duration=1.0, channel=0, custom={**custom, _UNUSABLE: why})
 
 
 def why_unusable(cut: Cut) -> str:
-    """What was wrong with a file or line when its source was opened, with its name; "" if nothing."""
+    """Why a cut is a placeholder, with the name of the file or line; "" for a cut that can be used."""
     return (getattr(cut, "custom", None) or {}).get(_UNUSABLE, "")
 
 
 def blame(name: str, why: str, *, quoted: bool = False) -> str:
-    """An utterance or recording and what is wrong with it.
+    """An utterance or recording and what is wrong with it, for messages.
 
-    A line of a manifest that is no cut has no name of its own (`unusable_line`): why says where it is.
+    The name of a line that is not a cut (`unusable_line`) is left out, as the reason has it, too.
 
     Args:
-        name: its id, or as lists have it: "dev ID".
-        why: not beginning with it.
-        quoted: put the name in quotation marks: it may read like a word of the sentence.
+        name: its id, or as lists of skipped files have it: "dev ID".
+        why: the reason, without the name.
+        quoted: put the name in quotation marks, as it may read like a word of the sentence.
     """
     line = re.search(r"\bline (\d+) of (.+)$", name)
     if line and f"{line[2]}, line {line[1]}: " in why:

@@ -1,4 +1,4 @@
-"""Is everything there that a recipe needs? All that is missing or cannot work, before training starts."""
+"""Everything that a recipe needs and that is missing or cannot work, found before training starts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from distill.preflight.check_teacher import check_teacher
 from distill.preflight.findings import CheckReport, Finding, missing, wrong
 
 SAMPLE = 2000
-"""Files of a source that are opened, unless it is said otherwise."""
+"""Files of a source that are opened by default."""
 
 
 def _name_another(_: Path) -> str:
@@ -34,7 +34,7 @@ def check(
         recipe: of any kind.
         out: its run folder; `runs/NAME` if not given.
         sample: files of each source that are opened: all, or as many random ones (drawn with the recipe's
-            seed); None: all. Whether files are there is asked for all of them.
+            seed); None: all. Whether files exist is looked up for all of them.
         how_to_make: what to do about missing sources; `data_prep.advice` knows the commands.
 
     Returns:
@@ -69,7 +69,7 @@ def _check_targets(recipe: AdaptRecipe, config: HubertConfig | None) -> list[Fin
         if lost:
             problem = f"targets.folder: {options.folder} has no complete targets for {' and '.join(lost)}"
             fix = f"distill adapt targets {recipe.name} --out {options.folder}"
-            findings.append(missing("targets", "not there", problem, fix))
+            findings.append(missing("targets", "not made yet", problem, fix))
     made = f"in {options.folder}" if options.folder else f"{options.clusters} clusters, made in the run"
     return findings or [Finding(what="targets", state="ok", detail=made)]
 

@@ -21,10 +21,10 @@ _LESS_MEMORY = "optim.accumulate=2 halves what a step needs, fewer data.workers 
 
 
 def check_out(out: Path) -> Finding:
-    """The run folder: a new one, or a run that can go on."""
+    """The run folder: a new one, or a run that can be resumed."""
     what = f"run: {out}"
     if (out / "checkpoints" / "last.ckpt").exists():
-        return Finding(what=what, state="note", detail="a run is there: --resume it")
+        return Finding(what=what, state="note", detail="holds a run: --resume it")
     try:
         check_run_folder(out, resume=False)
     except UserError as error:
@@ -33,22 +33,22 @@ def check_out(out: Path) -> Finding:
 
 
 def writable_finding(what: str, out: Path, detail: str) -> Finding:
-    """Whether a folder can be written, or made; `detail` is said if so."""
-    place = _existing(out)
-    if not place.is_dir() or not os.access(place, os.W_OK):
-        return wrong(what, "cannot be written", f"{place} cannot be written", "choose another --out")
+    """Whether a folder can be written, or made; if so, the finding has this `detail`."""
+    folder = _nearest_existing(out)
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        return wrong(what, "cannot be written", f"{folder} cannot be written", "choose another --out")
     return Finding(what=what, state="ok", detail=detail)
 
 
-def _existing(path: Path) -> Path:
-    """The nearest folder above, or itself, that is there."""
+def _nearest_existing(path: Path) -> Path:
+    """The path, or its nearest parent that exists."""
     return next(folder for folder in (path, *path.absolute().parents) if folder.exists())
 
 
 def check_needs(
     recipe: Recipe, config: HubertConfig | None, out: Path, hours: float, layout: Layout
 ) -> list[Finding]:
-    """Disk, memory and GPU memory, if the models are known."""
+    """Disk, memory, GPUs, shared memory and cores, if the teacher is known."""
     if config is None:
         return [Finding(what="disk, memory", state="note", detail="not known without the teacher")]
     try:
@@ -56,11 +56,11 @@ def check_needs(
     except ValueError as error:
         return [wrong("student", "does not fit the teacher", str(error), "change the student section")]
     disk = needs.disk + (targets_bytes(recipe, config, hours) if isinstance(recipe, AdaptRecipe) else 0)
-    free = shutil.disk_usage(_existing(out)).free
+    free = shutil.disk_usage(_nearest_existing(out)).free
     detail = f"{_gb(disk)} of {_gb(free)} free"
     findings = [Finding(what="disk", state="ok", detail=detail)]
     if disk > free:
-        problem = f"{out} needs {_gb(disk)}, {_existing(out)} has {_gb(free)} free"
+        problem = f"{out} needs {_gb(disk)}, {_nearest_existing(out)} has {_gb(free)} free"
         findings = [missing("disk", detail, problem, "make room, or choose another --out")]
     findings.append(_memory("memory", needs.host, available_memory(), _LESS_MEMORY))
     if layout.gpu:
@@ -75,18 +75,18 @@ def check_needs(
     return [*findings, _workers(recipe, layout)]
 
 
-def _memory(what: str, needed: int, there: int | None, advice: str) -> Finding:
+def _memory(what: str, needed: int, available: int | None, advice: str) -> Finding:
     """Estimates are rough: too little memory is a note, not a problem."""
-    if there is None:
+    if available is None:
         return Finding(what=what, state="note", detail=f"about {_gb(needed)}, nothing here")
-    detail = f"about {_gb(needed)} of {_gb(there)}"
-    if needed > there:
+    detail = f"about {_gb(needed)} of {_gb(available)}"
+    if needed > available:
         return Finding(what=what, state="note", detail=detail, fix=f"may not be enough; {advice}")
     return Finding(what=what, state="ok", detail=detail)
 
 
 def _handing_over(needs: Needs) -> list[Finding]:
-    """Whether data workers have the room to hand over what they read."""
+    """Whether there are shared memory and open files enough for data workers to hand over their batches."""
     findings = []
     if SHARED_MEMORY.is_dir():
         free = shutil.disk_usage(SHARED_MEMORY).free

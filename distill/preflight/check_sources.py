@@ -10,7 +10,7 @@ from distill.options import AdaptRecipe, DistillRecipe, Recipe
 from distill.preflight.findings import CheckReport, Finding, missing, wrong
 from distill.preflight.survey import Kind, Survey, survey
 
-_NAMED = 5  # files of a source that are named
+_NAMED = 5  # bad files of a source that are named, at most
 
 HowToMake = Callable[[Path], str]
 """What to do about a source that does not exist, by its path."""
@@ -19,8 +19,8 @@ HowToMake = Callable[[Path], str]
 def check_data(
     recipe: Recipe, sample: int | None, how_to_make: HowToMake, processes: int, report: CheckReport
 ) -> float:
-    """Every source that training opens; returns the hours of speech."""
-    surveys: dict[str, Survey] = {}  # noise of dev is often that of training: one line is enough
+    """Add findings about every source that training opens to a report; return the hours of speech."""
+    surveys: dict[str, Survey] = {}  # by source: noise of dev is often that of training, one line is enough
     hours = 0.0
     for role, sources in _sources(recipe):
         if not sources:
@@ -41,7 +41,7 @@ def check_data(
 
 
 def _sources(recipe: Recipe) -> list[tuple[str, list[str] | None]]:
-    """(key in data, its sources) of all that training opens."""
+    """(key in the data section, its sources) of all that training opens."""
     data = recipe.data
     wanted: list[tuple[str, list[str] | None]] = [("train", data.train), ("dev", data.dev)]
     if _distorts(recipe):
@@ -73,7 +73,7 @@ def _not_given(role: str) -> Finding:
 
 
 def short_name(source: str) -> str:
-    """Of a source, for the report's first column."""
+    """Name of a source for the report's first column."""
     name = source.rstrip("/").rpartition("/")[2]
     return name.removesuffix(".gz").removesuffix(".jsonl")
 
@@ -86,21 +86,21 @@ def source_finding(
     how_to_make: HowToMake,
     key: str = "data.max_bad_fraction",
 ) -> Finding:
-    """One manifest, TSV or folder, of which a share of files may be bad: training leaves those out.
+    """The finding about one manifest, TSV or folder, of which a share of files may be bad.
 
     Args:
         what: name for the report.
         source: manifest, TSV or folder.
         found: in it.
-        tolerated: share of bad files that training does without.
+        tolerated: share of bad files that training skips instead of stopping.
         how_to_make: as for `check`.
-        key: option that says so.
+        key: the option that sets this share.
     """
     path = Path(split_query(source)[0])
     if not found.exists:
-        return missing(what, "not there", found.error, how_to_make(path))
+        return missing(what, "does not exist", found.error, how_to_make(path))
     if found.error:
-        return wrong(what, "cannot be used", _listed(found.error, found.bad), f"mend or replace {path}")
+        return wrong(what, "cannot be used", _listed(found.error, found.bad), f"repair or replace {path}")
     hours = f"{found.hours:.{1 if found.hours >= 1 else 2}f} h"
     extent = ""
     if found.looked_at < found.utterances:
@@ -108,12 +108,12 @@ def source_finding(
     if not found.bad:
         state = "note" if found.unprepared else "ok"
         detail = f"{found.utterances} utterances, {hours}"
-        there = "all" if found.there == found.utterances else found.there
-        more = f"{extent}, {there} are there" if extent else ""
+        existing = "all" if found.looked_for == found.utterances else found.looked_for
+        more = f"{extent}, {existing} exist" if extent else ""
         return Finding(what=what, state=state, detail=detail, fix=found.unprepared, more=more)
     detail = f"{len(found.bad)} bad of {found.utterances}, {hours}"
     if found.bad_share <= tolerated:
-        some = f"training does without them, up to {key}={tolerated:g}: "
+        some = f"training skips them, up to {key}={tolerated:g}: "
         some += "; ".join([*_few(found.bad), *filter(None, [found.unprepared])])
         return Finding(what=what, state="note", detail=detail, fix=some, more=extent)
     head = f"{len(found.bad)} bad files in {source}" + (f" ({extent})" if extent else "")

@@ -14,7 +14,7 @@ from distill.hubert import PRESETS, HubertConfig
 from distill.options import Recipe
 from distill.preflight.findings import CheckReport, Finding, missing, wrong
 
-_PUBLISHED = {  # what is on the hub and in torchaudio under these names
+_PUBLISHED = {  # presets of what the hub and torchaudio have under these names
     "facebook/hubert-base-ls960": "base",
     "facebook/hubert-large-ll60k": "large",
     "HUBERT_BASE": "base",
@@ -24,7 +24,11 @@ _MEGABYTES = {"base": 378, "large": 1266}  # of their float32 weights
 
 
 def check_teacher(recipe: Recipe, report: CheckReport) -> HubertConfig | None:
-    """Whether it can be loaded; its architecture, also if it is a published one that will be downloaded."""
+    """Add a finding about the teacher to a report.
+
+    Returns:
+        Its architecture, also of a published teacher that is yet to be downloaded; None if it is unknown.
+    """
     what = f"teacher: {recipe.teacher}"
     try:
         source, wish = split_source(recipe.teacher)
@@ -35,7 +39,7 @@ def check_teacher(recipe: Recipe, report: CheckReport) -> HubertConfig | None:
     run = not path.exists() and path.parts[:1] == ("runs",)  # "runs/x" reads as a hub id, too
     if run:
         fix = f"distill adapt {path.name}" if path.name in recipe_names() else f"train {source} first"
-        report.findings.append(missing(what, "not there", f"{source} does not exist", fix))
+        report.findings.append(missing(what, "does not exist", f"{source} does not exist", fix))
         return None
     try:
         if not path.exists() and (bundles.is_bundle(source) or huggingface.is_hub_id(source)):
@@ -46,7 +50,7 @@ def check_teacher(recipe: Recipe, report: CheckReport) -> HubertConfig | None:
             source = str(folder)
         config = load_teacher(source, normalize_input=wish).config
     except CheckpointError as error:
-        state, detail = ("wrong", "cannot be used") if path.exists() else ("missing", "not there")
+        state, detail = ("wrong", "cannot be used") if path.exists() else ("missing", "does not exist")
         fix = "set teacher to a checkpoint that can be used"
         report.findings.append(Finding(what=what, state=state, detail=detail, problem=str(error), fix=fix))
         return None

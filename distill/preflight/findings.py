@@ -17,7 +17,7 @@ class Finding:
     """One line of the report."""
 
     what: str
-    """Which thing was looked at."""
+    """What was checked."""
     state: State
     """ "ok", "note" (worth knowing, does not stop a run), "missing" or "wrong"."""
     detail: str
@@ -27,16 +27,16 @@ class Finding:
     fix: str = ""
     """What to do about it: a command, or a sentence."""
     more: str = ""
-    """Said below `detail`, at whatever length."""
+    """Printed below `detail`; may be long."""
 
 
 def missing(what: str, detail: str, problem: str, fix: str) -> Finding:
-    """Something that is not there."""
+    """A finding about something that does not exist."""
     return Finding(what=what, state="missing", detail=detail, problem=problem, fix=fix)
 
 
 def wrong(what: str, detail: str, problem: str, fix: str) -> Finding:
-    """Something that is there, or was asked for, and cannot work."""
+    """A finding about something that exists, or was asked for, and cannot work."""
     return Finding(what=what, state="wrong", detail=detail, problem=problem, fix=fix)
 
 
@@ -82,7 +82,7 @@ class CheckReport:
             lines += [f"    {line}" for line in more]
         lines += ["What to do:"]
         for fix in dict.fromkeys(finding.fix for finding in self.problems):
-            is_command = fix.startswith("distill ")  # for copying: in one piece
+            is_command = fix.startswith("distill ")  # not wrapped, so that it can be copied
             lines += [f"  {fix}"] if is_command else _wrapped(fix, "  ", "    ")
         return lines
 
@@ -92,7 +92,7 @@ def _shortened(text: str, width: int) -> str:
 
 
 def _wrapped(text: str, first: str, then: str) -> list[str]:
-    """Lines of the table's width; paths and commands stay in one piece."""
+    """Lines of the table's width; paths and commands are not broken."""
     return textwrap.wrap(
         text,
         WIDTH,

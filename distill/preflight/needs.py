@@ -1,4 +1,4 @@
-"""Roughly what a recipe needs of disk, memory and GPU, from its shapes alone: nothing is loaded or run.
+"""Roughly how much disk, memory and GPU memory a recipe needs, from shapes alone: nothing is loaded or run.
 
 Shapes: B utterances, T samples at 16 kHz, F frames, C channels of the CNN, D features, N prediction heads.
 """
@@ -22,9 +22,9 @@ _FLOAT = 4  # bytes: weights, gradients and optimiser are float32 in mixed preci
 _CHECKPOINTS = 2  # last.ckpt and best.ckpt
 _LOGS = 100_000_000  # CSV, TensorBoard, Weights & Biases of a long run, generously
 # Resident set of a process that trains (measured on a CPU: 0.9 GB), what CUDA adds, and what a data worker
-# holds beside what it shares with its parent (measured: 0.02 GB, more as Python touches shared pages).
+# has apart from memory shared with its parent (measured: 0.02 GB, more as Python touches shared pages).
 _PROCESS, _CUDA, _WORKER = 1_000_000_000, 2_000_000_000, 300_000_000
-_OPEN_FILES = 100  # of a process that trains, its workers' pipes among them
+_OPEN_FILES = 100  # of a process that trains, including its workers' pipes
 _PREFETCHED = 2  # batches that each worker has ready, as torch's DataLoader does by default
 _CUDA_CONTEXT = 600_000_000  # on the GPU itself
 _FRAGMENTS = 1.1  # what the caching allocator cannot use
@@ -32,7 +32,7 @@ _FRAGMENTS = 1.1  # what the caching allocator cannot use
 
 @dataclass(frozen=True, kw_only=True)
 class Needs:
-    """Bytes, of a machine where that is said and of one GPU."""
+    """Bytes needed on a machine and on one GPU."""
 
     disk: int
     """For checkpoints, the release and logs."""

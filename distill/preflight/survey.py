@@ -1,4 +1,4 @@
-"""What a source of audio holds, and whether its files are there."""
+"""What a source of audio holds, and whether its files exist and are what the manifest says."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from distill.errors import DataError
 Kind = Literal["speech", "noise", "rooms"]
 
 _JOBS = 16  # threads: file systems of clusters answer slowly, but many at once
-_CHUNK = 256  # files that a thread asks for at a time
-MOST_STATS = 1_000_000  # utterances of a source whose files are asked for: about a minute's worth
-_TOLERANCE_S = 0.01  # that a file's length may differ from what its manifest says
+_CHUNK = 256  # utterances that a thread looks at in one go
+MOST_STATS = 1_000_000  # utterances of a source whose files are looked up: this takes about a minute
+_TOLERANCE_S = 0.01  # by which a file's length may differ from what its manifest says
 
 
 @dataclass(kw_only=True)
@@ -43,8 +43,8 @@ class Survey:
     """Why nothing in it can be used."""
     utterances: int = 0
     hours: float = 0.0
-    there: int = 0
-    """Utterances of which was asked whether their files are there."""
+    looked_for: int = 0
+    """Utterances whose files were looked up, opened or not."""
     looked_at: int = 0
     """Utterances whose files were opened as well."""
     bad: list[str] = field(default_factory=list)
@@ -52,24 +52,25 @@ class Survey:
     bad_share: float = 0.0
     """Estimated share of the utterances that cannot be used."""
     unprepared: str = ""
-    """How much more its authors publish than was prepared; "" if nothing is known to be missing."""
+    """How many fewer files were prepared than its authors publish; "" if none are known to be missing."""
 
 
 def survey(source: str, *, sample: int | None, seed: int, kind: Kind = "speech") -> Survey:
     """Open a source as training does, and look at its files.
 
-    Whether a file is there is asked for all (at most `MOST_STATS`) of a manifest. A sample is opened and
-    compared with the manifest: sampling rate and duration. Tables and folders are opened file by file anyway.
-    Noise and rooms of the sample that are on this machine are read up to their first sound, too.
+    Whether files exist is looked up for all utterances of a manifest, at most `MOST_STATS`. The files of a
+    sample are opened, and compared with the manifest in sampling rate and duration. All files of tables and
+    folders are opened anyway. Noise and rooms in the sample are also read up to their first sound if they are
+    on this machine.
 
     Args:
         source: as for `open_cuts`.
-        sample: how many utterances' files are opened: all, or as many random ones; None: all.
-        seed: of their choice.
-        kind: of recordings; of speech, silence is not asked for.
+        sample: number of utterances whose files are opened, drawn at random; None: all.
+        seed: of the draw.
+        kind: of recordings; speech may be silent.
 
     Returns:
-        What there is. Nothing is raised for broken sources and files.
+        What was found. Nothing is raised for broken sources and files.
     """
     path = Path(split_query(source)[0])
     if not path.exists():
@@ -87,20 +88,24 @@ def survey(source: str, *, sample: int | None, seed: int, kind: Kind = "speech")
         found.hours = sum(cut.duration for cut in cuts if not why_unusable(cut)) / 3600
     else:
         asked, looked_at = _chosen(len(cuts), MOST_STATS, seed), opened
-        lost = _each(cuts, asked, _lost, f"{path.name}: there?")
-        broken = _each(cuts, [number for number in opened if number not in lost], _broken, path.name)
-    found.there, found.looked_at = len(asked), len(looked_at)
+        lost = _each(cuts, asked, _lost, f"{path.name}: files")
+        broken = _each(
+            cuts, [number for number in opened if number not in lost], _broken, f"{path.name}: headers"
+        )
+    found.looked_for, found.looked_at = len(asked), len(looked_at)
     silent = {}
     if kind != "speech":
         rest = [number for number in opened if number not in lost and number not in broken]
-        silent = _each(cuts, rest, _silent_noise if kind == "noise" else _silent_room, f"{path.name}: sound?")
+        silent = _each(
+            cuts, rest, _silent_noise if kind == "noise" else _silent_room, f"{path.name}: silence"
+        )
     found.bad = [problem for _, problem in sorted((lost | broken | silent).items())]
     found.bad_share = len(lost) / len(asked) + len(broken) / len(looked_at) + len(silent) / len(opened)
     return found
 
 
 def _chosen(count: int, most: int | None, seed: int) -> Sequence[int]:
-    """All numbers below `count`, or as many random ones, in order."""
+    """All numbers below `count`, or `most` random ones, in order."""
     if most is None or count <= most:
         return range(count)
     return sorted(random.Random(seed).sample(range(count), most))
@@ -109,7 +114,7 @@ def _chosen(count: int, most: int | None, seed: int) -> Sequence[int]:
 def _each(
     cuts: Sequence[Cut], numbers: Sequence[int], look: Callable[[Cut], str], label: str
 ) -> dict[int, str]:
-    """What is wrong with the files of cuts, by number; those with nothing wrong are left out."""
+    """What is wrong with the files of cuts, by number of the cut; good ones are left out."""
 
     def several(chunk: Sequence[int]) -> dict[int, str]:
         return {number: problem for number in chunk if (problem := _problem_of(cuts, number, look))}
@@ -140,30 +145,30 @@ def _unprepared(manifest: Path) -> str:
         return ""  # none of ours
     if published is None or files >= published:
         return ""
-    return f"{files} of the {published} published files were there when it was prepared"
+    return f"only {files} of the {published} published files existed when it was prepared"
 
 
 def check_files(cuts: Sequence[Cut], source: str) -> None:
-    """Refuse half a corpus, as a test must be of all of it; files are looked for and not opened.
+    """Refuse an incomplete corpus, as tests need all of it; files are looked up, not opened.
 
     Args:
         cuts: all that it should have.
-        source: its name for people.
+        source: its name for messages.
 
     Raises:
         DataError: naming files that are missing.
     """
-    lost = dict.fromkeys(_each(cuts, range(len(cuts)), _lost, f"{Path(source).name}: there?").values())
+    lost = dict.fromkeys(_each(cuts, range(len(cuts)), _lost, f"{Path(source).name}: files").values())
     if lost:
         some = ", ".join(list(lost)[:3]) + (", ..." if len(lost) > 3 else "")
         raise DataError(
             f"{source}: {len(lost)} audio files of {len(cuts)} utterances cannot be used: {some}; fetch the "
-            "rest of the corpus, or prepare it again where it lies now"
+            "rest of the corpus, or prepare it again where it is now"
         )
 
 
 def _lost(cut: Cut) -> str:
-    """Which of an utterance's files is not there, or why its audio is not opened; "" if neither."""
+    """Which of an utterance's files does not exist, or why its audio is refused; "" if neither."""
     if why := why_unusable(cut):
         return why
     try:
@@ -171,14 +176,14 @@ def _lost(cut: Cut) -> str:
     except DataError as error:
         return f"{cut.id}: {error}"
     for source in [source for recording in recordings_of(cut) for source in recording.sources]:
-        problem = _problem_of_place(source)
+        problem = _problem_of_source(source)
         if problem:
             return f"{source.source}: {problem}"
     return ""
 
 
 def _broken(cut: Cut) -> str:
-    """Which of an utterance's files is not what the manifest says."""
+    """Which of an utterance's files is not what the manifest says; "" if all are."""
     for recording in recordings_of(cut):
         for source in recording.sources:
             if source.type == "file" and (problem := _broken_file(str(source.source), recording)):
@@ -187,15 +192,15 @@ def _broken(cut: Cut) -> str:
 
 
 def _silent_noise(cut: Cut) -> str:
-    """Says that there is nothing to be heard in a recording of noise."""
-    return _is_silent(cut) if _is_here(cut) and silent_throughout(cut) else ""
+    """Says that a recording of noise is silent throughout, if it is."""
+    return _says_silent(cut) if _is_here(cut) and silent_throughout(cut) else ""
 
 
 def _silent_room(cut: Cut) -> str:
-    return _is_silent(cut) if _is_here(cut) and not usable_rir(read_audio(cut)) else ""
+    return _says_silent(cut) if _is_here(cut) and not usable_rir(read_audio(cut)) else ""
 
 
-def _is_silent(cut: Cut) -> str:
+def _says_silent(cut: Cut) -> str:
     return f"{audio_place(cut)}: holds nothing but silence"
 
 
@@ -205,8 +210,8 @@ def _is_here(cut: Cut) -> bool:
     return all(source.type == "memory" or local_path(str(source.source)) is not None for source in sources)
 
 
-def _problem_of_place(source: AudioSource) -> str:
-    """What is wrong with a file or shard; "" also for what is not on this machine."""
+def _problem_of_source(source: AudioSource) -> str:
+    """What is wrong with a file or shard; "" if nothing, or if it is not on this machine."""
     if source.type == "memory":
         return ""
     what, place, n_bytes = "", str(source.source), 1

@@ -36,7 +36,7 @@ def test_draws_are_resumed_and_shared_among_processes():
     assert epochs[0] != epochs[1]
     assert [position for *position, _ in epochs[1]] == [[1, index] for index in range(10)]
     later = BalancedSampler(weights.tolist(), batch_size=10, seed=2)
-    later.start_behind(1, 7)
+    later.start_after(1, 7)
     assert list(later) == epochs[1][7:] and list(later) == epochs[2]
     parts = [BalancedSampler(weights.tolist(), batch_size=10, seed=2, rank=r, world_size=2) for r in (0, 1)]
     for (_, _, numbers), (_, _, even), (_, _, odd) in zip(epochs[0], *parts, strict=True):

@@ -105,7 +105,7 @@ def test_noise_that_is_gone_ends_what_needs_it(name, how, speech, noises, encode
     break_audio(noises, how)
     said = r"1 audio files of 1 utterances cannot be used: .*-clip.flac: does not exist"
     if how == "broken":
-        said = r"the noise or room \w+-clip of a test cannot be used: cannot be read .*; mend or replace it"
+        said = r"the noise or room \w+-clip of a test cannot be used: cannot be read .*; repair or replace it"
     with pytest.raises(DataError, match=said):
         SIBLINGS[name](speech, noises, encoder, tmp_path)
 

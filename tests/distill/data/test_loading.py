@@ -12,14 +12,14 @@ from distill.errors import DataError
 from tests.distill.data.batches import by_utterance, dataset, ids, same
 
 
-def start_behind(made: DataLoader, epoch: int, batches: int) -> None:
+def start_after(made: DataLoader, epoch: int, batches: int) -> None:
     assert isinstance(made.sampler, EpochSampler)
-    made.sampler.start_behind(epoch, batches)
+    made.sampler.start_after(epoch, batches)
 
 
 def loader(data, *, epoch: int = 0, batch_size: int = 4, **options):
     made = train_loader(data, **({"batch_size": batch_size, "buckets": 3, "workers": 0} | options))
-    start_behind(made, epoch, 0)
+    start_after(made, epoch, 0)
     return made
 
 
@@ -91,7 +91,7 @@ def test_the_dev_set_is_always_the_same_and_complete(cuts, noise_folder):
     data = dataset(cuts, noise_folder, fixed_epoch=True)
     made = dev_loader(data, batch_size=8, workers=0)
     first = list(made)
-    start_behind(made, 3, 0)
+    start_after(made, 3, 0)
     second = list(made)
     assert [batch.ids for batch in first] == [batch.ids for batch in second]
     assert [name for batch in first for name in batch.ids] == ids(cuts)
@@ -103,7 +103,7 @@ def test_a_resumed_epoch_goes_on_where_it_stopped(cuts, noise_folder, workers):
     data = dataset(cuts, noise_folder)
     whole = list(loader(data, epoch=1))
     resumed = loader(data, epoch=1, workers=workers)
-    start_behind(resumed, 1, 3)
+    start_after(resumed, 1, 3)
     rest = list(resumed)
     assert [batch.ids for batch in rest] == [batch.ids for batch in whole[3:]]
     assert same(by_utterance(rest), by_utterance(whole[3:]))

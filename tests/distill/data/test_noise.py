@@ -76,7 +76,7 @@ def test_a_broken_noise_clip_is_silence_not_the_end(tmp_path):
     assert noise is not None and not noise.any()
     assert reader.noise(plan, 16_000) is not None
     assert [name for name, _ in reader.take_lost()] == ["clip", "clip"] and not reader.take_lost()
-    with pytest.raises(DataError, match="the noise or room clip of a test cannot be used: .*; mend or repla"):
+    with pytest.raises(DataError, match="the noise or room clip of a test cannot be used: .*; repair or rep"):
         reader.whole_view(Plan((plan,)), [16_000])
 
 

@@ -29,7 +29,7 @@ def test_every_iteration_is_the_next_epoch():
     first, second = list(sampler), list(sampler)
     assert {epoch for epoch, _, _ in first} == {0} and {epoch for epoch, _, _ in second} == {1}
     assert [index for _, index, _ in first] == list(range(13)) and sampler.n_batches() == 13
-    other.start_behind(1, 0)
+    other.start_after(1, 0)
     assert list(other) == second
 
 
@@ -37,7 +37,7 @@ def test_every_iteration_is_the_next_epoch():
 def test_an_epoch_is_gone_on_with_once(skip):
     sampler = EpochSampler(some(50), batch_size=4, buckets=2)
     whole = [list(sampler) for _ in range(4)]
-    sampler.start_behind(2, skip)
+    sampler.start_after(2, skip)
     assert [list(sampler), list(sampler)] == [whole[2][skip:], whole[3]]
 
 

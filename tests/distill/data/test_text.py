@@ -46,7 +46,7 @@ def test_what_is_no_file_or_no_gzip_is_one_line(tmp_path):
     with pytest.raises(DataError, match="is not a file"):
         read_text(tmp_path)
     for content in (b"a\n", gzip.compress(b"a" * 999)[:-9], b""):
-        with pytest.raises(DataError, match="x.gz is not a whole gzip file"):
+        with pytest.raises(DataError, match="x.gz is not a complete gzip file"):
             read_text(write(tmp_path / "x.gz", content or b"\x1f\x8b"))
 
 

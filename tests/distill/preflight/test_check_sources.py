@@ -80,9 +80,9 @@ def test_noise_that_is_not_drawn_is_not_needed(mini_data):
 def test_what_was_not_looked_at_is_said(mini_data, corpus):
     recipe = mini(mini_data, f"data.train=[{corpus}/some/all.jsonl.gz]")
     line = finding(check(recipe, sample=3), "train: all")
-    assert (line.state, line.more) == ("ok", "3 of 10 files looked at, all are there")
+    assert (line.state, line.more) == ("ok", "3 of 10 files looked at, all exist")
     text = str(check(recipe, sample=3))
-    assert "3 of 10 files looked at, all are there" in text
+    assert "3 of 10 files looked at, all exist" in text
     assert max(map(len, text.splitlines())) <= WIDTH
     for sample in (10, None):
         assert not finding(check(recipe, sample=sample), "train: all").more
@@ -108,7 +108,7 @@ def test_a_corpus_that_was_not_all_there_is_said_again(mini_data, tmp_path):
     soundfile.write(audio / "84-0-0000.flac", np.zeros(16_000), 16_000)
     (audio / "84-0.trans.txt").write_text("84-0-0000 WORDS\n")
     CORPORA["librispeech"](tmp_path, out, shards=str(tmp_path / "shards"))
-    said = "1 of the 2703 published files were there when it was prepared"
+    said = "only 1 of the 2703 published files existed when it was prepared"
     for name in ("dev-clean", "dev-clean.shards"):
         report = check(mini(mini_data, f"data.dev=[{out}/{name}.jsonl.gz]"))
         line = finding(report, f"dev: {name}")

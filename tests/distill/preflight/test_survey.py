@@ -19,7 +19,7 @@ def test_only_a_sample_of_a_large_source_is_opened_but_all_are_looked_for(corpus
         (corpus / "audio" / f"{i}.wav").write_text("no audio")
     source = f"{corpus}/some/all.jsonl.gz"
     found = survey(source, sample=3, seed=1)
-    assert (found.utterances, found.there, found.looked_at) == (10, 10, 3) and 2 <= len(found.bad) <= 3
+    assert (found.utterances, found.looked_for, found.looked_at) == (10, 10, 3) and 2 <= len(found.bad) <= 3
     assert survey(source, sample=3, seed=1).bad == found.bad
     assert any(survey(source, sample=3, seed=seed).bad != found.bad for seed in range(2, 6))
     whole = survey(source, sample=None, seed=1)
@@ -36,7 +36,7 @@ def test_huge_sources_are_searched_in_part(corpus, monkeypatch):
     monkeypatch.setattr("distill.preflight.survey.MOST_STATS", 4)
     shutil.rmtree(corpus / "audio")
     found = survey(f"{corpus}/some/all.jsonl.gz", sample=2, seed=0)
-    assert found.there == 4 and 4 <= len(found.bad) <= 6 and found.bad_share >= 1
+    assert found.looked_for == 4 and 4 <= len(found.bad) <= 6 and found.bad_share >= 1
 
 
 def test_the_sampling_rate_is_compared_with_the_manifest(corpus):
