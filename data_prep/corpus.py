@@ -1,6 +1,6 @@
-"""What a published corpus is to us: its splits, its figures, and how its utterances are found on disk.
+"""Published corpora: their splits, their figures, and how their utterances are found on disk.
 
-Nothing here opens audio or imports more than the standard library; `preparation` does the work.
+Nothing here opens audio or imports anything but the standard library; `preparation` does the work.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Corpus:
     title: str
     splits: tuple[Split, ...]
     find: Callable[[Path, str], list[Clip] | None]
-    """(root, name of the split) -> its clips without opening audio, or None if the split is not there."""
+    """(root, name of the split) -> its clips without opening audio, or None if the split is missing."""
     layout: str
     """A path of it below the root, for messages."""
     source: str

@@ -26,8 +26,7 @@ import numpy as np
 from scipy.signal import resample_poly
 
 from distill.errors import UserError
-
-SAMPLE_RATE = 16_000
+from distill.waveforms import SAMPLE_RATE
 
 # Constants of speak_lib.h.
 _SYNCHRONOUS_RETRIEVAL = (
@@ -126,7 +125,7 @@ def _speak(text: str, voice: str, rate_wpm: int, pitch: int) -> tuple[np.ndarray
     marks: list[_Mark] = []
 
     def receive(wave: Any, n_samples: int, events: Any) -> int:
-        """Copy what the library will overwrite; returning 0 means go on."""
+        """Copy what the library will overwrite; returning 0 means continue."""
         if n_samples > 0:
             chunks.append(np.ctypeslib.as_array(wave, shape=(n_samples,)).copy())
         i = 0
@@ -183,7 +182,7 @@ def _fresh_library() -> Iterator[tuple[ctypes.CDLL, int, Path]]:
         ) from error
     try:
         _declare(library)
-        # Without DONT_EXIT a missing data file ends the whole process.
+        # Without DONT_EXIT a missing data file ends this process.
         options = _PHONEME_EVENTS | _PHONEMES_IN_IPA | _DONT_EXIT
         rate = library.espeak_Initialize(_SYNCHRONOUS_RETRIEVAL, 0, str(data).encode(), options)
         if rate <= 0:

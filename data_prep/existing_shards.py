@@ -1,4 +1,4 @@
-"""Shards that are there already, of lhotse's Shar: a manifest by which training reads them in any order."""
+"""Manifests of existing Shar shards (lhotse), by which training reads them in any order."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class SharPrepared:
 def prepare(root: Path, out: Path, *, jobs: int = 8) -> SharPrepared:
     """Write `out/SPLIT.jsonl.gz` for every folder of Shar shards in `root`, which may be one itself.
 
-    SPLIT is the folder's name, or its way from `root` with dashes. Of the tar files, only headers are read.
+    SPLIT is the folder's name, or its path from `root` with dashes. Of the tar files, only headers are read.
 
     Args:
-        root: holds `cuts.000000.jsonl.gz`, `recording.000000.tar` and so on, or folders that do.
-        out: for the manifests, which name the shards by absolute paths.
+        root: folder with `cuts.000000.jsonl.gz`, `recording.000000.tar` and so on, or of such folders.
+        out: folder for the manifests, which name the shards by absolute paths.
         jobs: threads.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Where a corpus lies below a root."""
+"""Where a corpus is below a root."""
 
 from __future__ import annotations
 

@@ -54,8 +54,8 @@ def prepare(
     """Write `out/train.jsonl.gz` and `out/dev.jsonl.gz` for all audio below `root`.
 
     Files go to train or dev by a hash of their path relative to `root`, so adding files moves no other. If
-    `root` has a subfolder `train`, `dev` or `test` with audio, these subfolders are the splits and audio
-    beside them is skipped. An utterance's id is its relative path without suffix. Unreadable files are
+    `root` has a subfolder `train`, `dev` or `test` with audio, these subfolders are the splits and other
+    audio is skipped. An utterance's id is its relative path without suffix. Unreadable files are
     skipped; `out/skipped.tsv` lists them with the reason.
 
     Args:
@@ -91,7 +91,7 @@ def prepare(
             why = "holds no audio; name a folder with wav, flac, mp3, ogg, opus or aiff files"
         raise DataError(f"{root}: {why}")
     for name in SPLITS if split is None else ():
-        (out / f"{name}.jsonl.gz").unlink(missing_ok=True)  # an earlier split of this folder would overlap
+        (out / f"{name}.jsonl.gz").unlink(missing_ok=True)  # files of an earlier split could be in both
     for name, group in groups.items():
         write_cuts(group.values(), out / f"{name}.jsonl.gz")
     return FolderSummary(
@@ -137,7 +137,7 @@ def _read_headers(root: Path, files: list[Path], jobs: int) -> tuple[Cuts, Skipp
 
 
 def _assign(cuts: Cuts, split: str | None, dev_fraction: float, seed: int) -> tuple[dict[str, Cuts], Skipped]:
-    """Non-empty groups of cuts by split name, and what belongs to none."""
+    """Non-empty groups of cuts by split name, and (path, reason) of what belongs to none."""
     if split is not None:
         return {split: cuts}, []
     by_folder = {name: {path: cut for path, cut in cuts.items() if path.parts[0] == name} for name in SPLITS}
@@ -145,9 +145,9 @@ def _assign(cuts: Cuts, split: str | None, dev_fraction: float, seed: int) -> tu
     if by_folder:
         reason = f"outside the split folders {', '.join(by_folder)}"
         return by_folder, [(path, reason) for path in cuts if path.parts[0] not in by_folder]
-    places = {path: _place(path, seed) for path in cuts}
-    dev = {path for path, place in places.items() if place < dev_fraction}
-    ranked = sorted(places, key=lambda path: (places[path], path))
+    draws = {path: _draw(path, seed) for path in cuts}
+    dev = {path for path, draw in draws.items() if draw < dev_fraction}
+    ranked = sorted(draws, key=lambda path: (draws[path], path))
     if dev_fraction > 0:
         dev = (dev | set(ranked[:1])) - set(ranked[-1:])  # neither is empty; a single file goes to train
     groups = {
@@ -157,7 +157,7 @@ def _assign(cuts: Cuts, split: str | None, dev_fraction: float, seed: int) -> tu
     return {name: group for name, group in groups.items() if group}, []
 
 
-def _place(path: Path, seed: int) -> float:
+def _draw(path: Path, seed: int) -> float:
     """A number in [0, 1) that depends on the seed and the relative path alone."""
     return hash_number(f"{seed}:{path.as_posix()}") / 2**64
 

@@ -18,14 +18,14 @@ from distill.errors import DataError
 def read_headers(
     paths: Sequence[Path], cache: Path, *, jobs: int, label: str
 ) -> tuple[dict[Path, Header], dict[Path, str]]:
-    """Headers of many files, read by threads behind a progress bar.
+    """Headers of many files, read by threads, with a progress bar.
 
-    Each header goes to `cache` as soon as it is read, so that an interrupted call can go on. A file whose
-    size or time of change differs from what the cache says is read again.
+    Each header is appended to `cache` as soon as it is read, so that an interrupted call can be continued. A
+    file whose size or time of change is not that in the cache is read again.
 
     Args:
         paths: files that exist.
-        cache: JSON lines, appended to; made if it is not there.
+        cache: a file of JSON lines; made if missing.
         jobs: threads.
         label: of the progress bar.
 
@@ -60,7 +60,7 @@ def read_headers(
                 if is_new:
                     lines.write(json.dumps([key, *found]) + "\n")
     finally:
-        pool.shutdown(cancel_futures=True)  # after Ctrl-C, do not read on for minutes
+        pool.shutdown(cancel_futures=True)  # after Ctrl-C, the files that wait are not read
     return headers, broken
 
 
@@ -79,7 +79,7 @@ def _load(cache: Path) -> dict[str, Header]:
 
 def _open(cache: Path) -> IO[str]:
     cache.parent.mkdir(parents=True, exist_ok=True)
-    lines = cache.open("a", encoding="utf-8", buffering=1)  # line by line: a kill loses none that was read
+    lines = cache.open("a", encoding="utf-8", buffering=1)  # line by line: a killed process loses none
     if lines.tell():
-        lines.write("\n")  # ends a line that was cut off
+        lines.write("\n")  # ends the line that a killed process left unfinished
     return lines

@@ -1,7 +1,7 @@
 """LibriSpeech and Mini LibriSpeech: read English with transcripts (Panayotov et al. 2015).
 
-lhotse's recipe is not used: it leaves out missing files with no more than a warning, checks no figures and
-begins anew after an interruption. Its parser of word alignments is.
+lhotse's recipe is not used: it leaves out missing files with only a warning, checks no figures and starts
+again after an interruption. Its parser of word alignments is used.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from distill.errors import DataError
 def find(root: Path, split: str) -> list[Clip] | None:
     """Every line of every `SPEAKER-CHAPTER.trans.txt` is an utterance.
 
-    Word alignments are read if `SPEAKER-CHAPTER.alignment.txt` lies beside it (github.com/CorentinJ/
+    Word alignments are read if `SPEAKER-CHAPTER.alignment.txt` is in the same folder (github.com/CorentinJ/
     librispeech-alignments).
     """
     folder = first_folder(root, f"LibriSpeech/{split}", split)
     if folder is None:
         return None
     clips = []
-    for transcript in sorted(folder.glob("*/*/[!.]*.trans.txt")):  # a Mac's `._` files are none
+    for transcript in sorted(folder.glob("*/*/[!.]*.trans.txt")):  # not a Mac's `._` files
         words = _alignments(transcript.with_name(transcript.name.replace(".trans.txt", ".alignment.txt")))
         for number, line in read_lines(transcript):
             name, _, text = line.strip().partition(" ")

@@ -1,4 +1,4 @@
-"""What all corpora share: cuts over audio files, and writing manifests."""
+"""Cuts over audio files, and writing manifests of them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from lhotse.cut.data import DataCut
 
 from distill.atomic import atomic
 from distill.data.recordings import Header, read_header, recording_of
-
-SAMPLE_RATE = 16_000
+from distill.waveforms import SAMPLE_RATE
 
 
 def write_cuts(cuts: Iterable[Cut], path: Path) -> tuple[int, float]:
@@ -38,7 +37,7 @@ def write_cuts(cuts: Iterable[Cut], path: Path) -> tuple[int, float]:
 
 
 def cut_from_file(path: Path, id: str | None = None) -> MonoCut:  # noqa: A002
-    """A cut over a whole audio file, read as 16 kHz mono: the first channel, resampled while loading.
+    """A cut over a complete audio file, read as 16 kHz mono: the first channel, resampled while loading.
 
     Only the header is read. The cut names the file by its absolute path.
 
@@ -54,7 +53,7 @@ def cut_from_file(path: Path, id: str | None = None) -> MonoCut:  # noqa: A002
 
 
 def cut_from_header(path: Path, header: Header, id: str) -> MonoCut:  # noqa: A002
-    """As `cut_from_file`, for a header that was read before. `path` is absolute."""
+    """As `cut_from_file`, with a header that was read before. `path` is absolute."""
     recording = _recording(path, header, id)
     return MonoCut(id=id, start=0, duration=recording.duration, channel=0, recording=recording)
 

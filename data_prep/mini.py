@@ -23,10 +23,11 @@ from tqdm import tqdm
 
 from distill.atomic import read_json, write_json
 from distill.data_prep.espeak import Interval, synthesise
-from distill.data_prep.manifests import SAMPLE_RATE, cut_from_file, write_cuts
+from distill.data_prep.manifests import cut_from_file, write_cuts
 from distill.data_prep.mini_noise import KINDS, NoiseKind, room_impulse_response
+from distill.waveforms import SAMPLE_RATE
 
-_VERSION = 1  # raise it when the audio changes, so that prepared folders are made anew
+_VERSION = 1  # raise it when the audio changes, so that prepared folders are made again
 
 KEYWORDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
 # Without "the" and "one": espeak-ng runs "on the" and "no one" into one word.
@@ -113,13 +114,13 @@ _SIZES = {
 
 
 def prepare(out: Path, *, seed: int = 0, hours: float | None = None, size: str = "full") -> None:
-    """Make all corpora below `out`, unless they are there already with the same settings.
+    """Make all corpora below `out`, unless they exist with the same settings.
 
     Writes `speech_{train,dev,test}`, `keywords_{train,dev,test}`, `musan_{...}`, `wham_{...}`, `fsd_test`,
     `dns_test` and `rir_test` (each `.jsonl.gz`), 16-bit FLAC at 16 kHz under `audio/`, and last
     `prepared.json`.
 
-    Manifests name the audio by absolute paths: a folder that was moved is made anew. Speech cuts have one
+    Manifests name the audio by absolute paths: a folder that was moved is made again. Speech cuts have one
     supervision with text, speaker and `alignment["word"]` and `["phone"]` (IPA); keyword cuts also
     `custom["label"]`. Noise cuts have `custom["kind"]`, rooms `custom["rt60_s"]`.
 

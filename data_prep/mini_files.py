@@ -9,7 +9,7 @@ import numpy as np
 import soundfile
 from lhotse import CutSet, MonoCut, SupervisionSegment
 
-from distill.data_prep.manifests import SAMPLE_RATE
+from distill.waveforms import SAMPLE_RATE
 
 
 def cuts_of(mini_folder: Path, name: str) -> list[MonoCut]:

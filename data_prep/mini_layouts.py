@@ -1,7 +1,7 @@
 """The synthetic corpora laid out as the published ones: their names, folders, transcripts and lists.
 
-With these the whole way from `distill data prepare librispeech` on can be tried offline. The tasks' corpora,
-which say other words than the `mini` sentences, are in `distill.data_prep.mini_tasks`.
+With these everything from `distill data prepare librispeech` on can be tried offline. The tasks' corpora, in
+which other words are spoken than in the `mini` sentences, are in `distill.data_prep.mini_tasks`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Noises and rooms of the synthetic `mini` corpora, made from formulas.
 
-Each takes a random generator and a length in samples and returns that many float64 samples at 16 kHz, at any
-level. The corpora share none of them: what `fsd` and `dns` hold is never heard in training.
+Each noise takes a random generator and a length in samples and returns that many float64 samples at 16 kHz,
+at any level. The corpora share no noise: what `fsd` and `dns` hold is never used in training.
 """
 
 from __future__ import annotations

@@ -20,9 +20,9 @@ from lhotse import MonoCut
 from lhotse.supervision import AlignmentItem
 
 from distill.data_prep.espeak import synthesise
-from distill.data_prep.manifests import SAMPLE_RATE
 from distill.data_prep.mini import SPEAKERS, SPLITS, Speaker
 from distill.data_prep.mini_files import cuts_of, samples_of, source_of, spoken, write_lines, write_wav
+from distill.waveforms import SAMPLE_RATE
 
 _UNKNOWN_WORDS = ("bed", "bird", "cat")
 

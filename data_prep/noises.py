@@ -1,7 +1,7 @@
 """Noise and rooms: MUSAN, WHAM!, FSD50K, and the noises and room responses of the DNS challenges.
 
-lhotse has recipes for MUSAN and WHAM!, which read headers one by one and cannot go on after an interruption;
-what is left to say here is where the files are.
+lhotse has recipes for MUSAN and WHAM!, which read headers one by one and start again after an interruption.
+Here it is enough to say where the files are.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from distill.hashing import hash_lines
 
 logger = logging.getLogger(__name__)
 
-_VERSION = 1  # raise it when the manifests of the same clips change, so that prepared folders are made anew
+_VERSION = 1  # raise it when the manifests of the same clips change, so that they are made again
 
 
 def prepare(
@@ -40,10 +40,10 @@ def prepare(
 ) -> Prepared:
     """Write `out/SPLIT.jsonl.gz` for every split of a corpus that is below `root`, and check its size.
 
-    Only headers are read. An interrupted call goes on where it was; a split that is done, and whose lists and
-    files have the same names, texts, sizes and times of change as then, is not read again. Unreadable files
-    are left out and listed in `out/skipped.tsv`; they are tried again next time. A warning names splits that
-    have fewer files than published, and those whose audio has changed.
+    Only headers are read. An interrupted call continues where it was. A split that is done is not read again
+    unless its lists, or the names, sizes or times of change of its files, have changed. Unreadable files are
+    left out and listed in `out/skipped.tsv`; they are tried again next time. A warning names splits that have
+    fewer files than published, and those whose audio has changed.
 
     Args:
         corpus: which one, see `data_prep.PUBLISHED`.
@@ -55,7 +55,7 @@ def prepare(
             or a URL.
 
     Raises:
-        DataError: the corpus, a split asked for, or a file that its lists name is not there.
+        DataError: the corpus, a split asked for, or a file that its lists name does not exist.
         UsageError: there is no such split, or no root was given.
         UserError: shards go to a URL and smart_open is not installed.
         ValueError: jobs is not positive.
@@ -80,13 +80,13 @@ def prepare(
         results.append(result)
     ledger.write_skipped()
     if not any(result.skipped for result in results):
-        ledger.header_cache.unlink(missing_ok=True)  # a split that is done does not ask for it
-    _warn(corpus, results)
+        ledger.header_cache.unlink(missing_ok=True)  # splits that are done do not need it
+    _warn_of_missing_files(corpus, results)
     return Prepared(corpus=corpus, root=root, out=out, results=tuple(results), missing=missing)
 
 
-def _warn(corpus: Corpus, results: Sequence[SplitResult]) -> None:
-    """Folders that are missing as a whole are in no list: only the figures show them."""
+def _warn_of_missing_files(corpus: Corpus, results: Sequence[SplitResult]) -> None:
+    """Warn of splits with fewer files than published: missing folders are in no list, only in the figures."""
     partial = [result for result in results if result.missing]
     if partial:
         counts = ", ".join(f"{r.split.name} has {r.files + r.skipped} of {r.split.files}" for r in partial)
@@ -131,7 +131,7 @@ def _prepare_split(split: Split, clips: list[Clip], ledger: Ledger, jobs: int) -
 
 
 def _digest(clips: Sequence[Clip]) -> str:
-    """Changes with anything that the lists and folders of a split say."""
+    """A hash that changes with anything that the lists and folders of a split say."""
     state = blake2b(str(_VERSION).encode(), digest_size=16)
     for clip in clips:
         state.update(repr(clip).encode("utf-8", "surrogateescape"))
@@ -139,7 +139,7 @@ def _digest(clips: Sequence[Clip]) -> str:
 
 
 def _state(clips: Sequence[Clip], jobs: int) -> str:
-    """Changes with size or time of change of any of the audio files."""
+    """A hash that changes with the size or time of change of any of the audio files."""
     with ThreadPoolExecutor(jobs) as pool:
         return hash_lines(pool.map(state_of, [clip.path for clip in clips]))
 

@@ -1,4 +1,4 @@
-"""Cuts and their audio as Shar shards: large files read from end to end, on disk or in object storage."""
+"""Writing cuts and their audio as Shar shards: large tar files, on disk or in object storage."""
 
 from __future__ import annotations
 
@@ -70,18 +70,18 @@ def write_shards(
 ) -> None:
     """Write `folder/cuts.000000.jsonl.gz` and `folder/recording.000000.tar` (16 kHz mono FLAC), and so on.
 
-    Beside the manifest comes that of the shards (`manifest_of_shards`), which says where in them each
-    utterance is, so that training reads them in any order. In a local folder, shards that have gone are
-    written again, and leftovers of a larger corpus removed.
+    Next to the manifest, that of the shards (`manifest_of_shards`) is written. It says where in them each
+    utterance is, so that training reads them in any order. In a local folder, missing shards are written
+    again, and leftovers of a larger corpus removed.
 
-    lhotse's `to_shar(num_jobs=...)` writes the same shards but cannot go on where it was stopped.
+    lhotse's `to_shar(num_jobs=...)` writes the same shards, but starts again after an interruption.
 
     Args:
         manifest: of cuts.
         folder: path, or URL that smart_open can write to.
         n_cuts: in the manifest.
         jobs: threads; decoding and encoding run outside Python's lock.
-        done: numbers of shards that are there already.
+        done: numbers of shards that were written before.
         finished: called with the number of each shard once it is complete.
 
     Raises:
@@ -104,7 +104,7 @@ def write_shards(
             if index in done:
                 continue
             running[pool.submit(_write_shard, cuts, folder, index, _part(parts, index))] = index
-            _collect(running, finished, bar, at_most=jobs)  # a whole corpus of cuts does not fit in memory
+            _collect(running, finished, bar, at_most=jobs)  # all cuts of a corpus do not fit in memory
         _collect(running, finished, bar, at_most=0)
         _join([_part(parts, index) for index in range(n_shards)], shards_manifest)
     finally:
@@ -113,16 +113,16 @@ def write_shards(
 
 
 def _tidy(folder: Path, done: Collection[int], n_shards: int) -> Collection[int]:
-    """Make the folder, or remove what would be read as a part of the corpus; the shards that are there."""
+    """Make the folder, or remove shards beyond the last; return which of the shards that are done exist."""
     folder.mkdir(parents=True, exist_ok=True)
-    there = set()
+    existing = set()
     for path in [*folder.glob("cuts.*.jsonl.gz"), *folder.glob("recording.*.tar")]:
         number = path.name.split(".")[1]
         if number.isdigit() and int(number) >= n_shards:
             path.unlink()
         elif number.isdigit() and path.name.startswith("cuts."):
-            there.add(int(number))
-    return there.intersection(done)
+            existing.add(int(number))
+    return existing.intersection(done)
 
 
 def _batches(manifest: Path) -> Iterator[tuple[int, list[Cut]]]:
@@ -147,8 +147,8 @@ def _collect(
 
 def _parts(manifest: Path, folder: str) -> Path:
     """Where the manifests of single shards are kept, so that one of them can be written again."""
-    place = hash_text(folder, digest_size=4)
-    return manifest.parent / ".shards" / f"{manifest.name.removesuffix('.jsonl.gz')}-{place}"
+    name = manifest.name.removesuffix(".jsonl.gz")
+    return manifest.parent / ".shards" / f"{name}-{hash_text(folder, digest_size=4)}"
 
 
 def _part(parts: Path, index: int) -> Path:
@@ -171,11 +171,14 @@ def _is_joined(parts: Sequence[Path], manifest: Path) -> bool:
 
 
 def _write_shard(cuts: list[Cut], folder: str, index: int, part: Path) -> None:
-    """One shard, and `part`, the manifest of its cuts: made on this machine, then moved to its place."""
-    beside = None if is_url(folder) else Path(folder).parent
-    names = [f"recording.{index:06d}.tar", f"cuts.{index:06d}.jsonl.gz"]  # in this order: cuts are there last
+    """Write one shard, and `part`, the manifest of its cuts: made on this machine, then moved to `folder`."""
+    parent = None if is_url(folder) else Path(folder).parent
+    names = [
+        f"recording.{index:06d}.tar",
+        f"cuts.{index:06d}.jsonl.gz",
+    ]  # cuts last: they mark it complete
     try:
-        with TemporaryDirectory(prefix=".shard-", dir=beside) as made:
+        with TemporaryDirectory(prefix=".shard-", dir=parent) as made:
             _write_cuts(cuts, made, index)
             tar, listed = (Path(made, name) for name in names)
             if listed.exists():

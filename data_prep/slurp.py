@@ -20,7 +20,7 @@ LABELS = ("action", "scenario", "intent")
 def find(root: Path, split: str) -> list[Clip] | None:
     """The recordings of `dataset/slurp/SPLIT.jsonl`, both of the headset and of the distant microphone.
 
-    `custom` holds action, scenario and intent. Speakers are known if `metadata.json` is there.
+    `custom` holds action, scenario and intent. Speakers are known if `metadata.json` exists.
     """
     home = root if (root / "dataset/slurp").is_dir() else root / "slurp"
     listed = home / "dataset/slurp" / f"{split}.jsonl"

@@ -27,8 +27,8 @@ def find(root: Path, split: str) -> list[Clip] | None:
     """
     home = next((path for path in (root / "speech_commands_v0.01", root) if _is_home(path)), None)
     if split == "test":
-        beside = [root, root / _TEST, *([home.parent / _TEST] if home else [])]
-        folder = next((path for path in beside if (path / SILENCE).is_dir()), None)
+        candidates = [root, root / _TEST, *([home.parent / _TEST] if home else [])]
+        folder = next((path for path in candidates if (path / SILENCE).is_dir()), None)
         return folder and [_clip(path) for path in audio_files(folder)]
     if home is None:
         return None

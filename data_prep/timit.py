@@ -13,14 +13,14 @@ from distill.data_prep.corpus import Clip, Corpus, Interval, Split
 from distill.data_prep.files import first_folder
 from distill.errors import DataError
 
-SAMPLE_RATE = 16_000
+SAMPLE_RATE = 16_000  # in which its lists count
 _HOMES = (".", "TIMIT", "timit", "data", "TIMIT/data", "timit/data", "timit/TIMIT", "timit/timit")
 
 
 def find(root: Path, split: str) -> list[Clip] | None:
     """SX and SI sentences, with `alignment["word"]` and `["phone"]` (39 phones, glottal stops left out).
 
-    Upper and lower case, and files named `.WAV.wav`, are as good as the original's.
+    Names may be in upper or lower case; files named `.WAV.wav` are read, too.
     """
     part = "train" if split == "train" else "test"
     folder = first_folder(root, *(f"{home}/{name}" for home in _HOMES for name in (part.upper(), part)))
@@ -49,15 +49,15 @@ def _sentences(speaker: Path) -> list[Path]:
 
 def _clip(path: Path, phones: dict[str, str]) -> Clip:
     stem = path.name.partition(".")[0]
-    words = tuple(_intervals(_beside(path, stem, "wrd")))
+    words = tuple(_intervals(_next_to(path, stem, "wrd")))
     folded = (
-        (phones[symbol], start, length) for symbol, start, length in _intervals(_beside(path, stem, "phn"))
+        (phones[symbol], start, length) for symbol, start, length in _intervals(_next_to(path, stem, "phn"))
     )
     try:
         kept = tuple(interval for interval in folded if interval[0])
     except KeyError as error:
         raise DataError(f"{path.with_name(stem)}.PHN: {error} is not a phone of TIMIT") from None
-    text = " ".join(read_text(_beside(path, stem, "txt")).split()[2:])
+    text = " ".join(read_text(_next_to(path, stem, "txt")).split()[2:])
     return Clip(
         id=f"{path.parent.name}-{stem}".upper(),
         path=path,
@@ -68,7 +68,7 @@ def _clip(path: Path, phones: dict[str, str]) -> Clip:
     )
 
 
-def _beside(path: Path, stem: str, suffix: str) -> Path:
+def _next_to(path: Path, stem: str, suffix: str) -> Path:
     for name in (f"{stem}.{suffix.upper()}", f"{stem}.{suffix}"):
         if path.with_name(name).is_file():
             return path.with_name(name)

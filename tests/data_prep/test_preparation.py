@@ -425,7 +425,7 @@ def test_shards_that_cannot_be_written(tmp_path, monkeypatch):
 
 
 def test_the_list_of_corpora_needs_no_lhotse():
-    code = "import sys; sys.modules['lhotse'] = None; from data_prep import PUBLISHED; print(len(PUBLISHED))"
+    code = "import sys; sys.modules['lhotse'] = None\nfrom distill.data_prep import PUBLISHED; print(len(PUBLISHED))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(done.stdout) == len(PUBLISHED) == 12
 
