@@ -1,7 +1,5 @@
 """Any folder of audio: what is found, read, skipped and split."""
 
-import gzip
-import json
 import os
 from itertools import islice
 from pathlib import Path
@@ -19,17 +17,9 @@ from distill.data.audio import read_audio
 from distill.data.files import audio_files
 from distill.data.sources import index_cuts
 from distill.data_prep import CORPORA, folder
-from distill.data_prep.manifests import cut_from_file, write_cuts
+from distill.data_prep.manifests import cut_from_file
 from distill.errors import DataError, UsageError
-
-
-def tone(path, *, rate=16_000, channels=1, duration_s=0.5, hz=440.0, **options):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    wave = 0.3 * np.sin(2 * np.pi * hz * np.arange(round(duration_s * rate)) / rate)
-    if channels > 1:  # only the first channel has the tone
-        wave = np.stack([wave, *np.zeros((channels - 1, len(wave)))], axis=1)
-    soundfile.write(path, wave, rate, **options)
-    return path
+from tests.data_prep.corpora import tone
 
 
 def fill(root, n_files):
@@ -77,16 +67,6 @@ def test_opus_in_ogg_is_read(tmp_path):
     assert audio(cut).shape == (1, 8000)
 
 
-def test_cut_has_the_id_given_and_an_absolute_path(tmp_path, monkeypatch):
-    tone(tmp_path / "sub" / "x.wav")
-    monkeypatch.chdir(tmp_path)
-    cut = cut_from_file(Path("sub/x.wav"))
-    assert cut.recording is not None
-    assert (cut.id, cut.recording.id) == ("x", "x")
-    assert cut.recording.sources[0].source == str(tmp_path / "sub" / "x.wav")
-    assert cut_from_file(Path("sub/x.wav"), id="other").id == "other"
-
-
 def test_files_are_found_recursively_sorted_and_through_links(tmp_path):
     for name in ("b/2.wav", "b/1.WAV", "a.flac", ".hidden/x.wav", "b/._1.wav"):
         (tmp_path / "root" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -98,25 +78,6 @@ def test_files_are_found_recursively_sorted_and_through_links(tmp_path):
     os.symlink(tmp_path / "root", tmp_path / "root" / "b" / "loop")
     names = [path.relative_to(tmp_path / "root").as_posix() for path in audio_files(tmp_path / "root")]
     assert names == ["a.flac", "b/1.WAV", "b/2.wav", "linked/3.ogg"]
-
-
-def test_a_failed_write_keeps_the_old_manifest(tmp_path):
-    cut = cut_from_file(tone(tmp_path / "x.wav"))
-    path = tmp_path / "new" / "cuts.jsonl.gz"
-    write_cuts([cut], path)
-
-    def broken():
-        yield cut
-        raise RuntimeError("disk full")
-
-    with pytest.raises(RuntimeError):
-        write_cuts(broken(), path)
-    assert ids(path) == ["x"]
-    assert list(path.parent.iterdir()) == [path]
-    with gzip.open(path, "rt") as lines:
-        assert json.loads(next(lines))["id"] == "x"
-    with pytest.raises(ValueError, match="jsonl"):
-        write_cuts([cut], tmp_path / "cuts.json")
 
 
 def test_split_by_hash_covers_everything_once(tmp_path):
