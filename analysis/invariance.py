@@ -33,6 +33,7 @@ from distill.downstream.embeddings import load_encoders
 from distill.errors import UserError
 from distill.hubert import HubertEncoder
 from distill.options import AdaptRecipe
+from distill.training.run_folder import RunFolder
 from distill.waveforms import frame_mask
 
 
@@ -122,7 +123,7 @@ def masked_accuracies(run: Path, tests: Mapping[str, DistortedSet], *, seed: int
         tests: by name; "clean" among them.
         seed: of k-means' ties, the masks are the same for all.
     """
-    recipe, head = config.load(str(run / "recipe.yaml")), read_head(str(run))
+    recipe, head = config.load(str(RunFolder(run).recipe)), read_head(str(run))
     assert isinstance(recipe, AdaptRecipe) and head is not None
     codebook = load_codebook(run / "targets" / "train")
     of_layer = recipe.targets.features == "layer"

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from distill.errors import UserError
+from distill.training.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -71,10 +72,10 @@ def read_runs(folders: Sequence[Path]) -> list[RunLog]:
         RunLog(
             label=label,
             folder=folder,
-            recipe_text=(text := _read_text(folder / "recipe.yaml")),
-            recipe=_as_mapping(text, folder / "recipe.yaml"),
-            versions=_as_mapping(_read_text(folder / "versions.json"), folder / "versions.json"),
-            finished=(folder / "finished.json").is_file(),
+            recipe_text=(text := _read_text((run := RunFolder(folder)).recipe)),
+            recipe=_as_mapping(text, run.recipe),
+            versions=_as_mapping(_read_text(run.versions), run.versions),
+            finished=run.finished.is_file(),
             curves=read_curves(folder),
         )
         for folder, label in zip(unique, unique_labels(unique), strict=True)

@@ -36,6 +36,7 @@ from distill.downstream.options import EvaluationConfig
 from distill.downstream.tasks import TASKS
 from distill.hubert import HubertEncoder
 from distill.options import LoggingConfig
+from distill.training.run_folder import RunFolder
 from distill.training.trainer import make_trainer
 from distill.waveforms import SAMPLE_RATE
 
@@ -222,7 +223,7 @@ def rate(out: Path, encoder: HubertEncoder, task: str, labels: Labels, data: Hea
     head = labels.head(DIM, None)
     augment = TASKS[task].kind == "characters"
     module = HeadTraining(encoder, Selection("last", 2), head, labels, recipe.optim, augment=augment)
-    trainer = make_trainer(recipe, out)
+    trainer = make_trainer(recipe, RunFolder(out))
     stopwatch = Stopwatch()
     trainer.callbacks.append(stopwatch)  # pyright: ignore[reportAttributeAccessIssue]
     trainer.fit(module, datamodule=data)

@@ -9,12 +9,7 @@ from distill.checkpoints import load_teacher, native, teacher_facts
 from distill.options import AdaptRecipe, DistillRecipe, Recipe
 from distill.processes import is_follower
 from distill.training.locking import RunLock
-from distill.training.run_folder import (
-    check_run_folder,
-    start_run_folder,
-    steps_done,
-    versions,
-)
+from distill.training.run_folder import RunFolder, versions
 from distill.training.train import train
 
 
@@ -23,8 +18,9 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False, other_speech: bool =
 
     Resuming a finished run touches nothing.
     """
-    made = out / ("student.safetensors" if isinstance(recipe, DistillRecipe) else "teacher.safetensors")
-    if resume and made.exists() and steps_done(out) >= recipe.optim.max_steps:
+    folder = RunFolder(out)
+    made = folder.student if isinstance(recipe, DistillRecipe) else folder.teacher
+    if resume and made.exists() and folder.steps_done >= recipe.optim.max_steps:
         if not is_follower():
             print(f"{out} is finished already", file=sys.stderr)
         return made
@@ -34,10 +30,10 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False, other_speech: bool =
         from distill.adaptation.run import adapt
 
         return adapt(recipe, out, resume=resume, other_speech=other_speech)
-    check_run_folder(out, resume=False)
+    folder.check(resume=False)
     teacher = load_teacher(recipe.teacher)
     with RunLock(out):
-        check_run_folder(out, resume=False)
-        start_run_folder(recipe, out)
+        folder.check(resume=False)
+        folder.start(recipe)
         provenance = {"recipe": recipe.name, **teacher_facts(recipe.teacher), "versions": versions()}
         return native.write(teacher, out, provenance)

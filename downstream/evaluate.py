@@ -46,10 +46,10 @@ from distill.hashing import hash_lines
 from distill.processes import is_follower
 from distill.training.faults import TooManyBad
 from distill.training.locking import RunLock
-from distill.training.run_folder import finish, steps_done, versions
-from distill.training.saving import BEST, LAST, read_checkpoint
+from distill.training.run_folder import RunFolder, versions
+from distill.training.saving import read_checkpoint
 from distill.training.stopping import Interrupted
-from distill.training.trainer import fit, make_trainer
+from distill.training.trainer import finish, fit, make_trainer
 
 logger = logging.getLogger(__name__)
 
@@ -196,7 +196,7 @@ class Evaluation:
     ) -> torch.device:
         """Train a head, or go on with it, unless it is trained; returns the device to test on."""
         config = self.config
-        done, wanted = steps_done(folder), self.recipe.optim.max_steps
+        done, wanted = RunFolder(folder).steps_done, self.recipe.optim.max_steps
         if done > wanted:
             raise UserError(
                 f"{folder} was trained for {done} steps already: set steps={done}, or choose another --out"
@@ -204,7 +204,7 @@ class Evaluation:
         if done == wanted:
             return own_devices(config)[0]
         with RunLock(folder) as lock:
-            if steps_done(folder) == wanted:  # another process was faster
+            if RunFolder(folder).steps_done == wanted:  # another process was faster
                 return own_devices(config)[0]
             return self._train_alone(module, folder, lock, train, dev, targets)
 
@@ -237,15 +237,15 @@ class Evaluation:
             workers=config.workers,
             seed=config.seed,
         )
-        trainer = make_trainer(config.recipe(folder.name), folder, monitor="val/error")
-        resume = (folder / "checkpoints" / LAST).exists()
+        run = RunFolder(folder)
+        trainer = make_trainer(config.recipe(folder.name), run, monitor="val/error")
         try:
-            seconds = fit(trainer, module, data, folder, resume=resume, lock=lock)
+            seconds = fit(trainer, module, data, run, resume=run.last.exists(), lock=lock)
         except Interrupted as error:
             saved = str(error).partition(": go on with")[0]
             error.args = (f"{saved}: give the same command again to go on",)
             raise
-        finish(trainer, folder, seconds)
+        finish(trainer, run, seconds)
         return trainer.strategy.root_device
 
     def _fill_caches(self) -> dict[str, FeatureCache]:
@@ -404,7 +404,7 @@ def load_best(module: HeadTraining, folder: Path) -> float | None:
     Raises:
         DataError: if they are missing.
     """
-    path = folder / "checkpoints" / BEST
+    path = RunFolder(folder).best
     if not path.exists():
         raise DataError(
             f"{path} is missing although {folder} is finished: remove the folder to train it again"

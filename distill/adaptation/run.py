@@ -28,9 +28,11 @@ from distill.distortions import Distorter
 from distill.hubert import HubertConfig, HubertEncoder
 from distill.options import AdaptRecipe
 from distill.training.locking import RunLock
-from distill.training.run_folder import check_run_folder, finish, keep_recipe, release, versions
-from distill.training.saving import BEST, read_checkpoint
-from distill.training.trainer import fit, make_trainer
+from distill.training.releasing import release
+from distill.training.resuming import keep_recipe
+from distill.training.run_folder import RunFolder, versions
+from distill.training.saving import read_checkpoint
+from distill.training.trainer import finish, fit, make_trainer
 from distill.waveforms import pad
 
 # What a head is tried on: enough to tell (some thousand masked frames), and a minute of a CPU at most.
@@ -53,22 +55,29 @@ def adapt(recipe: AdaptRecipe, out: Path, *, resume: bool = False, other_speech:
         UserError: for anything the user can mend.
     """
     pl.seed_everything(recipe.seed, verbose=False)
-    check_run_folder(out, resume=resume)
+    folder = RunFolder(out)
+    folder.check(resume=resume)
     streams = ["student"] if recipe.distort else []
     data = SpeechData(recipe, streams=streams, other_speech=other_speech)
     encoder = _with_options(load_teacher(recipe.teacher), recipe)
     with RunLock(out) as lock:
-        check_run_folder(out, resume=resume)  # another process may have been faster
-        return _adapt(recipe, out, data, encoder, lock, resume=resume)
+        folder.check(resume=resume)  # another process may have been faster
+        return _adapt(recipe, folder, data, encoder, lock, resume=resume)
 
 
 def _adapt(
-    recipe: AdaptRecipe, out: Path, data: SpeechData, encoder: HubertEncoder, lock: RunLock, *, resume: bool
+    recipe: AdaptRecipe,
+    folder: RunFolder,
+    data: SpeechData,
+    encoder: HubertEncoder,
+    lock: RunLock,
+    *,
+    resume: bool,
 ) -> Path:
     """`adapt`, in a run folder of which this is the only process."""
-    trainer = make_trainer(recipe, out)
-    keep_recipe(trainer, recipe, out, resume=resume)
-    train, dev = targets_of(data, out / "targets", recipe, encoder, resume=resume)
+    trainer = make_trainer(recipe, folder)
+    keep_recipe(trainer, recipe, folder, resume=resume)
+    train, dev = targets_of(data, folder.path / "targets", recipe, encoder, resume=resume)
     data.targets = {"train": train.labels, "dev": dev.labels}  # the same name may be in both
     data.model = encoder.config
     majority = majority_share(dev)
@@ -93,17 +102,18 @@ def _adapt(
         print(
             f"{recipe.name}: HuBERT of {size:.1f} M parameters from {recipe.teacher}; "
             f"{recipe.optim.max_steps} steps of {recipe.data.batch_size} utterances on "
-            f"{trainer.world_size} x {trainer.strategy.root_device.type}, {trainer.precision}; into {out}\n"
+            f"{trainer.world_size} x {trainer.strategy.root_device.type}, {trainer.precision}; "
+            f"into {folder}\n"
             f"{recipe.name}: guessing the most frequent cluster is right on {majority:.1%} of dev frames",
             file=sys.stderr,
         )
     if not resume:
         _take_head(module, head, head_batches(data.dev_cuts, dev, encoder.config), recipe, trainer)
-    seconds = fit(trainer, module, data, out, resume=resume, lock=lock)
-    made = release(trainer, module.encoder, "encoder.", out, module.provenance)
+    seconds = fit(trainer, module, data, folder, resume=resume, lock=lock)
+    made = release(trainer, module.encoder, "encoder.", folder, module.provenance)
     if trainer.is_global_zero:
-        _keep_head(module, out)
-    finish(trainer, out, seconds)
+        _keep_head(module, folder)
+    finish(trainer, folder, seconds)
     return made
 
 
@@ -134,11 +144,10 @@ def _take_head(
         print(f"{recipe.name}: {why}", file=sys.stderr)
 
 
-def _keep_head(module: MaskedPrediction, out: Path) -> None:
+def _keep_head(module: MaskedPrediction, folder: RunFolder) -> None:
     """The head that belongs to the released teacher, for going on from it with the same codebook."""
-    best = out / "checkpoints" / BEST
-    state = read_checkpoint(best)["state_dict"] if best.exists() else module.state_dict()
-    write_safetensors(out / HEAD_FILE, head_of(state))
+    state = read_checkpoint(folder.best)["state_dict"] if folder.best.exists() else module.state_dict()
+    write_safetensors(folder.path / HEAD_FILE, head_of(state))
 
 
 def head_batches(cuts: Cuts, targets: Targets, model: HubertConfig) -> Iterator[Batch]:

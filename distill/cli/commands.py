@@ -55,12 +55,13 @@ def new_recipe(options: argparse.Namespace) -> Any:
 def resumed_recipe(options: argparse.Namespace) -> Any:
     """The recipe that the run was started with, or another one with --override."""
     from distill import config
+    from distill.training.run_folder import RunFolder
 
-    resolved = options.resume / "recipe.yaml"
+    resolved = RunFolder(options.resume).recipe
     if options.out:
         raise UsageError(f"--resume goes on in {options.resume}: leave --out away")
     if not resolved.is_file():
-        raise UserError(f"{options.resume} is not a run folder: it has no recipe.yaml")
+        raise UserError(f"{options.resume} is not a run folder: it has no {resolved.name}")
     name, overrides = options.recipe, options.overrides
     if options.override and name is not None and "=" not in name:  # whatever the run's own says
         return config.load(name, overrides)

@@ -27,6 +27,7 @@ from distill.distortions.options import NOISE_CORPORA
 from distill.errors import UserError
 from distill.options import LoggingConfig
 from distill.run import run
+from distill.training.run_folder import RunFolder
 
 CONDITIONS = ("clean", "2-dist", "fsd", "dns")
 STUDENTS = {"s1": "none", "s4": "setup2"}  # name: cdm
@@ -110,7 +111,8 @@ def train_once(
     recipe: str, folder: Path, data: Path, steps: int, *, seed: int, options: Sequence[str] = ()
 ) -> Path:
     """Train a recipe in `folder`, resume its training, or leave it if it is finished; the folder."""
-    done = folder / ("teacher.safetensors" if recipe == "mini_teacher" else "student.safetensors")
+    files = RunFolder(folder)
+    done = files.teacher if recipe == "mini_teacher" else files.student
     if not done.exists():
         resolved = load(
             recipe,
@@ -125,7 +127,7 @@ def train_once(
                 *options,
             ],
         )
-        run(resolved, folder, resume=(folder / "checkpoints" / "last.ckpt").exists())
+        run(resolved, folder, resume=files.last.exists())
     return folder
 
 

@@ -15,7 +15,7 @@ from distill.hubert import HubertConfig
 from distill.options import AdaptRecipe, Recipe
 from distill.preflight.findings import Finding, missing, wrong
 from distill.preflight.needs import Needs, available_memory, estimate, targets_bytes
-from distill.training.run_folder import check_run_folder
+from distill.training.run_folder import RunFolder
 
 _LESS_MEMORY = "optim.accumulate=2 halves what a step needs, fewer data.workers need less"
 
@@ -23,10 +23,10 @@ _LESS_MEMORY = "optim.accumulate=2 halves what a step needs, fewer data.workers 
 def check_out(out: Path) -> Finding:
     """The run folder: a new one, or a run that can be resumed."""
     what = f"run: {out}"
-    if (out / "checkpoints" / "last.ckpt").exists():
+    if RunFolder(out).last.exists():
         return Finding(what=what, state="note", detail="holds a run: --resume it")
     try:
-        check_run_folder(out, resume=False)
+        RunFolder(out).check(resume=False)
     except UserError as error:
         return wrong(what, "cannot be used", str(error), "choose another --out")
     return writable_finding(what, out, "new")

@@ -39,7 +39,7 @@ class NotFinite(UserError):
 
 
 class BadData(Callback):
-    """Lists what cannot be used in `skipped.tsv`, and stops a run that meets too much of it.
+    """Lists what cannot be used, and stops a run that meets too much of it.
 
     Utterances and recordings of noise are judged each by themselves, and recordings in which there is nothing
     but silence count as those that cannot be read. The share is that of all processes
@@ -48,13 +48,13 @@ class BadData(Callback):
     process, that stayed without their noise or room because it could not be read or was silent.
 
     Args:
-        folder: the run folder.
+        path: of the list, in the run folder.
         max_fraction: largest share that may be unusable.
         of_head: of an evaluation, which has no --resume: the same command goes on.
     """
 
-    def __init__(self, folder: Path, max_fraction: float, *, of_head: bool = False):
-        self.path = folder / "skipped.tsv"
+    def __init__(self, path: Path, max_fraction: float, *, of_head: bool = False):
+        self.path = path
         self.max_fraction = max_fraction
         self.of_head = of_head
         self.judged = Counter()  # of all processes, up to the last judgement
@@ -200,13 +200,13 @@ class SkipNonFinite(Callback):
     updates are skipped as well.
 
     Args:
-        folder: the run folder; `nonfinite.tsv` in it lists step and utterances of each such update.
+        path: of a list in the run folder: step and utterances of each such update.
         most: updates on end that may be left out.
         of_head: of an evaluation, which has no --resume.
     """
 
-    def __init__(self, folder: Path, most: int, *, of_head: bool = False):
-        self.path = folder / "nonfinite.tsv"
+    def __init__(self, path: Path, most: int, *, of_head: bool = False):
+        self.path = path
         self.most = most
         self.of_head = of_head
         self.on_end = 0

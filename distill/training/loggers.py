@@ -20,11 +20,9 @@ from pytorch_lightning.loggers.logger import DummyLogger
 from distill.errors import first_line
 from distill.options import Recipe
 from distill.processes import is_follower
+from distill.training.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
-
-WANDB_ID = "wandb_id"
-"""File of a run folder with its id in Weights & Biases."""
 
 
 class SafeLogger(Logger):
@@ -111,23 +109,23 @@ class OfflineWandbLogger(WandbLogger):
             self._experiment.finish(exit_code=int(status != "success"))
 
 
-def make_loggers(recipe: Recipe, out: Path) -> list[Logger]:
+def make_loggers(recipe: Recipe, folder: RunFolder) -> list[Logger]:
     """CSV and TensorBoard always; Weights & Biases as `wandb_mode` says.
 
     Args:
         recipe: its name, and its section `logging`.
-        out: the run folder.
+        folder: of the run.
     """
-    keep_old_log(out / "csv" / "metrics.csv")
+    keep_old_log(folder.metrics)
     loggers: list[Logger] = [
-        SafeLogger(CSVLogger(out, name="", version="csv")),
-        SafeLogger(TensorBoardLogger(out, name="", version="tensorboard")),
+        SafeLogger(CSVLogger(folder.path, name="", version=folder.metrics.parent.name)),
+        SafeLogger(TensorBoardLogger(folder.path, name="", version="tensorboard")),
     ]
     mode = wandb_mode(recipe.logging.wandb)
     if mode != "off":
         os.environ.setdefault("WANDB_SILENT", "true")
-        offline = partial(_wandb, OfflineWandbLogger, recipe, out)
-        online = SafeLogger(_wandb(WandbLogger, recipe, out), spare=offline) if mode == "online" else None
+        offline = partial(_wandb, OfflineWandbLogger, recipe, folder)
+        online = SafeLogger(_wandb(WandbLogger, recipe, folder), spare=offline) if mode == "online" else None
         loggers.append(online or SafeLogger(offline()))
     return loggers
 
@@ -154,13 +152,13 @@ def wandb_mode(wish: str) -> str:
     return "online" if switch == "online" or os.environ.get("WANDB_API_KEY") else "offline"
 
 
-def _wandb(kind: type[WandbLogger], recipe: Recipe, out: Path) -> WandbLogger:
+def _wandb(kind: type[WandbLogger], recipe: Recipe, folder: RunFolder) -> WandbLogger:
     logger = kind(
         name=recipe.name,
         project=recipe.logging.project,
-        save_dir=out,
+        save_dir=folder.path,
         config=asdict(recipe),
-        id=_wandb_id(out),
+        id=_wandb_id(folder.wandb_id),
         resume="allow",
         reinit="create_new",  # not into the run of a training before this one in the same process
     )
@@ -168,14 +166,13 @@ def _wandb(kind: type[WandbLogger], recipe: Recipe, out: Path) -> WandbLogger:
     return logger
 
 
-def _wandb_id(out: Path) -> str:
+def _wandb_id(path: Path) -> str:
     """The same when a run is resumed, so that Weights & Biases goes on with its curves."""
-    path = out / WANDB_ID
     if path.exists():
         return path.read_text(encoding="utf-8").strip()
     made = secrets.token_hex(4)
     if not is_follower():  # the others do not log
-        out.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(made + "\n", encoding="utf-8")
     return made
 

@@ -21,6 +21,7 @@ from distill.data.datamodule import SpeechData
 from distill.distillation import Distillation
 from distill.errors import ConfigError, UsageError, first_line
 from distill.options import CDM, DistillRecipe, Recipe
+from distill.training.run_folder import RunFolder
 from distill.training.train import make_module
 from distill.training.trainer import describe_device, fit
 from distill.waveforms import SAMPLE_RATE
@@ -122,7 +123,7 @@ def profile(recipe: Recipe, steps: int = 20) -> ProfileReport:
     clock = StepClock()
     with tempfile.TemporaryDirectory() as folder:
         trainer = _trainer(recipe, clock, folder)
-        fit(trainer, module, data, Path(folder), resume=False)
+        fit(trainer, module, data, RunFolder(Path(folder)), resume=False)
     if len(clock.ends) < WARM_UP + steps:
         raise UsageError(f"{len(clock.ends)} steps were made: too few, is the training set empty?")
     return clock.report(recipe, trainer)

@@ -10,11 +10,34 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 from torch.optim.lr_scheduler import LambdaLR
+from typing_extensions import override
 
 from distill.config import differing_values
 from distill.hashing import hash_number
+from distill.options import Recipe
+from distill.training.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
+
+
+def keep_recipe(trainer: pl.Trainer, recipe: Recipe, folder: RunFolder, *, resume: bool) -> None:
+    """Keep the recipe in the run folder: now, or when a resumed run has loaded its checkpoint."""
+    if resume:
+        callbacks: Any = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
+        callbacks.append(KeepRecipe(recipe, folder))
+    else:
+        folder.start(recipe)
+
+
+class KeepRecipe(Callback):
+    """Writes the recipe of a resumed run when its checkpoint is loaded, and so fits the recipe."""
+
+    def __init__(self, recipe: Recipe, folder: RunFolder) -> None:
+        self.recipe, self.folder = recipe, folder
+
+    @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.folder.start(self.recipe)
 
 
 class StepSeed(Callback):

@@ -1,86 +1,147 @@
-"""Run folders: what a training run writes, and the Lightning Trainer that writes it."""
+"""Run folders: which files a training run has, where, and what may be done with them."""
 
 from __future__ import annotations
 
 import json
-import logging
 import platform
 import subprocess
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
-import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback
-
-from distill.atomic import write_text
-from distill.checkpoints import native
+from distill.atomic import read_json, write_json, write_text
 from distill.config import WHOLE, to_yaml
 from distill.errors import UserError
-from distill.hubert import HubertEncoder
 from distill.options import Recipe
 from distill.processes import is_follower
-from distill.student import Student
-from distill.training.locking import NAME as LOCK
-from distill.training.locking import RunLock
-from distill.training.loggers import WANDB_ID
-from distill.training.saving import BEST, read_checkpoint
 
-logger = logging.getLogger(__name__)
+BEST, LAST = "best.ckpt", "last.ckpt"
 
 
-def check_run_folder(out: Path, *, resume: bool) -> None:
-    """Refuse to write over another run, or to resume what is none; nothing is written yet."""
-    last = out / "checkpoints" / "last.ckpt"
-    if not resume and last.exists():
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of a training run.
+
+    Example:
+        >>> RunFolder(Path("runs/s4")).best
+        PosixPath('runs/s4/checkpoints/best.ckpt')
+    """
+
+    path: Path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @property
+    def recipe(self) -> Path:
+        """The resolved recipe, as YAML."""
+        return self.path / "recipe.yaml"
+
+    @property
+    def versions(self) -> Path:
+        """Versions of Python, this package and its dependencies, as JSON."""
+        return self.path / "versions.json"
+
+    @property
+    def finished(self) -> Path:
+        """Steps and seconds of a finished run, as JSON."""
+        return self.path / "finished.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of `last` and `best`."""
+        return self.path / "checkpoints"
+
+    @property
+    def last(self) -> Path:
+        """The checkpoint to resume from."""
+        return self.checkpoints / LAST
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint with the lowest dev loss."""
+        return self.checkpoints / BEST
+
+    @property
+    def metrics(self) -> Path:
+        """The log since the last (re)start; earlier parts are `metrics-1.csv` and so on, next to it."""
+        return self.path / "csv" / "metrics.csv"
+
+    @property
+    def skipped(self) -> Path:
+        """Utterances and recordings of noise that could not be used."""
+        return self.path / "skipped.tsv"
+
+    @property
+    def nonfinite(self) -> Path:
+        """Steps, and their utterances, that were left out since their gradient was not finite."""
+        return self.path / "nonfinite.tsv"
+
+    @property
+    def wandb_id(self) -> Path:
+        """The run's id in Weights & Biases."""
+        return self.path / "wandb_id"
+
+    @property
+    def student(self) -> Path:
+        """The released student; its description is next to it, with the suffix .json."""
+        return self.path / "student.safetensors"
+
+    @property
+    def teacher(self) -> Path:
+        """The same of a run that makes a teacher."""
+        return self.path / "teacher.safetensors"
+
+    def check(self, *, resume: bool) -> None:
+        """Refuse to overwrite another run, or to resume what is not a run; nothing is written yet.
+
+        Raises:
+            UserError: saying what the folder holds.
+        """
+        from distill.training import locking  # imports Lightning, which takes seconds
+
+        if not resume and self.last.exists():
+            if not is_follower():
+                locking.RunLock(self.path).refuse_others()
+            raise UserError(
+                f"{self} holds a run already: continue with --resume {self}, or choose another --out"
+            )
+        if resume and not self.last.exists():
+            raise UserError(f"{self} has no {self.last.relative_to(self.path)} to resume from")
+        if self.path.is_file():
+            raise UserError(f"{self} is a file: choose a folder for the run with --out")
+        ours = (self.wandb_id.name, locking.NAME)
+        others = [path for path in self.path.iterdir() if path.name not in ours] if self.path.is_dir() else []
+        if others and not self.recipe.exists():
+            raise UserError(f"{self} holds other things: choose an empty or new folder with --out")
+
+    def start(self, recipe: Recipe) -> None:
+        """Make the folder, and keep the resolved recipe and the versions in it."""
         if not is_follower():
-            RunLock(out).refuse_others()
-        raise UserError(f"{out} holds a run already: go on with --resume {out}, or choose another --out")
-    if resume and not last.exists():
-        raise UserError(f"{out} has no checkpoints/last.ckpt to resume from")
-    if out.is_file():
-        raise UserError(f"{out} is a file: choose a folder for the run with --out")
-    ours = (WANDB_ID, LOCK)
-    others = [path for path in out.iterdir() if path.name not in ours] if out.is_dir() else []
-    if others and not (out / "recipe.yaml").exists():
-        raise UserError(f"{out} holds other things: choose an empty or new folder with --out")
+            _keep(self.recipe, f"{to_yaml(recipe)}{WHOLE}\n")
+            _keep(self.versions, json.dumps(versions(), indent=2) + "\n")
 
+    def finish(self, *, steps: int, seconds: float) -> None:
+        """Note that the run is finished: everything that it makes is complete."""
+        write_json(self.finished, {"steps": steps, "seconds": round(seconds, 1)}, indent=None)
 
-class KeepRecipe(Callback):
-    """Writes the recipe of a run that goes on when its checkpoint is loaded, and so fits the recipe."""
-
-    def __init__(self, recipe: Recipe, out: Path):
-        self.recipe, self.out = recipe, out
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
-        start_run_folder(self.recipe, self.out)
-
-
-def keep_recipe(trainer: pl.Trainer, recipe: Recipe, out: Path, *, resume: bool) -> None:
-    """Keep the recipe in the run folder: now, or when a run that goes on has loaded its checkpoint."""
-    if resume:
-        callbacks: Any = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
-        callbacks.append(KeepRecipe(recipe, out))
-    else:
-        start_run_folder(recipe, out)
-
-
-def start_run_folder(recipe: Recipe, out: Path) -> None:
-    """Make the folder and keep the resolved recipe and the versions in it."""
-    if is_follower():
-        return
-    _keep(out / "recipe.yaml", f"{to_yaml(recipe)}{WHOLE}\n")
-    _keep(out / "versions.json", json.dumps(versions(), indent=2) + "\n")
+    @property
+    def steps_done(self) -> int:
+        """Updates of a finished run; 0 if it is not finished."""
+        try:
+            return int(read_json(self.finished)["steps"])
+        except (OSError, ValueError, TypeError, KeyError):  # missing, or cut off by a full disk
+            return 0
 
 
 def _keep(path: Path, text: str) -> None:
-    """Write a file whole, unless it says that already: a full disk cannot hurt what is right."""
+    """Write a file unless it has that text already: a full disk cannot hurt what is right."""
     if not path.exists() or path.read_bytes() != text.encode():
         write_text(path, text)
 
 
 def versions() -> dict[str, str]:
-    """What this run was made with."""
+    """What a run is made with: versions of Python and packages, and the commit."""
     found = {"python": platform.python_version()}
     for name in ("robust-distilhubert", "torch", "torchaudio", "pytorch-lightning", "lhotse"):
         try:
@@ -96,65 +157,3 @@ def versions() -> dict[str, str]:
     )
     found["git"] = git.stdout.strip() or "none"
     return found
-
-
-def finish(trainer: pl.Trainer, out: Path, seconds: float) -> None:
-    """Note that a run is finished, when all that it makes is there."""
-    if trainer.is_global_zero:
-        about = {"steps": trainer.global_step, "seconds": round(seconds, 1)}
-        write_text(out / "finished.json", json.dumps(about) + "\n")
-
-
-def steps_done(out: Path) -> int:
-    """Updates of a finished run; 0 if it is not finished."""
-    finished = out / "finished.json"
-    try:
-        return int(json.loads(finished.read_text(encoding="utf-8"))["steps"])
-    except (OSError, ValueError, TypeError, KeyError):  # none, or cut by a full disk
-        return 0
-
-
-def release(
-    trainer: pl.Trainer,
-    model: HubertEncoder | Student,
-    prefix: str,
-    out: Path,
-    provenance: dict[str, Any],
-) -> Path:
-    """Write the model of the best checkpoint (of the end, if nothing was validated) as safetensors and JSON.
-
-    Args:
-        trainer: after training.
-        model: gets the weights that `checkpoints/best.ckpt` has under `prefix`.
-        prefix: "student." or "encoder.".
-        out: the run folder.
-        provenance: kept in the JSON, with the step.
-    """
-    best = out / "checkpoints" / BEST
-    if trainer.is_global_zero:
-        step = trainer.global_step
-        if best.exists():
-            checkpoint = read_checkpoint(best)
-            weights = checkpoint["state_dict"].items()
-            model.load_state_dict({k.removeprefix(prefix): v for k, v in weights if k.startswith(prefix)})
-            step = checkpoint["global_step"]
-            _say_unvalidated(trainer, step)
-        elif (before := getattr(trainer.checkpoint_callback, "before", None)) is not None:
-            logger.warning(
-                "%s, of dev %.4f, is not there: the last step, %d, is released", best, before, step
-            )
-        native.write(model, out, provenance | {"step": step})
-    trainer.strategy.barrier()
-    return out / ("student.safetensors" if isinstance(model, Student) else "teacher.safetensors")
-
-
-def _say_unvalidated(trainer: pl.Trainer, released: int) -> None:
-    """Steps behind the last validation may have been better than what is released; nobody knows."""
-    every = trainer.val_check_batch
-    batches = trainer.fit_loop.total_batch_idx + 1
-    if isinstance(every, int) and every and batches % every:
-        logger.warning(
-            "step %d of %d is released, the lowest dev loss; the last %d steps were not validated: "
-            "validation.every_n_steps should divide optim.max_steps",
-            *(released, trainer.global_step, batches % every),
-        )

@@ -18,10 +18,10 @@ from distill.atomic import atomic
 from distill.checkpoints import safe_pickle
 from distill.errors import CheckpointError
 from distill.training.faults import SkipNonFinite
+from distill.training.run_folder import BEST
 
 logger = logging.getLogger(__name__)
 
-BEST, LAST = "best.ckpt", "last.ckpt"
 _LIGHTNINGS = {"state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks", "global_step"}
 """What a checkpoint of a training has at least."""
 

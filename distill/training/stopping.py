@@ -14,6 +14,7 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from distill.data.parcels import BatchLoader
 from distill.errors import UserError
 from distill.processes import largest_of_all
+from distill.training.run_folder import LAST
 
 
 class Interrupted(UserError):
@@ -159,7 +160,7 @@ def last_checkpoint(trainer: pl.Trainer) -> Path:
     """Where `last.ckpt` is: beside the best checkpoint."""
     callback = trainer.checkpoint_callback
     assert isinstance(callback, ModelCheckpoint) and callback.dirpath
-    return Path(callback.dirpath) / "last.ckpt"
+    return Path(callback.dirpath) / LAST
 
 
 def save_last(trainer: pl.Trainer) -> Path:

@@ -20,14 +20,10 @@ from distill.errors import ConfigError
 from distill.options import CDM, DistillRecipe, Recipe
 from distill.student import Student
 from distill.training.locking import RunLock
-from distill.training.run_folder import (
-    check_run_folder,
-    finish,
-    keep_recipe,
-    release,
-    versions,
-)
-from distill.training.trainer import describe_device, fit, make_trainer
+from distill.training.releasing import release
+from distill.training.resuming import keep_recipe
+from distill.training.run_folder import RunFolder, versions
+from distill.training.trainer import describe_device, finish, fit, make_trainer
 
 
 def train(recipe: DistillRecipe, out: Path, *, resume: bool = False, other_speech: bool = False) -> Path:
@@ -46,19 +42,20 @@ def train(recipe: DistillRecipe, out: Path, *, resume: bool = False, other_speec
         UserError: for anything the user can mend: missing data or teacher, impossible options.
     """
     pl.seed_everything(recipe.seed, verbose=False)
-    check_run_folder(out, resume=resume)
+    folder = RunFolder(out)
+    folder.check(resume=resume)
     streams = sorted({s for s in CDM[recipe.cdm] if s})
     data = SpeechData(recipe, streams=streams, other_speech=other_speech)
     module = make_module(recipe)
     data.model = module.teacher.config
     with RunLock(out) as lock:
-        check_run_folder(out, resume=resume)  # another process may have been faster
-        trainer = make_trainer(recipe, out)
-        keep_recipe(trainer, recipe, out, resume=resume)
+        folder.check(resume=resume)  # another process may have been faster
+        trainer = make_trainer(recipe, folder)
+        keep_recipe(trainer, recipe, folder, resume=resume)
         say_start(trainer, module, recipe, out)
-        seconds = fit(trainer, module, data, out, resume=resume, lock=lock)
-        made = release(trainer, module.student, "student.", out, module.provenance)
-        finish(trainer, out, seconds)
+        seconds = fit(trainer, module, data, folder, resume=resume, lock=lock)
+        made = release(trainer, module.student, "student.", folder, module.provenance)
+        finish(trainer, folder, seconds)
     return made
 
 

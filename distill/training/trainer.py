@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import inspect
 import time
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -22,16 +21,17 @@ from distill.training.locking import RunLock
 from distill.training.loggers import make_loggers
 from distill.training.progress import Gauges, StepProgress, WaitClock
 from distill.training.resuming import RecipeSettings, StepSeed
-from distill.training.saving import LAST, CarefulCheckpointIO, SoundCheckpoint
+from distill.training.run_folder import RunFolder
+from distill.training.saving import CarefulCheckpointIO, SoundCheckpoint
 from distill.training.stopping import GracefulStop
 
 
-def make_trainer(recipe: Recipe, out: Path, *, monitor: str = "val/loss") -> pl.Trainer:
+def make_trainer(recipe: Recipe, folder: RunFolder, *, monitor: str = "val/loss") -> pl.Trainer:
     """A Lightning Trainer with our callbacks and loggers; `recipe.trainer` is passed through.
 
     Args:
         recipe: its steps, validation, logging and trainer sections.
-        out: the run folder.
+        folder: of the run.
         monitor: the checkpoint with the lowest value of this is kept as the best.
     """
     known = inspect.signature(pl.Trainer.__init__).parameters
@@ -44,7 +44,7 @@ def make_trainer(recipe: Recipe, out: Path, *, monitor: str = "val/loss") -> pl.
             raise ConfigError(f"trainer.{key} is not passed on: there are {', '.join(TRAINER_KEYS)}")
     layout = layout_of(recipe)
     check_world(layout.processes * layout.nodes)
-    options = recipe.optim
+    options, of_head = recipe.optim, recipe.kind == "evaluate"
     passed_on: dict[str, Any] = {"profiler": WaitClock(), "plugins": CarefulCheckpointIO()} | recipe.trainer
     try:
         return pl.Trainer(
@@ -56,22 +56,22 @@ def make_trainer(recipe: Recipe, out: Path, *, monitor: str = "val/loss") -> pl.
             limit_val_batches=recipe.validation.max_batches or 1.0,
             num_sanity_val_steps=0,
             log_every_n_steps=recipe.logging.every_n_steps,
-            logger=make_loggers(recipe, out),
+            logger=make_loggers(recipe, folder),
             callbacks=[
-                SoundCheckpoint(out / "checkpoints", monitor),
+                SoundCheckpoint(folder.checkpoints, monitor),
                 RecipeSettings(),
                 StepProgress(recipe.name),
                 Gauges(),
                 Listening(recipe.logging.audio_every_n_steps),
-                SkipNonFinite(out, recipe.optim.max_nonfinite, of_head=recipe.kind == "evaluate"),
-                BadData(out, recipe.data.max_bad_fraction, of_head=recipe.kind == "evaluate"),
+                SkipNonFinite(folder.nonfinite, recipe.optim.max_nonfinite, of_head=of_head),
+                BadData(folder.skipped, recipe.data.max_bad_fraction, of_head=of_head),
                 StepSeed(recipe.seed),
                 GracefulStop(),
             ],
             use_distributed_sampler=False,
             enable_progress_bar=False,
             enable_model_summary=False,
-            default_root_dir=out,
+            default_root_dir=folder.path,
             **passed_on,
         )
     except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:  # the last: SLURM
@@ -95,7 +95,7 @@ def fit(
     trainer: pl.Trainer,
     module: pl.LightningModule,
     data: pl.LightningDataModule,
-    out: Path,
+    folder: RunFolder,
     *,
     resume: bool,
     lock: RunLock | None = None,
@@ -106,7 +106,7 @@ def fit(
         trainer: of `make_trainer`.
         module: what to train.
         data: on what.
-        out: the run folder.
+        folder: of the run.
         resume: go on from its last checkpoint.
         lock: of the run folder.
 
@@ -116,17 +116,17 @@ def fit(
     Raises:
         Unsaved: the training is done, and the disk does not have all of its checkpoints.
     """
-    last = out / "checkpoints" / LAST
     started = time.monotonic()
     callbacks: Any = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
     callbacks += [lock] if lock else []
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=str(last) if resume else None, weights_only=True)
+        last = str(folder.last) if resume else None
+        trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
     except RuntimeError as error:
         if "loading state_dict" not in str(error):
             raise
         raise ConfigError(
-            f"{last} is of a model of another shape than the recipe's: {first_misfit(error)}"
+            f"{folder.last} is of a model of another shape than the recipe's: {first_misfit(error)}"
         ) from None
     except SystemExit as error:
         if isinstance(error.__context__, KeyboardInterrupt):  # Lightning's way of ending on Ctrl-C
@@ -137,9 +137,15 @@ def fit(
     problem = trainer.strategy.broadcast(getattr(trainer.strategy.checkpoint_io, "problem", ""))
     if problem:
         of_head = any(callback.of_head for callback in callbacks if isinstance(callback, BadData))
-        how = "give the same command again" if of_head else f"go on with --resume {out}"
+        how = "give the same command again" if of_head else f"go on with --resume {folder}"
         raise Unsaved(f"{problem}: the run is not finished, nothing is released; make room, then {how}")
     return time.monotonic() - started
+
+
+def finish(trainer: pl.Trainer, folder: RunFolder, seconds: float) -> None:
+    """Note that a run is finished, when all that it makes is complete."""
+    if trainer.is_global_zero:
+        folder.finish(steps=trainer.global_step, seconds=seconds)
 
 
 class Unsaved(UserError):

@@ -15,6 +15,7 @@ from distill.config import load, recipe_names, to_yaml
 from distill.distortions import CONDITIONS
 from distill.errors import ConfigError
 from distill.options import CDM, REFUSED_TRAINER_KEYS, TRAINER_KEYS, AdaptRecipe, DistillRecipe
+from distill.training.run_folder import RunFolder
 from distill.training.trainer import make_trainer
 
 RECIPES = Path(str(resources.files("distill.recipes")))
@@ -289,7 +290,7 @@ def test_every_option_of_lightning_is_passed_on_or_refused_by_name(tmp_path):
     assert not REFUSED_TRAINER_KEYS.keys() & set(TRAINER_KEYS)
     for key in options - REFUSED_TRAINER_KEYS.keys() - set(TRAINER_KEYS):
         with pytest.raises(ConfigError, match=f"^trainer.{key} is not passed on: there are accelerator, "):
-            make_trainer(load("s4", [f"trainer.{key}=1", "logging.wandb=off"]), tmp_path)
+            make_trainer(load("s4", [f"trainer.{key}=1", "logging.wandb=off"]), RunFolder(tmp_path))
 
 
 def test_what_to_use_instead_of_a_trainer_key_exists():

@@ -17,7 +17,7 @@ from distill.errors import (
     refuse_other_settings,
 )
 from distill.training.loggers import SafeLogger
-from distill.training.run_folder import steps_done
+from distill.training.run_folder import RunFolder
 
 ADVICE = "Certificate is wrong. To ignore this, set verify=False.\nMore of it"
 
@@ -49,7 +49,7 @@ def test_loggers_and_readers_give_the_reason_alone(caplog):
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"steps": null}'])
 def test_a_damaged_note_of_the_end_is_none(tmp_path, text):
     (tmp_path / "finished.json").write_text(text)
-    assert steps_done(tmp_path) == 0
+    assert RunFolder(tmp_path).steps_done == 0
 
 
 def test_a_list_shows_the_first_names_in_printable_characters():

@@ -224,7 +224,7 @@ def test_a_resumed_run_goes_on_in_weights_and_biases(mini_data, tmp_path):
 
 
 def test_files_of_the_same_name_in_two_sources_are_both_listed(tmp_path):
-    bad = BadData(tmp_path, 0.5)
+    bad = BadData(tmp_path / "skipped.tsv", 0.5)
     bad._add("utterances", [("000", "a/000.wav: does not exist"), ("000", "b/000.wav: is empty")], "")
     bad._add("utterances", [("000", "b/000.wav: is empty")], "")
     lines = (tmp_path / "skipped.tsv").read_text().splitlines()

@@ -14,7 +14,7 @@ from distill.errors import UserError
 from distill.run import run
 from distill.training import locking
 from distill.training.locking import NAME, RunLock
-from distill.training.run_folder import check_run_folder
+from distill.training.run_folder import RunFolder
 from tests.distill.training.test_train import tiny
 
 
@@ -49,14 +49,14 @@ def test_a_run_in_progress_is_not_said_to_be_an_earlier_one(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints/last.ckpt").touch()
     with RunLock(tmp_path), pytest.raises(UserError, match="holds a run already"):
-        check_run_folder(tmp_path, resume=False)
+        RunFolder(tmp_path).check(resume=False)
     other = os.getppid()
     write_lock(tmp_path, pid=other, started=locking._stat(other)[1])
     with pytest.raises(UserError, match=f"is being trained by process {other} on "):
-        check_run_folder(tmp_path, resume=False)
+        RunFolder(tmp_path).check(resume=False)
     write_lock(tmp_path, started="0")  # gone
     with pytest.raises(UserError, match="holds a run already"):
-        check_run_folder(tmp_path, resume=False)
+        RunFolder(tmp_path).check(resume=False)
 
 
 def test_followers_leave_it_to_the_first(tmp_path, monkeypatch):

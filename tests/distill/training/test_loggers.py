@@ -23,9 +23,11 @@ from distill.config import load
 from distill.distortions import LABELS
 from distill.objective import distillation_loss
 from distill.options import LoggingConfig, OptimConfig, Recipe
-from distill.training import progress, run_folder
+from distill.training import progress
+from distill.training import trainer as training
 from distill.training.listening import describe
-from distill.training.loggers import SafeLogger, wandb_mode
+from distill.training.loggers import SafeLogger, make_loggers, wandb_mode
+from distill.training.run_folder import RunFolder
 from tests.distill.ddp_worker import make_batches, make_module
 
 STEPS = 6
@@ -49,7 +51,7 @@ def recipe(*changes: str, steps: int = STEPS) -> Recipe:
 def train(out: Path, *changes: str, steps: int = STEPS, batches: Any = None, module: Any = None, **more: Any):
     """A run of the tiny model with the loggers and callbacks of real runs."""
     out.mkdir(exist_ok=True)
-    trainer: Any = run_folder.make_trainer(recipe(*changes, steps=steps), out)
+    trainer: Any = training.make_trainer(recipe(*changes, steps=steps), RunFolder(out))
     trainer.callbacks[:0] = more.get("extra", [])
     speech, dev = cast(Any, (batches or make_batches(steps), make_batches(1)))
     loaders = [DataLoader(part, batch_size=None) for part in (speech, dev)]
@@ -325,8 +327,8 @@ def test_durations_in_words(seconds, words):
 
 
 def test_the_start_line_names_device_and_precision(tmp_path):
-    trainer = run_folder.make_trainer(recipe("trainer.precision=bf16-mixed"), tmp_path)
-    assert run_folder.describe_device(trainer) == "1 x CPU (1 thread), bf16-mixed"
+    trainer = training.make_trainer(recipe("trainer.precision=bf16-mixed"), RunFolder(tmp_path))
+    assert training.describe_device(trainer) == "1 x CPU (1 thread), bf16-mixed"
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux only")
@@ -371,7 +373,7 @@ class Unopenable(FullDisk):
 
 def test_broken_loggers_do_not_stop_training(tmp_path, monkeypatch, caplog):
     loggers = [FullDisk(), Unopenable(), CSVLogger(tmp_path, name="", version="csv")]
-    monkeypatch.setattr(run_folder, "make_loggers", lambda *_: [SafeLogger(logger) for logger in loggers])
+    monkeypatch.setattr(training, "make_loggers", lambda *_: [SafeLogger(logger) for logger in loggers])
     with caplog.at_level(logging.WARNING, "distill.training.loggers"):
         trainer = train(tmp_path, "logging.audio_every_n_steps=2")
     assert trainer.global_step == STEPS
@@ -429,7 +431,7 @@ def test_wandb_out_of_reach_is_written_offline(tmp_path, monkeypatch, caplog):
 def test_each_training_of_a_process_has_its_own_wandb_run(tmp_path):
     """Even while the one before is still open."""
     loggers: list[Any] = [
-        run_folder.make_loggers(recipe("logging.wandb=offline"), tmp_path / name)[2]
+        make_loggers(recipe("logging.wandb=offline"), RunFolder(tmp_path / name))[2]
         for name in ("first", "second")
     ]
     try:
@@ -460,7 +462,7 @@ def test_the_switches_of_wandb_are_honoured(switches, monkeypatch, tmp_path):
         monkeypatch.setenv(*switch.split("="))
     wishes = ("auto", "online", "offline", "off")
     assert tuple(map(wandb_mode, wishes)) == SWITCHES[switches]
-    loggers = [run_folder.make_loggers(recipe(f"logging.wandb={wish}"), tmp_path / wish) for wish in wishes]
+    loggers = [make_loggers(recipe(f"logging.wandb={wish}"), RunFolder(tmp_path / wish)) for wish in wishes]
     kinds = {2: "off", "OfflineWandbLogger": "offline", "WandbLogger": "online"}
     made = [kinds[cast(Any, found[2]).kind if len(found) > 2 else 2] for found in loggers]
     assert tuple(made) == SWITCHES[switches]

@@ -23,7 +23,7 @@ from distill.errors import ConfigError, DataError
 from distill.options import OptimConfig
 from distill.run import run
 from distill.training.faults import NotFinite, TooManyBad
-from distill.training.run_folder import steps_done
+from distill.training.run_folder import RunFolder
 from distill.training.stopping import Interrupted
 from tests.distill.training.test_train import (
     STEADY,
@@ -399,7 +399,7 @@ def test_a_run_does_not_go_on_in_other_speech(mini_data, tmp_path):
             DataError, match=rf"data.train has changed .*12 utterances then, {len(other)} now"
         ):
             run(longer, tmp_path / "run", resume=True)
-    assert steps_done(tmp_path / "run") == 2
+    assert RunFolder(tmp_path / "run").steps_done == 2
     run(longer, tmp_path / "run", resume=True, other_speech=True)  # --override
     write(*[fastcopy(cut, recording=fastcopy(cut.recording, id="elsewhere")) for cut in others[-1]])
     run(tiny(mini_data, *options, steps=4), tmp_path / "run", resume=True)

@@ -15,7 +15,7 @@ from distill.checkpoints import inspect, load_student
 from distill.config import load, read_resolved
 from distill.errors import CheckpointError
 from distill.run import run
-from distill.training.run_folder import steps_done
+from distill.training.run_folder import RunFolder
 from distill.training.saving import CarefulCheckpointIO, damage, read_checkpoint
 from distill.training.trainer import Unsaved
 from tests.distill.checkpoints.polyglots import polyglot, script
@@ -133,7 +133,8 @@ def test_a_disk_that_fills_ends_in_no_stale_student(mini_data, tmp_path, monkeyp
             Unsaved, match=f"last.ckpt could not be written .No space.*--resume {tmp_path}/run"
         ):
             run(recipe, tmp_path / "run")
-    assert steps_done(tmp_path / "run") == 0 and not (tmp_path / "run" / "student.safetensors").exists()
+    folder = RunFolder(tmp_path / "run")
+    assert folder.steps_done == 0 and not folder.student.exists()
     assert {p.name for p in (tmp_path / "run" / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     disk.full = False
     run(recipe, tmp_path / "run", resume=True)
@@ -155,7 +156,7 @@ def test_the_best_is_written_when_there_is_room_again(mini_data, tmp_path, monke
     )
     run(tiny(mini_data, *BETTER, steps=6), tmp_path)
     assert "best.ckpt could not be written (No space left on device); it will be tried again" in caplog.text
-    assert inspect(tmp_path).provenance["step"] == 4 and steps_done(tmp_path) == 6
+    assert inspect(tmp_path).provenance["step"] == 4 and RunFolder(tmp_path).steps_done == 6
 
 
 def test_last_never_gets_ahead_of_a_best_that_is_not_on_the_disk(tmp_path, monkeypatch):
@@ -184,12 +185,12 @@ def test_a_release_that_failed_is_made_again(mini_data, tmp_path, monkeypatch):
         raise CheckpointError("no room")
 
     with monkeypatch.context() as patch:
-        patch.setattr("distill.training.run_folder.native.write", full)
+        patch.setattr("distill.training.releasing.native.write", full)
         with pytest.raises(CheckpointError):
             run(tiny(mini_data, *BETTER, steps=4), tmp_path, resume=True)
-    assert steps_done(tmp_path) == 2
+    assert RunFolder(tmp_path).steps_done == 2
     run(tiny(mini_data, *BETTER, steps=4), tmp_path, resume=True)
-    assert inspect(tmp_path).provenance["step"] == 4 and steps_done(tmp_path) == 4
+    assert inspect(tmp_path).provenance["step"] == 4 and RunFolder(tmp_path).steps_done == 4
 
 
 # ---------------------------------------------------------------------------------------------- damaged files
@@ -238,7 +239,8 @@ def test_a_run_does_not_go_on_from_a_damaged_checkpoint(mini_data, tmp_path, dis
     last.write_bytes(whole)
     flip(best, bias)
     code, _, err = distill("train", "--resume", tmp_path, "optim.max_steps=4", "--override")
-    assert code == 1 and f"{best} is damaged (" in err.splitlines()[-1] and steps_done(tmp_path) == 2
+    assert code == 1 and f"{best} is damaged (" in err.splitlines()[-1]
+    assert RunFolder(tmp_path).steps_done == 2
 
 
 def two_archives(path, mark):
@@ -315,9 +317,9 @@ def test_a_recipe_that_was_cut_is_refused(mini_data, tmp_path, distill, name):
     path = tmp_path / "recipe.yaml"
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "last.ckpt").write_bytes(b"")
-    from distill.training.run_folder import start_run_folder
+    from distill.training.run_folder import RunFolder
 
-    start_run_folder(recipe, tmp_path)
+    RunFolder(tmp_path).start(recipe)
     assert read_resolved(path) == recipe
     whole = path.read_text()
     verb = "train" if name == "s4" else "adapt"

@@ -1,0 +1,62 @@
+"""The model that a finished training releases."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+
+from distill.checkpoints import native
+from distill.hubert import HubertEncoder
+from distill.student import Student
+from distill.training.run_folder import RunFolder
+from distill.training.saving import read_checkpoint
+
+logger = logging.getLogger(__name__)
+
+
+def release(
+    trainer: pl.Trainer,
+    model: HubertEncoder | Student,
+    prefix: str,
+    folder: RunFolder,
+    provenance: dict[str, Any],
+) -> Path:
+    """Write the model of the best checkpoint (of the end, if nothing was validated) as safetensors and JSON.
+
+    Args:
+        trainer: after training.
+        model: gets the weights that `checkpoints/best.ckpt` has under `prefix`.
+        prefix: "student." or "encoder.".
+        folder: of the run.
+        provenance: kept in the JSON, with the step.
+    """
+    if trainer.is_global_zero:
+        step = trainer.global_step
+        if folder.best.exists():
+            checkpoint = read_checkpoint(folder.best)
+            weights = checkpoint["state_dict"].items()
+            model.load_state_dict({k.removeprefix(prefix): v for k, v in weights if k.startswith(prefix)})
+            step = checkpoint["global_step"]
+            _say_unvalidated(trainer, step)
+        elif (before := getattr(trainer.checkpoint_callback, "before", None)) is not None:
+            logger.warning(
+                "%s, of dev %.4f, is missing: the last step, %d, is released", folder.best, before, step
+            )
+        native.write(model, folder.path, provenance | {"step": step})
+    trainer.strategy.barrier()
+    return folder.student if isinstance(model, Student) else folder.teacher
+
+
+def _say_unvalidated(trainer: pl.Trainer, released: int) -> None:
+    """Warn that the steps after the last validation, which may be better, were not considered."""
+    every = trainer.val_check_batch
+    batches = trainer.fit_loop.total_batch_idx + 1
+    if isinstance(every, int) and every and batches % every:
+        logger.warning(
+            "step %d of %d is released, the lowest dev loss; the last %d steps were not validated: "
+            "validation.every_n_steps should divide optim.max_steps",
+            *(released, trainer.global_step, batches % every),
+        )
