@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from distill.distortions.options import DistortionConfig
 from distill.hubert import HubertConfig
+from distill.trainer_keys import INSTEAD_OF, check_trainer
 
 # What the teacher and the student hear: the name of a view of the batch, or None for clean speech.
 CDM: dict[str, tuple[str | None, str | None]] = {
@@ -20,67 +21,6 @@ CDM: dict[str, tuple[str | None, str | None]] = {
     "setup1": (None, "student"),
     "setup2": ("teacher", "student"),  # two independent draws
     "setup2_same": ("student", "student"),
-}
-
-# Trainer options that are decided here; what to use instead.
-REFUSED_TRAINER_KEYS = {
-    "gradient_clip_val": "optim.clip_norm",
-    "gradient_clip_algorithm": "optim.clip_norm",
-    "accumulate_grad_batches": "optim.accumulate",
-    "max_steps": "optim.max_steps",
-    "max_epochs": "optim.max_steps",
-    "logger": "logging",
-    "log_every_n_steps": "logging.every_n_steps",
-    "val_check_interval": "validation.every_n_steps",
-    "check_val_every_n_epoch": "validation.every_n_steps",
-    "limit_val_batches": "validation.max_batches",
-    "default_root_dir": "--out",
-    "use_distributed_sampler": "nothing: batches are spread over processes by the data loader",
-    # What would release a student of a few steps, or lose its place in the data when the run goes on.
-    "fast_dev_run": "optim.max_steps=1",
-    "limit_train_batches": "optim.max_steps",
-    "overfit_batches": "a data.train of a few utterances",
-    "max_time": "nothing: `timeout -s TERM 2h distill ...` saves, and the run can go on",
-    "min_steps": "optim.max_steps",
-    "min_epochs": "optim.max_steps",
-    "reload_dataloaders_every_n_epochs": "nothing: every epoch has its own order",
-    "num_sanity_val_steps": "validation.every_n_steps",
-    "enable_checkpointing": "nothing: a run needs its checkpoints",
-    "barebones": "nothing: `distill profile` measures without logs and checkpoints",
-}
-
-TRAINER_KEYS = (
-    "accelerator",
-    "devices",
-    "num_nodes",
-    "strategy",
-    "precision",
-    "deterministic",
-    "benchmark",
-    "detect_anomaly",
-    "inference_mode",
-    "profiler",
-)
-"""Trainer options that are passed on; all others are decided by the framework."""
-
-_STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_false", "ddp_find_unused_parameters_true")
-
-# The same where evaluations have other words for it, or none.
-REFUSED_IN_EVALUATIONS = {
-    "gradient_clip_val": "nothing: the gradient of a head is clipped to 1, as in s3prl",
-    "gradient_clip_algorithm": "nothing: the gradient of a head is clipped by its norm, as in s3prl",
-    "accumulate_grad_batches": "batch_size, which is of a whole update",
-    "max_steps": "steps",
-    "max_epochs": "steps",
-    "val_check_interval": "every_n_steps",
-    "check_val_every_n_epoch": "every_n_steps",
-    "limit_val_batches": "nothing: heads are chosen on the whole dev set",
-    "fast_dev_run": "steps",
-    "limit_train_batches": "steps",
-    "overfit_batches": "sources.train with a few utterances",
-    "min_steps": "steps",
-    "min_epochs": "steps",
-    "num_sanity_val_steps": "every_n_steps",
 }
 
 
@@ -162,7 +102,7 @@ class OptimConfig:
     accumulate: int = 1
     """Micro-batches into which a batch is split to save memory."""
     max_nonfinite: int = 20
-    """Updates on end that may be left out because their gradient is not finite."""
+    """Consecutive updates that may be left out because their gradient is not finite."""
 
     def __post_init__(self) -> None:
         check_finite(self)
@@ -196,7 +136,7 @@ class OptimConfig:
         return max(0.0, (1.0 - progress) / (1.0 - self.warmup))
 
     def next_factor(self, updates: int) -> float:
-        """The factor of the update that follows so many, as torch's schedulers count."""
+        """The factor of the update after `updates` of them, as torch's schedulers count."""
         return self.schedule(updates + 1)
 
 
@@ -312,6 +252,9 @@ class LoggingConfig:
 class Recipe:
     """What every recipe has."""
 
+    instead_of: ClassVar[Mapping[str, str]] = INSTEAD_OF
+    """By Lightning option that is refused in the trainer section: what to use instead."""
+
     kind: str = "distil"
     """"distil" a student, "adapt" (or pre-train) a teacher, or a published "teacher" as it is."""
     name: str = "unnamed"
@@ -342,27 +285,7 @@ class Recipe:
             raise ValueError(f"seed must not be negative, not {self.seed}")
         if self.seed >= 2**32:  # numpy's generator, which Lightning seeds too, takes no more
             raise ValueError(f"seed must be below 2**32, not {self.seed}")
-        evaluates = self.kind == "evaluate"
-        refused = REFUSED_TRAINER_KEYS | (REFUSED_IN_EVALUATIONS if evaluates else {})
-        for key, instead in refused.items():
-            if key in self.trainer:
-                raise ValueError(f"trainer.{key} is not passed on: use {instead}")
-        _check_trainer_values(self.trainer)
-
-
-def _check_trainer_values(trainer: dict[str, Any]) -> None:
-    """Refuse values that Lightning takes and this framework cannot work with."""
-    precision, strategy = str(trainer.get("precision", "32")), str(trainer.get("strategy", "auto"))
-    if precision in ("64", "64-true", "16-true", "bf16-true") or precision.startswith("transformer-engine"):
-        raise ValueError(
-            f"trainer.precision={precision} is not passed on: weights and audio stay in float32, use "
-            "bf16-mixed, 16-mixed or 32"
-        )
-    if strategy not in _STRATEGIES:
-        raise ValueError(
-            f"trainer.strategy={strategy} is not passed on: use ddp, one process for each device, or leave "
-            "it out"
-        )
+        check_trainer(self.trainer, self.instead_of)
 
 
 @dataclass(kw_only=True)
@@ -447,7 +370,7 @@ class EncoderConfig:
     activation_dropout: float | None = None
     """Inside the feed-forward blocks."""
     projection_dropout: float | None = None
-    """Behind the projection."""
+    """After the projection."""
     layerdrop: float | None = None
     """Probability of skipping a layer."""
     cnn_grad_scale: float | None = None

@@ -30,6 +30,7 @@ from distill.downstream.decoding import LanguageModelDecoder
 from distill.downstream.distorted_sets import find_condition
 from distill.downstream.features import Selection, load_upstream
 from distill.downstream.head_record import AUDIO, allow_mending, read_head, sign_head
+from distill.downstream.head_run import HeadFolder
 from distill.downstream.head_testing import measure
 from distill.downstream.head_training import HeadTraining
 from distill.downstream.identity import audio_of
@@ -46,9 +47,8 @@ from distill.hashing import hash_lines
 from distill.processes import is_follower
 from distill.training.faults import TooManyBad
 from distill.training.locking import RunLock
-from distill.training.run_folder import RunFolder, versions
+from distill.training.run_folder import versions
 from distill.training.saving import read_checkpoint
-from distill.training.stopping import Interrupted
 from distill.training.trainer import finish, fit, make_trainer
 
 logger = logging.getLogger(__name__)
@@ -196,7 +196,7 @@ class Evaluation:
     ) -> torch.device:
         """Train a head, or go on with it, unless it is trained; returns the device to test on."""
         config = self.config
-        done, wanted = RunFolder(folder).steps_done, self.recipe.optim.max_steps
+        done, wanted = HeadFolder(folder).steps_done, self.recipe.optim.max_steps
         if done > wanted:
             raise UserError(
                 f"{folder} was trained for {done} steps already: set steps={done}, or choose another --out"
@@ -204,7 +204,7 @@ class Evaluation:
         if done == wanted:
             return own_devices(config)[0]
         with RunLock(folder) as lock:
-            if RunFolder(folder).steps_done == wanted:  # another process was faster
+            if HeadFolder(folder).steps_done == wanted:  # another process was faster
                 return own_devices(config)[0]
             return self._train_alone(module, folder, lock, train, dev, targets)
 
@@ -237,14 +237,9 @@ class Evaluation:
             workers=config.workers,
             seed=config.seed,
         )
-        run = RunFolder(folder)
+        run = HeadFolder(folder)
         trainer = make_trainer(config.recipe(folder.name), run, monitor="val/error")
-        try:
-            seconds = fit(trainer, module, data, run, resume=run.last.exists(), lock=lock)
-        except Interrupted as error:
-            saved = str(error).partition(": go on with")[0]
-            error.args = (f"{saved}: give the same command again to go on",)
-            raise
+        seconds = fit(trainer, module, data, run, resume=run.last.exists(), lock=lock)
         finish(trainer, run, seconds)
         return trainer.strategy.root_device
 
@@ -404,7 +399,7 @@ def load_best(module: HeadTraining, folder: Path) -> float | None:
     Raises:
         DataError: if they are missing.
     """
-    path = RunFolder(folder).best
+    path = HeadFolder(folder).best
     if not path.exists():
         raise DataError(
             f"{path} is missing although {folder} is finished: remove the folder to train it again"

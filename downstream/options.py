@@ -10,11 +10,12 @@ from typing import Any
 
 from distill.config import from_words, to_words
 from distill.distortions import VARIANTS
+from distill.downstream.head_run import HeadRecipe
 from distill.downstream.paper import paper_row
 from distill.downstream.tasks import PROTOCOLS, RECORDED, TASKS, Task, task_of
 from distill.errors import UsageError
 from distill.hashing import file_identity
-from distill.options import DataConfig, LoggingConfig, OptimConfig, Recipe, ValidationConfig
+from distill.options import DataConfig, LoggingConfig, OptimConfig, ValidationConfig
 
 _PRECISIONS = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed", "64": "64-true"}
 """What Lightning takes short names of a precision for."""
@@ -268,7 +269,7 @@ class EvaluationConfig:
             found["lexicons"] = [file_identity(file) for file in self.lexicons]
         return found
 
-    def recipe(self, name: str = "") -> Recipe:
+    def recipe(self, name: str = "") -> HeadRecipe:
         """The training of a head, as the framework's Trainer takes it."""
         task = self.defaults
         try:
@@ -279,8 +280,7 @@ class EvaluationConfig:
                 warmup=0.0,
             )
             logging = replace(self.logging, audio_every_n_steps=0)
-            return Recipe(
-                kind="evaluate",
+            return HeadRecipe(
                 name=name or self.task,
                 optim=optim,
                 validation=ValidationConfig(every_n_steps=self.every_n_steps or task.every_n_steps),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -19,7 +18,8 @@ from distill.data.unusable import blame
 from distill.distortions import Distorter
 from distill.errors import DataError, UserError
 from distill.training.progress import log_interval
-from distill.training.stopping import last_checkpoint, save_last, validation_follows
+from distill.training.run_folder import RunFolder
+from distill.training.stopping import save_last, validation_follows
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class TooManyBad(DataError):
 
 
 class NotFinite(UserError):
-    """Too many updates on end had to be left out."""
+    """Too many consecutive updates had to be left out."""
 
     joint = True
 
@@ -48,15 +48,13 @@ class BadData(Callback):
     process, that stayed without their noise or room because it could not be read or was silent.
 
     Args:
-        path: of the list, in the run folder.
+        folder: of the run.
         max_fraction: largest share that may be unusable.
-        of_head: of an evaluation, which has no --resume: the same command goes on.
     """
 
-    def __init__(self, path: Path, max_fraction: float, *, of_head: bool = False):
-        self.path = path
+    def __init__(self, folder: RunFolder, max_fraction: float) -> None:
+        self.folder, self.path = folder, folder.skipped
         self.max_fraction = max_fraction
-        self.of_head = of_head
         self.judged = Counter()  # of all processes, up to the last judgement
         self.read = Counter()  # of this process, since then
         self.left_out_before = 0
@@ -164,7 +162,7 @@ class BadData(Callback):
             if n_read >= at_least and n_bad > self.max_fraction * n_read:
                 raise TooManyBad(
                     f"{n_bad} of {n_read} {what} cannot be used, more than "
-                    f"{'' if self.of_head else 'data.'}max_bad_fraction={self.max_fraction:g} allows; "
+                    f"{self.folder.option('data.max_bad_fraction')}={self.max_fraction:g} allows; "
                     f"the last is {self.last[kind] or 'there'}; "
                     f"{self._saved(trainer)}"
                 )
@@ -186,38 +184,35 @@ class BadData(Callback):
         """Save, and say how to go on: what is mended or allowed then is judged by itself."""
         self.judged.clear()
         self.read.clear()
-        run = save_last(trainer).parents[1]
-        how = "give the same command again" if self.of_head else f"go on with --resume {run} --override"
-        limit = f"{'' if self.of_head else 'data.'}max_bad_fraction"
+        save_last(trainer)
+        limit, how = self.folder.option("data.max_bad_fraction"), self.folder.how_to_continue(changed=True)
         return f"{self.path} lists them: fix them, or raise {limit}, then {how}"
 
 
 class SkipNonFinite(Callback):
-    """Leaves out updates whose gradient is not finite, and stops after too many on end.
+    """Leaves out updates whose gradient is not finite, and stops after too many consecutive ones.
 
     The weights have then broken down, though they are finite themselves: they are not saved, and the message
     says from where the run can go on. With float16, whose loss scale finds its size by overflowing, the first
     updates are skipped as well.
 
     Args:
-        path: of a list in the run folder: step and utterances of each such update.
-        most: updates on end that may be left out.
-        of_head: of an evaluation, which has no --resume.
+        folder: of the run; `folder.nonfinite` lists step and utterances of each such update.
+        most: consecutive updates that may be left out.
     """
 
-    def __init__(self, path: Path, most: int, *, of_head: bool = False):
-        self.path = path
+    def __init__(self, folder: RunFolder, most: int) -> None:
+        self.folder, self.path = folder, folder.nonfinite
         self.most = most
-        self.of_head = of_head
-        self.on_end = 0
-        self.first = 0  # step of the first of those on end
+        self.consecutive = 0
+        self.first = 0  # step of the first of the consecutive ones
         self.ids: list[str] = []
 
     def state_dict(self) -> dict[str, int]:  # noqa: D102
-        return {"on_end": self.on_end, "first": self.first}
+        return {"on_end": self.consecutive, "first": self.first}  # the key is that of earlier checkpoints
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:  # noqa: D102
-        self.on_end, self.first = state_dict["on_end"], state_dict["first"]
+        self.consecutive, self.first = state_dict["on_end"], state_dict["first"]
 
     def on_train_batch_start(  # noqa: D102
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
@@ -230,47 +225,45 @@ class SkipNonFinite(Callback):
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         # The same on every process: gradients have been averaged by now.
         if torch.isfinite(torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])):
-            self.on_end = 0
+            self.consecutive = 0
             return
         for parameter in parameters:
             parameter.grad = None  # optimisers leave such a parameter as it is
-        if not self.on_end:
+        if not self.consecutive:
             self.first = trainer.global_step
-        self.on_end += 1
+        self.consecutive += 1
         self._list(trainer.global_step)
 
     def on_train_batch_end(  # noqa: D102
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        if self.on_end < self.most:
+        if self.consecutive < self.most:
             return
         some = ", ".join(batch.ids[:5]) + " ..." * (len(batch.ids) > 5)
         raise NotFinite(
-            f"the gradient was not finite in {self.on_end} updates on end, up to step {trainer.global_step}; "
-            f"the last batch held {some}, {self.path} lists all. Nothing was saved. "
-            f"{self._advice(last_checkpoint(trainer))}"
+            f"the gradient was not finite in {self.consecutive} consecutive updates, up to step "
+            f"{trainer.global_step}; the last batch held {some}, {self.path} lists all. Nothing was saved. "
+            f"{self._advice()}"
         )
 
-    def _advice(self, last: Path) -> str:
-        """From where to go on: a checkpoint of before the first of the updates, if there is one."""
-        if self.of_head:
-            folder = self.path.parent
-            return f"Remove {folder}, and give the command again with a lower lr or trainer.precision=32"
+    def _advice(self) -> str:
+        """From where to continue: a checkpoint from before the first of the updates, if there is one."""
+        folder, last = self.folder, self.folder.last
+        remedy = f"a lower {folder.option('optim.lr')} or trainer.precision=32"
+        if not folder.settings_may_change:
+            return f"Remove {folder}, and start again with {remedy}"
         if not last.exists():
-            return "There is no checkpoint yet: start again with a lower optim.lr or trainer.precision=32"
+            return f"There is no checkpoint yet: start again with {remedy}"
         step = safe_pickle.load(last)["global_step"]
         if step >= self.first:
             return (
-                f"The weights of {last}, of step {step}, are those that broke down: start anew, with another "
-                "--out and a lower optim.lr or trainer.precision=32"
+                f"The weights of {last}, of step {step}, are those that broke down: start again with another "
+                f"--out, and {remedy}"
             )
-        return (
-            f"Go on from step {step}, which {last} has: --resume {last.parents[1]} --override with a lower "
-            "optim.lr or trainer.precision=32"
-        )
+        return f"{last}, of step {step}, is from before: {folder.how_to_continue(changed=True)} and {remedy}"
 
     def _list(self, step: int) -> None:
-        if self.on_end == 1:
+        if self.consecutive == 1:
             logger.warning("step %d: the gradient is not finite; left out, see %s", step, self.path)
         try:
             with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:

@@ -8,6 +8,7 @@ import subprocess
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import ClassVar
 
 from distill.atomic import read_json, write_json, write_text
 from distill.config import WHOLE, to_yaml
@@ -28,6 +29,9 @@ class RunFolder:
     """
 
     path: Path
+
+    settings_may_change: ClassVar[bool] = True
+    """Whether a run that was started can be continued with other settings."""
 
     def __str__(self) -> str:
         return str(self.path)
@@ -92,6 +96,14 @@ class RunFolder:
         """The same of a run that makes a teacher."""
         return self.path / "teacher.safetensors"
 
+    def how_to_continue(self, *, changed: bool = False) -> str:
+        """What a user does to continue the run; `changed`: with other settings or data."""
+        return f"continue with --resume {self}{' --override' if changed else ''}"
+
+    def option(self, key: str) -> str:
+        """How a user writes a key of the recipe, such as "optim.lr"."""
+        return key
+
     def check(self, *, resume: bool) -> None:
         """Refuse to overwrite another run, or to resume what is not a run; nothing is written yet.
 
@@ -103,9 +115,7 @@ class RunFolder:
         if not resume and self.last.exists():
             if not is_follower():
                 locking.RunLock(self.path).refuse_others()
-            raise UserError(
-                f"{self} holds a run already: continue with --resume {self}, or choose another --out"
-            )
+            raise UserError(f"{self} holds a run already: {self.how_to_continue()}, or choose another --out")
         if resume and not self.last.exists():
             raise UserError(f"{self} has no {self.last.relative_to(self.path)} to resume from")
         if self.path.is_file():

@@ -123,7 +123,7 @@ class SoundCheckpoint(ModelCheckpoint):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
         callbacks: Any = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
-        left_out = any(callback.on_end for callback in callbacks if isinstance(callback, SkipNonFinite))
+        left_out = any(callback.consecutive for callback in callbacks if isinstance(callback, SkipNonFinite))
         value = trainer.callback_metrics.get(self.monitor or "")
         if not left_out and (value is None or torch.isfinite(value)):
             super().on_validation_end(trainer, pl_module)

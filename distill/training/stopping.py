@@ -14,7 +14,7 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from distill.data.parcels import BatchLoader
 from distill.errors import UserError
 from distill.processes import largest_of_all
-from distill.training.run_folder import LAST
+from distill.training.run_folder import LAST, RunFolder
 
 
 class Interrupted(UserError):
@@ -22,12 +22,10 @@ class Interrupted(UserError):
 
     joint = True
 
-    def __init__(self, signum: int, checkpoint: Path, problem: str = "", done: str = ""):
-        saved = f"but {problem}" if problem else f"saved {checkpoint}"
-        super().__init__(
-            f"stopped by {signal.Signals(signum).name}; {saved}: "
-            + (done or f"go on with --resume {checkpoint.parents[1]}")
-        )
+    def __init__(self, signum: int, folder: RunFolder, problem: str = "", requeued: str = ""):
+        saved = f"but {problem}" if problem else f"saved {folder.last}"
+        then = requeued or folder.how_to_continue()
+        super().__init__(f"stopped by {signal.Signals(signum).name}; {saved}: {then}")
         self.exit_code = 128 + signum  # 130 for Ctrl-C, 143 for SIGTERM
         if signum == signal.SIGUSR1:  # a scheduler's warning, as agreed
             self.exit_code = 1 if problem else 0
@@ -52,7 +50,8 @@ class GracefulStop(Callback):
     is finished.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
         self.received = 0
         self.speaks = False
         self.previous: dict[int, Any] = {}
@@ -116,10 +115,10 @@ class GracefulStop(Callback):
             self._stop(trainer, received)
 
     def _stop(self, trainer: pl.Trainer, received: int) -> None:
-        path = save_last(trainer)
+        save_last(trainer)
         problem = getattr(trainer.strategy.checkpoint_io, "problem", "")
         requeued = requeue() if received == signal.SIGUSR1 and trainer.is_global_zero else ""
-        raise Interrupted(received, path, problem, requeued)
+        raise Interrupted(received, self.folder, problem, requeued)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
         save_last(trainer)

@@ -66,19 +66,8 @@ def make_module(recipe: DistillRecipe) -> Distillation:
         ConfigError: the teacher does not have the layers that the student needs.
     """
     teacher = load_teacher(recipe.teacher)
-    options = recipe.student
     try:
-        student = Student.from_teacher(
-            teacher,
-            layers=options.layers,
-            targets=options.targets,
-            dropout=options.dropout,
-            attention_dropout=options.attention_dropout,
-            activation_dropout=options.activation_dropout,
-            projection_dropout=options.projection_dropout,
-            cnn_grad_scale=options.cnn_grad_scale,
-            activation_checkpointing=options.activation_checkpointing,
-        )
+        student = Student.from_teacher(teacher, **vars(recipe.student))
     except ValueError as error:
         raise ConfigError(f"recipe {recipe.name}: {error}") from None
     return Distillation(

@@ -13,8 +13,9 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from distill.devices import layout_of
 from distill.errors import ConfigError, UserError, first_line
-from distill.options import TRAINER_KEYS, Recipe
+from distill.options import Recipe
 from distill.processes import check_world
+from distill.trainer_keys import TRAINER_KEYS
 from distill.training.faults import BadData, SkipNonFinite
 from distill.training.listening import Listening
 from distill.training.locking import RunLock
@@ -44,7 +45,7 @@ def make_trainer(recipe: Recipe, folder: RunFolder, *, monitor: str = "val/loss"
             raise ConfigError(f"trainer.{key} is not passed on: there are {', '.join(TRAINER_KEYS)}")
     layout = layout_of(recipe)
     check_world(layout.processes * layout.nodes)
-    options, of_head = recipe.optim, recipe.kind == "evaluate"
+    options = recipe.optim
     passed_on: dict[str, Any] = {"profiler": WaitClock(), "plugins": CarefulCheckpointIO()} | recipe.trainer
     try:
         return pl.Trainer(
@@ -63,10 +64,10 @@ def make_trainer(recipe: Recipe, folder: RunFolder, *, monitor: str = "val/loss"
                 StepProgress(recipe.name),
                 Gauges(),
                 Listening(recipe.logging.audio_every_n_steps),
-                SkipNonFinite(folder.nonfinite, recipe.optim.max_nonfinite, of_head=of_head),
-                BadData(folder.skipped, recipe.data.max_bad_fraction, of_head=of_head),
+                SkipNonFinite(folder, options.max_nonfinite),
+                BadData(folder, recipe.data.max_bad_fraction),
                 StepSeed(recipe.seed),
-                GracefulStop(),
+                GracefulStop(folder),
             ],
             use_distributed_sampler=False,
             enable_progress_bar=False,
@@ -136,9 +137,10 @@ def fit(
         lock.check()
     problem = trainer.strategy.broadcast(getattr(trainer.strategy.checkpoint_io, "problem", ""))
     if problem:
-        of_head = any(callback.of_head for callback in callbacks if isinstance(callback, BadData))
-        how = "give the same command again" if of_head else f"go on with --resume {folder}"
-        raise Unsaved(f"{problem}: the run is not finished, nothing is released; make room, then {how}")
+        raise Unsaved(
+            f"{problem}: the run is not finished, nothing is released; make room, then "
+            f"{folder.how_to_continue()}"
+        )
     return time.monotonic() - started
 
 

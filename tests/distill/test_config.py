@@ -14,7 +14,8 @@ import pytorch_lightning as pl
 from distill.config import load, recipe_names, to_yaml
 from distill.distortions import CONDITIONS
 from distill.errors import ConfigError
-from distill.options import CDM, REFUSED_TRAINER_KEYS, TRAINER_KEYS, AdaptRecipe, DistillRecipe
+from distill.options import CDM, AdaptRecipe, DistillRecipe
+from distill.trainer_keys import INSTEAD_OF, TRAINER_KEYS
 from distill.training.run_folder import RunFolder
 from distill.training.trainer import make_trainer
 
@@ -262,11 +263,9 @@ def test_dat_needs_distortions():
     assert "s1: dat needs distorted speech: set cdm" in refused("s1", "dat.enabled=true")
 
 
-@pytest.mark.parametrize("key", REFUSED_TRAINER_KEYS)
+@pytest.mark.parametrize("key", INSTEAD_OF)
 def test_trainer_keys_that_are_decided_here(key):
-    assert f"trainer.{key} is not passed on: use {REFUSED_TRAINER_KEYS[key]}" in refused(
-        "s4", f"trainer.{key}=1"
-    )
+    assert f"trainer.{key} is not passed on: use {INSTEAD_OF[key]}" in refused("s4", f"trainer.{key}=1")
 
 
 @pytest.mark.parametrize(
@@ -286,15 +285,15 @@ def test_trainer_values_that_work(value):
 
 def test_every_option_of_lightning_is_passed_on_or_refused_by_name(tmp_path):
     options = set(inspect.signature(pl.Trainer.__init__).parameters) - {"self"}
-    assert options >= REFUSED_TRAINER_KEYS.keys() | set(TRAINER_KEYS)
-    assert not REFUSED_TRAINER_KEYS.keys() & set(TRAINER_KEYS)
-    for key in options - REFUSED_TRAINER_KEYS.keys() - set(TRAINER_KEYS):
+    assert options >= INSTEAD_OF.keys() | set(TRAINER_KEYS)
+    assert not INSTEAD_OF.keys() & set(TRAINER_KEYS)
+    for key in options - INSTEAD_OF.keys() - set(TRAINER_KEYS):
         with pytest.raises(ConfigError, match=f"^trainer.{key} is not passed on: there are accelerator, "):
             make_trainer(load("s4", [f"trainer.{key}=1", "logging.wandb=off"]), RunFolder(tmp_path))
 
 
 def test_what_to_use_instead_of_a_trainer_key_exists():
-    for instead in REFUSED_TRAINER_KEYS.values():
+    for instead in INSTEAD_OF.values():
         if re.fullmatch(r"[a-z_]+\.[a-z_]+", instead):
             assert "unknown key" not in refused("s4", f"{instead}={{}}"), instead
 

@@ -13,6 +13,7 @@ import torch
 
 from distill.errors import UsageError
 from distill.processes import check_world
+from distill.training.run_folder import RunFolder
 from distill.training.stopping import Interrupted
 from tests.distill.training.test_train import overrides
 
@@ -62,7 +63,7 @@ def test_who_prints_what(monkeypatch, distill, tmp_path):
     )
 
     def interrupted(*_: Any) -> None:
-        raise Interrupted(signal.SIGTERM, tmp_path / "checkpoints" / "last.ckpt")
+        raise Interrupted(signal.SIGTERM, RunFolder(tmp_path))
 
     monkeypatch.setattr("distill.cli.commands.new_recipe", interrupted)
     assert distill("train", "s4") == (143, "", "")  # the first says it

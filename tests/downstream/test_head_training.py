@@ -16,7 +16,8 @@ from distill.downstream.labels import ClassLabels
 from distill.downstream.options import EvaluationConfig
 from distill.errors import UsageError
 from distill.hubert import HubertEncoder
-from distill.options import REFUSED_TRAINER_KEYS, OptimConfig
+from distill.options import OptimConfig
+from distill.trainer_keys import INSTEAD_OF
 
 LABELS = ClassLabels((("a", "b", "c"),), "label")
 SIZES = (4, 2, 1)  # uneven, and an odd sum
@@ -91,7 +92,7 @@ def test_dev_loss_is_the_mean_over_utterances():
     assert found["val/error"] == pytest.approx(100 * wrong, rel=1e-5)
 
 
-@pytest.mark.parametrize("key", REFUSED_TRAINER_KEYS)
+@pytest.mark.parametrize("key", INSTEAD_OF)
 def test_what_to_use_instead_of_a_trainer_key_is_an_option_of_evaluations(key):
     with pytest.raises(UsageError, match=f"trainer.{key} is not passed on: use ") as refused:
         EvaluationConfig(task="er", trainer={key: 8})

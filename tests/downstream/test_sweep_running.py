@@ -9,6 +9,7 @@ import pytest
 from distill.downstream.sweep import Job
 from distill.downstream.sweep_running import run_command, run_sweep
 from distill.errors import UserError
+from distill.training.run_folder import RunFolder
 from distill.training.stopping import Interrupted
 from tests.downstream.sweeps import finish, plan
 
@@ -41,7 +42,7 @@ def test_a_failure_does_not_stop_the_others(students, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "stop", [KeyboardInterrupt(), SystemExit(143), Interrupted(signal.SIGTERM, Path("a/b/c"))]
+    "stop", [KeyboardInterrupt(), SystemExit(143), Interrupted(signal.SIGTERM, RunFolder(Path("a")))]
 )
 def test_signals_end_the_sweep(students, tmp_path, stop):
     def evaluate(job: Job) -> None:

@@ -283,7 +283,7 @@ def test_train_writes_a_run_and_says_where(distill, models, noise_folder, tmp_pa
     assert code == 0, err
     assert out == f"{tmp_path}/run/student.safetensors\n"
     code, _, err = distill("train", "s4", *words, *options, "--out", tmp_path / "run")
-    assert code == 1 and "holds a run already: go on with --resume" in err and err.count("\n") == 1
+    assert code == 1 and "holds a run already: continue with --resume" in err and err.count("\n") == 1
     code, out, err = distill("train", "--resume", tmp_path / "run")
     assert code == 0 and out == f"{tmp_path}/run/student.safetensors\n", err
 

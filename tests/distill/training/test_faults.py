@@ -18,6 +18,7 @@ from distill.distillation import Distillation
 from distill.errors import ConfigError, DataError, UserError
 from distill.run import run
 from distill.training.faults import BadData
+from distill.training.run_folder import RunFolder
 from tests.distill.training.test_train import differs, log, overrides, tiny, weights
 
 
@@ -107,7 +108,7 @@ def test_too_many_such_updates_end_the_run(mini_data, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         spoil(patch, *range(3, 30))
         with pytest.raises(
-            UserError, match="not finite in 4 updates on end, up to step 6; the last .* held"
+            UserError, match="not finite in 4 consecutive updates, up to step 6; the last .* held"
         ) as why:
             run(recipe, tmp_path)
     assert "There is no checkpoint yet: start again with a lower optim.lr" in str(why.value)
@@ -156,7 +157,7 @@ def test_sigusr1_saves_and_requeues(mini_data, tmp_path, in_slurm):
     last = err.strip().splitlines()[-1]
     assert last.startswith("distill: stopped by SIGUSR1; saved ")
     assert (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
-    assert last.endswith("job 15_2 is requeued" if in_slurm else f"go on with --resume {tmp_path / 'run'}")
+    assert last.endswith("job 15_2 is requeued" if in_slurm else f"continue with --resume {tmp_path / 'run'}")
     assert (tmp_path / "called").exists() == in_slurm
     if in_slurm:
         assert (tmp_path / "called").read_text() == "requeue 15_2\n"
@@ -224,7 +225,7 @@ def test_a_resumed_run_goes_on_in_weights_and_biases(mini_data, tmp_path):
 
 
 def test_files_of_the_same_name_in_two_sources_are_both_listed(tmp_path):
-    bad = BadData(tmp_path / "skipped.tsv", 0.5)
+    bad = BadData(RunFolder(tmp_path), 0.5)
     bad._add("utterances", [("000", "a/000.wav: does not exist"), ("000", "b/000.wav: is empty")], "")
     bad._add("utterances", [("000", "b/000.wav: is empty")], "")
     lines = (tmp_path / "skipped.tsv").read_text().splitlines()

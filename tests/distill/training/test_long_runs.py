@@ -105,7 +105,7 @@ def test_a_run_that_broke_down_goes_on_from_before(mini_data, tmp_path, sound_st
     last = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
     assert last["global_step"] == 1
     assert stopped.value.joint and "\n" not in str(stopped.value)
-    assert f"Go on from step 1, which {tmp_path}/checkpoints/last.ckpt has: --resume {tmp_path}" in str(
+    assert f"checkpoints/last.ckpt, of step 1, is from before: continue with --resume {tmp_path}" in str(
         stopped.value
     )
     run(tiny(mini_data, *options, "optim.lr=1e-4", steps=10), tmp_path, resume=True)
@@ -126,10 +126,10 @@ def test_weights_that_broke_down_are_not_advised(mini_data, tmp_path, monkeypatc
     best = torch.load(tmp_path / "checkpoints" / "best.ckpt", weights_only=True)
     assert best["global_step"] == 1
     with pytest.raises(
-        NotFinite, match="in 4 updates on end, up to step 6"
+        NotFinite, match="in 4 consecutive updates, up to step 6"
     ) as stopped:  # the third is the first
         run(recipe, tmp_path, resume=True)
-    assert "of step 4, are those that broke down: start anew, with another --out" in str(stopped.value)
+    assert "of step 4, are those that broke down: start again with another --out" in str(stopped.value)
 
 
 # ----------------------------------------------------------------------------------- stopped in a validation
@@ -278,7 +278,7 @@ def test_what_was_read_and_listed_is_kept_over_jobs(mini_data, tmp_path, monkeyp
             interrupt(patch, step, signal.SIGTERM)
             with pytest.raises(Interrupted):
                 run(recipe, tmp_path, resume=step > 4)
-    with pytest.raises(TooManyBad, match=r"^1 of 13 utterances cannot be used, .*go on with --resume"):
+    with pytest.raises(TooManyBad, match=r"^1 of 13 utterances cannot be used, .*continue with --resume"):
         run(recipe, tmp_path, resume=True)
     names = [line.split("\t")[0] for line in (tmp_path / "skipped.tsv").read_text().splitlines()]
     assert len(names) == 1

@@ -192,7 +192,7 @@ def test_validations_are_counted_in_updates(mini_data, tmp_path, name):
 
 def test_a_run_is_not_written_over(finished, mini_data):
     before = (finished / "recipe.yaml").read_text()
-    with pytest.raises(UserError, match=rf"holds a run already: go on with --resume {finished}"):
+    with pytest.raises(UserError, match=rf"holds a run already: continue with --resume {finished}"):
         run(tiny(mini_data, name="s1"), finished)
     assert (finished / "recipe.yaml").read_text() == before
 
