@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import errno
 import logging
 import re
@@ -11,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from distill.cli.parser import build_parser
+from distill.cli.parser import build_parser, parse
 from distill.errors import MissingSource, UserError
 from distill.processes import is_follower, speaker
 
@@ -28,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     handler.setLevel(logging.WARNING)  # of the handler: libraries set their loggers' levels themselves
     logging.basicConfig(format="%(levelname)s %(message)s", handlers=[handler])
     parser = build_parser()
-    options = parse(parser, list(sys.argv[1:] if argv is None else argv))
+    options = parse(parser, sys.argv[1:] if argv is None else argv)
     if options.run is None:
         parser.print_help()
         return 2
@@ -58,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(
             f"distill: {speaker()}another process ended: see its message, above or in its own log; "
-            "then go on from the last checkpoint with --resume",
+            "then continue from the last checkpoint with --resume",
             file=sys.stderr,
         )
         return 1
@@ -95,15 +94,3 @@ def quiet_libraries() -> None:
     warnings.filterwarnings(
         "ignore", module=r"pytorch_lightning|lightning_fabric|torch\.|lhotse|wandb|tensorboard"
     )
-
-
-def parse(parser: argparse.ArgumentParser, words: list[str]) -> argparse.Namespace:
-    """Command-line words -> options; ends the process if they are wrong, as argparse does."""
-    if words[:2] == ["adapt", "targets"]:  # a verb of two words beside one of the first alone
-        words = ["adapt targets", *words[2:]]
-    options, extra = parser.parse_known_args(words)
-    if extra:  # argparse gives up on key=value that follow an option
-        if not hasattr(options, "overrides") or any(word.startswith("-") for word in extra):
-            parser.error(f"unrecognized arguments: {' '.join(extra)}")
-        options.overrides += extra
-    return options

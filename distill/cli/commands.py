@@ -13,11 +13,18 @@ from distill.errors import UsageError, UserError, refuse_other_settings
 from distill.processes import is_follower
 
 
+def run_completion(options: argparse.Namespace) -> None:
+    """`distill completion`."""
+    from distill.cli.completion import completion_script
+
+    print(completion_script(options.shell))
+
+
 def run_demo(options: argparse.Namespace) -> None:
     """`distill demo`."""
-    from distill.cli.demo import run_demo as tell
+    from distill.cli import demo
 
-    print(tell(options.out))
+    print(demo.run_demo(options.out))
 
 
 def run_train(options: argparse.Namespace) -> None:
@@ -59,7 +66,7 @@ def resumed_recipe(options: argparse.Namespace) -> Any:
 
     resolved = RunFolder(options.resume).recipe
     if options.out:
-        raise UsageError(f"--resume goes on in {options.resume}: leave --out away")
+        raise UsageError(f"--resume continues in {options.resume}: leave out --out")
     if not resolved.is_file():
         raise UserError(f"{options.resume} is not a run folder: it has no {resolved.name}")
     name, overrides = options.recipe, options.overrides
@@ -231,7 +238,7 @@ def run_sweep(options: argparse.Namespace) -> None:
     from distill.downstream.sweep_running import run_sweep
     from distill.downstream.sweep_slurm import submit, write_slurm
 
-    words = [*options.students, *options.overrides]
+    words = options.students
     jobs = plan_sweep(
         [word for word in words if "=" not in word],
         options.task,

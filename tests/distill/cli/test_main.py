@@ -401,7 +401,7 @@ def test_a_finished_run_is_left_alone_by_resume(distill, tmp_path):
     code, out, err = distill("train", "--resume", run)
     assert code == 0 and out == f"{run}/student.safetensors\n" and "is finished already" in err
     code, _, err = distill("train", "--resume", run, "--out", tmp_path / "other")
-    assert code == 2 and "leave --out away" in err
+    assert code == 2 and "leave out --out" in err
 
 
 def test_a_folder_of_other_things_is_no_run_folder(distill, mini_data, tmp_path):

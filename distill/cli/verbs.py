@@ -1,0 +1,349 @@
+"""The verbs of `distill`: what runs them, their help, an example and their arguments."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distill.adaptation.targets_options import TargetsOptions
+from distill.cli import commands
+from distill.data_prep import CORPORA
+
+
+class Argument:
+    """The words of `argparse.ArgumentParser.add_argument`."""
+
+    def __init__(self, *names: str, **settings: Any) -> None:
+        self.names, self.settings = names, settings
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One command; the words that call it are its key in `VERBS`."""
+
+    run: Callable[[argparse.Namespace], None]
+    help: str
+    """One line, without a full stop."""
+    example: str
+    arguments: tuple[Argument, ...] | type
+    """In the order of the help; or a dataclass whose fields they are."""
+
+
+def sample_size(text: str) -> int | None:
+    """A positive number, or None for "all"."""
+    if text == "all":
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a positive number nor all")
+    return int(text)
+
+
+def _overrides(help: str = "changes to the recipe") -> Argument:
+    return Argument("overrides", nargs="*", metavar="key=value", help=help)
+
+
+def _seed(help: str) -> Argument:
+    return Argument("--seed", type=int, default=0, help=f"{help} (0)")
+
+
+def _out(help: str, **settings: Any) -> Argument:
+    return Argument("--out", type=Path, help=help, **settings)
+
+
+def _condition(help: str) -> Argument:
+    return Argument("--condition", action="append", help=help)
+
+
+def _training(recipes: str) -> tuple[Argument, ...]:
+    """Of the verbs that train by a recipe, such as those named."""
+    return (
+        Argument("recipe", nargs="?", help=f"recipe's name ({recipes}) or YAML file"),
+        _overrides(),
+        _out("run folder (runs/NAME)"),
+        Argument("--resume", type=Path, metavar="RUN", help="continue an interrupted run"),
+        Argument(
+            "--override", action="store_true", help="with --resume: continue although the recipe has changed"
+        ),
+        Argument("--print", action="store_true", help="print the resolved recipe and stop"),
+    )
+
+
+_CHECKPOINTS = Argument("checkpoints", nargs="+", help="students or teachers")
+_SPEECH = Argument("--speech", required=True, help="manifest, TSV or folder of audio")
+_DATA = Argument("--data", help="folder of the prepared corpora (data)")
+_NOISE = Argument(
+    "--noise",
+    action="append",
+    default=[],
+    metavar="CORPUS=SOURCE",
+    help="where musan, wham, fsd, dns or rir recordings are; repeat for several",
+)
+_CHOICES = (
+    Argument("--protocol", metavar="NAME", help="only results of this one: paper, s3prl"),
+    Argument("--variant", metavar="NAME", help="only with distortions as: paper, authors"),
+)
+"""Which results go into tables, if there are several kinds."""
+
+GROUPS = {
+    "data": "prepare corpora, materialise distorted test sets",
+    "probe": "what can be read off a model's representations",
+}
+"""First words that call nothing by themselves."""
+
+VERBS: Mapping[str, Verb] = {
+    "demo": Verb(
+        commands.run_demo,
+        "everything once on synthetic speech, offline, in minutes",
+        "distill demo --out demo",
+        (_out("folder for everything it makes (demo)", default=Path("demo")),),
+    ),
+    "train": Verb(
+        commands.run_train,
+        "distil a student",
+        "distill train s4 data.root=data trainer.devices=4\n  distill train --resume runs/s4\n"
+        "  distill train s4 optim.max_steps=40000 --resume runs/s4 --override",
+        _training("s4, s4_prime, mini"),
+    ),
+    "adapt": Verb(
+        commands.run_train,
+        "pre-train a teacher, or adapt one to distorted speech",
+        "distill adapt mini_teacher",
+        _training("t1_prime, mini_teacher"),
+    ),
+    "adapt targets": Verb(
+        commands.run_targets,
+        "the k-means targets of masked prediction",
+        "distill adapt targets t1_prime data.root=data --out targets/t1_prime",
+        TargetsOptions,
+    ),
+    "profile": Verb(
+        commands.run_profile,
+        "where the time of a training step goes",
+        "distill profile s4 data.root=data",
+        (
+            Argument("recipe", help="recipe's name (s4, s4_prime, mini) or YAML file"),
+            _overrides(),
+            Argument("--steps", type=int, default=20, help="steps to measure, after 3 others (20)"),
+        ),
+    ),
+    "inspect": Verb(
+        commands.run_inspect,
+        "what a checkpoint is",
+        "distill inspect runs/s4",
+        (Argument("checkpoint", help="file, run folder or hub id"),),
+    ),
+    "export": Verb(
+        commands.run_export,
+        "write a model in another library's format",
+        "distill export runs/s4 --to huggingface --out s4-hf",
+        (
+            Argument("checkpoint", help="file or run folder of a student or teacher"),
+            Argument(
+                "--to",
+                required=True,
+                choices=("native", "huggingface", "s3prl", "onnx", "fairseq", "torchaudio"),
+                help="format",
+            ),
+            _out("folder, or the file itself, to write", required=True),
+            Argument("--scores", type=Path, help="JSON of scores for the model card (huggingface)"),
+            Argument("--push-to-hub", metavar="ORG/NAME", help="upload the folder too (huggingface)"),
+        ),
+    ),
+    "evaluate": Verb(
+        commands.run_evaluate,
+        "train a SUPERB head on clean speech, test it clean and distorted",
+        "distill evaluate ks --student runs/s4 --data data cache=float32",
+        (
+            Argument("task", help="ks, ic, er, asr, pr, slurp_action or slurp_scenario"),
+            _overrides(
+                "protocol=paper|s3prl, variant=paper|authors, row=S1, cache=float16, steps, batch_size, lr, "
+                "finetune=true, label, sources.train, lm, trainer.devices and more: docs/evaluation.md"
+            ),
+            Argument("--student", required=True, metavar="CKPT", help="student or teacher"),
+            _DATA,
+            _out("folder for heads and results (evaluations/NAME-HASH of the model)"),
+            _condition("to test under; repeat for several (all of the task's)"),
+            Argument("--features", help="last, weighted_sum or layer:K (last)"),
+            Argument("--seed", type=int, help="of the head and the distortions (0)"),
+            _NOISE,
+        ),
+    ),
+    "sweep": Verb(
+        commands.run_sweep,
+        "many evaluations, without those that are done",
+        "distill sweep runs/s1 runs/s4 --task ks --task ic --seed 0 --seed 1 --data data",
+        (
+            Argument("students", nargs="+", help="checkpoints, and key=value words for all evaluations"),
+            Argument("--task", action="append", required=True, help="repeat for several"),
+            Argument(
+                "--condition", action="append", default=[], help="repeat for several (all of the task's)"
+            ),
+            Argument(
+                "--features",
+                action="append",
+                default=[],
+                help="last, weighted_sum or layer:K; repeat for several (last)",
+            ),
+            Argument("--seed", type=int, action="append", default=[], help="repeat for several (0)"),
+            Argument(
+                "--lr",
+                type=float,
+                action="append",
+                default=[],
+                help="learning rate; repeat for several: tables take the best one on dev (the task's)",
+            ),
+            _DATA,
+            _out("folder of the sweep (evaluations)", default=Path("evaluations")),
+            _NOISE,
+            Argument("--slurm", action="store_true", help="write a SLURM array instead of running"),
+            Argument(
+                "--sbatch", action="append", default=[], metavar="OPTION", help="such as --sbatch=--gpus=1"
+            ),
+            Argument("--submit", action="store_true", help="and hand it to sbatch"),
+        ),
+    ),
+    "table": Verb(
+        commands.run_table,
+        "Tables 1 and 2, ours next to the paper's",
+        "distill table evaluations --format latex",
+        (
+            Argument("folders", nargs="+", type=Path, metavar="RUN", help="folders of evaluations or sweeps"),
+            Argument("--format", choices=("markdown", "csv", "latex"), default="markdown", help="(markdown)"),
+            Argument("--measured", action="store_true", help="without rows of which nothing is measured"),
+            *_CHOICES,
+        ),
+    ),
+    "report": Verb(
+        commands.run_report,
+        "one HTML page: tables, curves, robustness, sounds",
+        "distill report runs/s1 runs/s4 evaluations --speech my_speech --noise musan=noises/",
+        (
+            Argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders, folders of evaluations"),
+            _out("page to write (report.html)", default=Path("report.html")),
+            Argument(
+                "--speech", help="manifest, TSV or folder: one utterance to hear under every distortion"
+            ),
+            _NOISE,
+            Argument("--tsne", type=Path, help="picture to show too"),
+            *_CHOICES,
+        ),
+    ),
+    "data prepare": Verb(
+        commands.run_prepare,
+        "from a corpus on disk to manifests",
+        "distill data prepare librispeech --root /corpora --out data/librispeech\n"
+        "  distill data prepare folder --root my_speech --out data/mine",
+        (
+            Argument(
+                "corpus", help=f"{', '.join(CORPORA)}; where to get each, sizes and licences: docs/corpora.md"
+            ),
+            Argument("--root", type=Path, help="the corpus's folder, or the one that holds it"),
+            _out("folder for the manifests", required=True),
+            Argument(
+                "--split",
+                action="append",
+                metavar="NAME",
+                help="only this part; repeat for several (all that exist)",
+            ),
+            Argument("--jobs", type=int, help="files whose headers are read at once (8)"),
+            Argument(
+                "--shards",
+                metavar="PLACE",
+                help="write the audio as Shar shards too: a folder, or s3://BUCKET/PATH",
+            ),
+        ),
+    ),
+    "data check": Verb(
+        commands.run_check,
+        "say what a recipe, or a task of evaluate, needs and lacks",
+        "distill data check s4 data.root=data\n  distill data check ks data=data 'conditions=[clean,fsd]'",
+        (
+            Argument("recipe", help="recipe's name (s4, mini) or YAML file, or a task: ks, ic, er, asr, pr"),
+            _overrides("changes to the recipe; a task's words and data=FOLDER"),
+            Argument(
+                "--sample",
+                type=sample_size,
+                default=2000,
+                metavar="N|all",
+                help="files of each source to open, at random (2000); that they exist is checked for all",
+            ),
+            _out("folder whose disk is asked about (runs/NAME, evaluations)"),
+        ),
+    ),
+    "data distort": Verb(
+        commands.run_distort,
+        "materialise a distorted copy of some speech",
+        "distill data distort my_speech distorted --condition musan --noise musan=noises/",
+        (
+            Argument("speech", help="manifest, TSV or folder of audio"),
+            Argument("out", type=Path, help="folder for FLAC files and distortions.tsv"),
+            Argument(
+                "--condition",
+                default="2-dist",
+                help="clean, 2-dist, fsd, dns, or one alone: musan, reverb (2-dist)",
+            ),
+            Argument(
+                "--variant",
+                default="paper",
+                help="paper, or authors: as the paper's authors' code distorts (paper)",
+            ),
+            _NOISE,
+            _seed("another seed, other distortions"),
+        ),
+    ),
+    "probe linear": Verb(
+        commands.run_linear,
+        "a linear classifier on the last layer, trained on clean speech",
+        "distill probe linear runs/s1 runs/s4 --train 'kws.tsv?split=train' \\\n"
+        "    --dev 'kws.tsv?split=dev' --test 'kws.tsv?split=test' --condition fsd --noise fsd=noises/",
+        (
+            _CHECKPOINTS,
+            *(
+                Argument(f"--{split}", required=True, help="manifest, TSV or folder with classes")
+                for split in ("train", "dev", "test")
+            ),
+            Argument("--label", default="label", help="column or custom field with the class (label)"),
+            _condition("to test under; repeat for several (clean, 2-dist)"),
+            _NOISE,
+            _seed("another seed, other distortions"),
+        ),
+    ),
+    "probe invariance": Verb(
+        commands.run_invariance,
+        "cosine of each layer between clean and distorted speech",
+        "distill probe invariance runs/t1 runs/t1_prime --speech my_speech \\\n"
+        "    --condition fsd --noise fsd=noises/ --out invariance.png",
+        (
+            _CHECKPOINTS,
+            _SPEECH,
+            _condition("to compare with clean; repeat for several (2-dist)"),
+            _NOISE,
+            _out("picture of the cosines by layer"),
+            _seed("of distortions and masks"),
+        ),
+    ),
+    "tsne": Verb(
+        commands.run_tsne,
+        "draw the last layer, clean and distorted (Fig. 2)",
+        "distill tsne runs/s1 runs/s4 --speech data/mini/speech_test.jsonl.gz --out tsne.png",
+        (
+            _CHECKPOINTS,
+            _SPEECH,
+            _NOISE,
+            _out("picture to write (tsne.png)", default=Path("tsne.png")),
+            _seed("of distortions and t-SNE"),
+        ),
+    ),
+    "completion": Verb(
+        commands.run_completion,
+        "print a script that lets the shell complete verbs, options and recipes",
+        "distill completion bash > ~/.local/share/bash-completion/completions/distill\n"
+        "  distill completion zsh > ~/.zfunc/_distill\n"
+        "  distill completion fish > ~/.config/fish/completions/distill.fish",
+        (Argument("shell", choices=("bash", "zsh", "fish"), help="the shell"),),
+    ),
+}
+"""By the words that call it, in the order of the help."""
