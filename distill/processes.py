@@ -1,4 +1,4 @@
-"""Which of several processes this is, before they are connected."""
+"""Which of several processes this is, also before they are connected."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ _RANKS = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
 _SIZES = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")  # of torchrun, srun, mpirun
 
 
-def is_follower() -> bool:
-    """Whether this is one of several processes and not the first; known before any is connected."""
-    return any(int(os.environ.get(name, 0)) for name in _RANKS)
+def is_first_process() -> bool:
+    """Whether this process is alone, or the first of several; known before they are connected."""
+    return not any(int(os.environ.get(name, 0)) for name in _RANKS)
 
 
 def process_name() -> str:
-    """What tells a process from those that train with it; "" for the first, and for one that is alone.
+    """What distinguishes this process from those that train with it; "" for the first or only one.
 
-    Its rank once they are connected, before that what its launcher says: torchrun, srun, Lightning.
+    Its rank once they are connected, before that what its launcher says: torchrun, srun or Lightning.
     """
     from torch import distributed
 
     if distributed.is_available() and distributed.is_initialized():
         return f"rank {rank}" if (rank := distributed.get_rank()) else ""
-    names = ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")  # of Lightning, the last two
+    names = ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")  # the last two are set by Lightning
     return " ".join(
         f"{name} {os.environ[name]}" for name in names if os.environ.get(name, "0") not in ("", "0")
     )
 
 
-def speaker() -> str:
-    """What a process puts before its messages: which one it is, and where; nothing if it is the first."""
-    if not is_follower():
+def message_prefix() -> str:
+    """Which process a message is from, and on which machine; "" if it is the first."""
+    if is_first_process():
         return ""
     rank = next(os.environ[name] for name in _RANKS if int(os.environ.get(name, 0)))
     return f"process {rank} on {socket.gethostname()}: "
@@ -51,9 +51,9 @@ class OtherWorld(UsageError):
 
 
 def check_world(size: int) -> None:
-    """Refuse to train in processes that a launcher has started and the recipe does not know of.
+    """Refuse to train in processes that a launcher has started without the recipe saying so.
 
-    Each of them would be a whole run, all in one folder.
+    Each of them would train by itself, all in one folder.
 
     Args:
         size: processes that the trainer section asks for, on all machines.
@@ -70,10 +70,10 @@ def check_world(size: int) -> None:
 
 
 def largest_of_all(trainer: pl.Trainer, value: int) -> int:
-    """The largest of what all processes have: what one of them met, all must act on together."""
+    """The largest value of all processes, for what one of them met and all must act on together."""
     if trainer.world_size == 1:
         return value
-    import torch  # the command line asks who it is before it needs torch
+    import torch  # not at the top: the command line needs this module before torch
 
     agreed = torch.tensor(value, device=trainer.strategy.root_device)
     torch.distributed.all_reduce(agreed, op=torch.distributed.ReduceOp.MAX)

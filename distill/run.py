@@ -7,7 +7,7 @@ from pathlib import Path
 
 from distill.checkpoints import load_teacher, native, teacher_facts
 from distill.options import AdaptRecipe, DistillRecipe, Recipe
-from distill.processes import is_follower
+from distill.processes import is_first_process
 from distill.training.locking import RunLock
 from distill.training.run_folder import RunFolder, versions
 from distill.training.train import train
@@ -21,7 +21,7 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False, other_speech: bool =
     folder = RunFolder(out)
     made = folder.student if isinstance(recipe, DistillRecipe) else folder.teacher
     if resume and made.exists() and folder.steps_done >= recipe.optim.max_steps:
-        if not is_follower():
+        if is_first_process():
             print(f"{out} is finished already", file=sys.stderr)
         return made
     if isinstance(recipe, DistillRecipe):

@@ -44,7 +44,7 @@ from distill.downstream.tasks import RECORDED
 from distill.downstream.truths import check_words
 from distill.errors import DataError, UserError
 from distill.hashing import hash_lines
-from distill.processes import is_follower
+from distill.processes import is_first_process
 from distill.training.faults import TooManyBad
 from distill.training.locking import RunLock
 from distill.training.run_folder import versions
@@ -79,7 +79,7 @@ def evaluate(checkpoint: str | Path, config: EvaluationConfig, out: Path) -> lis
             evaluation.run_fold(fold)
     paths = [path for fold in config.effective_folds for path in evaluation.paths(fold).values()]
     paths = [path for path in paths if path.exists()]  # of several processes, the first writes them
-    if config.row is not None and not is_follower():
+    if config.row is not None and is_first_process():
         put_into_row(paths, config.row)
     return paths
 
@@ -160,7 +160,7 @@ class Evaluation:
         except TooManyBad:
             allow_mending(folder, places)
             raise
-        if is_follower():
+        if not is_first_process():
             return
         self.dev_error = load_best(module, folder)
         save_layer_weights(module, folder)
@@ -417,7 +417,7 @@ def load_best(module: HeadTraining, folder: Path) -> float | None:
 def save_layer_weights(module: HeadTraining, folder: Path) -> None:
     """The weighted sum's weights, from the transformer's input to the last layer."""
     weights = module.selection.weights
-    if weights is not None and not is_follower():
+    if weights is not None and is_first_process():
         text = json.dumps({"weights": weights.detach().softmax(0).tolist()}, indent=2) + "\n"
         write_whole(folder / "layer_weights.json", lambda path: path.write_text(text, encoding="utf-8"))
 

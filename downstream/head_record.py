@@ -9,7 +9,7 @@ from typing import Any
 
 from distill.atomic import write_text
 from distill.errors import UserError
-from distill.processes import is_follower
+from distill.processes import is_first_process
 
 _HEAD = "head.json"
 MENDING = "mending"
@@ -39,13 +39,13 @@ def sign_head(folder: Path, identity: Mapping[str, Any], *, places: str = "") ->
     found = read_head(folder)
     mended = bool(places) and found.get(MENDING) == places
     check_head(folder, {key: value for key, value in identity.items() if not (mended and key in AUDIO)})
-    if (mended or not found) and not is_follower():
+    if (mended or not found) and is_first_process():
         write_text(folder / _HEAD, json.dumps(identity, indent=2) + "\n")
 
 
 def allow_mending(folder: Path, places: str) -> None:
     """Note that a training stopped as too much of its audio is unusable: it goes on with what is mended."""
-    if (head := read_head(folder)) and not is_follower():
+    if (head := read_head(folder)) and is_first_process():
         write_text(folder / _HEAD, json.dumps(head | {MENDING: places}, indent=2) + "\n")
 
 

@@ -12,7 +12,7 @@ from lhotse.cut import Cut
 from distill.downstream.lexica import can_be_phone, odd_phones, read_pronunciations
 from distill.downstream.options import EvaluationConfig
 from distill.errors import DataError
-from distill.processes import is_follower
+from distill.processes import is_first_process
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ def check_words(cuts: Iterable[Cut], config: EvaluationConfig, listing: Path) ->
     words = {word for cut in cuts if own_phones(cut) is None for word in text_of(cut).upper().split()}
     if not (missing := sorted(words - lexicon.keys())):
         return
-    if not is_follower():
+    if is_first_process():
         listing.parent.mkdir(parents=True, exist_ok=True)
         listing.write_text("\n".join(missing) + "\n", encoding="utf-8")
     names = ",".join(config.lexicons)

@@ -20,7 +20,7 @@ from distill.devices import devices_of
 from distill.errors import ConfigError, DataError
 from distill.hubert import HubertEncoder
 from distill.options import AdaptRecipe, TargetsConfig
-from distill.processes import is_follower
+from distill.processes import is_first_process
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def targets_of(
         )
     for key, cuts, found in (("train", data.train_cuts, train), ("dev", data.dev_cuts, dev)):
         _check_labels(cuts, found, f"data.{key}", folder / key, recipe.data.max_bad_fraction)
-        if (options.folder or resume) and not is_follower():
+        if (options.folder or resume) and is_first_process():
             _say_other_audio(cuts, f"data.{key}", folder / key)
     return train, dev
 
@@ -89,7 +89,7 @@ def _made(
             "codebook": codebook,
             "sample_hours": options.sample_hours,
         }
-        if is_follower():
+        if not is_first_process():
             return wait_for_shards(cuts, folder / name, **wanted)
         return make_shards(
             cuts,

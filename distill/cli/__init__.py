@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from distill.cli.parser import build_parser, parse
 from distill.errors import MissingSource, UserError
-from distill.processes import is_follower, speaker
+from distill.processes import is_first_process, message_prefix
 
 CONNECTION_LOST = re.compile(
     r"Connection (closed|reset) by (remote )?peer|writev: Broken pipe|Connection was likely closed"
@@ -39,8 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             from distill.data_prep.advice import how_to_make
 
             error.advice = how_to_make(error.path)
-        if not (error.joint and is_follower()):
-            print(f"distill: {speaker()}{one_line(error)}", file=sys.stderr)
+        if not (error.joint and not is_first_process()):
+            print(f"distill: {message_prefix()}{one_line(error)}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("distill: stopped", file=sys.stderr)
@@ -50,13 +50,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if not is_about_a_place(error):
             raise
-        print(f"distill: {speaker()}{one_line(error)}", file=sys.stderr)
+        print(f"distill: {message_prefix()}{one_line(error)}", file=sys.stderr)
         return 1
     except RuntimeError as error:
         if not is_about_another_process(error):
             raise
         print(
-            f"distill: {speaker()}another process ended: see its message, above or in its own log; "
+            f"distill: {message_prefix()}another process ended: see its message, above or in its own log; "
             "then continue from the last checkpoint with --resume",
             file=sys.stderr,
         )

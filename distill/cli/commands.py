@@ -10,7 +10,7 @@ from typing import Any
 from distill.adaptation.targets_options import TargetsOptions
 from distill.cli.fields import from_namespace
 from distill.errors import UsageError, UserError, refuse_other_settings
-from distill.processes import is_follower
+from distill.processes import is_first_process
 
 
 def run_completion(options: argparse.Namespace) -> None:
@@ -42,7 +42,7 @@ def run_train(options: argparse.Namespace) -> None:
     from distill.run import run
 
     model = run(recipe, out, resume=options.resume is not None, other_speech=options.override)
-    if not is_follower():
+    if is_first_process():
         print(model)
 
 
@@ -160,7 +160,7 @@ def run_profile(options: argparse.Namespace) -> None:
     from distill.training.profiling import profile
 
     report = profile(config.load(options.recipe, options.overrides), steps=options.steps)
-    if not is_follower():  # Lightning starts the whole command once for each process
+    if is_first_process():  # Lightning starts the whole command once for each process
         print(report)
 
 
@@ -227,7 +227,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
     config = EvaluationConfig.from_words(options.task, options.overrides, given)
     out = options.out or Path("evaluations") / student_folder(options.student)
     paths = evaluate(options.student, config, out)
-    if not is_follower():
+    if is_first_process():
         results = "1 result" if len(paths) == 1 else f"{len(paths)} results"
         print(f"{results} in {out}/results; tables of them: distill table {out}")
 

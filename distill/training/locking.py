@@ -21,7 +21,7 @@ from typing import Any
 from pytorch_lightning.callbacks import Callback
 
 from distill.errors import UserError
-from distill.processes import is_follower
+from distill.processes import is_first_process
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class RunLock(Callback):
         Raises:
             UserError: a training is going on in it.
         """
-        if not is_follower():
+        if is_first_process():
             self.folder.mkdir(parents=True, exist_ok=True)
             while not self._create():
                 self._clear()

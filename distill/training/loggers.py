@@ -19,7 +19,7 @@ from pytorch_lightning.loggers.logger import DummyLogger
 
 from distill.errors import first_line
 from distill.options import Recipe
-from distill.processes import is_follower
+from distill.processes import is_first_process
 from distill.training.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -171,7 +171,7 @@ def _wandb_id(path: Path) -> str:
     if path.exists():
         return path.read_text(encoding="utf-8").strip()
     made = secrets.token_hex(4)
-    if not is_follower():  # the others do not log
+    if is_first_process():  # the others do not log
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(made + "\n", encoding="utf-8")
     return made
@@ -179,7 +179,7 @@ def _wandb_id(path: Path) -> str:
 
 def keep_old_log(metrics: Path) -> None:
     """Rename the log of the run so far, which Lightning's logger would delete when the run is resumed."""
-    if metrics.exists() and not is_follower():
+    if metrics.exists() and is_first_process():
         number = 1 + len(list(metrics.parent.glob("metrics-*.csv")))
         metrics.rename(metrics.with_name(f"metrics-{number}.csv"))
 

@@ -14,7 +14,7 @@ from distill.atomic import read_json, write_json, write_text
 from distill.config import WHOLE, to_yaml
 from distill.errors import UserError
 from distill.options import Recipe
-from distill.processes import is_follower
+from distill.processes import is_first_process
 
 BEST, LAST = "best.ckpt", "last.ckpt"
 
@@ -113,7 +113,7 @@ class RunFolder:
         from distill.training import locking  # imports Lightning, which takes seconds
 
         if not resume and self.last.exists():
-            if not is_follower():
+            if is_first_process():
                 locking.RunLock(self.path).refuse_others()
             raise UserError(f"{self} holds a run already: {self.how_to_continue()}, or choose another --out")
         if resume and not self.last.exists():
@@ -127,7 +127,7 @@ class RunFolder:
 
     def start(self, recipe: Recipe) -> None:
         """Make the folder, and keep the resolved recipe and the versions in it."""
-        if not is_follower():
+        if is_first_process():
             _keep(self.recipe, f"{to_yaml(recipe)}{WHOLE}\n")
             _keep(self.versions, json.dumps(versions(), indent=2) + "\n")
 
