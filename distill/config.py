@@ -1,8 +1,9 @@
 """How a recipe becomes options (`distill.options`).
 
-A recipe is a YAML file. `extends:` names another one to start from; a key states only what differs. On the
-command line `key=value` overrides win over both. Unknown keys and wrong types are refused by name. A value
-may refer to another key of the recipe, as in `${data.root}`, and to nothing else (`distill.references`).
+A recipe is a YAML file. `extends:` names another one to start from, so that a recipe states only what
+differs. `key=value` words of the command line override both. Unknown keys and wrong types are refused by
+name. A value may refer to another key of the recipe, as in `${data.root}`, and to nothing else
+(`distill.references`).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ KINDS: dict[str, type[Recipe]] = {"distil": DistillRecipe, "adapt": AdaptRecipe,
 
 
 WHOLE = "# End of the recipe: without this line, the file is not whole."
-"""Last line of a run's recipe.yaml."""
+"""Last line of a run's recipe.yaml; a file without it may be cut off."""
 
 
 def recipe_names() -> list[str]:
@@ -114,7 +115,7 @@ def _written(value: Any) -> str:
 
 
 def _build(kind: type[Options], values: Any, where: str) -> Options:
-    """Values as options; `where` they come from is said in errors."""
+    """Values as options; `where` they come from begins an error."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
@@ -127,7 +128,7 @@ def _build(kind: type[Options], values: Any, where: str) -> Options:
         section = _culprit(OmegaConf.to_container(values), kind).rpartition(".")[0]
         where = where if str(error).startswith(section) else f"{where}{section}: "
         raise ConfigError(f"{where}{error}") from None
-    check_values(asdict(options), where)  # put together of parts, as `${a}{b}`: it would be read again
+    check_values(asdict(options), where)  # `${a}{b}` may assemble another reference
     return options
 
 
@@ -147,7 +148,7 @@ def _override(override: str) -> Any:
 
 
 def to_yaml(recipe: Recipe) -> str:
-    """The resolved recipe, as it is kept in a run folder; `load` reads it back."""
+    """The resolved recipe as YAML, as a run folder keeps it; `load` reads it."""
     from omegaconf import OmegaConf
 
     return OmegaConf.to_yaml(OmegaConf.structured(recipe))
@@ -157,8 +158,8 @@ def read_resolved(path: Path) -> Recipe:
     """The recipe of a run folder, which states every key.
 
     Raises:
-        ConfigError: for a file that was cut off, as by a full disk: the keys that are missing would silently
-            get their defaults. Of old ones, without the line that ends them, the last key is looked for.
+        ConfigError: for a file that was cut off, for instance by a full disk: the missing keys would silently
+            get their defaults. Files of earlier versions, without `WHOLE`, must have the last key.
     """
     from omegaconf import OmegaConf
 
@@ -168,14 +169,14 @@ def read_resolved(path: Path) -> Recipe:
         last = _last_key(KINDS.get(str(OmegaConf.select(values, "kind")), DistillRecipe))
         if OmegaConf.select(values, last, default=...) is ...:
             raise ConfigError(
-                f"{path} is not whole (a full disk?): give the run's own recipe again, as in `distill train "
+                f"{path} is cut off (a full disk?): give the run's own recipe again, as in `distill train "
                 f"RECIPE key=value --resume {path.parent} --override`"
             )
     return load(str(path))
 
 
 def _last_key(kind: type[Any]) -> str:
-    """The last of all keys of a recipe, "dat.lr" for instance."""
+    """The last key of a recipe, such as "dat.lr"."""
     last = fields(kind)[-1].name
     section: type[Any] = get_type_hints(kind)[last]
     return f"{last}.{_last_key(section)}" if hasattr(section, "__dataclass_fields__") else last
@@ -214,7 +215,7 @@ def _read(recipe: str, seen: tuple[str, ...]) -> Any:
 
     path = _find(recipe, seen[-1] if seen else None)
     if str(path) in seen:
-        raise ConfigError(f"{path}: extends itself, by way of {' -> '.join([*seen, str(path)])}")
+        raise ConfigError(f"{path}: extends itself, through {' -> '.join([*seen, str(path)])}")
     try:
         text = path.read_text(encoding="utf-8")
         check_text(text, str(path))
@@ -235,22 +236,22 @@ def _read(recipe: str, seen: tuple[str, ...]) -> Any:
 
 
 def _with_variant(values: Any) -> Any:
-    """What one recipe or command line states, with all that its `distortion.variant` stands for.
+    """What one recipe or command line states, with the values that its `distortion.variant` stands for.
 
-    So a variant wins over numbers of the recipes that it is put on top of, and numbers beside it win over it.
+    A variant thus overrides the numbers of recipes that are extended, and numbers next to it override it.
     """
     from omegaconf import OmegaConf
 
     section = values.get("distortion")
     name = section.get("variant") if OmegaConf.is_dict(section) else None
-    if not isinstance(name, str) or name not in VARIANTS:  # a wrong one is refused later
+    if not isinstance(name, str) or name not in VARIANTS:  # an unknown variant is refused later
         return values
     own = {key: getattr(VARIANTS[name], key) for key in ("snr_db", "pitch_cents", "band_scaler")}
     return OmegaConf.merge({"distortion": own}, values)
 
 
 def _find(recipe: str, parent: str | None) -> Path:
-    """A file, beside its parent first; else a shipped recipe."""
+    """Path of a recipe: a file, first looked for next to its parent, or a shipped one."""
     candidates = [Path(recipe)] if parent is None else [Path(parent).parent / recipe, Path(recipe)]
     for path in candidates:
         if path.suffix in (".yaml", ".yml") and path.is_file():
@@ -266,7 +267,7 @@ def _find(recipe: str, parent: str | None) -> Path:
 
 def _nearest(name: str, names: Sequence[str], prefix: str = "") -> str:
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f": did you mean {prefix + close[0]!r}?" if close else f"; there are {', '.join(sorted(names))}"
+    return f": did you mean {prefix + close[0]!r}?" if close else f"; choose from {', '.join(sorted(names))}"
 
 
 def _explain(error: Any, values: Any, kind: type[Any]) -> str:
@@ -293,7 +294,7 @@ def _explain(error: Any, values: Any, kind: type[Any]) -> str:
 
 
 def _culprit(values: Any, kind: type[Any], path: tuple[str, ...] = ()) -> str:
-    """The first key whose value is refused by itself, for errors that do not name it; "" if there is none."""
+    """The first key whose value alone is refused, for errors that do not name it; "" if none is."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 

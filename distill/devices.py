@@ -1,4 +1,4 @@
-"""Which devices to compute on: those that a recipe names, or the best there is."""
+"""Which devices to compute on: those that a recipe names, or the best available."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from distill.options import Recipe
 
 
 def best_device() -> torch.device:
-    """Where to compute when nobody says: a GPU, if there is one."""
+    """A GPU if one is available, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def devices_of(recipe: Recipe) -> list[torch.device]:
-    """Those of this machine that the recipe's trainer section asks for, one for each process.
+    """The devices of this machine that the recipe's trainer section asks for, one for each process.
 
     Raises:
         ConfigError: `devices` is neither a number of them nor a list.
@@ -30,7 +30,7 @@ def devices_of(recipe: Recipe) -> list[torch.device]:
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """Where a module is; the CPU if it has no parameters."""
+    """The device of a module; the CPU if it has no parameters."""
     parameter = next(module.parameters(), None)
     return torch.device("cpu") if parameter is None else parameter.device
 
@@ -46,7 +46,7 @@ class Layout:
     gpu: bool
     """Whether each has a GPU."""
     numbers: tuple[int, ...] = ()
-    """Which GPUs, if they are named; otherwise the first ones."""
+    """Indices of the GPUs, if they are named; otherwise the first ones are used."""
 
 
 def layout_of(recipe: Recipe) -> Layout:

@@ -22,7 +22,7 @@ class UserError(Exception):
 
     exit_code = 1
     joint = False
-    """Whether all processes raise it together: then the first one's line is enough."""
+    """Whether all processes raise it together, so that the first one's message is enough."""
 
 
 class UsageError(UserError):
@@ -36,7 +36,7 @@ class ConfigError(UsageError):
 
 
 class CheckpointError(UserError):
-    """A checkpoint that is missing, malicious or of another kind; says what was found and expected."""
+    """A checkpoint that is missing, malicious or of another kind; says what was found and what expected."""
 
 
 class DataError(UserError):

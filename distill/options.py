@@ -15,13 +15,13 @@ from distill.distortions.options import DistortionConfig
 from distill.hubert import HubertConfig
 from distill.trainer_keys import INSTEAD_OF, check_trainer
 
-# What the teacher and the student hear: the name of a view of the batch, or None for clean speech.
 CDM: dict[str, tuple[str | None, str | None]] = {
     "none": (None, None),  # plain DistilHuBERT
     "setup1": (None, "student"),
     "setup2": ("teacher", "student"),  # two independent draws
     "setup2_same": ("student", "student"),
 }
+"""Cross-distortion mapping: the views of the batch that teacher and student hear; None: clean speech."""
 
 
 def check_finite(options: Any) -> None:
@@ -37,7 +37,7 @@ def check_finite(options: Any) -> None:
 
 
 def check_name(field: str, name: str) -> None:
-    """Refuse a name that is no plain one: it becomes that of a folder, or part of an address.
+    """Refuse a name that is not plain: it becomes that of a folder, or part of a URL.
 
     Raises:
         ValueError: naming the field.
@@ -50,7 +50,7 @@ def check_name(field: str, name: str) -> None:
         )
 
 
-_LONGEST_NAME = 100  # bytes; folders take 255, and other things are put beside it
+_LONGEST_NAME = 100  # bytes; file names may have 255, and something is added to it
 
 
 @dataclass(kw_only=True)

@@ -1,7 +1,7 @@
-"""What the text of a recipe may refer to: its own keys, as in `${data.root}`, and nothing outside it.
+"""What a recipe may refer to: its own keys, as in `${data.root}`, and nothing else.
 
-Recipes are handed on. OmegaConf's resolvers (`${oc.env:NAME}` and others) would put an environment variable
-of whoever runs one into the name that is asked for at a hub, the logs and the model card.
+Recipes are shared. OmegaConf's resolvers (`${oc.env:NAME}` and others) could put an environment variable of
+the user who runs one into the name of a model to download, into logs and into the model card.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def check_text(text: str, where: str) -> None:
 
     Args:
         text: YAML.
-        where: it is from.
+        where: the text is from, for errors.
 
     Raises:
         ConfigError: naming line and key.
@@ -32,13 +32,13 @@ def check_text(text: str, where: str) -> None:
 
 
 def check_override(key: str, value: str) -> None:
-    """`check_text`, of a `key=value`."""
+    """`check_text` for a `key=value` word."""
     for found in [key, *(found for _, _, found in _parsed(value))]:
         _check(found, f"override {key!r}")
 
 
 def check_values(values: Any, where: str = "") -> None:
-    """`check_text`, of values that are no text any more: mappings, lists and what they hold.
+    """`check_text` for parsed values: mappings, lists and what they hold.
 
     Raises:
         ConfigError: naming the key.
@@ -68,7 +68,7 @@ def _short(text: str) -> str:
 
 
 def _scalars(node: Any, key: str, seen: set[int]) -> Iterator[tuple[int, str, str]]:
-    """(line, key, text) of each value, and of each key, of a YAML document; of aliases, once."""
+    """(line, key, text) of each value and key of a YAML document; those of an alias only once."""
     import yaml
 
     if id(node) in seen:

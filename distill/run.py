@@ -1,4 +1,4 @@
-"""Whatever a recipe says: a student is distilled, a teacher adapted or made."""
+"""Run a recipe of any kind: distil a student, adapt a teacher, or release one as it is."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from distill.training.train import train
 
 
 def run(recipe: Recipe, out: Path, *, resume: bool = False, other_speech: bool = False) -> Path:
-    """Do what a recipe of any kind says; returns the model it makes (see `train` and `adapt`).
+    """Run a recipe of any kind; returns the path of the model it makes (see `train` and `adapt`).
 
     Resuming a finished run touches nothing.
     """

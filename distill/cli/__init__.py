@@ -1,4 +1,4 @@
-"""The `distill` command: the parser, what each verb does, the demo."""
+"""The `distill` command: its verbs, their parser and what they do."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CONNECTION_LOST = re.compile(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns its exit code: 0, 1 (failed), 2 (usage), 130 (Ctrl-C), 143 (SIGTERM)."""
     handler = logging.StreamHandler()
-    handler.setLevel(logging.WARNING)  # of the handler: libraries set their loggers' levels themselves
+    handler.setLevel(logging.WARNING)  # of the handler, since libraries set the levels of their loggers
     logging.basicConfig(format="%(levelname)s %(message)s", handlers=[handler])
     parser = build_parser()
     options = parse(parser, sys.argv[1:] if argv is None else argv)
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return 0
     except OSError as error:
-        if not is_about_a_place(error):
+        if not is_about_a_path(error):
             raise
         print(f"distill: {message_prefix()}{one_line(error)}", file=sys.stderr)
         return 1
@@ -64,9 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def is_about_a_place(error: OSError) -> bool:
-    """Whether a place is full or cannot be written to: then there is nothing to trace back."""
-    if error.errno == errno.ENOENT:  # /proc/x: it cannot be made although its parents would be, too
+def is_about_a_path(error: OSError) -> bool:
+    """Whether a disk is full or a path cannot be written: a traceback would not help then."""
+    if error.errno == errno.ENOENT:  # as for /proc/x, which cannot be made
         return traceback.extract_tb(error.__traceback__)[-1].name == "mkdir"
     full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     forbidden = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR)
@@ -83,12 +83,12 @@ def one_line(error: BaseException) -> str:
     line = str(error).strip().splitlines()[-1]
     prefix, _, rest = line.partition(": ")
     said = rest if prefix.startswith("distill.errors.") else line
-    # Names that come out of files must not steer the terminal.
+    # Names from files must not control the terminal.
     return "".join(letter if letter.isprintable() else "?" for letter in said)
 
 
 def quiet_libraries() -> None:
-    """Keep advice that is not for our users off their screens; warnings of our own stay."""
+    """Suppress warnings of libraries that are not for our users."""
     import warnings
 
     warnings.filterwarnings(

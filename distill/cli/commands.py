@@ -60,7 +60,7 @@ def new_recipe(options: argparse.Namespace) -> Any:
 
 
 def resumed_recipe(options: argparse.Namespace) -> Any:
-    """The recipe that the run was started with, or another one with --override."""
+    """The recipe that the run was started with; with --override, also a changed one."""
     from distill import config
     from distill.training.run_folder import RunFolder
 
@@ -70,7 +70,7 @@ def resumed_recipe(options: argparse.Namespace) -> Any:
     if not resolved.is_file():
         raise UserError(f"{options.resume} is not a run folder: it has no {resolved.name}")
     name, overrides = options.recipe, options.overrides
-    if options.override and name is not None and "=" not in name:  # whatever the run's own says
+    if options.override and name is not None and "=" not in name:  # the run's own need not be readable
         return config.load(name, overrides)
     recipe = config.read_resolved(resolved)
     if name is None or "=" in name:  # changes to the run's own recipe
@@ -114,7 +114,7 @@ def run_prepare(options: argparse.Namespace) -> None:
 
     name = options.corpus
     if name not in CORPORA:
-        raise UsageError(f"unknown corpus {name!r}; there are {', '.join(CORPORA)}")
+        raise UsageError(f"unknown corpus {name!r}; choose from {', '.join(CORPORA)}")
     if options.jobs is not None and options.jobs < 1:
         raise UsageError(f"--jobs {options.jobs}: at least 1")
     given: dict[str, Any] = {"jobs": options.jobs, "splits": options.split, "shards": options.shards}

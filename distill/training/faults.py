@@ -1,4 +1,4 @@
-"""When something goes wrong in a long run: bad data, losses that are not finite (disks: `saving`)."""
+"""Bad data and gradients that are not finite, in a long run (full disks: `saving`)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
+from typing_extensions import override
 
 from distill.batch import Batch
 from distill.checkpoints import safe_pickle
@@ -23,7 +24,7 @@ from distill.training.stopping import save_last, validation_follows
 
 logger = logging.getLogger(__name__)
 
-_ENOUGH_READS = 1_000  # utterances, after which a share says something
+_ENOUGH_READS = 1_000  # after which a share is judged
 
 
 class TooManyBad(DataError):
@@ -41,11 +42,11 @@ class NotFinite(UserError):
 class BadData(Callback):
     """Lists what cannot be used, and stops a run that meets too much of it.
 
-    Utterances and recordings of noise are judged each by themselves, and recordings in which there is nothing
-    but silence count as those that cannot be read. The share is that of all processes
-    together and of the jobs before this one, judged with every log line once 1000 have been read, and at the
-    end of every epoch. With the log lines goes `data/noise_left_out`: the utterances so far, in the first
-    process, that stayed without their noise or room because it could not be read or was silent.
+    Utterances and recordings of noise are judged separately; recordings that are silent throughout count as
+    unreadable. The share is that of all processes together, including earlier jobs of the run. It is judged
+    with every log line once 1000 have been read, and at the end of every epoch. `data/noise_left_out` is
+    logged too: the utterances so far, in the first process, that stayed without their noise or room because
+    it could not be read or was silent.
 
     Args:
         folder: of the run.
@@ -64,7 +65,7 @@ class BadData(Callback):
         self.last = {"utterances": "", "noise": ""}
 
     def state_dict(self) -> dict[str, Any]:
-        """What has been read so far. Of this process alone since the last judgement."""
+        """What has been read so far: by all processes up to the last judgement, by this one since then."""
         return {"read": dict(self.judged + self.read), "left_out": self._left_out()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -73,17 +74,18 @@ class BadData(Callback):
         self.left_out_before = state_dict["left_out"]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """A list of jobs before this one is gone on with."""
+        """Continue the list of earlier jobs."""
         self.distorter = getattr(pl_module, "distorter", None)
         if self.path.exists():
             self.listed |= set(self.path.read_text(encoding="utf-8").split("\n"))
 
-    def on_train_batch_end(  # noqa: D102
+    @override
+    def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self.read["utterances"] += len(batch) + len(batch.skipped)
         self.read["bad utterances"] += len(batch.skipped)
-        if isinstance(batch, Batch):  # others have no noise
+        if isinstance(batch, Batch):  # batches of heads have no noise
             self.read["noise"] += batch.noise_reads
             self.read["bad noise"] += len(batch.noise_lost) + len(batch.noise_silent)
             self.read["pauses"] += batch.noise_pauses
@@ -93,7 +95,8 @@ class BadData(Callback):
             if self.distorter is not None:
                 pl_module.log("data/noise_left_out", float(self._left_out()))
 
-    def on_validation_batch_end(  # noqa: D102
+    @override
+    def on_validation_batch_end(
         self,
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
@@ -104,15 +107,17 @@ class BadData(Callback):
     ) -> None:
         self._list(batch, "dev ")
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
+    @override
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._judge(trainer, at_least=1)
 
-    def on_exception(  # noqa: D102
+    @override
+    def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         if isinstance(exception, NothingUsable):  # on all processes, between two batches
             self._add("utterances", exception.skipped, "" if trainer.training else "dev ")
-            if trainer.training and validation_follows(trainer):  # is done: its step is counted again later
+            if trainer.training and validation_follows(trainer):  # the resumed run counts that step again
                 trainer.fit_loop.epoch_loop._batches_that_stepped -= 1
             exception.args = (f"{exception}; {self._saved(trainer)}",)
 
@@ -127,7 +132,7 @@ class BadData(Callback):
     def _add(self, kind: str, unusable: Sequence[tuple[str, str]], split: str) -> None:
         """Append what is new to the list; several processes may write to it.
 
-        Dev speech goes by "dev NAME": a name may be in both.
+        Dev speech is listed as "dev NAME", since a name may be in both sets.
         """
         if unusable:
             self.last[kind] = blame(*unusable[-1], quoted=True)
@@ -163,12 +168,12 @@ class BadData(Callback):
                 raise TooManyBad(
                     f"{n_bad} of {n_read} {what} cannot be used, more than "
                     f"{self.folder.option('data.max_bad_fraction')}={self.max_fraction:g} allows; "
-                    f"the last is {self.last[kind] or 'there'}; "
+                    f"the last is {self.last[kind] or 'in the list'}; "
                     f"{self._saved(trainer)}"
                 )
 
     def _warn_of_pauses(self, trainer: pl.Trainer, at_least: int) -> None:
-        """Once: recordings may pause, but speech of which much stays clean is not what was asked for."""
+        """Once: recordings may pause, but if they do so often, too much speech stays clean."""
         n_read, n_silent = self.judged["noise"], self.judged["pauses"]
         if n_read < at_least or n_silent <= self.max_fraction * n_read or "pauses" in self.warned:
             return
@@ -181,7 +186,7 @@ class BadData(Callback):
             )
 
     def _saved(self, trainer: pl.Trainer) -> str:
-        """Save, and say how to go on: what is mended or allowed then is judged by itself."""
+        """Save, and say how to continue; what is fixed or allowed then is judged afresh."""
         self.judged.clear()
         self.read.clear()
         save_last(trainer)
@@ -193,8 +198,8 @@ class SkipNonFinite(Callback):
     """Leaves out updates whose gradient is not finite, and stops after too many consecutive ones.
 
     The weights have then broken down, though they are finite themselves: they are not saved, and the message
-    says from where the run can go on. With float16, whose loss scale finds its size by overflowing, the first
-    updates are skipped as well.
+    says from where the run can be continued. With float16, whose loss scale is found by overflowing, the
+    first updates are left out as well.
 
     Args:
         folder: of the run; `folder.nonfinite` lists step and utterances of each such update.
@@ -208,33 +213,38 @@ class SkipNonFinite(Callback):
         self.first = 0  # step of the first of the consecutive ones
         self.ids: list[str] = []
 
-    def state_dict(self) -> dict[str, int]:  # noqa: D102
+    @override
+    def state_dict(self) -> dict[str, int]:
         return {"on_end": self.consecutive, "first": self.first}  # the key is that of earlier checkpoints
 
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:  # noqa: D102
+    @override
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
         self.consecutive, self.first = state_dict["on_end"], state_dict["first"]
 
-    def on_train_batch_start(  # noqa: D102
+    @override
+    def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
     ) -> None:
         self.ids = batch.ids
 
-    def on_before_optimizer_step(  # noqa: D102
+    @override
+    def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        # The same on every process: gradients have been averaged by now.
+        # The same in every process: gradients have been averaged by now.
         if torch.isfinite(torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])):
             self.consecutive = 0
             return
         for parameter in parameters:
-            parameter.grad = None  # optimisers leave such a parameter as it is
+            parameter.grad = None  # optimisers do not change a parameter without gradient
         if not self.consecutive:
             self.first = trainer.global_step
         self.consecutive += 1
         self._list(trainer.global_step)
 
-    def on_train_batch_end(  # noqa: D102
+    @override
+    def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         if self.consecutive < self.most:

@@ -1,4 +1,4 @@
-"""Sounds and pictures of what the networks hear, among a run's logs.
+"""Audio and spectrograms of what the networks hear, for a run's loggers.
 
 Shapes: B utterances, T samples at 16 kHz, F frames, M mel bands.
 """
@@ -15,6 +15,7 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 from torch import Tensor
+from typing_extensions import override
 
 from distill.batch import Batch
 from distill.distortions.plan import UtterancePlan
@@ -29,7 +30,7 @@ class Heard:
     samples: np.ndarray
     """(T,) float32 within +-1."""
     caption: str
-    """The utterance and what was done to it."""
+    """The utterance and its distortions."""
 
 
 class Listening(Callback):
@@ -43,7 +44,8 @@ class Listening(Callback):
         self.every_n_steps = every_n_steps
         self.shown = 0
 
-    def on_train_batch_end(  # noqa: D102
+    @override
+    def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         step = trainer.global_step
@@ -77,7 +79,7 @@ def heard(module: pl.LightningModule, batch: Batch) -> dict[str, Heard]:
 
 
 def describe(plan: UtterancePlan) -> str:
-    """A plan in words, in the order of what is done."""
+    """A plan in words, in the order in which it is applied."""
     noise = "" if plan.additive == "none" else f"{plan.additive} at {plan.snr_db:.1f} dB SNR"
     effect = {
         "none": "",
@@ -110,11 +112,11 @@ def show(logger: Logger, sounds: dict[str, Heard], step: int) -> None:
 
 
 def draw_spectrograms(sounds: dict[str, Heard]) -> np.ndarray:
-    """Log-mel spectrograms one below the other, captions as titles; (height, width, 3) uint8."""
+    """Log-mel spectrograms below each other, captions as titles; (height, width, 3) uint8."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 2.6 * len(sounds)), layout="constrained")  # of its own: nothing to close
+    figure = Figure(figsize=(9, 2.6 * len(sounds)), layout="constrained")  # not pyplot's: no close
     canvas = FigureCanvasAgg(figure)
     for axes, sound in zip(figure.subplots(len(sounds), squeeze=False)[:, 0], sounds.values(), strict=True):
         mels = log_mel(torch.from_numpy(sound.samples)).numpy()

@@ -1,8 +1,8 @@
 """One training at a time in a run folder, also where several machines see it.
 
-The lock is a small file that names its process and is touched every few seconds. No lock of the file system
-is used, since those of network file systems may hang or do nothing. A process that is gone, on this machine
-or another, holds nobody up for more than `SILENT_S` seconds.
+The lock is a small file that names its process and is touched every few seconds. Locks of the file system
+are not used, since those of network file systems may hang or have no effect. A process that has died, on
+this machine or another, delays others by at most `SILENT_S` seconds.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ logger = logging.getLogger(__name__)
 
 NAME = ".lock"
 BEAT_S, SILENT_S = 15.0, 90.0
-"""Seconds between two signs of life; seconds without one after which a process on another machine is gone."""
+"""Seconds between two signs of life; seconds without one after which a process elsewhere counts as dead."""
 _POLL_S = 0.5
 
 
 class RunLock(Callback):
     """Holds a run folder while a `with` block lasts; of several processes, the first does.
 
-    As a callback of the training it ends it if somebody else has taken the folder over meanwhile: this
-    process was then silent for so long that it seemed to be gone.
+    As a callback it ends the training if another process has taken over the folder: this one was then silent
+    for so long that it seemed dead.
 
     Args:
         folder: made if missing.
@@ -74,14 +74,14 @@ class RunLock(Callback):
                 self.path.unlink(missing_ok=True)
 
     def on_train_batch_end(self, *_: Any, **__: Any) -> None:
-        """Stop if the folder is somebody else's by now; nothing more is written to it."""
+        """Stop if another process has taken over the folder; nothing more is written to it."""
         self._refuse_if(self.lost)
 
     def check(self) -> None:
-        """Look whether the folder is still this process's, before what was trained in it is released.
+        """Check that this process still holds the folder, before its model is released.
 
         Raises:
-            UserError: it is somebody else's.
+            UserError: it does not.
         """
         self._refuse_if(self._thread is not None and self._owner() not in (self.token, "", None))
 
@@ -89,11 +89,11 @@ class RunLock(Callback):
         if lost:
             raise UserError(
                 f"{self.folder} was taken over by another process, {_describe(_read(self.path)[0])}, while "
-                "this one seemed to be gone: it ends here"
+                "this one seemed dead: it ends here"
             )
 
     def _create(self) -> bool:
-        """Make the lock file, unless there is one."""
+        """Make the lock file, unless it exists."""
         about = {"token": self.token, **_this_process()}
         try:
             with self.path.open("x", encoding="utf-8") as file:
@@ -108,26 +108,26 @@ class RunLock(Callback):
         return True
 
     def _clear(self) -> None:
-        """Remove the lock of a process that is gone, with a message.
+        """Remove the lock of a dead process, with a message.
 
         Raises:
-            UserError: it is not gone.
+            UserError: it is alive.
         """
         holder = self._living_refused()
         aside = self.path.with_name(f"{NAME}.{self.token}")
         try:
-            self.path.rename(aside)  # of several that wait, one succeeds
+            self.path.rename(aside)  # of several waiting processes, one succeeds
         except FileNotFoundError:
-            return  # it was given back
-        if _read(aside)[0] != holder:  # somebody was faster: it is theirs
+            return  # it was released
+        if _read(aside)[0] != holder:  # another process was faster: the lock is its
             with suppress(OSError):
                 os.link(aside, self.path)
         else:
-            logger.warning("%s: %s is gone, its lock is taken over", self.folder, _describe(holder))
+            logger.warning("%s: %s has ended, its lock is taken over", self.folder, _describe(holder))
         aside.unlink()
 
     def refuse_others(self) -> None:
-        """Look whether another process trains in the folder, without taking it.
+        """Check that no other process trains in the folder, without locking it.
 
         Raises:
             UserError: one does.
@@ -137,10 +137,10 @@ class RunLock(Callback):
             self._living_refused()
 
     def _living_refused(self) -> dict[str, Any]:
-        """What the lock says, if its process is gone.
+        """What the lock says, if its process is dead.
 
         Raises:
-            UserError: it is not gone.
+            UserError: it is alive.
         """
         holder, seen = _read(self.path)
         alive = _is_alive(holder)
@@ -154,7 +154,7 @@ class RunLock(Callback):
         return holder
 
     def _shows_life(self, holder: dict[str, Any], seen: int) -> bool:
-        """Whether a process that cannot be asked touches its lock. Looked at, not compared with a clock."""
+        """Whether a process elsewhere touches its lock, observed for a while: clocks of machines differ."""
         logger.warning(
             "%s is locked by %s: waiting up to %.0f s for a sign of life",
             *(self.folder, _describe(holder), SILENT_S),
@@ -175,13 +175,13 @@ class RunLock(Callback):
                 self.lost = True
                 return
             with suppress(OSError):
-                if owner == "":  # somebody has cleaned up
+                if owner == "":  # somebody removed the file
                     self._create()
                 else:
                     os.utime(self.path)  # needs no room on a full disk
 
     def _owner(self) -> str | None:
-        """Whose the lock is, "" if there is none; None if it cannot be read, now: nothing is known then."""
+        """Token of the lock, "" if no lock exists, None if it cannot be read at the moment."""
         try:
             there = self.path.exists()
         except OSError:
@@ -199,9 +199,9 @@ def _this_process() -> dict[str, Any]:
 
 
 def _read(path: Path) -> tuple[dict[str, Any], int]:
-    """What a lock file says, {} if that cannot be read, and when it was touched.
+    """What a lock file says, {} if unreadable, and when it was touched (ns).
 
-    Opened each time: network file systems look for changes then.
+    It is opened each time, since network file systems look for changes only then.
     """
     try:
         with path.open(encoding="utf-8") as file:
@@ -213,7 +213,7 @@ def _read(path: Path) -> tuple[dict[str, Any], int]:
 
 
 def _is_alive(holder: dict[str, Any]) -> bool | None:
-    """Whether the process of a lock is there; None if this one cannot know."""
+    """Whether the process of a lock is alive; None if it cannot be known from here."""
     here = _this_process()
     if any(holder.get(key) != here[key] for key in ("host", "space")) or type(holder.get("pid")) is not int:
         return None
@@ -221,12 +221,12 @@ def _is_alive(holder: dict[str, Any]) -> bool | None:
         os.kill(holder["pid"], 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # another user's, perhaps of a number that was free meanwhile
+    except PermissionError:  # another user's, perhaps a newer one with the same number
         pass
     state, started = _stat(holder["pid"])
-    if not started:  # not to be seen here
+    if not started:  # not visible from here
         return None
-    # Else it is another one of that number, or has ended and its parent does not care.
+    # Otherwise it is a newer process with the same number, or a zombie.
     return state not in "ZX" and started == holder.get("started")
 
 
@@ -235,7 +235,7 @@ def _describe(holder: dict[str, Any]) -> str:
 
 
 def _pid_space() -> str:
-    """Within which process numbers mean the same: containers of one host name have their own."""
+    """Namespace of the process numbers: containers with one host name have their own."""
     try:
         return os.readlink("/proc/self/ns/pid")
     except OSError:
@@ -243,7 +243,7 @@ def _pid_space() -> str:
 
 
 def _stat(pid: int) -> tuple[str, str]:
-    """State of a process, a letter, and its start, in ticks since that of the machine; "" if unknown."""
+    """State of a process (a letter) and its start in clock ticks since boot; "" if unknown."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -1,7 +1,4 @@
-"""Where a run's numbers, sounds and pictures go, and that no trouble there stops the run.
-
-Shapes: B utterances, T samples at 16 kHz, F frames, M mel bands.
-"""
+"""Loggers of a run: CSV, TensorBoard, Weights & Biases. Their failures do not stop training."""
 
 from __future__ import annotations
 
@@ -16,6 +13,7 @@ from typing import Any
 
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.loggers.logger import DummyLogger
+from typing_extensions import override
 
 from distill.errors import first_line
 from distill.options import Recipe
@@ -30,7 +28,7 @@ class SafeLogger(Logger):
 
     Args:
         logger: does the work.
-        spare: makes the logger to go on with if that one cannot be opened (its server is out of reach, say).
+        spare: makes the logger to use if that one cannot be opened, as without a network.
     """
 
     def __init__(self, logger: Logger, spare: Callable[[], Logger] | None = None):
@@ -45,12 +43,12 @@ class SafeLogger(Logger):
         try:
             return action(self.logger)
         except Exception as error:
-            self._warn(f"failed: {_in_short(error)}; training goes on, that log may have gaps")
+            self._warn(f"failed: {_in_short(error)}; training continues, that log may have gaps")
             return None
 
     @property
     def experiment(self) -> Any:
-        """What the logger writes with, opened by the first look at it."""
+        """What the logger writes with; opened by the first access."""
         try:
             return self.logger.experiment  # pyright: ignore[reportAttributeAccessIssue]
         except Exception as error:
@@ -58,7 +56,7 @@ class SafeLogger(Logger):
                 self._warn(f"cannot be reached: {_in_short(error)}; logging offline instead")
                 self.logger, self.spare, self.warned = self.spare(), None, False
                 return self.experiment
-            self._warn(f"cannot be opened: {_in_short(error)}; training goes on without it")
+            self._warn(f"cannot be opened: {_in_short(error)}; training continues without it")
             self.logger = DummyLogger()
             return self.logger.experiment
 
@@ -68,32 +66,39 @@ class SafeLogger(Logger):
         self.warned = True
 
     @property
-    def name(self) -> str | None:  # noqa: D102
+    @override
+    def name(self) -> str | None:
         return self.attempt(lambda logger: logger.name)
 
     @property
-    def version(self) -> int | str | None:  # noqa: D102
+    @override
+    def version(self) -> int | str | None:
         return self.attempt(lambda logger: logger.version)
 
     @property
-    def save_dir(self) -> str | None:  # noqa: D102
+    @override
+    def save_dir(self) -> str | None:
         return self.attempt(lambda logger: logger.save_dir)
 
-    def log_metrics(self, metrics: Any, step: int | None = None) -> None:  # noqa: D102
+    @override
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
         self.attempt(lambda logger: logger.log_metrics(metrics, step))
 
-    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:  # noqa: D102
+    @override
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         self.attempt(lambda logger: logger.log_hyperparams(params, *args, **kwargs))
 
-    def save(self) -> None:  # noqa: D102
+    @override
+    def save(self) -> None:
         self.attempt(lambda logger: logger.save())
 
-    def finalize(self, status: str) -> None:  # noqa: D102
+    @override
+    def finalize(self, status: str) -> None:
         self.attempt(lambda logger: logger.finalize(status))
 
 
 def _in_short(error: Exception) -> str:
-    """Kind and first line."""
+    """Type and first line."""
     return f"{type(error).__name__}: {first_line(error)}"
 
 
@@ -103,7 +108,8 @@ class OfflineWandbLogger(WandbLogger):
     def __init__(self, **options: Any):
         super().__init__(**options, mode="offline")
 
-    def finalize(self, status: str) -> None:  # noqa: D102
+    @override
+    def finalize(self, status: str) -> None:
         super().finalize(status)
         if self._experiment is not None:  # online, this would wait for the network: left to the process's end
             self._experiment.finish(exit_code=int(status != "success"))
@@ -134,7 +140,7 @@ def wandb_mode(wish: str) -> str:
     """Whether Weights & Biases logs "online", "offline", or is "off".
 
     Its own switches count. `WANDB_MODE=disabled` and `WANDB_DISABLED=true` turn it off whatever a recipe
-    says: whoever starts a run may know that nothing is to be written or sent. `WANDB_MODE=offline` (or
+    says, for those who must not write or send anything. `WANDB_MODE=offline` (or
     `dryrun`) and `online` decide where the recipe does not, that is, has "auto"; without them an API key
     means online.
 
@@ -160,14 +166,14 @@ def _wandb(kind: type[WandbLogger], recipe: Recipe, folder: RunFolder) -> WandbL
         config=asdict(recipe),
         id=_wandb_id(folder.wandb_id),
         resume="allow",
-        reinit="create_new",  # not into the run of a training before this one in the same process
+        reinit="create_new",  # not into the run of an earlier training in the same process
     )
     logger._wandb_init.pop("anonymous", None)  # Lightning always passes it, wandb warns about it
     return logger
 
 
 def _wandb_id(path: Path) -> str:
-    """The same when a run is resumed, so that Weights & Biases goes on with its curves."""
+    """The same when a run is resumed, so that Weights & Biases continues its curves."""
     if path.exists():
         return path.read_text(encoding="utf-8").strip()
     made = secrets.token_hex(4)
@@ -178,10 +184,7 @@ def _wandb_id(path: Path) -> str:
 
 
 def keep_old_log(metrics: Path) -> None:
-    """Rename the log of the run so far, which Lightning's logger would delete when the run is resumed."""
+    """Rename the log so far, which Lightning's logger would delete when the run is resumed."""
     if metrics.exists() and is_first_process():
         number = 1 + len(list(metrics.parent.glob("metrics-*.csv")))
         metrics.rename(metrics.with_name(f"metrics-{number}.csv"))
-
-
-# ------------------------------------------------------------------------------------- sounds and pictures

@@ -15,6 +15,7 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.profilers import Profiler
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from typing_extensions import override
 
 from distill.batch import Batch
 from distill.data.datamodule import SpeechData
@@ -30,7 +31,7 @@ WARM_UP = 3  # steps: memory is allocated, kernels are chosen, data workers star
 PARTS = ("data wait", "distortions", "teacher", "student forward", "backward", "optimiser", "classifier")
 OTHER = "loss, other"
 _ADVICE = {
-    "data wait": "Loading takes longest, though not too long: more data.workers may help",
+    "data wait": "Loading takes longest, though not long: more data.workers may help",
     "distortions": "Distorting takes longest, as it does on a CPU only (pitch and reverb): use a GPU",
     "teacher": "The teacher takes longest, being large: trainer.precision=bf16-mixed helps on recent GPUs, "
     "and a smaller data.max_samples shortens what it hears",
@@ -51,7 +52,7 @@ class ProfileReport:
     recipe: str
     """Its name."""
     device: str
-    """How many of which, and the precision. The times are those of the first process."""
+    """How many devices of which kind, and the precision. Times are those of the first process."""
     utterances: float
     """Of a global batch, on average."""
     workers: int
@@ -59,7 +60,7 @@ class ProfileReport:
     parts_ms: dict[str, float]
     """Median milliseconds of a step by part, in the order of the table."""
     step_ms: float
-    """Median milliseconds of a whole step."""
+    """Median milliseconds of a step."""
     steps: int
     """Measured steps."""
     audio_s_per_s: float
@@ -102,15 +103,15 @@ def profile(recipe: Recipe, steps: int = 20) -> ProfileReport:
     """Train for a few steps and say where the time went. Nothing is kept.
 
     On a CUDA device the marks are events in its stream, read at the end: nothing waits for them, so steps are
-    as fast as in training, and "data wait" is the time for which the device stood still for data.
+    as fast as in training, and "data wait" is the time that the device stood idle for data.
 
     Args:
-        recipe: to distil a student; its teacher and data have to be there.
+        recipe: to distil a student; its teacher and data must exist.
         steps: measured ones, after 3 to warm up.
 
     Raises:
         UsageError: the recipe trains no student, or steps is not positive.
-        UserError: for anything else the user can mend.
+        UserError: for anything else that the user can fix.
     """
     if steps < 1:
         raise UsageError(f"steps must be at least 1, not {steps}")
@@ -152,7 +153,7 @@ def _trainer(recipe: Recipe, clock: StepClock, folder: str) -> pl.Trainer:
 
 
 class StepClock(Callback):
-    """Marks the beginning and end of every part of every step, from outside of the module."""
+    """Marks the beginning and end of every part of every step, without changes to the module."""
 
     def __init__(self) -> None:
         self.spans: list[list[tuple[str, Any, Any]]] = [[]]  # of each step: part, begin, end
@@ -162,7 +163,8 @@ class StepClock(Callback):
         self.open: dict[str, Any] = {}
         self.mark: Callable[[], Any] = time.perf_counter
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
+    @override
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Distillation)
         if trainer.strategy.root_device.type == "cuda":
             self.mark = _cuda_mark
@@ -194,10 +196,11 @@ class StepClock(Callback):
         self.open[part] = self.mark()
 
     def end(self, part: str) -> None:
-        """It ends; what it took counts for the step that is going on."""
+        """It ends; its time counts for the current step."""
         self.spans[-1].append((part, self.open.pop(part), self.mark()))
 
-    def on_train_batch_end(  # noqa: D102
+    @override
+    def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         self.ends.append(self.mark())
@@ -206,7 +209,7 @@ class StepClock(Callback):
         self.spans.append([])
 
     def report(self, recipe: Recipe, trainer: pl.Trainer) -> ProfileReport:
-        """What the steps behind the warm-up took."""
+        """The times of the steps after the warm-up."""
         if trainer.strategy.root_device.type == "cuda":
             torch.cuda.synchronize()
         steps_ms, parts_ms = [], []
@@ -230,7 +233,7 @@ class StepClock(Callback):
 
 
 class _FetchMarks(Profiler):
-    """Lightning tells its profiler when it fetches a batch; the rest of what it tells is not needed."""
+    """A profiler of Lightning that marks the fetching of batches, and nothing else."""
 
     def __init__(self, clock: StepClock):
         super().__init__()

@@ -1,4 +1,4 @@
-"""What a long run shows and how it ends."""
+"""What a long run shows: progress, speed, gradient norms, memory."""
 
 from __future__ import annotations
 
@@ -11,18 +11,21 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.profilers import PassThroughProfiler
 from tqdm import tqdm
+from typing_extensions import override
 
 from distill.batch import Batch
 from distill.waveforms import SAMPLE_RATE
 
-# Steps that are not timed (caches fill, kernels are chosen), steps that are, and the fewest to say it for.
-UNTIMED_STEPS, TIMED_STEPS, LONG_RUN_STEPS = 2, 10, 50
+UNTIMED_STEPS, TIMED_STEPS = 2, 10
+"""Steps that are not timed, since caches fill and kernels are chosen, and those that are after them."""
+LONG_RUN_STEPS = 50
+"""The fewest steps for which the total time is estimated."""
 
 
 class StepProgress(Callback):
     """One bar over all steps: loss, seconds of audio per second, time left. Validation losses as lines.
 
-    Long runs say early on how long they will take.
+    Long runs estimate early how long they will take.
     """
 
     def __init__(self, name: str):
@@ -32,7 +35,8 @@ class StepProgress(Callback):
         self.timed_from: float | None = None
         self.projected = False
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
+    @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.started, self.audio_s = time.monotonic(), 0.0
         self.first_step, self.timed_from = trainer.global_step, None
         self.bar = tqdm(
@@ -44,7 +48,8 @@ class StepProgress(Callback):
             disable=None if trainer.is_global_zero else True,  # None: no bar where stderr is not a terminal
         )
 
-    def on_train_batch_end(  # noqa: D102
+    @override
+    def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         self.audio_s += float(batch.lengths.sum()) / SAMPLE_RATE * trainer.world_size
@@ -59,7 +64,7 @@ class StepProgress(Callback):
         self.bar.update()
 
     def _project(self, trainer: pl.Trainer) -> None:
-        """Once, when enough steps have been timed: how long all that are left will take."""
+        """Once, when enough steps have been timed: the time for all steps of this job."""
         done, steps = trainer.global_step - self.first_step, trainer.max_steps - self.first_step
         if steps < LONG_RUN_STEPS or not trainer.is_global_zero:
             return
@@ -72,16 +77,19 @@ class StepProgress(Callback):
             self.bar.write(f"{self.name}: {about}", file=sys.stderr)
             self.projected = True
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
+    @override
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero and self.bar is not None:
             values = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
             shown = ", ".join(f"{name.removeprefix('val/')} {value:.4f}" for name, value in values.items())
             self.bar.write(f"{self.name} step {trainer.global_step}: dev {shown}", file=sys.stderr)
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
+    @override
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.bar.close()
 
-    def on_exception(  # noqa: D102
+    @override
+    def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         if self.bar is not None:
@@ -96,11 +104,13 @@ class WaitClock(PassThroughProfiler):
         self.waited_s = 0.0
         self._since = 0.0
 
-    def start(self, action_name: str) -> None:  # noqa: D102
+    @override
+    def start(self, action_name: str) -> None:
         if action_name.endswith("train_dataloader_next"):
             self._since = time.monotonic()
 
-    def stop(self, action_name: str) -> None:  # noqa: D102
+    @override
+    def stop(self, action_name: str) -> None:
         if action_name.endswith("train_dataloader_next"):
             self.waited_s += time.monotonic() - self._since
 
@@ -116,10 +126,12 @@ class Gauges(Callback):
         self.since = self.waited_s = 0.0
         self.logged = 0
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
+    @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._reset(trainer)
 
-    def on_before_optimizer_step(  # noqa: D102
+    @override
+    def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any
     ) -> None:
         if (trainer.global_step + 1) % log_interval(trainer):
@@ -130,7 +142,8 @@ class Gauges(Callback):
             pl_module.log("gradient_norm", torch.stack(list(norms.values())).norm())
             pl_module.log("lr", optimizer.param_groups[0]["lr"])
 
-    def on_train_batch_end(  # noqa: D102
+    @override
+    def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         step = trainer.global_step
@@ -143,7 +156,7 @@ class Gauges(Callback):
         self._reset(trainer)
 
     def _reset(self, trainer: pl.Trainer) -> None:
-        """A log line is written: measure from here."""
+        """After a log line: measure from here."""
         self.logged = trainer.global_step
         self.since = time.monotonic()
         clock = profiler_of(trainer)
@@ -156,7 +169,7 @@ def log_interval(trainer: pl.Trainer) -> int:
 
 
 def profiler_of(trainer: pl.Trainer) -> Any:
-    """Set by Lightning's connectors, out of sight of type checkers."""
+    """The profiler, which Lightning sets in a way that type checkers do not see."""
     return trainer.profiler  # pyright: ignore[reportAttributeAccessIssue]
 
 
@@ -173,7 +186,7 @@ def gradient_norms(module: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def memory_gib(device: torch.device) -> float:
-    """The most so far: allocated on a GPU, otherwise the resident set of this process, not its workers."""
+    """Peak memory: allocated on a GPU, otherwise the resident set of this process without its workers."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     import resource  # not on every platform that has a GPU

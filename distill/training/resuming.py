@@ -1,4 +1,4 @@
-"""What makes a run that was stopped and resumed the one that it would have been."""
+"""What makes a resumed run equal one that was never stopped."""
 
 from __future__ import annotations
 
@@ -43,21 +43,21 @@ class KeepRecipe(Callback):
 class StepSeed(Callback):
     """Seeds torch for every training batch by (seed, epoch, index of the batch, process).
 
-    Dropout is then the same in a run that was stopped and resumed as in one that never was, without any state
-    to save.
+    Dropout is then the same in a resumed run as in one that was never stopped, without any state to save.
     """
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
-    def on_train_batch_start(  # noqa: D102
+    @override
+    def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         torch.manual_seed(hash_number("step", self.seed, *batch.position, trainer.global_rank) >> 1)
 
 
 class RecipeSettings(Callback):
-    """A resumed run has the settings of its recipe, and says where its model is no longer what it was.
+    """Gives a resumed run the settings of its recipe, and says where its model differs from before.
 
     Lightning restores learning rate, betas, eps and weight decay from the checkpoint, along with the moments.
     A recipe that was changed (`--override`) would have no effect.
@@ -67,7 +67,7 @@ class RecipeSettings(Callback):
         self.made: list[list[dict[str, Any]]] = []
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Optimisers are made, and not yet restored."""
+        """Keep the settings of the optimisers, which are made but not yet restored."""
         self.made = [
             [{key: value for key, value in group.items() if key != "params"} for group in made.param_groups]
             for made in trainer.optimizers
@@ -76,15 +76,15 @@ class RecipeSettings(Callback):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Say what differs from the model that the checkpoint was written of: its dropout, for instance."""
+        """Say how the model differs from that of the checkpoint, for instance in dropout."""
         now: dict[str, Any] = {"state_dict": {}}
         pl_module.on_save_checkpoint(now)
         before, after = (_architecture(one) for one in (checkpoint, now))
         if before and (changes := differing_values(before, after)):
-            logger.warning("from here on the model is not what it was: %s", "; ".join(changes))
+            logger.warning("from here on the model differs from before: %s", "; ".join(changes))
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """They are restored; the schedule goes on from the number of updates made."""
+        """Set the recipe's settings again after the restore; the schedule continues at the current update."""
         for optimizer, groups in zip(trainer.optimizers, self.made, strict=True):
             for group, made in zip(optimizer.param_groups, groups, strict=True):
                 group.update(made)
@@ -100,5 +100,5 @@ class RecipeSettings(Callback):
 
 
 def _architecture(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """Of the model, as JSON has it; {} where none is described (heads)."""
+    """That of the model as JSON represents it; {} if the checkpoint has none (heads)."""
     return json.loads(json.dumps(checkpoint.get("distill", {}).get("architecture", {})))

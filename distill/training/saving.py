@@ -1,4 +1,4 @@
-"""Checkpoints of a run on the disk: which one is the best, whether they are whole, and full disks."""
+"""Checkpoints of a run on disk: which is the best, whether they are intact, and what if the disk is full."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch.utils._pytree import tree_map_only
+from typing_extensions import override
 
 from distill.atomic import atomic
 from distill.checkpoints import safe_pickle
@@ -23,19 +24,19 @@ from distill.training.run_folder import BEST
 logger = logging.getLogger(__name__)
 
 _LIGHTNINGS = {"state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks", "global_step"}
-"""What a checkpoint of a training has at least."""
+"""Keys that every checkpoint of a training has."""
 
 
 def damage(path: Path) -> str:
     """What is wrong with a checkpoint file, "" if every part of it matches its checksum.
 
-    torch writes a checksum (CRC-32) of each tensor into its files, and does not look at it when it reads.
+    torch writes a checksum (CRC-32) of each tensor into its files, but does not verify it when it reads.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             part = archive.testzip()
     except FileNotFoundError:
-        return "it is not there"
+        return "it does not exist"
     except Exception as error:  # a damaged header can make zipfile raise anything
         return " ".join(str(error).split()) or type(error).__name__
     return f"{part} does not match its checksum" if part else ""
@@ -56,8 +57,8 @@ class SoundCheckpoint(ModelCheckpoint):
     """Keeps the checkpoint with the lowest monitored value as `best.ckpt`.
 
     Nothing is saved at a validation where the weights may have broken down: while updates are left out
-    (`SkipNonFinite`), or if the monitored value is not finite. A run that goes on asks `best.ckpt` itself how
-    good it is, wherever the folder is by now.
+    (`SkipNonFinite`), or if the monitored value is not finite. In a resumed run the score of the best is read
+    from `best.ckpt` itself, wherever the folder is by now.
     """
 
     def __init__(self, folder: Path, monitor: str):
@@ -70,24 +71,24 @@ class SoundCheckpoint(ModelCheckpoint):
             enable_version_counter=False,
         )
         self.before: float | None = None
-        """How good the best was by the checkpoint that the run goes on from."""
+        """Score of the best, according to the checkpoint that the run is resumed from."""
 
     @property
     def state_key(self) -> str:
-        """That of Lightning's own, which checkpoints of old have."""
+        """That of Lightning's class, which earlier checkpoints have."""
         return super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__, 1)
 
     def state_dict(self) -> dict[str, Any]:
-        """How good the best is; no places of files."""
+        """The best score, without paths of files."""
         return {"monitor": self.monitor, "best_model_score": self.best_model_score}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The run goes on: how good its best checkpoint is, that one says, if it is there."""
+        """Keep the score that the checkpoint states: `best.ckpt`, if it exists, decides."""
         before = state_dict.get("best_model_score")
         self.before = None if before is None else float(before)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """What is to be beaten. A run that begins has nothing yet, whatever one before has left behind."""
+        """Find the score to beat. A new run has none, whatever an earlier one left in its folder."""
         super().on_train_start(trainer, pl_module)
         assert self.dirpath is not None
         path = Path(self.dirpath) / BEST
@@ -97,7 +98,7 @@ class SoundCheckpoint(ModelCheckpoint):
                 path.unlink(missing_ok=True)
             elif self.before is not None and not path.exists():
                 logger.warning(
-                    "%s, of %s %.4f, is not there any more: the best from now on is kept",
+                    "%s, of %s %.4f, is missing: the best from now on is kept",
                     *(path, self.monitor, self.before),
                 )
             try:
@@ -114,14 +115,15 @@ class SoundCheckpoint(ModelCheckpoint):
             self.best_k_models = {str(path): value}
 
     def _score(self, path: Path) -> float:
-        callbacks = read_checkpoint(path).get("callbacks", {})  # other versions have other keys
+        callbacks = read_checkpoint(path).get("callbacks", {})  # keys differ between versions of Lightning
         states = [state for key, state in callbacks.items() if key.startswith(ModelCheckpoint.__qualname__)]
-        score = states[0].get("best_model_score") if states else None  # set before it was written: its own
+        score = states[0].get("best_model_score") if states else None  # its own, set before it was written
         if score is None:
             raise CheckpointError(f"{path} does not say its {self.monitor}: restore it from a copy")
         return float(score)
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
+    @override
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         callbacks: Any = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
         left_out = any(callback.consecutive for callback in callbacks if isinstance(callback, SkipNonFinite))
         value = trainer.callback_metrics.get(self.monitor or "")
@@ -134,19 +136,20 @@ class _Unreadable(CheckpointError):
 
 
 class CarefulCheckpointIO(TorchCheckpointIO):
-    """Writes checkpoints beside the old ones first: whatever happens, one of the two is whole.
+    """Writes a checkpoint next to the old one before replacing it: one of the two is always intact.
 
-    A checkpoint that cannot be written, for lack of room say, does not end the training: the previous one
-    stays, and `problem` says what was amiss. The best one is then kept in memory and tried again with each
-    that follows, and `last.ckpt` never gets ahead of it: a run that goes on from there meets the best again.
+    A checkpoint that cannot be written, for instance on a full disk, does not end the training: the previous
+    one stays, and `problem` says what was wrong. The best one is then kept in memory and written with the
+    next, and `last.ckpt` never gets ahead of it: a run resumed from there finds the best again.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.problem = ""
-        self.kept: tuple[Path, bytes] | None = None  # the best, if it is not on the disk
+        self.kept: tuple[Path, bytes] | None = None  # the best, if it is not on disk
 
-    def save_checkpoint(  # noqa: D102
+    @override
+    def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
     ) -> None:
         path = Path(path)
@@ -168,11 +171,11 @@ class CarefulCheckpointIO(TorchCheckpointIO):
             reason = error.__context__ if isinstance(error.__context__, OSError) else error
             said = getattr(reason, "strerror", None) or str(reason).splitlines()[0]
             self.problem = f"{path} could not be written ({said})"
-            then = "the previous one stays" if path.exists() else "there is none"
+            then = "the previous one stays" if path.exists() else "none exists yet"
             logger.warning("%s; %s", self.problem, "it will be tried again" if path.name == BEST else then)
 
     def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
-        """The checkpoint that a run goes on from, read by our reader: torch may see another file in it.
+        """The checkpoint to resume from, by our own reader: torch may see another file in it.
 
         Raises:
             CheckpointError: if it is damaged or of another kind; says what can be done.
@@ -181,10 +184,10 @@ class CarefulCheckpointIO(TorchCheckpointIO):
             found = read_checkpoint(Path(path))
         except CheckpointError as error:
             best = Path(path).with_name(BEST)
-            whole = best != Path(path) and not damage(best)
-            advice = f", or go on from the best one: cp {best} {path}" if whole else ""
+            intact = best != Path(path) and not damage(best)
+            advice = f", or continue from the best one: cp {best} {path}" if intact else ""
             raise CheckpointError(f"{error}{advice}") from None
         if not isinstance(found, dict) or not found.keys() >= _LIGHTNINGS:
             raise CheckpointError(f"{path} is no checkpoint of a training: restore it from a copy")
-        # Not mapped from the file: that may be replaced or cut while the run goes on.
+        # Not mapped from the file, which may be replaced or truncated during the run.
         return tree_map_only(torch.Tensor, torch.clone, found)

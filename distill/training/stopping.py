@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SLURM's signals: the step is finished, `last.ckpt` is saved, and the run stops."""
+"""Ctrl-C, SIGTERM and SLURM's signals: the step is finished, `last.ckpt` is saved, the run stops."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from typing_extensions import override
 
 from distill.data.parcels import BatchLoader
 from distill.errors import UserError
@@ -46,25 +47,27 @@ class GracefulStop(Callback):
 
     So does SIGUSR1, which SLURM sends when asked to (`--signal=USR1@120`); the job is then put back into its
     queue. A process that trains alone and waits for data has no step to finish: it saves at once. A
-    validation is broken off and done again when the run goes on, except the one behind the last step, which
+    validation is abandoned and done again when the run is resumed, except the one after the last step, which
     is finished.
     """
 
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
         self.received = 0
-        self.speaks = False
+        self.is_first = False
         self.previous: dict[int, Any] = {}
         self.trainer: pl.Trainer | None = None
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:  # noqa: D102
-        self.speaks = trainer.is_global_zero
-        connector: Any = trainer._signal_connector  # would ignore SIGTERM until the first step is done
+    @override
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self.is_first = trainer.is_global_zero
+        connector: Any = trainer._signal_connector  # it would ignore SIGTERM until the first step is done
         connector.register_signal_handlers = lambda: None
         for signum in (signal.SIGTERM, signal.SIGUSR1):
             self._catch(signum)
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
+    @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.trainer = trainer
         for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
             self._catch(signum)
@@ -79,7 +82,7 @@ class GracefulStop(Callback):
         if self.trainer is None and signum == signal.SIGTERM:
             raise NotStarted(signum)
         idle = self._is_idle()
-        if self.speaks and not self.received:  # not by print, which may be what the signal interrupted
+        if self.is_first and not self.received:  # not by print, which the signal may have interrupted
             name, when = signal.Signals(signum).name, "" if idle else " after this step"
             os.write(2, f"distill: {name}: saving{when}, then stopping\n".encode())
         self.received = signum
@@ -88,20 +91,22 @@ class GracefulStop(Callback):
             self._stop(self.trainer, signum)
 
     def _is_idle(self) -> bool:
-        """Whether no step is going on, as far as all processes are concerned: this one waits for data."""
+        """Whether this process trains alone and waits for data, so that there is no step to finish."""
         if self.received or self.trainer is None or self.trainer.world_size > 1:
             return False
         ends = self.trainer.validating and self.trainer.global_step >= self.trainer.max_steps
         return BatchLoader.waiting and not ends
 
-    def on_train_batch_end(  # noqa: D102
+    @override
+    def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         received = largest_of_all(trainer, self.received)
-        if received and not validation_follows(trainer):  # which would be skipped when the run goes on
+        if received and not validation_follows(trainer):  # it would be skipped when the run is resumed
             self._stop(trainer, received)
 
-    def on_validation_batch_end(  # noqa: D102
+    @override
+    def on_validation_batch_end(
         self,
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
@@ -111,7 +116,7 @@ class GracefulStop(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         received = largest_of_all(trainer, self.received)
-        if received and trainer.global_step < trainer.max_steps:  # no resumed run does the last one again
+        if received and trainer.global_step < trainer.max_steps:  # a resumed run does not repeat the last one
             self._stop(trainer, received)
 
     def _stop(self, trainer: pl.Trainer, received: int) -> None:
@@ -120,11 +125,13 @@ class GracefulStop(Callback):
         requeued = requeue() if received == signal.SIGUSR1 and trainer.is_global_zero else ""
         raise Interrupted(received, self.folder, problem, requeued)
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
+    @override
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         save_last(trainer)
         self._restore()
 
-    def on_exception(  # noqa: D102
+    @override
+    def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         self._restore()
@@ -136,7 +143,7 @@ class GracefulStop(Callback):
 
 
 def requeue() -> str:
-    """Put this SLURM job back into its queue; returns what was done, "" outside of SLURM."""
+    """Put this SLURM job back into its queue; returns what was done, "" outside SLURM."""
     job = os.environ.get("SLURM_ARRAY_JOB_ID", os.environ.get("SLURM_JOB_ID"))
     if job is None:
         return ""
@@ -150,22 +157,22 @@ def requeue() -> str:
 
 
 def validation_follows(trainer: pl.Trainer) -> bool:
-    """Whether a validation is due behind the batch that has just been trained on."""
+    """Whether a validation is due after the batch that has just been trained on."""
     every = trainer.val_check_batch
     return bool(every and trainer.enable_validation and (trainer.fit_loop.total_batch_idx + 1) % every == 0)
 
 
 def last_checkpoint(trainer: pl.Trainer) -> Path:
-    """Where `last.ckpt` is: beside the best checkpoint."""
+    """Path of `last.ckpt`, next to the best checkpoint."""
     callback = trainer.checkpoint_callback
     assert isinstance(callback, ModelCheckpoint) and callback.dirpath
     return Path(callback.dirpath) / LAST
 
 
 def save_last(trainer: pl.Trainer) -> Path:
-    """Write `last.ckpt`. In the middle of a validation: so that a resumed run begins with all of it."""
+    """Write `last.ckpt`; during a validation, so that a resumed run starts with that validation."""
     if trainer.validating:
-        # As if its first batch were being evaluated: what Lightning knows as a validation to go back to.
+        # As if its first batch were being evaluated: Lightning then repeats the validation from its start.
         progress: Any = trainer.fit_loop.epoch_loop.val_loop.batch_progress
         progress.total.ready = progress.total.started = progress.total.completed + 1
         progress.total.processed = progress.total.completed

@@ -1,4 +1,4 @@
-"""From a recipe to a trained model in a run folder.
+"""From a recipe to a distilled student in a run folder.
 
 A run folder holds the resolved recipe, versions, logs (CSV, TensorBoard, Weights & Biases), checkpoints
 (`checkpoints/last.ckpt`, `checkpoints/best.ckpt`) and, in the end, `student.safetensors` + `student.json` (or
@@ -30,16 +30,16 @@ def train(recipe: DistillRecipe, out: Path, *, resume: bool = False, other_speec
     """Distil a student.
 
     Args:
-        recipe: everything that matters.
+        recipe: all options.
         out: the run folder; made if missing.
-        resume: go on from `out/checkpoints/last.ckpt`.
-        other_speech: also if `recipe.data.train` is not what it was then.
+        resume: continue from `out/checkpoints/last.ckpt`.
+        other_speech: resume although `recipe.data.train` has changed.
 
     Returns:
         Path of the released student, `out/student.safetensors`: the checkpoint with the lowest dev loss.
 
     Raises:
-        UserError: for anything the user can mend: missing data or teacher, impossible options.
+        UserError: for anything the user can fix: missing data or teacher, impossible options.
     """
     pl.seed_everything(recipe.seed, verbose=False)
     folder = RunFolder(out)
@@ -83,7 +83,7 @@ def make_module(recipe: DistillRecipe) -> Distillation:
 
 
 def say_start(trainer: pl.Trainer, module: Distillation, recipe: Recipe, out: Path) -> None:
-    """One line that says what is about to happen."""
+    """Print one line about models, steps, device and folder."""
     if trainer.is_global_zero:
         encoder = sum(p.numel() for p in module.student.encoder.parameters()) / 1e6
         teacher = sum(p.numel() for p in module.teacher.parameters()) / 1e6

@@ -1,4 +1,4 @@
-"""The Lightning Trainer of a recipe, and how it is run."""
+"""The Lightning Trainer of a recipe, and the training with it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def make_trainer(recipe: Recipe, folder: RunFolder, *, monitor: str = "val/loss"
             hint = f": did you mean trainer.{close[0]}?" if close else ""
             raise ConfigError(f"unknown key 'trainer.{key}'{hint}")
         if key not in TRAINER_KEYS:
-            raise ConfigError(f"trainer.{key} is not passed on: there are {', '.join(TRAINER_KEYS)}")
+            raise ConfigError(f"trainer.{key} is not passed on: choose from {', '.join(TRAINER_KEYS)}")
     layout = layout_of(recipe)
     check_world(layout.processes * layout.nodes)
     options = recipe.optim
@@ -101,14 +101,14 @@ def fit(
     resume: bool,
     lock: RunLock | None = None,
 ) -> float:
-    """Train; leave `checkpoints/last.ckpt` behind whatever happens. `finish` is what makes the run finished.
+    """Train, and write `checkpoints/last.ckpt` whatever happens; `finish` marks the run as finished.
 
     Args:
         trainer: of `make_trainer`.
         module: what to train.
         data: on what.
         folder: of the run.
-        resume: go on from its last checkpoint.
+        resume: continue from its last checkpoint.
         lock: of the run folder.
 
     Returns:
@@ -130,7 +130,7 @@ def fit(
             f"{folder.last} is of a model of another shape than the recipe's: {first_misfit(error)}"
         ) from None
     except SystemExit as error:
-        if isinstance(error.__context__, KeyboardInterrupt):  # Lightning's way of ending on Ctrl-C
+        if isinstance(error.__context__, KeyboardInterrupt):  # so Lightning ends on Ctrl-C
             raise KeyboardInterrupt from None
         raise
     if lock is not None:
@@ -151,7 +151,7 @@ def finish(trainer: pl.Trainer, folder: RunFolder, seconds: float) -> None:
 
 
 class Unsaved(UserError):
-    """The training is done, but not on the disk, where the best checkpoint may be an earlier one."""
+    """The training is done, but its checkpoints could not all be written."""
 
     joint = True
 

@@ -199,7 +199,7 @@ def test_yaml_round_trip(name, tmp_path):
         ("optim.lrr=1", "unknown key 'optim.lrr': did you mean 'optim.lr'?"),
         ("optm.lr=1", "unknown key 'optm': did you mean 'optim'?"),
         ("distortion.snr=[0,1]", "unknown key 'distortion.snr': did you mean 'distortion.snr_db'?"),
-        ("data.zzz=1", "unknown key 'data.zzz'; there are batch_seconds, batch_size, "),
+        ("data.zzz=1", "unknown key 'data.zzz'; choose from batch_seconds, batch_size, "),
         ("optim.lr=fast", "optim.lr: Value 'fast' of type 'str' could not be converted to Float"),
         ("seed=1.5", "seed: Value '1.5' of type 'float' could not be converted to Integer"),
         ("optim=3", "optim: a section of keys was expected, not one value (3)"),
@@ -288,7 +288,7 @@ def test_every_option_of_lightning_is_passed_on_or_refused_by_name(tmp_path):
     assert options >= INSTEAD_OF.keys() | set(TRAINER_KEYS)
     assert not INSTEAD_OF.keys() & set(TRAINER_KEYS)
     for key in options - INSTEAD_OF.keys() - set(TRAINER_KEYS):
-        with pytest.raises(ConfigError, match=f"^trainer.{key} is not passed on: there are accelerator, "):
+        with pytest.raises(ConfigError, match=f"^trainer.{key} is not passed on: choose from accelerator, "):
             make_trainer(load("s4", [f"trainer.{key}=1", "logging.wandb=off"]), RunFolder(tmp_path))
 
 
@@ -313,7 +313,7 @@ def test_overrides_that_are_none(override, message):
 def test_unknown_recipes(tmp_path):
     assert refused("s44") == "unknown recipe 's44': did you mean 's4'?"
     assert refused("s4_prim").endswith("did you mean 's4_prime'?")
-    assert "there are hubert_base_it1, hubert_base_it2, mini, " in refused("zzz")
+    assert "choose from hubert_base_it1, hubert_base_it2, mini, " in refused("zzz")
     assert refused(tmp_path / "none.yaml") == f"recipe {tmp_path}/none.yaml: no such file"
     # A recipe that is there to be extended is not offered.
     assert not any(name.startswith("_") for name in recipe_names())
@@ -322,7 +322,7 @@ def test_unknown_recipes(tmp_path):
 def test_circular_extends(tmp_path):
     a = write(tmp_path / "a.yaml", "extends: b.yaml\n")
     b = write(tmp_path / "b.yaml", "extends: a.yaml\n")
-    assert f"extends itself, by way of {a} -> {b} -> {a}" in refused(a)
+    assert f"extends itself, through {a} -> {b} -> {a}" in refused(a)
     alone = write(tmp_path / "c.yaml", "extends: c.yaml\n")
     assert "extends itself" in refused(alone)
 

@@ -140,7 +140,7 @@ def test_files_of_a_list_that_are_gone(distill, models, sources, tmp_path):
         (["train", "seed=3"], 2, "name a recipe before seed=3"),
         (["inspect", "none"], 1, "none does not exist"),
         (["export", "none", "--to", "huggingface", "--out", "x"], 1, "none does not exist"),
-        (["data", "prepare", "librispech", "--out", "x"], 2, "unknown corpus 'librispech'; there are "),
+        (["data", "prepare", "librispech", "--out", "x"], 2, "unknown corpus 'librispech'; choose from "),
         (["data", "prepare", "folder", "--out", "x"], 2, "say where the audio is with --root FOLDER"),
         (["data", "prepare", "folder", "--root", "none", "--out", "x"], 1, "none"),
         (["data", "distort", "none", "x"], 1, "none does not exist"),

@@ -210,7 +210,7 @@ def test_another_shape_does_not_fit(mini_data, tmp_path):
     kept = (tmp_path / "recipe.yaml").read_text()
     with pytest.raises(ConfigError, match="last.ckpt is of a model of another shape than the recipe's: "):
         run(recipe, tmp_path, resume=True)
-    assert (tmp_path / "recipe.yaml").read_text() == kept  # with which it still goes on
+    assert (tmp_path / "recipe.yaml").read_text() == kept  # it can still be resumed with that
     run(tiny(mini_data, steps=4), tmp_path, resume=True)
     assert "max_steps: 4" in (tmp_path / "recipe.yaml").read_text()
 

@@ -76,7 +76,7 @@ RunLock(Path({str(tmp_path)!r})).__enter__(); os._exit(1)"
     started = time.monotonic()
     with RunLock(tmp_path):
         assert time.monotonic() - started < 0.3
-    assert "is gone, its lock is taken over" in caplog.text
+    assert "has ended, its lock is taken over" in caplog.text
 
 
 def test_a_number_that_another_process_has_by_now(tmp_path, caplog):
@@ -163,7 +163,7 @@ def test_a_damaged_lock_stops_nobody_for_ever(tmp_path, content):
 
 
 def test_who_has_lost_the_folder_ends(tmp_path):
-    """A process that was stopped for so long that it seemed to be gone."""
+    """A process that was stopped for so long that it seemed dead."""
     with RunLock(tmp_path) as lock:
         write_lock(tmp_path, token="other", pid=7, host="node7")
         time.sleep(0.2)

@@ -380,7 +380,7 @@ def test_broken_loggers_do_not_stop_training(tmp_path, monkeypatch, caplog):
     assert columns(tmp_path).keys() >= KEYS
     said = [record.message for record in caplog.records if record.name == "distill.training.loggers"]
     assert sorted(message.split()[0] for message in said) == ["FullDisk", "Unopenable"]
-    assert "FullDisk failed: OSError: no space left on device; training goes on" in "".join(said)
+    assert "FullDisk failed: OSError: no space left on device; training continues" in "".join(said)
     assert "Unopenable cannot be opened: ConnectionError: network is down" in "".join(said)
 
 

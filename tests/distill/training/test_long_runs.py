@@ -85,9 +85,9 @@ def test_a_resumed_run_has_the_settings_of_its_recipe(mini_data, tmp_path, monke
 def test_a_resumed_run_says_where_its_model_is_another(mini_data, tmp_path, caplog, name, change, said):
     run(tiny(mini_data, name=name, steps=2), tmp_path)
     run(tiny(mini_data, name=name, steps=3), tmp_path, resume=True)
-    assert "the model is not what it was" not in caplog.text
+    assert "the model differs from before" not in caplog.text
     run(tiny(mini_data, change, name=name, steps=4), tmp_path, resume=True)
-    assert f"the model is not what it was: {said}\n" in caplog.text
+    assert f"the model differs from before: {said}\n" in caplog.text
 
 
 @pytest.fixture
@@ -219,7 +219,7 @@ def lose(monkeypatch, split: str, place: tuple[int, int]) -> None:
 def test_a_batch_of_which_nothing_can_be_used_saves_and_lists(
     mini_data, tmp_path, monkeypatch, split, place, done
 ):
-    """At the start, in the middle and at the end of an epoch, in a validation; and goes on when mended."""
+    """At the start, in the middle and at the end of an epoch, in a validation; it continues when fixed."""
     recipe = tiny(mini_data, *STEADY, name="s6", steps=10)
     run(recipe, tmp_path / "whole")
     with monkeypatch.context() as patch:
@@ -338,7 +338,7 @@ def test_too_much_unreadable_noise_ends_the_run(mini_data, tmp_path):
 
 
 def test_noise_that_is_left_out_is_logged(mini_data, tmp_path, caplog):
-    """The count goes on when a run is resumed; a warning for the first recording only."""
+    """The count continues when a run is resumed; a warning for the first recording only."""
     rooms = lost(mini_data / "rir_test.jsonl.gz", tmp_path / "rooms.jsonl.gz")
     options = [*in_rooms(mini_data, rooms), "cdm=setup1", "data.workers=1", "data.max_bad_fraction=1"]
     options += ["logging.audio_every_n_steps=0"]

@@ -167,7 +167,7 @@ def test_last_never_gets_ahead_of_a_best_that_is_not_on_the_disk(tmp_path, monke
     disk.full = True
     value += 1
     checkpoints.save_checkpoint({"weights": value}, best)
-    value += 1  # as the training goes on
+    value += 1  # as training continues
     checkpoints.save_checkpoint({"weights": value}, last)
     assert str(last) in checkpoints.problem and not best.exists()
     assert read_checkpoint(last)["weights"].tolist() == [0, 0]
@@ -271,11 +271,11 @@ def test_a_best_checkpoint_that_is_gone_is_missed_aloud(mini_data, tmp_path, cap
     assert "best.ckpt, of dev " in caplog.text and "the last step, 2, is released" in caplog.text
     caplog.clear()
     run(tiny(mini_data, steps=4), tmp_path, resume=True)
-    assert "is not there any more: the best from now on is kept" in caplog.text
+    assert "is missing: the best from now on is kept" in caplog.text
 
 
 def test_a_best_checkpoint_of_another_lightning_is_kept(mini_data, tmp_path):
-    """Whose names of callbacks differ: a run that goes on must not take itself for a new one."""
+    """Whose names of callbacks differ: a resumed run must not take itself for a new one."""
     run(tiny(mini_data), tmp_path)
     for path in (tmp_path / "checkpoints").iterdir():
         checkpoint = torch.load(path, weights_only=True)
@@ -327,7 +327,7 @@ def test_a_recipe_that_was_cut_is_refused(mini_data, tmp_path, distill, name):
     for text in ("", whole[: len(whole) // 2], "".join(lines[:-2]), "".join(lines[:-1])[:-1]):
         path.write_text(text)
         code, _, err = distill(verb, "--resume", tmp_path)
-        assert code == 2 and err.startswith(f"distill: {path} is not whole (") and "--override" in err
+        assert code == 2 and err.startswith(f"distill: {path} is cut off (") and "--override" in err
         assert err.count("\n") == 1
         assert path.read_text() == text
     path.write_text("".join(lines[:-1]))  # as earlier versions wrote it
