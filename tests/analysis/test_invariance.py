@@ -13,7 +13,7 @@ from distill.downstream.distorted_sets import DistortedSet
 from distill.errors import UserError
 from distill.hubert import HubertEncoder
 from distill.run import run
-from tests.distill.training.test_train import tiny
+from tests.distill.training.runs import tiny
 
 GAUSSIAN = {
     snr: DistortionConfig(additive=("gaussian",), non_additive=("none",), snr_db=(snr, snr))

@@ -1,4 +1,4 @@
-"""The command line, and speech that the tests of sources and of batches share."""
+"""The command line, speech and a finished run that several test files share."""
 
 from pathlib import Path
 
@@ -43,3 +43,14 @@ def speech(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def cuts(speech) -> CutSet:
     return open_cuts(str(speech))
+
+
+@pytest.fixture(scope="module")
+def finished(mini_data, tmp_path_factory) -> Path:
+    """A run of eight steps with DAT, validated every other step."""
+    from distill.run import run  # Lightning, which most tests do not need
+    from tests.distill.training.runs import tiny
+
+    out = tmp_path_factory.mktemp("runs") / "s6"
+    run(tiny(mini_data, "validation.every_n_steps=2", "seed=3", name="s6", steps=8), out)
+    return out

@@ -15,7 +15,7 @@ from distill.errors import UsageError
 from distill.processes import check_world
 from distill.training.run_folder import RunFolder
 from distill.training.stopping import Interrupted
-from tests.distill.training.test_train import overrides
+from tests.distill.training.runs import overrides
 
 
 def run_two(*words: str) -> list[tuple[int, list[str]]]:

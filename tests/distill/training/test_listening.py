@@ -1,4 +1,4 @@
-"""Sounds and pictures of what the networks hear."""
+"""What the networks hear, for the loggers."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -9,8 +9,10 @@ import torch
 
 from distill.distortions import Distorter
 from distill.distortions.plan import draw
+from distill.options import LoggingConfig
 from distill.training.listening import Heard, describe, draw_spectrograms, heard, log_mel
 from tests.distill.ddp_worker import NO_NOISE_FILES, make_batches, make_module
+from tests.distill.training.logs import train
 
 
 def test_plans_in_words():
@@ -53,3 +55,19 @@ def test_a_tone_is_where_it_should_be_in_the_picture():
     assert abs(int(mels.mean(1).argmax()) - (1000 / 2840 * 65 - 1)) < 1
     picture = draw_spectrograms({"a": Heard(np.zeros(16_000, np.float32), "silence")})
     assert picture.dtype == np.uint8 and picture.shape[2] == 3
+
+
+def test_sounds_can_be_turned_off(tmp_path, monkeypatch):
+    monkeypatch.setattr("distill.training.listening.heard", lambda *_: pytest.fail("asked for"))
+    train(tmp_path, "logging.audio_every_n_steps=0", steps=2)
+    with pytest.raises(ValueError, match="audio_every_n_steps must be 0"):
+        LoggingConfig(audio_every_n_steps=-1)
+
+
+def test_sounds_that_cannot_be_shown_do_not_stop_training(tmp_path, monkeypatch, caplog):
+    def fail(*_):
+        raise ImportError("no fonts")
+
+    monkeypatch.setattr("distill.training.listening.draw_spectrograms", fail)
+    assert train(tmp_path, "logging.audio_every_n_steps=1", steps=2).global_step == 2
+    assert "TensorBoardLogger failed: ImportError: no fonts" in caplog.text

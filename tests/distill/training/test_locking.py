@@ -15,7 +15,7 @@ from distill.run import run
 from distill.training import locking
 from distill.training.locking import NAME, RunLock
 from distill.training.run_folder import RunFolder
-from tests.distill.training.test_train import tiny
+from tests.distill.training.runs import tiny
 
 
 @pytest.fixture(autouse=True)

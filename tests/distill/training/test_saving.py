@@ -1,9 +1,11 @@
-"""The checkpoints of a run: which one is the best, moved folders, full disks, damaged files, cut recipes."""
+"""Checkpoints on disk: the best one, moved folders, full disks, damaged files."""
 
 import errno
-import json
 import random
+import resource
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,24 +14,13 @@ import torch
 
 from distill import atomic
 from distill.checkpoints import inspect, load_student
-from distill.config import load, read_resolved
 from distill.errors import CheckpointError
 from distill.run import run
 from distill.training.run_folder import RunFolder
 from distill.training.saving import CarefulCheckpointIO, damage, read_checkpoint
 from distill.training.trainer import Unsaved
 from tests.distill.checkpoints.polyglots import polyglot, script
-from tests.distill.training.test_train import add_callback, differs, log, overrides, tiny, weights
-
-# ----------------------------------------------------------------------------------- a folder that was moved
-
-
-def set_score(path: Path, score: float) -> None:
-    """Let a checkpoint say that it is this good."""
-    checkpoint = torch.load(path, weights_only=True)
-    (state,) = (s for key, s in checkpoint["callbacks"].items() if key.startswith("ModelCheckpoint"))
-    state["best_model_score"] = torch.tensor(score)
-    torch.save(checkpoint, path)
+from tests.distill.training.runs import add_callback, differs, log, set_score, tiny, weights
 
 
 def moved(run_folder: Path, how: str) -> Path:
@@ -77,22 +68,6 @@ def test_checkpoints_hold_no_places(mini_data, tmp_path):
     run(tiny(mini_data), tmp_path / "secret_place")
     for path in (tmp_path / "secret_place" / "checkpoints").iterdir():
         assert b"secret_place" not in path.read_bytes()
-
-
-def test_a_new_run_does_not_release_what_another_left(mini_data, tmp_path, monkeypatch):
-    """A folder with a best checkpoint and no last one, and no validation that can be relied on."""
-    run(tiny(mini_data), tmp_path)
-    (tmp_path / "checkpoints" / "last.ckpt").unlink()
-    set_score(tmp_path / "checkpoints" / "best.ckpt", -1.0)
-    monkeypatch.setattr(
-        "distill.distillation.Distillation.on_validation_epoch_end",
-        lambda self: self.log("val/loss", float("nan")),
-    )
-    run(tiny(mini_data, steps=3), tmp_path)
-    assert inspect(tmp_path).provenance["step"] == 3
-
-
-# ------------------------------------------------------------------------------------------------- full disks
 
 
 class Disk:
@@ -175,25 +150,6 @@ def test_last_never_gets_ahead_of_a_best_that_is_not_on_the_disk(tmp_path, monke
     checkpoints.save_checkpoint({"weights": value}, last)
     assert not checkpoints.problem
     assert [read_checkpoint(path)["weights"][0] for path in (best, last)] == [1, 2]
-
-
-def test_a_release_that_failed_is_made_again(mini_data, tmp_path, monkeypatch):
-    """A run that was lengthened has an earlier student: it is not finished before the new one is there."""
-    run(tiny(mini_data), tmp_path)
-
-    def full(*_):
-        raise CheckpointError("no room")
-
-    with monkeypatch.context() as patch:
-        patch.setattr("distill.training.releasing.native.write", full)
-        with pytest.raises(CheckpointError):
-            run(tiny(mini_data, *BETTER, steps=4), tmp_path, resume=True)
-    assert RunFolder(tmp_path).steps_done == 2
-    run(tiny(mini_data, *BETTER, steps=4), tmp_path, resume=True)
-    assert inspect(tmp_path).provenance["step"] == 4 and RunFolder(tmp_path).steps_done == 4
-
-
-# ---------------------------------------------------------------------------------------------- damaged files
 
 
 def test_a_flipped_bit_is_noticed_wherever_it_changes_anything(tmp_path):
@@ -289,56 +245,25 @@ def test_a_best_checkpoint_of_another_lightning_is_kept(mini_data, tmp_path):
     assert best.read_bytes() == kept
 
 
-# ----------------------------------------------------------------------------------------------------- recipe
+def test_a_full_disk_leaves_the_previous_checkpoint(mini_data, tmp_path):
+    """Files may not grow beyond 1 MB in the second part of the run, as if the disk were full."""
+    run(tiny(mini_data, steps=2), tmp_path / "run")
+    kept = (tmp_path / "run/checkpoints/last.ckpt").read_bytes()
 
+    def full() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
 
-def test_the_recipe_is_written_whole_or_left_alone(mini_data, tmp_path, monkeypatch):
-    recipe = tiny(mini_data, "cdm=setup2")
-    run(recipe, tmp_path)
-    path = tmp_path / "recipe.yaml"
-    before = path.read_bytes(), path.stat().st_mtime_ns
-    (tmp_path / "finished.json").unlink()
-    run(recipe, tmp_path, resume=True)
-    assert before == (path.read_bytes(), path.stat().st_mtime_ns)
-
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(atomic, "_flush", full)
-        with pytest.raises(OSError, match=r"No space left on device: .*recipe.yaml"):
-            run(tiny(mini_data, "cdm=setup2", steps=3), tmp_path, resume=True)
-    assert before == (path.read_bytes(), path.stat().st_mtime_ns)
-
-
-@pytest.mark.parametrize("name", ["s4", "mini_teacher"])
-def test_a_recipe_that_was_cut_is_refused(mini_data, tmp_path, distill, name):
-    recipe = tiny(mini_data, name=name, steps=17)
-    path = tmp_path / "recipe.yaml"
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "last.ckpt").write_bytes(b"")
-    from distill.training.run_folder import RunFolder
-
-    RunFolder(tmp_path).start(recipe)
-    assert read_resolved(path) == recipe
-    whole = path.read_text()
-    verb = "train" if name == "s4" else "adapt"
-    lines = whole.splitlines(keepends=True)
-    for text in ("", whole[: len(whole) // 2], "".join(lines[:-2]), "".join(lines[:-1])[:-1]):
-        path.write_text(text)
-        code, _, err = distill(verb, "--resume", tmp_path)
-        assert code == 2 and err.startswith(f"distill: {path} is cut off (") and "--override" in err
-        assert err.count("\n") == 1
-        assert path.read_text() == text
-    path.write_text("".join(lines[:-1]))  # as earlier versions wrote it
-    assert read_resolved(path) == recipe
-
-
-def test_a_run_with_a_cut_recipe_goes_on_with_the_one_that_is_given(mini_data, tmp_path, distill):
-    words = overrides(mini_data, "cdm=setup1")
-    assert distill("train", "s4", *words, "--out", tmp_path)[0] == 0
-    (tmp_path / "recipe.yaml").write_text("kind: distil\n")
-    words = overrides(mini_data, "cdm=setup1", steps=3)
-    assert distill("train", "s4", *words, "--resume", tmp_path, "--override")[0] == 0
-    assert load(str(tmp_path / "recipe.yaml")).cdm == "setup1"
-    assert json.loads((tmp_path / "finished.json").read_text())["steps"] == 3
+    words = ["--resume", str(tmp_path / "run"), "optim.max_steps=4", "--override"]
+    done = subprocess.run(
+        [sys.executable, "-m", "distill", "train", *words],
+        preexec_fn=full,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    assert "last.ckpt could not be written" in done.stderr and "the previous one stays" in done.stderr
+    assert (tmp_path / "run/checkpoints/last.ckpt").read_bytes() == kept
+    assert not [p for p in (tmp_path / "run").rglob("*") if p.name.startswith(".")]
+    run(tiny(mini_data, steps=4), tmp_path / "run", resume=True)  # after making room
+    assert load_student(tmp_path / "run")

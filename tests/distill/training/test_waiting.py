@@ -9,7 +9,7 @@ import torch
 from distill.data.dataset import SpeechDataset
 from distill.run import run
 from distill.training.stopping import Interrupted
-from tests.distill.training.test_train import STEADY, differs, log, overrides, tiny, weights
+from tests.distill.training.runs import STEADY, differs, log, overrides, tiny, weights
 
 
 @pytest.fixture(scope="module")
