@@ -1,4 +1,4 @@
-"""Files that appear under their name when they are complete: nobody ever reads a part of one."""
+"""Files that appear under their name only when they are complete, so that no part of one is ever read."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from typing import Any
 def atomic(path: Path, *, sole: bool = False) -> Iterator[Path]:
     """A path to write to, in the same folder; at the end of the block it takes the place of `path`.
 
-    Its name ends as that of `path` does: libraries choose formats and compression by the suffix.
-    What was written is flushed to the disk first, so that after a power cut there is the old file or the new
-    one. If the block fails, `path` stays as it was.
+    Its name ends as that of `path` does: libraries choose formats and compression by the suffix. What was
+    written is flushed to the disk first, so that after a power cut either the old or the new file exists. If
+    the block fails, `path` stays as it was.
 
     Args:
         path: the file to make or replace; its folder is made if missing.
-        sole: nobody else writes this file at the same time: the temporary name is then always the same, and
-            what a killed process left is overwritten instead of taking up room for ever.
+        sole: no other process writes this file at the same time: the temporary name is then always the same,
+            and what a killed process left is overwritten instead of taking up room for ever.
 
     Raises:
         OSError: if it cannot be written; names `path`.

@@ -28,7 +28,7 @@ Options = TypeVar("Options")
 KINDS: dict[str, type[Recipe]] = {"distil": DistillRecipe, "adapt": AdaptRecipe, "teacher": Recipe}
 
 
-WHOLE = "# End of the recipe: without this line, the file is not whole."
+END_LINE = "# End of the recipe: without this line, the file is not whole."
 """Last line of a run's recipe.yaml; a file without it may be cut off."""
 
 
@@ -159,12 +159,12 @@ def read_resolved(path: Path) -> Recipe:
 
     Raises:
         ConfigError: for a file that was cut off, for instance by a full disk: the missing keys would silently
-            get their defaults. Files of earlier versions, without `WHOLE`, must have the last key.
+            get their defaults. Files of earlier versions, without `END_LINE`, must have the last key.
     """
     from omegaconf import OmegaConf
 
     text = path.read_text(encoding="utf-8", errors="replace")
-    if WHOLE not in text.splitlines():
+    if END_LINE not in text.splitlines():
         values = _read(str(path), seen=()) if text.endswith("\n") else OmegaConf.create({})
         last = _last_key(KINDS.get(str(OmegaConf.select(values, "kind")), DistillRecipe))
         if OmegaConf.select(values, last, default=...) is ...:

@@ -270,7 +270,7 @@ VERBS: Mapping[str, Verb] = {
                 metavar="N|all",
                 help="files of each source to open, at random (2000); that they exist is checked for all",
             ),
-            _out("folder whose disk is asked about (runs/NAME, evaluations)"),
+            _out("folder whose free disk space is checked (runs/NAME, evaluations)"),
         ),
     ),
     "data distort": Verb(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from distill.atomic import read_json, write_json, write_text
-from distill.config import WHOLE, to_yaml
+from distill.config import END_LINE, to_yaml
 from distill.errors import UserError
 from distill.options import Recipe
 from distill.processes import is_first_process
@@ -128,7 +128,7 @@ class RunFolder:
     def start(self, recipe: Recipe) -> None:
         """Make the folder, and keep the resolved recipe and the versions in it."""
         if is_first_process():
-            _keep(self.recipe, f"{to_yaml(recipe)}{WHOLE}\n")
+            _keep(self.recipe, f"{to_yaml(recipe)}{END_LINE}\n")
             _keep(self.versions, json.dumps(versions(), indent=2) + "\n")
 
     def finish(self, *, steps: int, seconds: float) -> None:
