@@ -132,17 +132,12 @@ def test_broken_shards_are_refused(shards, tmp_path, harm):
         tar.write_bytes(gzip.compress(content))
     else:
         tar.write_text("no tar")
-    with pytest.raises(DataError, match=r"recording.000001.tar(: no shard|: has | does not exist)") as caught:
+    with pytest.raises(
+        DataError, match=r"recording.000001.tar(: not a shard|: has | does not exist)"
+    ) as caught:
         CORPORA["shar"](shards.parent, tmp_path / "out")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out/train.jsonl.gz").exists()
-
-
-def test_a_folder_without_shards(tmp_path):
-    with pytest.raises(DataError, match="no shards in it"):
-        CORPORA["shar"](tmp_path, tmp_path / "out")
-    with pytest.raises(DataError, match="no such folder"):
-        CORPORA["shar"](tmp_path / "none", tmp_path / "out")
 
 
 def test_an_utterance_without_audio_is_named(shards, tmp_path):

@@ -1,16 +1,13 @@
 """Whole runs on the tiny corpora: every recipe, and mistakes that are named before training."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from lhotse import CutSet
 
 from distill.checkpoints import load_student, load_teacher
 from distill.config import load, recipe_names
-from distill.data.datamodule import SpeechData
 from distill.data_prep import CORPORA
-from distill.errors import ConfigError, DataError, UserError
+from distill.errors import ConfigError, UserError
 from distill.options import DistillRecipe
 from distill.run import run
 from tests.distill.training.runs import differs, in_rooms, log, tiny, weights
@@ -77,18 +74,6 @@ def test_mistakes_are_named_before_training(mini_data, tmp_path, changes, messag
 def test_a_target_layer_that_the_teacher_does_not_have(mini_data, tmp_path):
     with pytest.raises(ConfigError, match=r"targets: layer must be in 1..6, not 9"):
         run(tiny(mini_data, "targets.layer=9", name="t1_prime"), tmp_path)
-
-
-@pytest.mark.parametrize("key", ["train", "dev"])
-def test_fewer_utterances_than_processes_are_said_before_the_first_step(mini_data, key):
-    data = SpeechData(tiny(mini_data), streams=[])
-    few = len(data.train_cuts if key == "train" else data.dev_cuts)
-    setattr(data, f"{'dev' if key == 'train' else 'train'}_cuts", range(few + 1))
-    data.trainer = SimpleNamespace(global_rank=0, world_size=few + 1)
-    with pytest.raises(DataError, match=rf"data.{key} has {few} utterances for {few + 1} processes: use few"):
-        data.setup("fit")
-    data.trainer.world_size = few
-    data.setup("fit")
 
 
 @pytest.mark.parametrize("workers", [0, 1])
