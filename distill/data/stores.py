@@ -23,7 +23,10 @@ def local_path(place: str) -> str | None:
     """The path of a file on this machine, from a path or a `file://` URL; None: it is elsewhere."""
     if not is_url(place):
         return place
-    parts = urlsplit(place)
+    try:
+        parts = urlsplit(place)
+    except ValueError:
+        return None  # not a URL either, as `check_place` says
     return unquote(parts.path) if parts.scheme == "file" and parts.netloc in ("", "localhost") else None
 
 
