@@ -113,9 +113,9 @@ def test_every_file_is_in_one_split_and_none_is_empty(names, fraction, seed):
     assert set(groups) == ({"train", "dev"} if len(cuts) > 1 and fraction > 0 else {"train"})
 
 
-def test_place_is_uniform():
-    places = np.sort([folder._place(Path(f"speaker/{i}.wav"), seed=0) for i in range(2000)])
-    assert np.abs(places - np.arange(2000) / 2000).max() < 1.63 / np.sqrt(2000)  # Kolmogorov-Smirnov, 1 %
+def test_draws_are_uniform():
+    draws = np.sort([folder._draw(Path(f"speaker/{i}.wav"), seed=0) for i in range(2000)])
+    assert np.abs(draws - np.arange(2000) / 2000).max() < 1.63 / np.sqrt(2000)  # Kolmogorov-Smirnov, 1 %
 
 
 def test_split_folders_become_the_splits(tmp_path):
@@ -141,7 +141,7 @@ def test_split_option_puts_everything_into_one_manifest(tmp_path):
     }
 
 
-def test_an_earlier_split_of_the_folder_does_not_stay_behind(tmp_path):
+def test_an_earlier_split_of_the_folder_is_removed(tmp_path):
     root = fill(tmp_path / "root", 6)
     folder.prepare(root, tmp_path / "out", dev_fraction=0.5)
     assert folder.prepare(root, tmp_path / "out", dev_fraction=0).splits == {"train": 6}

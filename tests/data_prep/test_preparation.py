@@ -80,7 +80,7 @@ def test_a_split_of_broken_files_stops(tmp_path):
         prepare(LIBRISPEECH, tmp_path / "root", tmp_path / "out")
 
 
-def test_an_interrupted_preparation_goes_on(tmp_path, monkeypatch, reads):
+def test_an_interrupted_preparation_continues(tmp_path, monkeypatch, reads):
     files = make_librispeech(tmp_path / "root", n_files=20)
     counting = headers.read_header
 

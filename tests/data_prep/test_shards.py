@@ -48,7 +48,7 @@ def test_shards_are_16_khz_mono_with_classes(layouts, tmp_path):
         )
 
 
-def test_stopped_sharding_goes_on_at_the_next_shard(tmp_path, monkeypatch):
+def test_stopped_sharding_continues_with_the_next_shard(tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "SHARD_SIZE", 2)
     make_librispeech(tmp_path / "root", n_files=10)
     target = str(tmp_path / "shards")

@@ -99,7 +99,7 @@ def test_the_dev_set_is_always_the_same_and_complete(cuts, noise_folder):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_resumed_epoch_goes_on_where_it_stopped(cuts, noise_folder, workers):
+def test_a_resumed_epoch_continues_where_it_stopped(cuts, noise_folder, workers):
     data = dataset(cuts, noise_folder)
     whole = list(loader(data, epoch=1))
     resumed = loader(data, epoch=1, workers=workers)

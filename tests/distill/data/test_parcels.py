@@ -61,7 +61,7 @@ def test_a_parcel_opens_as_what_was_sent(monkeypatch, caplog, room):
     }
     # (Shared memory itself can only be pickled for another process.)
     parcel = Parcel(contents)
-    opened = parcels._open(parcel.form, parcel.places, parcel.flat)
+    opened = parcels._open(parcel.form, parcel.layout, parcel.flat)
     if not room:
         opened = pickle.loads(pickle.dumps(parcel))
     assert opened.keys() == contents.keys() and opened["text"] == contents["text"]

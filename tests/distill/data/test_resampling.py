@@ -39,7 +39,7 @@ def test_common_rates_are_as_they_were(rate):
 def test_odd_rates_are_as_good(rate, target):
     samples = noise(rate // 3)
     expected = torchaudio.functional.resample(torch.from_numpy(samples).double(), rate, target).numpy()
-    found = resampling._by_place(samples, rate, target)
+    found = resampling._interpolate(samples, rate, target)
     assert len(found) == len(expected) == math.ceil(len(samples) * target / rate)
     assert np.abs(found - expected).max() < 5e-7
 

@@ -34,7 +34,7 @@ def test_every_iteration_is_the_next_epoch():
 
 
 @pytest.mark.parametrize("skip", [0, 1, 5, 12, 13])
-def test_an_epoch_is_gone_on_with_once(skip):
+def test_an_epoch_is_resumed_once(skip):
     sampler = EpochSampler(some(50), batch_size=4, buckets=2)
     whole = [list(sampler) for _ in range(4)]
     sampler.start_after(2, skip)

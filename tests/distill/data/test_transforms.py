@@ -67,7 +67,7 @@ def test_without_an_id_every_call_is_another_draw_and_the_run_can_be_repeated():
     assert not torch.equal(DistortTransform(only("gaussian"), seed=2)(x), run[0])
 
 
-def test_a_copy_goes_on_where_the_original_was():
+def test_a_copy_continues_where_the_original_was():
     transform = DistortTransform("2-dist", CLIPS)
     transform(speech())
     copy = pickle.loads(pickle.dumps(transform))

@@ -67,7 +67,7 @@ def test_a_manifest_of_fairseq_is_read(folder):
         ("a.wav\t800\nb.wav\t800\n", "no column 'path'"),
     ],
 )
-def test_what_is_amiss_is_named_with_its_line(folder, content, message):
+def test_what_is_wrong_is_named_with_its_line(folder, content, message):
     with pytest.raises(DataError, match=message) as error:
         listed(folder, content)
     assert "\n" not in str(error.value)

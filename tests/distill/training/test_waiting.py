@@ -36,7 +36,7 @@ def stop_at_read(monkeypatch, number: int, *, dev: bool = False) -> None:
 
 @pytest.mark.parametrize("number", [3, 4, 6])
 def test_a_run_that_waits_for_data_saves_at_once(mini_data, tmp_path, monkeypatch, capfd, whole, number):
-    """Within an epoch, at its end, behind a validation; it ends where it would have."""
+    """Within an epoch, at its end, after a validation; it ends where it would have."""
     recipe = tiny(mini_data, *STEADY, name="s6", steps=8)
     with monkeypatch.context() as patch:
         stop_at_read(patch, number)
