@@ -1,6 +1,7 @@
 """What all tests share: one thread, nothing goes online, small corpora."""
 
 import os
+import zipfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,6 +16,8 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+
+from tests.paths import ROOT
 
 torch.set_num_threads(1)
 
@@ -61,3 +64,22 @@ def noise_folder(tmp_path_factory) -> Path:
         samples = 0.1 * generator.standard_normal((n_samples, channels))
         soundfile.write(root / name, samples, rate, subtype="PCM_16")
     return root
+
+
+@pytest.fixture(scope="session")
+def zip_of_the_repository(tmp_path_factory) -> Path:
+    """A folder as torch.hub unpacks it: Python's zipfile makes text files of links."""
+    folder = tmp_path_factory.mktemp("zip")
+    tops = ("distill", *(link.resolve().name for link in (ROOT / "distill").iterdir() if link.is_symlink()))
+    files = [path for top in tops for path in (ROOT / top).rglob("*") if "__pycache__" not in path.parts]
+    files += [ROOT / name for name in ("hubconf.py", "pyproject.toml", "README.md", "LICENSE")]
+    with zipfile.ZipFile(folder / "repository.zip", "w") as archive:
+        for path in files:
+            name = str(path.relative_to(ROOT))
+            if path.is_symlink():
+                archive.writestr(name, os.readlink(path))
+            elif path.is_file():
+                archive.write(path, name)
+    with zipfile.ZipFile(folder / "repository.zip") as archive:
+        archive.extractall(folder / "repository")
+    return folder / "repository"

@@ -1,5 +1,6 @@
 """torch.hub entries: from the repository, from the folder `upstream`, by URL."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -34,8 +35,13 @@ def test_torch_hub(folder, student_folder, expected):
         torch.testing.assert_close(expert(WAVS)["paper"], expected)
 
 
-@pytest.mark.parametrize("folder", [ROOT, ROOT / "upstream"])
-def test_torch_hub_from_a_clone_that_is_not_installed(folder, student_folder, tmp_path):
+@pytest.mark.parametrize("inside", [".", "upstream"])
+@pytest.mark.parametrize("unpacked", [False, True], ids=["clone", "zip"])
+def test_torch_hub_where_nothing_is_installed(
+    unpacked, inside, zip_of_the_repository, student_folder, tmp_path
+):
+    """In a clone, and in a zip of the repository, whose links Python unpacks as text files."""
+    root = zip_of_the_repository if unpacked else ROOT
     code = f"""
 import sys
 sys.path[:] = [entry for entry in sys.path if entry not in ("", {str(ROOT)!r})]
@@ -44,14 +50,23 @@ try:
     import distill
 except ModuleNotFoundError:
     import torch
-    source, ckpt = {str(folder)!r}, {str(student_folder)!r}
+    source, ckpt = {str(root / inside)!r}, {str(student_folder)!r}
     expert = torch.hub.load(source, "robust_distilhubert_local", ckpt, source="local")
     print(tuple(expert([torch.zeros(8000)])["paper"].shape), "s3prl" in sys.modules)
+    import distill.data_prep, distill.downstream
+    print(distill.__file__)
 """
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
-    assert done.stdout.splitlines()[-1:] == ["(1, 24, 128) False"], done.stderr[-2000:]
+    expected = ["(1, 24, 128) False", str(root / "distill" / "__init__.py")]
+    assert done.stdout.splitlines()[-2:] == expected, done.stderr[-2000:]
 
 
 def test_the_example_of_the_documentation(student_folder, monkeypatch):
