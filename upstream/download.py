@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 import torch
 
-from distill.checkpoints.weights import is_plain_name
+from distill.checkpoints.files import is_plain_name
 from distill.errors import CheckpointError
 
 

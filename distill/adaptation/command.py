@@ -21,7 +21,7 @@ from distill.adaptation.target_shards import make_shards
 from distill.adaptation.targets import Targets
 from distill.adaptation.targets_options import TargetsOptions
 from distill.checkpoints import load_teacher
-from distill.checkpoints.weights import atomic
+from distill.checkpoints.files import atomic
 from distill.config import load, recipe_names
 from distill.data.sources import open_cuts
 from distill.devices import devices_of

@@ -20,7 +20,7 @@ from lhotse.utils import fastcopy
 
 from distill.adaptation.labelling import Speech, each
 from distill.adaptation.targets import Targets
-from distill.checkpoints.weights import atomic
+from distill.checkpoints.files import atomic
 from distill.errors import DataError
 from distill.waveforms import SAMPLE_RATE
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from distill.adaptation.masked_prediction import FAIRSEQ_SPECIAL_LABELS, MaskedPrediction
 from distill.adaptation.masking import span_mask
 from distill.batch import Batch
-from distill.checkpoints import fairseq, safe_pickle, split_source, weights
+from distill.checkpoints import fairseq, files, safe_pickle, split_source, weights
 from distill.waveforms import frame_mask
 
 FILE = "head.safetensors"
@@ -67,7 +67,7 @@ def read_head(source: str) -> dict[str, Tensor] | None:
     path = Path(split_source(str(source))[0]).expanduser()
     ours = (path if path.is_dir() else path.parent) / FILE
     if (path.is_dir() or path.name == "teacher.safetensors") and ours.is_file():
-        tensors = weights.read_safetensors(ours)
+        tensors = files.read_safetensors(ours)
         weights.check_finite(tensors, ours)
         return tensors
     if not path.is_file() or not safe_pickle.matches(path):

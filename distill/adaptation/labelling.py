@@ -20,7 +20,8 @@ from torch import Tensor
 
 from distill.adaptation.mfcc import align_labels, mfcc_features
 from distill.adaptation.targets import layer_features, nearest, pack_labels
-from distill.checkpoints.weights import atomic, fill_encoder
+from distill.checkpoints.files import atomic
+from distill.checkpoints.weights import fill_encoder
 from distill.data.audio import read_audio
 from distill.data.manifest import Cuts
 from distill.errors import DataError

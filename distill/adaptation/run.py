@@ -20,7 +20,7 @@ from distill.adaptation.recipe_targets import targets_of
 from distill.adaptation.targets import Targets
 from distill.batch import Batch
 from distill.checkpoints import load_teacher, teacher_facts
-from distill.checkpoints.weights import write_safetensors
+from distill.checkpoints.files import write_safetensors
 from distill.data.audio import read_audio, samples_at_16k
 from distill.data.datamodule import SpeechData
 from distill.data.manifest import Cuts

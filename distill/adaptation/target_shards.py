@@ -33,7 +33,7 @@ from distill.adaptation.mfcc import STEP, WIDTH, WINDOW, check_rate
 from distill.adaptation.skipped import forget_skipped, judge_skipped, list_skipped
 from distill.adaptation.targets import MAX_CLUSTERS, Targets, fit_kmeans, frame_facts
 from distill.adaptation.workers import CPU_ONLY, run_shards
-from distill.checkpoints.weights import atomic
+from distill.checkpoints.files import atomic
 from distill.data.audio import samples_at_16k
 from distill.data.contents import contents_of
 from distill.data.sources import twins

@@ -6,14 +6,8 @@
 
 from distill.checkpoints.exporting import FORMATS, export, export_checkpoint
 from distill.checkpoints.huggingface import push
-from distill.checkpoints.loading import (
-    CheckpointInfo,
-    inspect,
-    load_student,
-    load_teacher,
-    split_source,
-    teacher_facts,
-)
+from distill.checkpoints.inspection import CheckpointInfo, inspect
+from distill.checkpoints.loading import load_student, load_teacher, split_source, teacher_facts
 from distill.checkpoints.model_card import read_scores
 
 __all__ = [

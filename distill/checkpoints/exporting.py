@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.checkpoints import fairseq_writing, huggingface, loading, native, onnx, s3prl, torchaudio
+from distill.checkpoints.loading import EXPORT_NAMES
 from distill.checkpoints.model_card import Scores
 from distill.checkpoints.paths import without_places
 from distill.errors import CheckpointError
@@ -14,13 +15,6 @@ from distill.hubert import HubertEncoder
 from distill.student import Student
 
 FORMATS = ("native", "huggingface", "s3prl", "fairseq", "torchaudio", "onnx")
-_FILES = {
-    "s3prl": "distiller.ckpt",
-    "fairseq": "hubert.pt",
-    "torchaudio": "torchaudio.pt",
-    "onnx": "student.onnx",
-}
-"""What the formats that are a file are called in the folder they go to."""
 _NEEDS_NORM = "its layout always has a layer norm before the projection, and a student has none"
 _STUDENTS_ONLY = "it is for students"
 _IMPOSSIBLE = {
@@ -99,7 +93,7 @@ def export(
             f"a {kind} cannot be exported to {format}: {reason}; it goes to {_POSSIBLE[kind]}"
         )
     path = Path(path)
-    name = _FILES.get(format)
+    name = EXPORT_NAMES.get(format)
     named = name is not None and path.suffix == Path(name).suffix
     if path.is_file() and not named:
         raise CheckpointError(f"{path} is a file, expected a folder to write to")

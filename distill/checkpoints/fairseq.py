@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
-from distill.checkpoints import safe_pickle, weights
+from distill.checkpoints import architecture, safe_pickle, weights
 from distill.errors import CheckpointError, listed
 from distill.hubert import HubertConfig
 
@@ -107,9 +107,9 @@ def parse(contents: Any, path: object) -> tuple[HubertConfig, dict[str, Tensor],
         add_identity_projection(state)
     layers = parse_layers(model_cfg.get("conv_feature_layers"), path)
     strides = None if layers is None else [stride for _, _, stride in layers]
-    shape = weights.architecture(state, strides, path)
-    weights.compare(model_cfg | {"conv_feature_layers": layers}, _in_their_words(shape), path, "'cfg'")
-    config = weights.make_config(shape | _settings(model_cfg, task_cfg, shape, path), path)
+    shape = architecture.architecture(state, strides, path)
+    architecture.compare(model_cfg | {"conv_feature_layers": layers}, _in_their_words(shape), path, "'cfg'")
+    config = architecture.make_config(shape | _settings(model_cfg, task_cfg, shape, path), path)
     updates = _updates(contents)
     provenance = {"model": name, "fine_tuned": fine_tuned}
     provenance |= {} if updates is None else {"num_updates": updates}

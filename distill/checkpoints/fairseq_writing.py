@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distill.checkpoints import fairseq, weights
+from distill.checkpoints import fairseq, files, weights
 from distill.checkpoints.paths import without_places
 from distill.errors import CheckpointError
 from distill.hubert import HubertConfig, HubertEncoder
@@ -74,7 +74,7 @@ def write(
             "extra_state": {"train_iterator": {"epoch": 1}, "distill": provenance},
             "last_optimizer_state": None,
         }
-        return weights.write_torch(path, contents)
+        return files.write_torch(path, contents)
 
 
 def to_fairseq_names(state: Mapping[str, Tensor], config: HubertConfig, layout: str) -> dict[str, Tensor]:

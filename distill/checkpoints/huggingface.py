@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from distill.checkpoints import huggingface_files, safe_pickle, weights
+from distill.checkpoints import architecture, files, huggingface_files, safe_pickle, weights
 from distill.checkpoints.model_card import Scores, model_card
 from distill.errors import CheckpointError, listed
 from distill.hubert import HubertConfig, HubertEncoder
@@ -86,7 +86,7 @@ def read(
     folder = Path(source)
     if not folder.exists() and is_hub_id(str(source)):
         folder = huggingface_files.download(str(source))
-    settings = weights.read_json(folder / "config.json")
+    settings = files.read_json(folder / "config.json")
     model_type = settings.get("model_type")
     if model_type == "wavlm":
         raise CheckpointError(f"{source} {weights.WAVLM}")
@@ -109,13 +109,13 @@ def read(
     strides = settings.get("conv_stride")
     if strides is not None and not isinstance(strides, list):
         raise CheckpointError(f"{source}: conv_stride is {strides!r} in config.json, expected a list")
-    shape = weights.architecture(state, strides, source)
-    own, fields = weights.split_own(settings.get("distill"))
+    shape = architecture.architecture(state, strides, source)
+    own, fields = architecture.split_own(settings.get("distill"))
     if normalize_input is None:
         normalize_input = _normalizes(folder, shape, fields)
     fields |= _settings(settings) | {"normalize_input": normalize_input}
-    config = weights.make_config(shape | fields, source)
-    weights.compare(settings, _shapes(config), source, "config.json")
+    config = architecture.make_config(shape | fields, source)
+    architecture.compare(settings, _shapes(config), source, "config.json")
     provenance = {"model_type": model_type, "architectures": settings.get("architectures")}
     return config, state, provenance | own
 
@@ -130,10 +130,10 @@ def _normalizes(folder: Path, shape: Mapping[str, Any], own: Mapping[str, Any]) 
     Args:
         folder: with `preprocessor_config.json`, or without.
         shape: of the model, from its weights.
-        own: what `weights.own_section` noted down.
+        own: what `architecture.own_section` noted down.
     """
     path = folder / "preprocessor_config.json"
-    stated = weights.read_json(path).get("do_normalize") if path.is_file() else None
+    stated = files.read_json(path).get("do_normalize") if path.is_file() else None
     layer_norm = shape["conv_norm"] == "layer"
     chosen, why = layer_norm, "group-norm models are trained on waveforms as they are"
     if "normalize_input" in own:
@@ -193,8 +193,8 @@ def write(
     folder = Path(folder)
     state, unknown = weights.rename(model.state_dict(), {ours: theirs for theirs, ours in _NAMES.items()})
     assert not unknown, unknown
-    weights.write_safetensors(folder / "model.safetensors", state)
-    weights.write_json(
+    files.write_safetensors(folder / "model.safetensors", state)
+    files.write_json(
         folder / "preprocessor_config.json",
         {
             "do_normalize": model.config.normalize_input,
@@ -207,11 +207,13 @@ def write(
             "sampling_rate": SAMPLE_RATE,
         },
     )
-    own = {"distill": weights.own_section(model.config, provenance, ("cnn_grad_scale", "normalize_input"))}
-    weights.write_json(folder / "config.json", _describe(model.config) | own)
+    own = {
+        "distill": architecture.own_section(model.config, provenance, ("cnn_grad_scale", "normalize_input"))
+    }
+    files.write_json(folder / "config.json", _describe(model.config) | own)
     n_parameters = sum(parameter.numel() for parameter in model.parameters())
     card = model_card(model.config, n_parameters, provenance=provenance, recipe=recipe, scores=scores)
-    with weights.atomic(folder / "README.md") as temporary:
+    with files.atomic(folder / "README.md") as temporary:
         temporary.write_text(card, encoding="utf-8")
     return folder
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from distill.checkpoints import safe_pickle, weights
+from distill.checkpoints import files, safe_pickle
 from distill.errors import CheckpointError, first_line, listed
 
 _SAFE, _PICKLED = "model.safetensors", "pytorch_model.bin"
@@ -34,7 +34,7 @@ def read(folder: Path) -> dict[str, Any]:
 
 def _read_file(path: Path) -> dict[str, Any]:
     if path.suffix == ".safetensors":
-        return weights.read_safetensors(path)
+        return files.read_safetensors(path)
     tensors = safe_pickle.load(path)
     if not isinstance(tensors, dict):
         raise CheckpointError(f"{path} holds a {type(tensors).__name__}, expected a dict of weights")
@@ -43,13 +43,13 @@ def _read_file(path: Path) -> dict[str, Any]:
 
 def _read_shards(index: Path) -> dict[str, Any]:
     """The weights of all the files that an index names, which must hold what it says and nothing else."""
-    placed = weights.read_json(index).get("weight_map")
+    placed = files.read_json(index).get("weight_map")
     if not isinstance(placed, dict) or not placed:
         raise CheckpointError(f"{index} has no 'weight_map', which says where each weight lies")
     suffix = Path(index.name.removesuffix(".index.json")).suffix
     names = sorted(set(map(str, placed.values())))
     for name in names:
-        if not weights.is_plain_name(name) or Path(name).suffix != suffix:
+        if not files.is_plain_name(name) or Path(name).suffix != suffix:
             raise CheckpointError(f"{index} names {ascii(name)[:80]}, expected {suffix} files beside it")
     tensors: dict[str, Any] = {}
     for name in names:

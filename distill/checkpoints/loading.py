@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import difflib
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from distill.checkpoints import (
     fairseq,
+    files,
     huggingface,
     native,
-    onnx,
     s3prl,
     safe_pickle,
     torchaudio,
@@ -38,63 +38,27 @@ _EXPECTED: dict[_Wanted, str] = {
 }
 _WISHES = {"normalize=true": True, "normalize=false": False}
 _HEAD = "head.safetensors"  # beside the teacher that `distill adapt` makes
-_ONNX = "student.onnx"
-_EXPORTS = ("distiller.ckpt", "hubert.pt", "torchaudio.pt", _ONNX)
-"""What `export` calls its files; a folder with one of them stands for it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckpointInfo:
-    """What a checkpoint is."""
-
-    path: str
-    """The source as it was given."""
-    format: str
-    """"native", "fairseq", "huggingface", "torchaudio", "s3prl", "onnx" or "random"."""
-    kind: Kind
-    """"teacher" (any plain encoder with a projection norm) or "student"."""
-    layers: int
-    """Transformer layers."""
-    dim: int
-    """D, features of a frame."""
-    parameters_encoder: int
-    """Parameters of the encoder alone."""
-    parameters_total: int
-    """With the prediction heads of a student."""
-    targets: tuple[int, ...] | None
-    """Teacher layers that a student predicts; None for a plain encoder."""
-    normalize_input: bool
-    """Whether waveforms are normalised to zero mean and unit variance first."""
-    provenance: dict[str, Any] = field(default_factory=dict)
-    """Where it comes from, plain values."""
-
-    def lines(self) -> list[str]:
-        """For the command line, one fact a line."""
-        facts = {
-            "path": self.path,
-            "format": self.format,
-            "kind": self.kind,
-            "layers": self.layers,
-            "dim": self.dim,
-            "parameters (encoder)": f"{self.parameters_encoder:,}",
-            "parameters (total)": f"{self.parameters_total:,}",
-            "normalises waveforms": "yes" if self.normalize_input else "no",
-        }
-        if self.targets is not None:
-            facts["predicts teacher layers"] = ", ".join(map(str, self.targets))
-        for key, value in self.provenance.items():
-            names = value.items() if isinstance(value, dict) else [(None, value)]
-            facts |= {f"provenance: {key}" + (f" {n}" if n else ""): v for n, v in names}
-        width = max(map(len, facts))
-        return [f"{name:<{width}}  {value}" for name, value in facts.items()]
+EXPORT_NAMES = {
+    "s3prl": "distiller.ckpt",
+    "fairseq": "hubert.pt",
+    "torchaudio": "torchaudio.pt",
+    "onnx": "student.onnx",
+}
+"""What `export` calls the formats that are one file; a folder with one of them stands for it."""
 
 
 @dataclass(frozen=True)
-class _Opened:
+class Opened:
+    """A checkpoint that has been read."""
+
     format: str
+    """As `CheckpointInfo.format`."""
     model: HubertEncoder | Student
+    """In eval mode."""
     provenance: dict[str, Any]
+    """Where it comes from, plain values."""
     recipe: dict[str, Any] | None = None
+    """Of its run, if it lies in a run folder."""
 
 
 def load_teacher(source: str | Path, *, normalize_input: bool | None = None) -> HubertEncoder:
@@ -114,7 +78,7 @@ def load_teacher(source: str | Path, *, normalize_input: bool | None = None) -> 
     Raises:
         CheckpointError: saying what was found and what was expected.
     """
-    opened = _open(str(source), "teacher", normalize_input)
+    opened = open_source(str(source), "teacher", normalize_input)
     if not isinstance(opened.model, HubertEncoder):
         raise CheckpointError(f"{source} holds a student, {_EXPECTED['teacher']}; load_student reads it")
     return opened.model
@@ -131,7 +95,7 @@ def load_student(path: str | Path, *, normalize_input: bool | None = None) -> St
     Raises:
         CheckpointError: saying what was found and what was expected.
     """
-    opened = _open(str(path), "student", normalize_input)
+    opened = open_source(str(path), "student", normalize_input)
     if not isinstance(opened.model, Student):
         raise CheckpointError(
             f"{path} holds an encoder without prediction heads ({opened.format}), {_EXPECTED['student']}; "
@@ -151,7 +115,7 @@ def load_any(
     Raises:
         CheckpointError: as `load_teacher`.
     """
-    opened = _open(str(source), "any")
+    opened = open_source(str(source), "any")
     return opened.model, opened.provenance, opened.recipe
 
 
@@ -191,70 +155,7 @@ def split_source(source: str) -> tuple[str, bool | None]:
     return plain, _WISHES[wish]
 
 
-def inspect(source: str | Path) -> CheckpointInfo:
-    """What a checkpoint is, of any format that can be loaded, and of our ONNX files and their folders.
-
-    Raises:
-        CheckpointError: as `load_teacher`.
-    """
-    with suppress(OSError):  # of a place that cannot be read: `_open` says so
-        files = _onnx_files(Path(source).expanduser())
-        if files:
-            return _inspect_onnx(files, str(source))
-    opened = _open(str(source), "any")
-    model = opened.model
-    encoder = model.encoder if isinstance(model, Student) else model
-    student = isinstance(model, Student) or not encoder.config.projection_norm
-    return CheckpointInfo(
-        path=str(source),
-        format=opened.format,
-        kind="student" if student else "teacher",
-        layers=encoder.config.layers,
-        dim=encoder.config.dim,
-        parameters_encoder=_count(encoder),
-        parameters_total=_count(model),
-        targets=model.targets if isinstance(model, Student) else None,
-        normalize_input=encoder.config.normalize_input,
-        provenance=opened.provenance,
-    )
-
-
-def _onnx_files(path: Path) -> list[Path]:
-    """The ONNX file that a path is, or those of a folder with no other model; [] for anything else."""
-    if not path.is_dir():
-        return [path] if path.suffix == ".onnx" and path.is_file() else []
-    full = path / _ONNX
-    if native.locate(path, "student") or huggingface.matches(path) or _exported(path) != [full]:
-        return []
-    int8 = onnx.int8_path(full)
-    return [full, int8] if int8.is_file() else [full]
-
-
-def _inspect_onnx(files: list[Path], source: str) -> CheckpointInfo:
-    """Of files that hold the same model in float32 and in int8."""
-    described = [onnx.describe(file) for file in files]
-    config, noted = described[0]
-    targets = noted["targets"]
-    return CheckpointInfo(
-        path=source,
-        format="onnx",
-        kind="teacher" if config.projection_norm else "student",
-        layers=config.layers,
-        dim=config.dim,
-        parameters_encoder=noted["parameters"],
-        parameters_total=noted["parameters"],
-        targets=None if targets is None else tuple(targets),
-        normalize_input=config.normalize_input,
-        provenance={"precision": ", ".join(found["precision"] for _, found in described)}
-        | noted["provenance"],
-    )
-
-
-def _count(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
-def _open(source: str, wanted: _Wanted, normalize_input: bool | None = None) -> _Opened:
+def open_source(source: str, wanted: _Wanted, normalize_input: bool | None = None) -> Opened:
     """Load whatever the source is; `wanted` decides between two models in one folder, and words errors."""
     source, stated = split_source(source)
     wish = stated if normalize_input is None else normalize_input
@@ -265,21 +166,21 @@ def _open(source: str, wanted: _Wanted, normalize_input: bool | None = None) -> 
     return opened
 
 
-def _open_plain(source: str, wanted: _Wanted, wish: bool | None) -> _Opened:
-    """`_open` of a source without conditions; `wish` of the user, before a format has its say."""
+def _open_plain(source: str, wanted: _Wanted, wish: bool | None) -> Opened:
+    """`open_source` of a source without conditions; `wish` of the user, before a format has its say."""
     path = Path(source).expanduser()
     if source.startswith("random:"):
         name = source.removeprefix("random:")
         if name not in PRESETS:
             raise CheckpointError(f"{source}: there is no preset {name!r}, expected {', '.join(PRESETS)}")
-        return _Opened("random", HubertEncoder.from_preset(name).eval(), {"preset": name})
+        return Opened("random", HubertEncoder.from_preset(name).eval(), {"preset": name})
     try:
         return _open_path(path, source, wanted, wish)
     except OSError as error:
         raise CheckpointError(f"{source} cannot be read: {error.strerror or error}") from error
 
 
-def _open_path(path: Path, source: str, wanted: _Wanted, wish: bool | None) -> _Opened:
+def _open_path(path: Path, source: str, wanted: _Wanted, wish: bool | None) -> Opened:
     if not path.exists():
         if torchaudio.is_bundle(source):
             return _filled("torchaudio", *torchaudio.read_bundle(source), source)
@@ -293,15 +194,15 @@ def _open_path(path: Path, source: str, wanted: _Wanted, wish: bool | None) -> _
         model, provenance = native.read(path, prefer=prefer)
         head = (path if path.is_dir() else path.parent) / _HEAD
         if isinstance(model, HubertEncoder) and path.suffix != ".ckpt" and head.is_file():
-            tensors = weights.read_safetensors(head)
+            tensors = files.read_safetensors(head)
             weights.check_finite(tensors, head)
             model.pretraining_head = fairseq.Head(tensors)
-        return _Opened("native", model, provenance, _recipe(path))
+        return Opened("native", model, provenance, _recipe(path))
     folder = path if path.is_dir() else path.parent
     if huggingface.matches(folder) and (path.is_dir() or path.name in huggingface.FILES):
         return _hugging_face(folder, wish)
     if path.is_dir():
-        exported = _exported(path)
+        exported = exported_files(path)
         if len(exported) == 1:
             return _torch_file(exported[0], wanted)
         names = listed(sorted(entry.name for entry in path.iterdir()))
@@ -309,11 +210,12 @@ def _open_path(path: Path, source: str, wanted: _Wanted, wish: bool | None) -> _
     return _torch_file(path, wanted)
 
 
-def _exported(folder: Path) -> list[Path]:
-    return [folder / name for name in _EXPORTS if (folder / name).is_file()]
+def exported_files(folder: Path) -> list[Path]:
+    """The files in a folder that have the names of `export`."""
+    return [folder / name for name in EXPORT_NAMES.values() if (folder / name).is_file()]
 
 
-def _hugging_face(source: str | Path, wish: bool | None) -> _Opened:
+def _hugging_face(source: str | Path, wish: bool | None) -> Opened:
     return _filled("huggingface", *huggingface.read(source, normalize_input=wish), source)
 
 
@@ -323,8 +225,8 @@ def _filled(
     state: dict[str, Tensor],
     provenance: dict[str, Any],
     source: str | Path,
-) -> _Opened:
-    return _Opened(format, weights.fill_encoder(config, state, source), provenance)
+) -> Opened:
+    return Opened(format, weights.fill_encoder(config, state, source), provenance)
 
 
 def _recipe(path: Path) -> dict[str, Any] | None:
@@ -341,7 +243,7 @@ def _recipe(path: Path) -> dict[str, Any] | None:
     return None
 
 
-def _torch_file(path: Path, wanted: _Wanted) -> _Opened:
+def _torch_file(path: Path, wanted: _Wanted) -> Opened:
     """A file that is neither ours nor part of a Hugging Face folder: fairseq, s3prl, torchaudio, or else."""
     if not safe_pickle.matches(path):
         raise CheckpointError(f"{path} is {_describe_file(path)}, {_EXPECTED[wanted]}")
@@ -352,7 +254,7 @@ def _torch_file(path: Path, wanted: _Wanted) -> _Opened:
         opened.model.pretraining_head = fairseq.whole_head(contents, path)
         return opened
     if s3prl.matches(contents):
-        return _Opened("s3prl", *s3prl.parse(contents, path))
+        return Opened("s3prl", *s3prl.parse(contents, path))
     if torchaudio.matches(contents):
         return _filled("torchaudio", *torchaudio.parse(contents, path), path)
     raise CheckpointError(f"{path} is {_describe_contents(contents)}, {_EXPECTED[wanted]}")

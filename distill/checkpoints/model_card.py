@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from distill import markdown
-from distill.checkpoints import weights
+from distill.checkpoints import files
 from distill.checkpoints.paths import without_places
 from distill.errors import CheckpointError
 from distill.hubert import HubertConfig
@@ -29,7 +29,7 @@ def read_scores(path: str | Path) -> Scores:
     Raises:
         CheckpointError: if it is unreadable or laid out otherwise.
     """
-    scores = weights.read_json(Path(path))
+    scores = files.read_json(Path(path))
     for row in scores.values():
         if not isinstance(row, dict) or any(type(value) not in (int, float) for value in row.values()):
             raise CheckpointError(

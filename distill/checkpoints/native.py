@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from distill.checkpoints import safe_pickle, torch_files, weights
+from distill.checkpoints import architecture, files, safe_pickle, torch_files, weights
 from distill.errors import CheckpointError
 from distill.hubert import HubertConfig, HubertEncoder
 from distill.student import Student
@@ -41,8 +41,8 @@ def write(
     description = model.to_dict() if isinstance(model, Student) else model.config.to_dict()
     path = Path(folder) / f"{kind}.safetensors"
     values = {"version": VERSION, "kind": kind, "architecture": description, "provenance": provenance or {}}
-    weights.write_json(path.with_suffix(".json"), {"format": "robust-distilhubert"} | values)
-    weights.write_safetensors(path, model.state_dict())
+    files.write_json(path.with_suffix(".json"), {"format": "robust-distilhubert"} | values)
+    files.write_safetensors(path, model.state_dict())
     return path
 
 
@@ -98,12 +98,12 @@ def read(path: str | Path, *, prefer: Kind = "student") -> tuple[HubertEncoder |
     if found.suffix != ".safetensors":
         return _read_lightning(found)
     described = found.with_suffix(".json")
-    description = weights.read_json(described)
+    description = files.read_json(described)
     if description.get("version") != VERSION:
         raise CheckpointError(
             f"{described} has format version {description.get('version')!r}, this release reads {VERSION}"
         )
-    return _build(description, weights.read_safetensors(found), found)
+    return _build(description, files.read_safetensors(found), found)
 
 
 def _read_lightning(path: Path) -> tuple[HubertEncoder | Student, dict[str, Any]]:
@@ -154,7 +154,7 @@ def _build(
 
 def _checked_config(values: dict[str, Any], state: dict[str, Any], path: Path) -> HubertConfig:
     """The described configuration; before a model of any size is built, the weights must be as deep."""
-    config = weights.make_config(values, path)
+    config = architecture.make_config(values, path)
     layers = sum(key.startswith("layers.") and key.endswith(".query.weight") for key in state)
     if config.layers != layers:
         raise CheckpointError(f"{path} is described with {config.layers} layers but holds {layers}")

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distill.checkpoints import weights
+from distill.checkpoints import architecture, files
 from distill.errors import CheckpointError, first_line
 from distill.hubert import HubertConfig, HubertEncoder
 from distill.student import Student
@@ -59,7 +59,7 @@ def write(model: HubertEncoder | Student, path: Path, provenance: dict[str, Any]
         "provenance": provenance or {},
     }
     contents = _trace(encoder, json.dumps(description))
-    with weights.atomic(path) as temporary:
+    with files.atomic(path) as temporary:
         temporary.write_bytes(contents)
     _quantize(path, int8_path(path))
     return path
@@ -89,12 +89,12 @@ def describe(path: Path) -> tuple[HubertConfig, dict[str, Any]]:
             f"{path} is an ONNX model of another program, expected one of `distill export --to onnx`"
         )
     int8 = any(node.op_type == "MatMulInteger" for node in model.graph.node)
-    config = weights.make_config(description["architecture"], path)
+    config = architecture.make_config(description["architecture"], path)
     try:
         shapes = _shapes(model.graph)
     except (IndexError, StopIteration, ValueError):
         raise CheckpointError(f"{path} is a damaged ONNX file: its convolutions are none") from None
-    weights.compare(config.to_dict(), shapes, path, "its metadata")
+    architecture.compare(config.to_dict(), shapes, path, "its metadata")
     parameters, targets, provenance = (
         description.get(key) for key in ("parameters", "targets", "provenance")
     )
@@ -188,7 +188,7 @@ def _quantize(source: Path, target: Path) -> None:
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    with weights.atomic(target) as temporary, _quiet():
+    with files.atomic(target) as temporary, _quiet():
         quantize_dynamic(
             source,
             temporary,

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from distill.checkpoints import fairseq, fairseq_writing, safe_pickle, weights
+from distill.checkpoints import architecture, fairseq, fairseq_writing, files, safe_pickle, weights
 from distill.errors import CheckpointError, listed
 from distill.hubert import HubertConfig
 from distill.student import Student
@@ -69,11 +69,11 @@ def parse(contents: Mapping[str, Any], path: object) -> tuple[Student, dict[str,
         fairseq.add_identity_projection(state)
     layers = fairseq.parse_layers(settings.get(_LAYERS), path)
     strides = None if layers is None else [stride for _, _, stride in layers]
-    shape = weights.architecture(state, strides, path)
+    shape = architecture.architecture(state, strides, path)
     n_targets, target_dim = heads["heads.weight"].shape[:2]
     found = _in_their_words(shape) | {"n_tasks": n_targets, "final_dim": target_dim}
-    weights.compare(settings | {_LAYERS: layers}, found, path, "'Config'")
-    config = weights.make_config(shape | _settings(settings), path)
+    architecture.compare(settings | {_LAYERS: layers}, found, path, "'Config'")
+    config = architecture.make_config(shape | _settings(settings), path)
     targets = settings.get("pred_layer_id", list(range(1, n_targets + 1)))  # the default of s3prl
     if not isinstance(targets, list) or [type(layer) for layer in targets] != [int] * n_targets:
         raise CheckpointError(f"{path}: pred_layer_id is {targets!r}, but there are {n_targets} heads")
@@ -166,7 +166,7 @@ def write(student: Student, path: Path, provenance: dict[str, Any] | None = None
         "Config": {"distiller": _describe(student)},
         "distill": provenance or {},
     }
-    return weights.write_torch(path, contents)
+    return files.write_torch(path, contents)
 
 
 def _write_heads(student: Student) -> dict[str, Tensor]:

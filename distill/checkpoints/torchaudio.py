@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from distill.checkpoints import weights
+from distill.checkpoints import architecture, files, weights
 from distill.errors import CheckpointError, first_line, listed
 from distill.hubert import HubertConfig, HubertEncoder
 
@@ -76,15 +76,15 @@ def parse(contents: Any, path: str | Path) -> tuple[HubertConfig, dict[str, Tens
         CheckpointError: if it is another model, or of a size whose number of heads is not known.
     """
     sidecar = Path(path).with_suffix(".json")
-    described = weights.read_json(sidecar) if sidecar.is_file() else {}
+    described = files.read_json(sidecar) if sidecar.is_file() else {}
     arguments = described.get("wav2vec2_model")
     arguments = arguments if isinstance(arguments, dict) else {}
     state, shape = _encoder_weights(contents, arguments, path)
     settings = _settings(arguments or _published(shape, path))
     settings["normalize_input"] = described.get("normalize_waveform", settings["pre_norm"])
-    own, grad_scale = weights.split_own(described.get("distill"))
-    config = weights.make_config(shape | settings | grad_scale, sidecar)
-    weights.compare(arguments, _shapes(config), path, sidecar.name)
+    own, grad_scale = architecture.split_own(described.get("distill"))
+    config = architecture.make_config(shape | settings | grad_scale, sidecar)
+    architecture.compare(arguments, _shapes(config), path, sidecar.name)
     return config, state, own
 
 
@@ -121,8 +121,8 @@ def read_bundle(name: str) -> tuple[HubertConfig, dict[str, Tensor], dict[str, A
     arguments = getattr(bundle, "_params", {})
     state, shape = _encoder_weights(model.state_dict(), arguments, name)
     settings = _settings(_arguments(getattr(model, "model", model))) | {"normalize_input": normalize}
-    config = weights.make_config(shape | settings, name)
-    weights.compare(arguments, _shapes(config), name, "torchaudio")
+    config = architecture.make_config(shape | settings, name)
+    architecture.compare(arguments, _shapes(config), name, "torchaudio")
     return config, state, {"bundle": name}
 
 
@@ -155,7 +155,7 @@ def _encoder_weights(
             f"{source}: extractor_conv_layer_config is {str(layers)[:80]!r}, expected a list of "
             "(channels, kernel, stride)"
         ) from None
-    return state, weights.architecture(state, strides, source)
+    return state, architecture.architecture(state, strides, source)
 
 
 def _published(shape: Mapping[str, Any], path: object) -> dict[str, Any]:
@@ -228,12 +228,10 @@ def write(model: HubertEncoder, path: Path, provenance: dict[str, Any] | None = 
         "format": "robust-distilhubert torchaudio",
         "wav2vec2_model": _describe(model.config),
         "normalize_waveform": model.config.normalize_input,
-        "distill": weights.own_section(model.config, provenance),
+        "distill": architecture.own_section(model.config, provenance),
     }
-    weights.write_json(path.with_suffix(".json"), description)
-    return weights.write_torch(
-        path, {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
-    )
+    files.write_json(path.with_suffix(".json"), description)
+    return files.write_torch(path, {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()})
 
 
 def _shapes(config: HubertConfig) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from distill.atomic import atomic, read_json, write_json, write_text
-from distill.checkpoints import weights
+from distill.checkpoints import files
 from distill.downstream.cache import write_whole
 from distill.errors import CheckpointError
 from distill.training.saving import CarefulCheckpointIO
@@ -89,7 +89,7 @@ def test_all_ways_of_writing_flush_to_the_disk_before_they_rename(tmp_path, monk
     fsync = os.fsync
     monkeypatch.setattr(os, "fsync", lambda number: (flushed.append(path.exists()), fsync(number)))
     if way == "weights":
-        weights.write_json(path, {})
+        files.write_json(path, {})
     elif way == "cache":
         write_whole(path, lambda temporary: temporary.write_text("{}"))
     else:
@@ -100,4 +100,4 @@ def test_all_ways_of_writing_flush_to_the_disk_before_they_rename(tmp_path, monk
 def test_weights_that_cannot_be_written(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(CheckpointError, match=f"cannot write {tmp_path}/a.json: No space left on device; "):
-        weights.write_json(tmp_path / "a.json", {})
+        files.write_json(tmp_path / "a.json", {})

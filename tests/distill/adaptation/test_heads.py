@@ -7,7 +7,7 @@ from distill.adaptation.heads import Agreement, agreement, cluster_rows, head_of
 from distill.adaptation.masked_prediction import MaskedPrediction
 from distill.adaptation.masking import span_mask
 from distill.checkpoints import fairseq, native, safe_pickle
-from distill.checkpoints.weights import write_safetensors
+from distill.checkpoints.files import write_safetensors
 from distill.options import MaskingConfig
 from tests.distill.adaptation.test_masked_prediction import (
     CLUSTERS,
