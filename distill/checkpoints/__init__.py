@@ -4,6 +4,7 @@
 `push` uploads an exported Hugging Face folder.
 """
 
+from distill.checkpoints.card_metadata import MeasuredScore
 from distill.checkpoints.exporting import FORMATS, export, export_checkpoint
 from distill.checkpoints.huggingface import push
 from distill.checkpoints.inspection import CheckpointInfo, inspect
@@ -13,6 +14,7 @@ from distill.checkpoints.model_card import read_scores
 __all__ = [
     "FORMATS",
     "CheckpointInfo",
+    "MeasuredScore",
     "export",
     "export_checkpoint",
     "inspect",

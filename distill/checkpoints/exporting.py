@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from distill.checkpoints import fairseq_writing, huggingface, loading, native, onnx, s3prl, torchaudio
+from distill.checkpoints.card_metadata import MeasuredScore
 from distill.checkpoints.loading import EXPORT_NAMES
 from distill.checkpoints.model_card import Scores
 from distill.checkpoints.paths import without_places
@@ -34,7 +35,12 @@ _POSSIBLE = {
 
 
 def export_checkpoint(
-    source: str | Path, format: str, path: str | Path, *, scores: Scores | None = None
+    source: str | Path,
+    format: str,
+    path: str | Path,
+    *,
+    scores: Scores | Sequence[MeasuredScore] | None = None,
+    license: str | None = None,
 ) -> Path:
     """Load a checkpoint of any kind and `export` it, with its provenance and the recipe of its run folder.
 
@@ -43,6 +49,7 @@ def export_checkpoint(
         format: one of `FORMATS`.
         path: where to.
         scores: for the model card, as in `export`.
+        license: the same.
 
     Returns:
         What was written.
@@ -51,7 +58,7 @@ def export_checkpoint(
         CheckpointError: as `load_teacher` and `export`.
     """
     model, provenance, recipe = loading.load_any(source)
-    return export(model, format, path, provenance=provenance, recipe=recipe, scores=scores)
+    return export(model, format, path, provenance=provenance, recipe=recipe, scores=scores, license=license)
 
 
 def export(
@@ -61,7 +68,8 @@ def export(
     *,
     provenance: dict[str, Any] | None = None,
     recipe: Mapping[str, Any] | None = None,
-    scores: Scores | None = None,
+    scores: Scores | Sequence[MeasuredScore] | None = None,
+    license: str | None = None,
 ) -> Path:
     """Write a model for another program.
 
@@ -74,7 +82,8 @@ def export(
             down to their last part: a release says nothing about its author's machine.
         recipe: of the run, for the model card of Hugging Face's format (without absolute paths as well) and
             for what fairseq's says about the training.
-        scores: test condition -> task -> score, for the same.
+        scores: for the model card: measured ones, or test condition -> task -> score.
+        license: of the model, for the model card: as the hub calls it, such as "apache-2.0".
 
     Returns:
         What was written: the folder for "huggingface", for the others the file with the weights.
@@ -104,7 +113,7 @@ def export(
         return native.write(model, path, facts)
     if format == "huggingface":
         encoder = model.encoder if isinstance(model, Student) else model
-        return huggingface.write(encoder, path, facts, recipe=recipe, scores=scores)
+        return huggingface.write(encoder, path, facts, recipe=recipe, scores=scores, license=license)
     file = path if name is None or named else path / name
     if isinstance(model, Student) and format == "s3prl":
         return s3prl.write(model, file, facts)

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from distill.checkpoints import architecture, files, huggingface_files, safe_pickle, weights
+from distill.checkpoints.card_metadata import MeasuredScore
 from distill.checkpoints.model_card import Scores, model_card
 from distill.errors import CheckpointError, listed
 from distill.hubert import HubertConfig, HubertEncoder
@@ -168,7 +169,8 @@ def write(
     provenance: dict[str, Any] | None = None,
     *,
     recipe: Mapping[str, Any] | None = None,
-    scores: Scores | None = None,
+    scores: Scores | Sequence[MeasuredScore] | None = None,
+    license: str | None = None,
 ) -> Path:
     """Write an encoder so that `transformers.HubertModel.from_pretrained(folder)` is the same model.
 
@@ -182,7 +184,8 @@ def write(
         provenance: plain values, kept in config.json under "distill", with what transformers does not know,
             the scale of the CNN's gradient, or forgets without its feature extractor, the normalisation.
         recipe: of the run, for the model card.
-        scores: test condition -> task -> score, for the model card.
+        scores: measured ones, or test condition -> task -> score, for the model card.
+        license: of the model as the hub calls it, for the model card; None: not stated.
 
     Returns:
         The folder.
@@ -212,7 +215,9 @@ def write(
     }
     files.write_json(folder / "config.json", _describe(model.config) | own)
     n_parameters = sum(parameter.numel() for parameter in model.parameters())
-    card = model_card(model.config, n_parameters, provenance=provenance, recipe=recipe, scores=scores)
+    card = model_card(
+        model.config, n_parameters, provenance=provenance, recipe=recipe, scores=scores, license=license
+    )
     with files.atomic(folder / "README.md") as temporary:
         temporary.write_text(card, encoding="utf-8")
     return folder

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from distill import markdown
 from distill.checkpoints import files
+from distill.checkpoints.card_metadata import MeasuredScore, front_matter
 from distill.checkpoints.paths import without_places
 from distill.errors import CheckpointError
 from distill.hubert import HubertConfig
@@ -45,7 +47,8 @@ def model_card(
     *,
     provenance: Mapping[str, Any] | None = None,
     recipe: Mapping[str, Any] | None = None,
-    scores: Scores | None = None,
+    scores: Scores | Sequence[MeasuredScore] | None = None,
+    license: str | None = None,
 ) -> str:
     """The text of the card, Markdown with the front matter that the hub reads.
 
@@ -54,15 +57,18 @@ def model_card(
         n_parameters: of the encoder.
         provenance: plain values; its `teacher_hub_id` becomes the `base_model`.
         recipe: the resolved recipe of the run; of both, absolute paths are left out.
-        scores: see `Scores`; a task that a condition lacks is left empty.
+        scores: see `Scores`; a task that a condition lacks is left empty. Measured ones are in the front
+            matter, too: of others the metric is not known.
+        license: as the hub calls it; None: not stated.
     """
     data = _data(recipe or {})
     origin, run = (without_places(dict(values or {})) for values in (provenance, recipe))
-    name = str(run.get("name") or origin.get("recipe") or "HuBERT")
+    name = markdown.on_one_line(str(run.get("name") or origin.get("recipe") or "HuBERT"))
+    measured = () if scores is None or isinstance(scores, Mapping) else scores
     parts = [
-        _front_matter(origin),
+        front_matter(name, origin, recipe or {}, measured, license=license),
         f"# {name}",
-        str(run.get("description") or ""),
+        markdown.on_one_line(str(run.get("description") or "")),
         _what(config, n_parameters),
         _usage(config),
         "## Training data",
@@ -70,19 +76,11 @@ def model_card(
         "## Recipe",
         _recipe(run),
         "## Scores",
-        _scores(scores),
+        _scores(scores if isinstance(scores, Mapping) else _by_condition(measured)),
         "## Provenance",
         _bullets(origin) or "Not known.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def _front_matter(provenance: Mapping[str, Any]) -> str:
-    lines = ["library_name: transformers", "pipeline_tag: feature-extraction"]
-    if "teacher_hub_id" in provenance:  # `teacher` alone may be a path that looks like an id
-        lines.append(f"base_model: {provenance['teacher_hub_id']}")
-    tags = ["hubert", "speech", "robust-distilhubert"]
-    return "\n".join(["---", *lines, "tags:", *(f"- {tag}" for tag in tags), "---"])
 
 
 def _what(config: HubertConfig, n_parameters: int) -> str:
@@ -172,7 +170,14 @@ def _section(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return section if isinstance(section, Mapping) else {}
 
 
-def _scores(scores: Scores | None) -> str:
+def _by_condition(measured: Sequence[MeasuredScore]) -> Scores:
+    scores: dict[str, dict[str, float]] = defaultdict(dict)
+    for score in measured:
+        scores[score.condition][score.column] = round(score.value, 2)
+    return scores
+
+
+def _scores(scores: Scores) -> str:
     if not scores:
         return "None given."
     tasks = list(dict.fromkeys(task for row in scores.values() for task in row))
@@ -187,5 +192,5 @@ def _bullets(facts: Mapping[str, Any]) -> str:
     lines = []
     for key, value in facts.items():
         text = value if isinstance(value, str) else json.dumps(value)
-        lines.append(f"* {key}: {text}")
+        lines.append(f"* {key}: {markdown.on_one_line(text)}")
     return "\n".join(lines)

@@ -101,8 +101,17 @@ def run_export(options: argparse.Namespace) -> None:
         raise UsageError(
             f"--push-to-hub uploads Hugging Face folders: it needs --to huggingface, not {options.to}"
         )
-    scores = read_scores(options.scores) if options.scores else None
-    written = export_checkpoint(options.checkpoint, options.to, options.out, scores=scores)
+    if options.results and options.scores:
+        raise UsageError("--results and --scores: the model card takes its scores from one of them")
+    if options.results:
+        from distill.downstream.card_scores import read_card_scores
+
+        scores = read_card_scores(options.results, options.checkpoint)
+    else:
+        scores = read_scores(options.scores) if options.scores else None
+    written = export_checkpoint(
+        options.checkpoint, options.to, options.out, scores=scores, license=options.license
+    )
     print(written)
     if options.push_to_hub:
         print(push(written, options.push_to_hub))
