@@ -27,7 +27,7 @@ class DistributedSamplerWrapper(DistributedSampler):
         rank: int | None = None,
         shuffle: bool = True,
     ):
-        # Given only to be counted: what it draws is listed anew in every epoch.
+        # Given only to be counted: what it draws is listed again in every epoch.
         super().__init__(sampler, num_replicas=num_replicas, rank=rank, shuffle=shuffle)  # pyright: ignore
         self.sampler = sampler
 

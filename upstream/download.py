@@ -14,7 +14,7 @@ from distill.errors import CheckpointError
 
 
 def download(url: str, *, refresh: bool = False) -> Path:
-    """Download a checkpoint unless it is there already.
+    """Download a checkpoint unless that was done before.
 
     Args:
         url: of a file. If it ends in .safetensors or .json, the other of the two is fetched too: a release

@@ -21,7 +21,7 @@ class UpstreamExpert(nn.Module):
     """A student's encoder, or a teacher, as s3prl's upstream.
 
     An utterance gets the same frames alone and in any batch. s3prl counts one frame for each hop begun (or
-    rounds), which is up to one more than there are. So each utterance's last frame is repeated to the end of
+    rounds), which is up to one frame too many. So each utterance's last frame is repeated to the end of
     the batch, as `S3PRLUpstream` itself does for the longest one.
 
     Unlike s3prl's expert for DistilHuBERT, this one has no prediction heads, whose outputs would otherwise

@@ -43,7 +43,7 @@ def robust_distilhubert_url(ckpt: str | None = None, refresh: bool = False, **kw
     """As `robust_distilhubert_local`, of a file that is downloaded once, into `torch.hub.get_dir()`.
 
     Args:
-        ckpt: the URL of a file. Of `student.safetensors` the `student.json` beside it is fetched as well.
+        ckpt: the URL of a file. Of `student.safetensors` the `student.json` next to it is fetched as well.
         refresh: download again.
         **kwargs: ignored.
 

@@ -195,7 +195,7 @@ def save(
         compression: only None.
 
     Raises:
-        ValueError: for an encoding that there is not, or a compression.
+        ValueError: for an unknown encoding, or a compression.
     """
     if compression is not None:
         raise ValueError("compression is not available: install TorchCodec, or leave it out")

@@ -84,7 +84,7 @@ def apply_effects_file(
 
 
 def effect_names() -> list[str]:
-    """The effects there are."""
+    """The effects that are available."""
     return list(EFFECTS)
 
 

@@ -65,9 +65,9 @@ def architecture(
             "position_groups": dim // position.shape[1],
         }
     except KeyError as error:
-        raise CheckpointError(f"{source} is no complete HuBERT: {error.args[0]} is missing") from None
+        raise CheckpointError(f"{source} is not a complete HuBERT: {error.args[0]} is missing") from None
     except (IndexError, ZeroDivisionError):
-        raise CheckpointError(f"{source} is no HuBERT: its weights have other shapes") from None
+        raise CheckpointError(f"{source} is not a HuBERT: its weights have other shapes") from None
 
 
 def compare(stated: Mapping[str, Any], found: Mapping[str, Any], source: object, where: str) -> None:
@@ -155,7 +155,7 @@ def own_section(
     provenance: Mapping[str, Any] | None,
     fields: Sequence[str] = ("cnn_grad_scale",),
 ) -> dict[str, Any]:
-    """Our "distill" section in another program's file: the provenance, and what has no safe place elsewhere.
+    """Our "distill" section in another program's file: the provenance, and what is not kept elsewhere.
 
     Args:
         config: of the model.
@@ -166,7 +166,7 @@ def own_section(
 
 
 def split_own(section: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What `own_section` made, apart again.
+    """The two parts of what `own_section` made.
 
     Args:
         section: as read; files that others wrote have none, or something else.

@@ -10,7 +10,7 @@ from distill.checkpoints import fairseq_writing, huggingface, loading, native, o
 from distill.checkpoints.card_metadata import MeasuredScore
 from distill.checkpoints.loading import EXPORT_NAMES
 from distill.checkpoints.model_card import Scores
-from distill.checkpoints.paths import without_places
+from distill.checkpoints.paths import without_absolute_paths
 from distill.errors import CheckpointError
 from distill.hubert import HubertEncoder
 from distill.student import Student
@@ -108,7 +108,7 @@ def export(
         raise CheckpointError(f"{path} is a file, expected a folder to write to")
     if named and path.is_dir():
         raise CheckpointError(f"{path} is a folder, expected a file of that name or another folder")
-    facts = without_places(provenance or {})
+    facts = without_absolute_paths(provenance or {})
     if format == "native":
         return native.write(model, path, facts)
     if format == "huggingface":

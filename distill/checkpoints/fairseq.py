@@ -100,7 +100,7 @@ def parse(contents: Any, path: object) -> tuple[HubertConfig, dict[str, Tensor],
     unknown = [key for key in unknown if key not in _HEAD and not key.startswith(known)]
     if unknown:
         raise CheckpointError(
-            f"{path} is no HuBERT of fairseq: it holds {listed(unknown)}, "
+            f"{path} is not a HuBERT of fairseq: it holds {listed(unknown)}, "
             "expected a HuBERT's weights and nothing else"
         )
     if not any(key.startswith("projection.") for key in state) and "norm.weight" in state:
@@ -108,7 +108,7 @@ def parse(contents: Any, path: object) -> tuple[HubertConfig, dict[str, Tensor],
     layers = parse_layers(model_cfg.get("conv_feature_layers"), path)
     strides = None if layers is None else [stride for _, _, stride in layers]
     shape = architecture.architecture(state, strides, path)
-    architecture.compare(model_cfg | {"conv_feature_layers": layers}, _in_their_words(shape), path, "'cfg'")
+    architecture.compare(model_cfg | {"conv_feature_layers": layers}, _in_fairseq_terms(shape), path, "'cfg'")
     config = architecture.make_config(shape | _settings(model_cfg, task_cfg, shape, path), path)
     updates = _updates(contents)
     provenance = {"model": name, "fine_tuned": fine_tuned}
@@ -117,7 +117,7 @@ def parse(contents: Any, path: object) -> tuple[HubertConfig, dict[str, Tensor],
 
 
 def read_head(path: str | Path) -> dict[str, Tensor] | None:
-    """The pre-training head, for going on with masked prediction.
+    """The pre-training head, for continuing masked prediction.
 
     Args:
         path: the .pt file.
@@ -155,7 +155,7 @@ class Head:
     """What else the file's `cfg` said: section (model, task, criterion, ...) -> name -> plain value."""
 
 
-def whole_head(contents: Any, path: object) -> Head | None:
+def parse_head_and_labels(contents: Any, path: object) -> Head | None:
     """The head of a file that is loaded already, for writing it again; None if there is none."""
     tensors = parse_head(contents, path)
     if tensors is None:
@@ -219,7 +219,7 @@ def _pretrained_cfg(model_cfg: dict[str, Any]) -> dict[str, Any]:
     original = model_cfg.get("w2v_args")
     if not isinstance(original, dict):
         return model_cfg
-    inner = original.get("model", original)  # since 2021 a whole cfg, before a flat namespace
+    inner = original.get("model", original)  # since 2021 a complete cfg, before a flat namespace
     return inner if isinstance(inner, dict) else model_cfg
 
 
@@ -248,7 +248,7 @@ def _settings(
     }
 
 
-def _in_their_words(shape: Mapping[str, Any]) -> dict[str, Any]:
+def _in_fairseq_terms(shape: Mapping[str, Any]) -> dict[str, Any]:
     """What the weights decide, as fairseq's configuration says it."""
     return {
         **{theirs: shape[ours] for theirs, ours in SHAPES.items()},
@@ -292,10 +292,10 @@ def _layer_list(node: ast.expr) -> list[tuple[int, int, int]]:
         return _layer_list(repeated) * count
     layers = ast.literal_eval(node)
     if not isinstance(layers, list):
-        raise ValueError(f"{layers!r} is no list")
+        raise ValueError(f"{layers!r} is not a list")
     for layer in layers:
         if len(layer) != 3 or any(type(value) is not int or value < 1 for value in layer):
-            raise ValueError(f"{layer!r} is no triple of numbers")
+            raise ValueError(f"{layer!r} is not three positive numbers")
     return layers
 
 

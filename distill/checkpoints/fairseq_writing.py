@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from distill.checkpoints import fairseq, files, weights
-from distill.checkpoints.paths import without_places
+from distill.checkpoints.paths import without_absolute_paths
 from distill.errors import CheckpointError
 from distill.hubert import HubertConfig, HubertEncoder
 from distill.waveforms import SAMPLE_RATE
@@ -63,7 +63,7 @@ def write(
             "args": None,
             "cfg": _merged(
                 _defaults(config, tensors, len(dictionaries)),
-                without_places(head.settings),
+                without_absolute_paths(head.settings),
                 _architecture(config),
                 _training(provenance, recipe or {}),
             ),

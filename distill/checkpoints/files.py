@@ -18,7 +18,7 @@ from distill.errors import CheckpointError, first_line
 
 
 def is_plain_name(name: str) -> bool:
-    """Whether a name from outside is that of a file in the folder it is read in, and no way out of it."""
+    """Whether a name from outside is one of a file in a folder, not a path that leads out of it."""
     return bool(name.strip(".")) and name.isprintable() and not {"/", "\\"} & set(name) and len(name) < 200
 
 

@@ -64,7 +64,7 @@ def matches(folder: Path) -> bool:
 
 
 def is_hub_id(source: str) -> bool:
-    """Whether a source that is no existing path reads as "organisation/name"."""
+    """Whether a source that is not an existing path reads as "organisation/name"."""
     return re.fullmatch(r"[\w][\w.-]*/[\w][\w.-]*", source) is not None and not Path(source).parent.exists()
 
 
@@ -74,8 +74,8 @@ def read(
     """A HuBERT or wav2vec 2.0 of transformers, with or without a head on top.
 
     Args:
-        source: a folder with `config.json` and `model.safetensors` or `pytorch_model.bin`, whole or in
-            shards, or the id of a model on the hub, which is downloaded into the hub's cache.
+        source: a folder with `config.json` and `model.safetensors` or `pytorch_model.bin`, in one file or
+            in shards, or the id of a model on the hub, which is downloaded into the hub's cache.
         normalize_input: whether waveforms are normalised; None: as `_normalizes` decides.
 
     Returns:
@@ -237,13 +237,13 @@ def push(folder: str | Path, repo_id: str, *, private: bool = False) -> str:
         The address of the repository.
 
     Raises:
-        CheckpointError: if the folder is no exported model, the name is none, or the hub refuses.
+        CheckpointError: if the folder is not an exported model, the name is not one, or the hub refuses.
     """
     folder = Path(folder)
     if re.fullmatch(r"[\w][\w.-]*/[\w][\w.-]*", repo_id) is None:
-        raise CheckpointError(f"{repo_id!r} is no repository of the hub, expected organisation/name")
+        raise CheckpointError(f"{repo_id!r} is not the name of a repository, expected organisation/name")
     if not matches(folder):
-        raise CheckpointError(f"{folder} is no exported Hugging Face folder: it has no config.json")
+        raise CheckpointError(f"{folder} is not an exported Hugging Face folder: it has no config.json")
     try:
         from huggingface_hub import HfApi
     except ImportError as error:

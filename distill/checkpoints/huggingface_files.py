@@ -12,7 +12,7 @@ _SAFE, _PICKLED = "model.safetensors", "pytorch_model.bin"
 _INDEX = {_SAFE: "model.safetensors.index.json", _PICKLED: "pytorch_model.bin.index.json"}
 _SHARDS = {_SAFE: "model-*-of-*.safetensors", _PICKLED: "pytorch_model-*-of-*.bin"}
 WEIGHTS = (_SAFE, _INDEX[_SAFE], _PICKLED, _INDEX[_PICKLED])
-"""Any of them is a model's weights; the first that is there counts."""
+"""Any of them is a model's weights; the first that exists counts."""
 _SETTINGS = ("config.json", "preprocessor_config.json")
 
 
@@ -22,13 +22,14 @@ def read(folder: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: if there are none, or they are damaged or not complete.
     """
-    for whole, index in _INDEX.items():
-        if (folder / whole).is_file():
-            return _read_file(folder / whole)
+    for single, index in _INDEX.items():
+        if (folder / single).is_file():
+            return _read_file(folder / single)
         if (folder / index).is_file():
             return _read_shards(folder / index)
     raise CheckpointError(
-        f"{folder} has a config.json but neither {' nor '.join(_INDEX)}, whole or in shards with an index"
+        f"{folder} has a config.json but neither {' nor '.join(_INDEX)}, in one file or in shards with an "
+        "index"
     )
 
 
@@ -50,7 +51,7 @@ def _read_shards(index: Path) -> dict[str, Any]:
     names = sorted(set(map(str, placed.values())))
     for name in names:
         if not files.is_plain_name(name) or Path(name).suffix != suffix:
-            raise CheckpointError(f"{index} names {ascii(name)[:80]}, expected {suffix} files beside it")
+            raise CheckpointError(f"{index} names {ascii(name)[:80]}, expected {suffix} files next to it")
     tensors: dict[str, Any] = {}
     for name in names:
         found = _read_file(index.parent / name)
@@ -63,10 +64,10 @@ def _read_shards(index: Path) -> dict[str, Any]:
 
 
 def download(hub_id: str) -> Path:
-    """The folder of a model on the hub, from the cache if it is there.
+    """The folder of a model on the hub, from the cache if it is in it.
 
     Raises:
-        CheckpointError: if it cannot be had.
+        CheckpointError: if it cannot be downloaded.
     """
     try:
         from huggingface_hub import snapshot_download
@@ -74,14 +75,14 @@ def download(hub_id: str) -> Path:
         raise CheckpointError(f"reading {hub_id} from the hub needs `pip install huggingface_hub`") from error
     folder = Path()
     try:
-        for whole, index in _INDEX.items():  # one of the two is enough, and they are large
-            wanted = [*_SETTINGS, whole, index, _SHARDS[whole]]
+        for single, index in _INDEX.items():  # one of the two is enough, and they are large
+            wanted = [*_SETTINGS, single, index, _SHARDS[single]]
             folder = Path(snapshot_download(hub_id, allow_patterns=wanted))
-            if (folder / whole).is_file() or (folder / index).is_file():
+            if (folder / single).is_file() or (folder / index).is_file():
                 break
     except Exception as error:  # the exceptions of its network stack differ between versions
         raise CheckpointError(
-            f"{hub_id} is no existing path, and fetching it from the Hugging Face hub failed "
+            f"{hub_id} is not an existing path, and fetching it from the Hugging Face hub failed "
             f"({first_line(error)}): check name and network, or give a folder you downloaded"
         ) from error
     return folder

@@ -67,7 +67,7 @@ def inspect(source: str | Path) -> CheckpointInfo:
     Raises:
         CheckpointError: as `load_teacher`.
     """
-    with suppress(OSError):  # of a place that cannot be read: `open_source` says so
+    with suppress(OSError):  # a folder that cannot be read: `open_source` says so
         files = _onnx_files(Path(source).expanduser())
         if files:
             return _inspect_onnx(files, str(source))

@@ -36,8 +36,8 @@ _EXPECTED: dict[_Wanted, str] = {
     "or hub id (org/name), an s3prl Distiller .ckpt, our .safetensors with its .json, a Lightning .ckpt, our "
     ".onnx, or a run folder",
 }
-_WISHES = {"normalize=true": True, "normalize=false": False}
-_HEAD = "head.safetensors"  # beside the teacher that `distill adapt` makes
+_CHOICES = {"normalize=true": True, "normalize=false": False}
+_HEAD = "head.safetensors"  # next to the teacher that `distill adapt` makes
 EXPORT_NAMES = {
     "s3prl": "distiller.ckpt",
     "fairseq": "hubert.pt",
@@ -140,34 +140,34 @@ def split_source(source: str) -> tuple[str, bool | None]:
         The source, and None if nothing is said.
 
     Raises:
-        CheckpointError: for anything else after a "?", unless the source exists under its whole name.
+        CheckpointError: for anything else after a "?", unless the source exists under its full name.
     """
-    plain, mark, wish = source.rpartition("?")
+    plain, mark, choice = source.rpartition("?")
     with suppress(OSError):  # too long for a path, say: then it is none
         if Path(source).expanduser().exists():
             return source, None
     if not mark:
         return source, None
-    if wish not in _WISHES:
+    if choice not in _CHOICES:
         raise CheckpointError(
-            f"{source}: there is {ascii(wish)[:40]} after the '?', expected {' or '.join(_WISHES)}"
+            f"{source}: there is {ascii(choice)[:40]} after the '?', expected {' or '.join(_CHOICES)}"
         )
-    return plain, _WISHES[wish]
+    return plain, _CHOICES[choice]
 
 
 def open_source(source: str, wanted: _Wanted, normalize_input: bool | None = None) -> Opened:
     """Load whatever the source is; `wanted` decides between two models in one folder, and words errors."""
     source, stated = split_source(source)
-    wish = stated if normalize_input is None else normalize_input
-    opened = _open_plain(source, wanted, wish)
-    if wish is not None:
+    choice = stated if normalize_input is None else normalize_input
+    opened = _open_plain(source, wanted, choice)
+    if choice is not None:
         encoder = opened.model.encoder if isinstance(opened.model, Student) else opened.model
-        encoder.config = replace(encoder.config, normalize_input=wish)
+        encoder.config = replace(encoder.config, normalize_input=choice)
     return opened
 
 
-def _open_plain(source: str, wanted: _Wanted, wish: bool | None) -> Opened:
-    """`open_source` of a source without conditions; `wish` of the user, before a format has its say."""
+def _open_plain(source: str, wanted: _Wanted, choice: bool | None) -> Opened:
+    """`open_source` of a source without "?..."; what the user chose goes before what a format says."""
     path = Path(source).expanduser()
     if source.startswith("random:"):
         name = source.removeprefix("random:")
@@ -175,17 +175,17 @@ def _open_plain(source: str, wanted: _Wanted, wish: bool | None) -> Opened:
             raise CheckpointError(f"{source}: there is no preset {name!r}, expected {', '.join(PRESETS)}")
         return Opened("random", HubertEncoder.from_preset(name).eval(), {"preset": name})
     try:
-        return _open_path(path, source, wanted, wish)
+        return _open_path(path, source, wanted, choice)
     except OSError as error:
         raise CheckpointError(f"{source} cannot be read: {error.strerror or error}") from error
 
 
-def _open_path(path: Path, source: str, wanted: _Wanted, wish: bool | None) -> Opened:
+def _open_path(path: Path, source: str, wanted: _Wanted, choice: bool | None) -> Opened:
     if not path.exists():
         if torchaudio.is_bundle(source):
             return _filled("torchaudio", *torchaudio.read_bundle(source), source)
         if huggingface.is_hub_id(source):
-            return _hugging_face(source, wish)
+            return _hugging_face(source, choice)
         raise CheckpointError(_missing(source, wanted))
     if path.is_file() and path.stat().st_size == 0:
         raise CheckpointError(f"{source} is empty (0 bytes), {_EXPECTED[wanted]}")
@@ -200,7 +200,7 @@ def _open_path(path: Path, source: str, wanted: _Wanted, wish: bool | None) -> O
         return Opened("native", model, provenance, _recipe(path))
     folder = path if path.is_dir() else path.parent
     if huggingface.matches(folder) and (path.is_dir() or path.name in huggingface.FILES):
-        return _hugging_face(folder, wish)
+        return _hugging_face(folder, choice)
     if path.is_dir():
         exported = exported_files(path)
         if len(exported) == 1:
@@ -215,8 +215,8 @@ def exported_files(folder: Path) -> list[Path]:
     return [folder / name for name in EXPORT_NAMES.values() if (folder / name).is_file()]
 
 
-def _hugging_face(source: str | Path, wish: bool | None) -> Opened:
-    return _filled("huggingface", *huggingface.read(source, normalize_input=wish), source)
+def _hugging_face(source: str | Path, choice: bool | None) -> Opened:
+    return _filled("huggingface", *huggingface.read(source, normalize_input=choice), source)
 
 
 def _filled(
@@ -251,7 +251,7 @@ def _torch_file(path: Path, wanted: _Wanted) -> Opened:
     if fairseq.matches(contents):
         opened = _filled("fairseq", *fairseq.parse(contents, path), path)
         assert isinstance(opened.model, HubertEncoder)
-        opened.model.pretraining_head = fairseq.whole_head(contents, path)
+        opened.model.pretraining_head = fairseq.parse_head_and_labels(contents, path)
         return opened
     if s3prl.matches(contents):
         return Opened("s3prl", *s3prl.parse(contents, path))
@@ -267,7 +267,7 @@ def _describe_file(path: Path) -> str:
     if path.suffix == ".onnx":
         return "an ONNX model, which runs in onnxruntime and cannot be loaded back"
     if path.suffix == ".safetensors" or start[8:9] == b"{":
-        return "a safetensors file without its .json or config.json beside it"
+        return "a safetensors file without its .json or config.json next to it"
     try:
         start.decode("ascii")
     except UnicodeDecodeError:
@@ -283,7 +283,7 @@ def _describe_contents(contents: Any) -> str:
     if "Config" in keys and ("Args" in keys or "Upstream_Config" in keys):
         return "an s3prl checkpoint of another upstream or of a downstream task"
     if any(key.removeprefix("hubert.").startswith("feature_projection.") for key in keys):
-        return "the weights of a Hugging Face model without the config.json that belongs beside them"
+        return "the weights of a Hugging Face model without the config.json that belongs next to them"
     return f"a torch file with {listed(keys)}"
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from distill import markdown
 from distill.checkpoints import files
 from distill.checkpoints.card_metadata import MeasuredScore, front_matter
-from distill.checkpoints.paths import without_places
+from distill.checkpoints.paths import without_absolute_paths
 from distill.errors import CheckpointError
 from distill.hubert import HubertConfig
 from distill.waveforms import SAMPLE_RATE
@@ -62,7 +62,7 @@ def model_card(
         license: as the hub calls it; None: not stated.
     """
     data = _data(recipe or {})
-    origin, run = (without_places(dict(values or {})) for values in (provenance, recipe))
+    origin, run = (without_absolute_paths(dict(values or {})) for values in (provenance, recipe))
     name = markdown.on_one_line(str(run.get("name") or origin.get("recipe") or "HuBERT"))
     measured = () if scores is None or isinstance(scores, Mapping) else scores
     parts = [
@@ -107,7 +107,7 @@ features = model(waveforms).last_hidden_state  # waveforms: {waves}
         notes.append("transformers does not mask the group norm of such models: give it equal lengths.")
     if not config.projection_norm:
         notes.append(
-            "The int8 file of an ONNX export quantises activations with one scale for the whole batch: run "
+            "The int8 file of an ONNX export quantises activations with one scale for the entire batch: run "
             "it with one utterance at a time for results that can be repeated."
         )
     return "\n\n".join([code, *notes])
@@ -133,9 +133,11 @@ def _data(recipe: Mapping[str, Any]) -> str:
 
 
 def _sources(sources: Any, root: str) -> str:
-    """Their places below the data folder: where that lies is nobody's business."""
+    """Their paths below the data folder; where that lies is left out."""
     texts = map(str, sources) if isinstance(sources, list | tuple) else ()
-    return ", ".join(without_places(text.removeprefix(f"{root}/") if root else text) for text in texts)
+    return ", ".join(
+        without_absolute_paths(text.removeprefix(f"{root}/") if root else text) for text in texts
+    )
 
 
 def _recipe(recipe: Mapping[str, Any]) -> str:

@@ -50,7 +50,7 @@ def locate(path: Path, prefer: Kind) -> Path | None:
     """The file of ours that a path means.
 
     Args:
-        path: a .safetensors file with its .json beside it, that .json, a Lightning checkpoint, or a folder
+        path: a .safetensors file with its .json next to it, that .json, a Lightning checkpoint, or a folder
             with any of them; of a folder the release comes first, then `checkpoints/last.ckpt`.
         prefer: which kind to take where a folder holds both.
 

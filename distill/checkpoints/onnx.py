@@ -183,7 +183,7 @@ def _trace(encoder: HubertEncoder, description: str) -> bytes:
 def _quantize(source: Path, target: Path) -> None:
     """Weights of matrix products in int8, one scale a column; what they multiply is quantised as it runs.
 
-    Convolutions stay in float32: in int8 onnxruntime ran the whole model at half the speed, with three times
+    Convolutions stay in float32: in int8 onnxruntime ran the model at half the speed, with three times
     the error.
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic

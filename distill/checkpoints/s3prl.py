@@ -50,7 +50,7 @@ def parse(contents: Mapping[str, Any], path: object) -> tuple[Student, dict[str,
     settings = settings.get("distiller") if isinstance(settings, dict) else None
     if not isinstance(settings, dict) or not isinstance(contents["Distiller"], Mapping):
         raise CheckpointError(
-            f"{path} is no complete Distiller of s3prl: expected a 'distiller' in its 'Config'"
+            f"{path} is not a complete Distiller of s3prl: expected a 'distiller' in its 'Config'"
         )
     for key, expected in _FIXED.items():
         if settings.get(key, expected) != expected:
@@ -71,7 +71,7 @@ def parse(contents: Mapping[str, Any], path: object) -> tuple[Student, dict[str,
     strides = None if layers is None else [stride for _, _, stride in layers]
     shape = architecture.architecture(state, strides, path)
     n_targets, target_dim = heads["heads.weight"].shape[:2]
-    found = _in_their_words(shape) | {"n_tasks": n_targets, "final_dim": target_dim}
+    found = _in_s3prl_terms(shape) | {"n_tasks": n_targets, "final_dim": target_dim}
     architecture.compare(settings | {_LAYERS: layers}, found, path, "'Config'")
     config = architecture.make_config(shape | _settings(settings), path)
     targets = settings.get("pred_layer_id", list(range(1, n_targets + 1)))  # the default of s3prl
@@ -84,7 +84,7 @@ def parse(contents: Mapping[str, Any], path: object) -> tuple[Student, dict[str,
     return student, provenance | (own if isinstance(own, dict) else {})
 
 
-def _in_their_words(shape: Mapping[str, Any]) -> dict[str, Any]:
+def _in_s3prl_terms(shape: Mapping[str, Any]) -> dict[str, Any]:
     """What the weights decide, as s3prl's configuration says it."""
     return {
         **{theirs: shape[ours] for theirs, ours in fairseq.SHAPES.items()},

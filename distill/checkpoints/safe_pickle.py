@@ -1,4 +1,4 @@
-"""Read torch.save files of strangers without running any of their code.
+"""Read torch.save files from anywhere without running code in them.
 
 A pickle is a program: it names callables and calls them. Here the only callables it can name are the few that
 tensors and plain containers need. Whatever fairseq, omegaconf and NumPy left in a checkpoint, and values of
@@ -60,7 +60,7 @@ class _Refused(pickle.UnpicklingError):
 class StandIn:
     """An object of a package we do not import: keeps its arguments, state and items, does nothing.
 
-    Each name gets a subclass of its own, anew in each file.
+    Each name gets its own subclass, a new one for every file.
     """
 
     name = ""
@@ -69,7 +69,8 @@ class StandIn:
     state: Any
     items: list[Any]
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> StandIn:  # noqa: D102
+    def __new__(cls, *args: Any, **kwargs: Any) -> StandIn:
+        """Keep everything: pickle does not call `__init__`."""
         self = super().__new__(cls)
         self.args = args
         self.state = None
@@ -77,7 +78,7 @@ class StandIn:
         return self
 
     def __init__(self, *args: Any, **kwargs: Any):
-        pass  # everything is kept by __new__, which pickle calls alone
+        """Take what `__new__` has kept."""
 
     def __setstate__(self, state: Any) -> None:
         self.state = state
@@ -112,14 +113,14 @@ class _Function:
 def _tensor(storage: Any, offset: int, size: Any, stride: Any, *_: Any) -> Tensor:
     """A tensor over its storage; requires_grad, hooks and metadata of the pickle are left out on purpose."""
     if not isinstance(storage, Storage):
-        raise _Refused("makes a tensor of something that is no storage")
+        raise _Refused("makes a tensor of something that is not a storage")
     empty = torch.empty(0, dtype=storage.dtype)
     return empty.set_(storage.untyped, offset, size, stride)  # pyright: ignore[reportArgumentType]
 
 
 def _parameter(data: Tensor, *_: Any) -> Tensor:
     if not isinstance(data, Tensor):
-        raise _Refused("makes a parameter of something that is no tensor")
+        raise _Refused("makes a parameter of something that is not a tensor")
     return data
 
 
@@ -191,8 +192,7 @@ def load(path: str | Path) -> Any:
         raise
     except _Refused as error:
         raise CheckpointError(
-            f"{path} {error}, which a checkpoint has no business with: it was not opened, get it from a "
-            "source you trust"
+            f"{path} {error}, which no checkpoint needs: it was not opened; get it from a source you trust"
         ) from None
     except Exception as error:  # a damaged or hostile stream can make an unpickler raise anything
         raise CheckpointError(

@@ -1,8 +1,8 @@
-"""The containers of torch.save, read by us alone: zip archives since torch 1.6, a row of pickles before.
+"""The containers of torch.save: zip archives since torch 1.6, consecutive pickles before.
 
 A file can be two archives: readers that look for its table of contents in different ways find different
 ones. So nothing here is checked with one reader and loaded with another, least of all with `torch.load`,
-which runs the code of TorchScript archives. What is unpickled, and how, is `safe_pickle`'s affair.
+which runs the code of TorchScript archives. `safe_pickle` decides what is unpickled.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ class Records:
         twice = len(set(names)) != len(names)
         if twice or len(pickles) != 1 or min(entry.header_offset for entry in entries):
             raise CheckpointError(
-                f"{path} is no archive that torch.save writes, or several in one file: it was not opened"
+                f"{path} is not an archive as torch.save writes it, or is several in one file: it was not "
+                "opened"
             )
         if any(
             entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & _ENCRYPTED for entry in entries
@@ -140,18 +141,18 @@ def read_legacy(path: Path, unpickle: Unpickle) -> Any:
             if left < 0:
                 raise ValueError("its tensors are larger than the file")
             storages[key] = torch.UntypedStorage(n_elements * dtype.itemsize), dtype.itemsize
-        whole, view = storages[key][0], saved[5]
+        untyped, view = storages[key][0], saved[5]
         if view is None:
-            return Storage(whole, dtype)
+            return Storage(untyped, dtype)
         _, start, size = view
-        return Storage(whole[start * dtype.itemsize : (start + size) * dtype.itemsize], dtype)
+        return Storage(untyped[start * dtype.itemsize : (start + size) * dtype.itemsize], dtype)
 
     def plain(stream: BinaryIO) -> Any:
         return unpickle(stream, _refuse_storage)
 
     with path.open("rb") as stream:
         if plain(stream) != _LEGACY_MAGIC or plain(stream) != _LEGACY_VERSION:
-            raise ValueError("it is no file of torch.save")
+            raise ValueError("it is not a file of torch.save")
         system = plain(stream)
         little = system.get("little_endian", True) if isinstance(system, dict) else True
         if little != (sys.byteorder == "little"):
@@ -168,8 +169,8 @@ def read_legacy(path: Path, unpickle: Unpickle) -> Any:
 def _fill(storage: torch.UntypedStorage, itemsize: int, stream: BinaryIO) -> None:
     """Read the bytes of a storage, which follow the number of its elements."""
     (n_elements,) = struct.unpack("<q", stream.read(8))
-    whole = torch.empty(0, dtype=torch.uint8).set_(storage)  # pyright: ignore[reportArgumentType]
-    if n_elements * itemsize != storage.nbytes() or stream.readinto(whole.numpy()) != storage.nbytes():  # type: ignore[attr-defined]
+    buffer = torch.empty(0, dtype=torch.uint8).set_(storage)  # pyright: ignore[reportArgumentType]
+    if n_elements * itemsize != storage.nbytes() or stream.readinto(buffer.numpy()) != storage.nbytes():  # type: ignore[attr-defined]
         raise ValueError("it is cut short")
 
 

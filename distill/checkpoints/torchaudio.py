@@ -1,7 +1,7 @@
 """torchaudio: state dicts of its HuBERT and wav2vec 2.0 models, and its pre-trained bundles.
 
-A state dict does not tell the number of attention heads. Those that we write have a JSON beside them, with
-the arguments of `torchaudio.models.wav2vec2_model`; without it only the published sizes are known.
+A state dict does not tell the number of attention heads. Those that we write have a JSON file next to them,
+with the arguments of `torchaudio.models.wav2vec2_model`; without it only the published sizes are known.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def matches(contents: Any) -> bool:
 
 
 def is_bundle(source: str) -> bool:
-    """Whether a source that is no existing path reads as the name of a bundle, such as HUBERT_BASE."""
+    """Whether a source that is not an existing path reads as the name of a bundle, such as HUBERT_BASE."""
     return _BUNDLE.fullmatch(source) is not None
 
 
@@ -89,7 +89,7 @@ def parse(contents: Any, path: str | Path) -> tuple[HubertConfig, dict[str, Tens
 
 
 def read_bundle(name: str) -> tuple[HubertConfig, dict[str, Tensor], dict[str, Any]]:
-    """One of torchaudio's pre-trained models, downloaded into the cache of torch.hub if it is not there.
+    """One of torchaudio's pre-trained models, downloaded into the cache of torch.hub if it is not in it.
 
     Args:
         name: such as "HUBERT_BASE".
@@ -165,7 +165,7 @@ def _published(shape: Mapping[str, Any], path: object) -> dict[str, Any]:
         raise CheckpointError(
             f"{path} is a state dict of torchaudio in a size that is not published: put "
             f'{{"wav2vec2_model": {{"encoder_num_heads": N, ...}}}}, the arguments of '
-            f"torchaudio.models.wav2vec2_model, into {Path(str(path)).with_suffix('.json').name} beside it"
+            f"torchaudio.models.wav2vec2_model, into {Path(str(path)).with_suffix('.json').name} next to it"
         )
     return {"encoder_num_heads": heads, "encoder_layer_norm_first": shape["conv_norm"] == "layer"}
 
@@ -212,7 +212,7 @@ def write(model: HubertEncoder, path: Path, provenance: dict[str, Any] | None = 
 
     Args:
         model: a teacher.
-        path: the .pt file; a .json with the arguments of `wav2vec2_model` is written beside it.
+        path: the .pt file; a .json with the arguments of `wav2vec2_model` is written next to it.
         provenance: plain values, kept in the JSON under "distill", with the scale of the CNN's gradient,
             which torchaudio does not know.
 

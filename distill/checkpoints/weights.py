@@ -49,7 +49,7 @@ def rename(state: Mapping[str, Any], names: Mapping[str, str]) -> tuple[dict[str
 
     Args:
         state: the weights.
-        names: old name -> new name, of modules or of whole weights; `#` stands for the index of a layer.
+        names: old name -> new name, of modules or of single weights; `#` stands for the index of a layer.
 
     Returns:
         The renamed weights, and the names that the table does not know.
@@ -77,8 +77,8 @@ def fill(make: Callable[[], _Model], state: Mapping[str, Any], source: object) -
         source: the checkpoint, for the message.
 
     Raises:
-        CheckpointError: if weights are missing, unexpected, of another shape, not finite, or quantised: as
-            whole numbers, or in 8 bits, they are not the weights without their scales.
+        CheckpointError: if weights are missing, unexpected, of another shape, not finite, or quantised:
+            integers and 8-bit numbers are not the weights without their scales.
     """
     try:
         with torch.device("meta"):
@@ -91,7 +91,7 @@ def fill(make: Callable[[], _Model], state: Mapping[str, Any], source: object) -
     problems += [f"{key} is unexpected" for key in state if key not in expected]
     for key, tensor in state.items():
         if not isinstance(tensor, Tensor):
-            problems.append(f"{key} is no tensor")
+            problems.append(f"{key} is not a tensor")
         elif key in expected and tensor.shape != expected[key].shape:
             problems.append(f"{key} is {tuple(tensor.shape)}, not {tuple(expected[key].shape)}")
         elif tensor.dtype not in _FLOATS:

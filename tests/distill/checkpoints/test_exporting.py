@@ -304,7 +304,7 @@ def test_push_refuses(tmp_path, models, monkeypatch):
     with pytest.raises(CheckpointError, match="has no config.json"):
         push(tmp_path, "some-lab/student")
     huggingface.write(models["teacher"], tmp_path)
-    with pytest.raises(CheckpointError, match="'student' is no repository of the hub"):
+    with pytest.raises(CheckpointError, match="'student' is not the name of a repository"):
         push(tmp_path, "student")
     with pytest.raises(
         CheckpointError, match=r"pushing to some-lab/student failed \(401 unauthorised\)"

@@ -77,7 +77,7 @@ def test_indices_that_are_refused(tmp_path):
     shutil.copy(index.parent / shard, tmp_path / "outside.safetensors")
     cases = {
         "has no 'weight_map'": {},
-        r"names '\.\./outside\.safetensors', expected \.safetensors files beside it": values
+        r"names '\.\./outside\.safetensors', expected \.safetensors files next to it": values
         | {name: "../outside.safetensors"},
         "names '/etc": values | {name: "/etc/x.safetensors"},
         r"names 'x\.bin'": values | {name: "x.bin"},

@@ -59,7 +59,7 @@ def test_a_mistyped_local_path_is_not_looked_for_on_the_hub(tmp_path, monkeypatc
         ("list", "is a torch file with a list"),
         ("weights", "is a torch file with a.weight, b.weight, c.weight and 1 more"),
         ("s3prl", "is an s3prl checkpoint of another upstream or of a downstream task"),
-        ("distiller", "is no complete Distiller of s3prl"),
+        ("distiller", "is not a complete Distiller of s3prl"),
         ("torchaudio", "convolutions but 7 strides are known"),
         ("hugging face", r"without the config\.json"),
         ("nothing", "is a torch file with nothing"),

@@ -1,8 +1,8 @@
-"""Which texts are places of files on somebody's machine."""
+"""Which texts are absolute paths."""
 
 import pytest
 
-from distill.checkpoints.paths import without_places
+from distill.checkpoints.paths import without_absolute_paths
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,6 @@ from distill.checkpoints.paths import without_places
         *((text, text) for text in ("50 frames / s", "", "${root}/a/b", "[(512,10,5)] + [(512,3,2)] * 4")),
     ],
 )
-def test_what_counts_as_a_place(text, expected):
-    assert without_places(text) == expected
-    assert without_places({text: [text, (1, None)]}) == {expected: [expected, [1, None]]}
+def test_what_counts_as_an_absolute_path(text, expected):
+    assert without_absolute_paths(text) == expected
+    assert without_absolute_paths({text: [text, (1, None)]}) == {expected: [expected, [1, None]]}
