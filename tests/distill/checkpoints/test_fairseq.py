@@ -250,3 +250,23 @@ def test_wav2vec2_is_the_same_encoder(tmp_path):
     for name, weight in reference.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], weight), name
     assert inspect(tmp_path / "model.pt").provenance["model"] == "wav2vec2"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[(8,10,5)] + 4*[(8,3,2)] + 2 * [(8,2,2)]",
+        "[(8,10,5)] + [(8,3,2)] * 2 + 2*[(8,3,2)] + [(8,2,2)] + [(8,2,2)]",
+        "[(8,10,5)] + 2*([(8,3,2)] + [(8,3,2)]) + [(8,2,2)] * 2",
+    ],
+)
+def test_ways_to_write_convolutions(text):
+    assert fairseq.parse_layers(text, "x.pt") == [(8, 10, 5), *[(8, 3, 2)] * 4, *[(8, 2, 2)] * 2]
+
+
+@pytest.mark.parametrize(
+    "text", ["1000*[(8,3,2)]", "2*3", "[(8,3)]", "2*(1,2,3)", "__import__('os')", "-1*[(8,3,2)]"]
+)
+def test_what_is_not_a_list_of_convolutions(text):
+    with pytest.raises(CheckpointError, match="conv_feature_layers is"):
+        fairseq.parse_layers(text, "x.pt")

@@ -7,16 +7,20 @@ import pickle
 import pickletools
 import sys
 import zipfile
-from collections import OrderedDict, defaultdict
+from collections import Counter, OrderedDict, defaultdict
+from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path, PurePosixPath
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch._utils import _rebuild_tensor_v2
 
-from distill.checkpoints import safe_pickle
+from distill.checkpoints import inspect, safe_pickle
 from distill.errors import CheckpointError
+from tests.distill.checkpoints.small_models import made, write_again
 from tests.paths import GOLDEN
 
 
@@ -309,3 +313,20 @@ def test_torchs_own_advice_is_not_repeated(tmp_path):
         torch.load(tmp_path / "x.pt", weights_only=True)
     assert "trust" in str(error.value)
     assert safe_pickle.first_line(error.value) == "UnpicklingError"
+
+
+def test_harmless_values_of_training_programs(tmp_path):
+    path = made("fairseq", tmp_path)
+    contents = safe_pickle.load(path)
+    contents.pop("task_state")
+    contents["extra_state"] |= {
+        "counts": Counter("hubert"),
+        "when": datetime(2021, 6, 14, tzinfo=UTC),
+        "loss": Decimal("1.5"),
+        "space": SimpleNamespace(a=1),
+    }
+    write_again(contents, path)
+    assert inspect(path).format == "fairseq"
+    extra = safe_pickle.load(path)["extra_state"]
+    assert all(isinstance(extra[name], safe_pickle.StandIn) for name in ("counts", "when", "loss", "space"))
+    assert safe_pickle.plain(extra["counts"]) == dict(Counter("hubert"))
