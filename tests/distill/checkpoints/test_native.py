@@ -238,7 +238,7 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path, student, monkeypatch
     def full_disk(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("distill.checkpoints.weights.save_file", full_disk)
+    monkeypatch.setattr("distill.checkpoints.files.save_file", full_disk)
     with pytest.raises(CheckpointError, match="cannot write .*No space left on device"):
         native.write(student, tmp_path)
     assert same(load_student(path), student)
