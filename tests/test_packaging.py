@@ -11,7 +11,8 @@ import pytest
 
 from tests.paths import ROOT
 
-SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+TOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
+SETTINGS = TOOLS["setuptools"]
 
 
 def packages() -> dict[str, Path]:
@@ -34,6 +35,11 @@ def test_links_and_settings_name_the_same_neighbours():
     assert SETTINGS["package-dir"] == {name: path.resolve().name for name, path in links.items()}
     for name, path in links.items():
         assert os.readlink(path) == f"../{SETTINGS['package-dir'][name]}"
+
+
+def test_the_type_checker_sees_the_neighbours():
+    """It follows no links."""
+    assert set(SETTINGS["package-dir"].values()) < set(TOOLS["pyright"]["include"])
 
 
 def test_a_wheel_of_a_zip_of_the_repository(zip_of_the_repository, tmp_path):

@@ -74,10 +74,10 @@ def compare(stated: Mapping[str, Any], found: Mapping[str, Any], source: object,
     """Check that the weights are those of the model that a file describes.
 
     Args:
-        stated: the description, in the format's own words; not compared is what it leaves out or has as None.
+        stated: the description, in the format's own words; what it leaves out or has as None is not compared.
         found: the same of the model that the weights make.
         source: the checkpoint, for the message.
-        where: the description stands, for the same.
+        where: in the file the description is, for the message.
 
     Raises:
         CheckpointError: naming what differs.

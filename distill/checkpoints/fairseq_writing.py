@@ -33,7 +33,7 @@ def write(
     The pre-training head goes along if the model was read with one (`HubertEncoder.pretraining_head`);
     otherwise mask embedding and final projection are zeros and there are no labels, which is enough for
     features and for fine-tuning. The configuration is a plain dict, which fairseq accepts as well as the
-    omegaconf objects that it pickles itself, and which hangs on no version of omegaconf. It says what the
+    omegaconf objects that it pickles itself, and depends on no version of omegaconf. It says what the
     model's file said, without absolute paths, and what is known of a run of `distill adapt`.
 
     Args:
@@ -219,8 +219,8 @@ def _with_state(made: type, state: Mapping[str, Any]) -> Any:
 def _dictionary_class() -> Iterator[type]:
     """A class that pickles as `fairseq.data.dictionary.Dictionary`; to be used inside the context.
 
-    pickle writes a class as its name and checks that the name leads back to it: so for this long there are
-    modules of that name, whether or not fairseq is installed.
+    pickle writes a class as its name and checks that the name leads back to it: inside the context modules of
+    that name exist, whether or not fairseq is installed.
     """
     leaf = "fairseq.data.dictionary"
     made = type("Dictionary", (), {"__module__": leaf})

@@ -93,7 +93,7 @@ def describe(path: Path) -> tuple[HubertConfig, dict[str, Any]]:
     try:
         shapes = _shapes(model.graph)
     except (IndexError, StopIteration, ValueError):
-        raise CheckpointError(f"{path} is a damaged ONNX file: its convolutions are none") from None
+        raise CheckpointError(f"{path} is a damaged ONNX file: its convolutions have no strides") from None
     architecture.compare(config.to_dict(), shapes, path, "its metadata")
     parameters, targets, provenance = (
         description.get(key) for key in ("parameters", "targets", "provenance")

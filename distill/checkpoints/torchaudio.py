@@ -184,7 +184,7 @@ def _settings(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _arguments(model: Any) -> dict[str, Any]:
-    """The arguments that a model of torchaudio was built with, as far as `_settings` wants them."""
+    """The arguments that a model of torchaudio was built with, as far as `_settings` needs them."""
     transformer: Any = model.encoder.transformer
     layer = transformer.layers[0]
     return {
