@@ -17,6 +17,7 @@ from distill.config import from_words, load, recipe_names
 from distill.downstream.options import EvaluationConfig
 from distill.options import AdaptRecipe, DistillRecipe
 from tests.documents import PAGES, anchors, code_blocks, commands, links
+from tests.downstream import made_results
 from tests.paths import ROOT
 
 COMMANDS = list(dict.fromkeys(command for page in PAGES for command in commands(page)))
@@ -117,14 +118,17 @@ def test_the_recipe_of_ones_own_loads(tmp_path):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> Path:
-    """A folder with a student, runs/s4, and a teacher, runs/t1_prime."""
+    """A folder with a student, runs/s4, a score of it, evaluations, and a teacher, runs/t1_prime."""
     from distill import Student, load_teacher
     from distill.checkpoints.native import write
+    from distill.downstream.features import hash_encoder
 
     folder = tmp_path_factory.mktemp("exports")
     torch.manual_seed(0)
     teacher = load_teacher("random:mini")
-    write(Student.from_teacher(teacher, targets=(2, 4, 6)), folder / "runs" / "s4")
+    student = Student.from_teacher(teacher, targets=(2, 4, 6))
+    write(student, folder / "runs" / "s4")
+    made_results.write(folder / "evaluations", {"checkpoint_hash": hash_encoder(student.encoder)})
     write(teacher, folder / "runs" / "t1_prime")
     return folder
 
@@ -139,7 +143,7 @@ def test_the_exports_run(command, runs, monkeypatch):
     if "onnx" in command:
         pytest.importorskip("onnxruntime")
     monkeypatch.chdir(runs)
-    words = shlex.split(re.sub(r" --(scores|push-to-hub) \S+", "", command))[1:]
+    words = shlex.split(re.sub(r" --push-to-hub \S+", "", command))[1:]
     assert main(words) == 0
     assert Path(words[words.index("--out") + 1]).exists()
 
