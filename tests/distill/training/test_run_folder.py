@@ -12,6 +12,7 @@ from distill.config import load, read_resolved
 from distill.errors import ConfigError, UserError
 from distill.run import run
 from distill.training.run_folder import RunFolder
+from tests.distill.recipe_helpers import load_distil
 from tests.distill.training.runs import log, overrides, tiny
 
 
@@ -115,5 +116,5 @@ def test_a_run_with_a_cut_recipe_goes_on_with_the_one_that_is_given(mini_data, t
     (tmp_path / "recipe.yaml").write_text("kind: distil\n")
     words = overrides(mini_data, "cdm=setup1", steps=3)
     assert distill("train", "s4", *words, "--resume", tmp_path, "--override")[0] == 0
-    assert load(str(tmp_path / "recipe.yaml")).cdm == "setup1"
+    assert load_distil(str(tmp_path / "recipe.yaml")).cdm == "setup1"
     assert json.loads((tmp_path / "finished.json").read_text())["steps"] == 3
