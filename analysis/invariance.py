@@ -17,10 +17,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from distill import config, markdown
+from distill.adaptation.clustering import Clustering
 from distill.adaptation.codebooks import load_codebook
 from distill.adaptation.heads import agreement, read_head
 from distill.adaptation.masked_prediction import MaskedPrediction
-from distill.adaptation.target_shards import make_shards
+from distill.adaptation.target_making import make_targets
 from distill.adaptation.targets import Targets
 from distill.batch import Batch
 from distill.checkpoints import load_teacher
@@ -137,18 +138,16 @@ def masked_accuracies(run: Path, tests: Mapping[str, DistortedSet], *, seed: int
     module.load_head(head)
     module.to(best_device())
     with tempfile.TemporaryDirectory() as folder:
-        targets = make_shards(
-            ListedCuts(tests["clean"].cuts),
-            Path(folder),
+        clustering = Clustering(
             n_clusters=len(codebook),
             seed=seed,
             encoder=load_teacher(recipe.teacher) if of_layer else None,
             layer=recipe.targets.layer if of_layer else None,
             model=module.encoder.config,
             codebook=codebook,
-            devices=[best_device()],
-            progress=False,
         )
+        clean = ListedCuts(tests["clean"].cuts)
+        targets = make_targets(clean, Path(folder), clustering, devices=[best_device()], progress=False)
     found = {name: agreement(module, _batches(test, targets)) for name, test in tests.items()}
     return {name: result.correct / max(result.frames, 1) for name, result in found.items()}
 

@@ -12,14 +12,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
 import torch
 
+from distill.adaptation.clustering import Clustering
 from distill.adaptation.masked_prediction import MaskedPrediction
 from distill.adaptation.masking import span_mask
-from distill.adaptation.target_shards import make_shards
+from distill.adaptation.target_making import make_targets
 from distill.batch import Batch
 from distill.data.sources import open_cuts
 from distill.hubert import HubertEncoder
@@ -111,12 +113,12 @@ def _update(preset: str, device: str) -> Contender:
 
 
 def _layer_targets(preset: str, device: str, folder: Path) -> Contender:
-    """Labels of a layer with a given codebook: reading, features, nearest centres, the shard's file."""
+    """Labels of a layer with a given codebook: reading, features, nearest centres, the block's file."""
     encoder = HubertEncoder.from_preset(preset)
     codebook = torch.randn(CLUSTERS, encoder.config.dim)
     return Contender(
         f"targets, layer {LAYERS[preset]} of {preset}, {device}",
-        lambda: _label(folder, encoder=encoder, layer=LAYERS[preset], codebook=codebook, device=device),
+        lambda: _label(folder, device, encoder=encoder, layer=LAYERS[preset], codebook=codebook),
         BATCH * SECONDS,
         device,
     )
@@ -124,13 +126,16 @@ def _layer_targets(preset: str, device: str, folder: Path) -> Contender:
 
 def _mfcc_targets(folder: Path) -> Contender:
     codebook = torch.randn(CLUSTERS, 39)
-    return Contender("targets, MFCC, cpu", lambda: _label(folder, codebook=codebook), BATCH * SECONDS, "cpu")
+    return Contender(
+        "targets, MFCC, cpu", lambda: _label(folder, "cpu", codebook=codebook), BATCH * SECONDS, "cpu"
+    )
 
 
-def _label(folder: Path, *, codebook: torch.Tensor, **options: object) -> None:
+def _label(folder: Path, device: str, **options: Any) -> None:
     with tempfile.TemporaryDirectory() as out:
         cuts = open_cuts(str(folder / "speech"))
-        make_shards(cuts, out, n_clusters=CLUSTERS, seed=0, codebook=codebook, progress=False, **options)  # pyright: ignore[reportArgumentType]
+        clustering = Clustering(n_clusters=CLUSTERS, seed=0, **options)
+        make_targets(cuts, out, clustering, devices=[torch.device(device)], progress=False)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,8 @@ from pytorch_lightning.callbacks import Callback
 
 from distill.data.sources import open_cuts
 from distill.downstream.batches import HeadData
-from distill.downstream.cache import FeatureCache, fill_all
+from distill.downstream.cache import FeatureCache
+from distill.downstream.extraction import fill_all
 from distill.downstream.features import Selection
 from distill.downstream.head_training import HeadTraining
 from distill.downstream.labels import CHARACTERS, ClassLabels, Labels, TokenLabels

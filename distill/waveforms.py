@@ -57,6 +57,11 @@ def is_silent(samples: Tensor) -> bool:
     return not float(samples.square().mean()) > SILENT_POWER
 
 
+def with_gain(waveforms: Tensor, gain_db: float) -> Tensor:
+    """Waveforms louder by `gain_db`, as sox's `gain` makes them (without its clipping at full scale)."""
+    return waveforms * 10 ** (gain_db / 20) if gain_db else waveforms
+
+
 def pad(waveforms: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Utterances of different length -> (B, T) padded with zeros, (B,) lengths."""
     lengths = torch.tensor([len(x) for x in waveforms], dtype=torch.int64)

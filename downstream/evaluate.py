@@ -22,12 +22,14 @@ import torch
 from lhotse.cut import Cut
 from tqdm import tqdm
 
+from distill.atomic import write_json
 from distill.devices import devices_of
 from distill.distortions import Distorter
 from distill.downstream.batches import HeadData
-from distill.downstream.cache import FeatureCache, fill_all, write_whole
+from distill.downstream.cache import FeatureCache
 from distill.downstream.decoding import LanguageModelDecoder
 from distill.downstream.distorted_sets import find_condition
+from distill.downstream.extraction import fill_all
 from distill.downstream.features import Selection, load_upstream
 from distill.downstream.head_record import AUDIO, allow_mending, read_head, sign_head
 from distill.downstream.head_run import HeadFolder
@@ -373,9 +375,7 @@ class Evaluation:
             | self._trained_on(about["fold"]),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(result, indent=2) + "\n"
-        write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+        write_json(path, result)
         said = f"{about['n_utterances']} utterances{', ' * bool(silent)}{describe_silent(silent)}"
         tqdm.write(f"{path.stem}: {metric} {value:.2f} ({said})", file=sys.stderr)
 
@@ -418,8 +418,7 @@ def save_layer_weights(module: HeadTraining, folder: Path) -> None:
     """The weighted sum's weights, from the transformer's input to the last layer."""
     weights = module.selection.weights
     if weights is not None and is_first_process():
-        text = json.dumps({"weights": weights.detach().softmax(0).tolist()}, indent=2) + "\n"
-        write_whole(folder / "layer_weights.json", lambda path: path.write_text(text, encoding="utf-8"))
+        write_json(folder / "layer_weights.json", {"weights": weights.detach().softmax(0).tolist()})
 
 
 def own_devices(config: EvaluationConfig) -> list[torch.device]:

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from distill.downstream.batches import HeadBatch
-from distill.downstream.cache import at_level
 from distill.downstream.features import Selection
 from distill.downstream.heads import Head, spec_augment
 from distill.downstream.labels import Labels
 from distill.hashing import hash_number
 from distill.hubert import HubertEncoder
 from distill.options import OptimConfig
+from distill.waveforms import with_gain
 
 
 class HeadTraining(pl.LightningModule):
@@ -62,7 +62,7 @@ class HeadTraining(pl.LightningModule):
 
         The level is changed here, behind the distortions: they are the same at any level.
         """
-        waveforms = at_level(waveforms, self.gain_db)
+        waveforms = with_gain(waveforms, self.gain_db)
         full = bool((lengths == waveforms.shape[1]).all())  # no masks then: crops of a second, say
         with torch.set_grad_enabled(self.finetune and torch.is_grad_enabled()):
             out = self.encoder(waveforms, None if full else lengths)

@@ -6,22 +6,22 @@ TSV or folder of audio it holds the targets of that speech itself.
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from distill.adaptation.clustering import Clustering
 from distill.adaptation.codebooks import load_codebook
 from distill.adaptation.fairseq_labels import export_fairseq, write_manifest
-from distill.adaptation.labelling import Speech, each
 from distill.adaptation.quality import measure
-from distill.adaptation.target_shards import make_shards
+from distill.adaptation.target_making import make_targets
 from distill.adaptation.targets import Targets
 from distill.adaptation.targets_options import TargetsOptions
+from distill.adaptation.utterances import Speech, each
+from distill.atomic import read_json, write_json
 from distill.checkpoints import load_teacher
-from distill.checkpoints.files import atomic
 from distill.config import load, recipe_names
 from distill.data.sources import open_cuts
 from distill.devices import devices_of
@@ -40,7 +40,7 @@ def make_and_report(job: TargetsOptions) -> str:
         What to print: per set how the clusters are used, and their quality where phones are known.
 
     Raises:
-        UserError: for anything the user can mend.
+        UserError: for anything the user can fix.
     """
     recipe, sets = _speech(job)
     options = _options(job, recipe)
@@ -65,18 +65,21 @@ def make_and_report(job: TargetsOptions) -> str:
     for name, cuts in sets.items():
         folder = job.out / name
         try:
-            targets = make_shards(
-                cuts,
-                folder,
+            clustering = Clustering(
                 n_clusters=options.clusters if codebook is None else len(codebook),
                 seed=seed,
                 encoder=encoder,
                 layer=options.layer if encoder is not None else None,
                 model=model.config if model is not None else None,
                 codebook=codebook,
+                sample_hours=options.sample_hours,
+            )
+            targets = make_targets(
+                cuts,
+                folder,
+                clustering,
                 jobs=jobs,
                 devices=devices,
-                sample_hours=options.sample_hours,
                 max_bad_fraction=limit if job.max_bad_fraction is None else job.max_bad_fraction,
             )
         except ValueError as error:
@@ -106,7 +109,7 @@ def _model(teacher: str | None, features: str) -> HubertEncoder | None:
 
 def describe(cuts: Speech, targets: Targets, folder: Path) -> list[str]:
     """Lines about a set of targets; also kept in `report.json` in its folder."""
-    stamp = json.loads((folder / "targets.json").read_text(encoding="utf-8"))
+    made = read_json(folder / "targets.json")
     counts = targets.counts()
     share = counts[counts > 0] / counts.sum()
     report = {
@@ -117,13 +120,12 @@ def describe(cuts: Speech, targets: Targets, folder: Path) -> list[str]:
         "clusters_used": int((counts > 0).sum()),
         "most_frequent_share": round(float(share.max()), 5),
         "perplexity": round(float(np.exp(-(share * np.log(share)).sum())), 3),
-        "mean_squared_distance": stamp.get("mean_squared_distance"),
+        "mean_squared_distance": made.get("mean_squared_distance"),
     }
     found = measure(each(cuts), targets)
     if found is not None:
         report["quality"] = found.to_dict()
-    with atomic(folder / "report.json") as path:
-        path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "report.json", report)
     lines = [
         f"{folder}: {report['utterances']} utterances, {report['hours']:.2f} h, {targets.features}",
         f"  clusters: {report['clusters_used']} of {targets.n_clusters} used, perplexity "

@@ -18,9 +18,9 @@ from lhotse.cut import Cut
 from lhotse.cut.data import DataCut
 from lhotse.utils import fastcopy
 
-from distill.adaptation.labelling import Speech, each
 from distill.adaptation.targets import Targets
-from distill.checkpoints.files import atomic
+from distill.adaptation.utterances import Speech, each
+from distill.atomic import atomic, write_text
 from distill.errors import DataError
 from distill.waveforms import SAMPLE_RATE
 
@@ -35,7 +35,7 @@ class _File:
 
 
 def export_fairseq(splits: Mapping[str, tuple[Speech, Targets]], folder: str | Path) -> str:
-    """Write what `fairseq-hydra-train` needs to go on with masked prediction in an environment of its own.
+    """Write what `fairseq-hydra-train` needs to continue masked prediction in an environment of its own.
 
     Args:
         splits: by name ("train", "valid"), the speech and its targets, all of one codebook; cuts without
@@ -57,9 +57,8 @@ def export_fairseq(splits: Mapping[str, tuple[Speech, Targets]], folder: str | P
     (rate_hz,) = {targets.frame_rate_hz for _, targets in splits.values()}  # of one model
     for split, (cuts, targets) in splits.items():
         _write_split(folder, split, list(_files(cuts, targets)))
-    with atomic(folder / "dict.km.txt") as path:
-        # every cluster with the same count: fairseq keeps the order of the file, so row k is cluster k
-        path.write_text("".join(f"{cluster} 1\n" for cluster in range(sizes.pop())), encoding="utf-8")
+    # every cluster with the same count: fairseq keeps the order of the file, so row k is cluster k
+    write_text(folder / "dict.km.txt", "".join(f"{cluster} 1\n" for cluster in range(sizes.pop())))
     where = folder.absolute()
     return (
         f"task.data={where} task.label_dir={where} task.labels='[\"km\"]' "

@@ -1,19 +1,20 @@
-"""The targets of a run of `distill adapt`: made in its folder, kept when it goes on, or the recipe's."""
+"""The targets of a run of `distill adapt`: its own, kept when it is resumed, or those the recipe names."""
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from distill.adaptation.clustering import Clustering
 from distill.adaptation.codebooks import load_codebook
-from distill.adaptation.target_shards import describe_audio, make_shards, take_stock, wait_for_shards
+from distill.adaptation.target_making import make_targets, wait_for_targets
 from distill.adaptation.targets import Targets
+from distill.adaptation.utterances import describe_audio, list_utterances
+from distill.atomic import read_json
 from distill.data.datamodule import SpeechData
 from distill.data.manifest import Cuts
 from distill.devices import devices_of
@@ -38,17 +39,17 @@ def targets_of(
         recipe: its targets section and seed; features of a layer are computed on the devices of its trainer
             section, and without GPUs in as many processes as it has data workers.
         encoder: the teacher.
-        resume: the targets of a run that goes on are never made again: its head belongs to them.
+        resume: the targets of a resumed run are never made again: its head belongs to them.
 
     Raises:
-        ConfigError: the targets that are there are not what the recipe says, or at another frame rate than
+        ConfigError: the targets that exist are not what the recipe says, or at another frame rate than
             the teacher's.
         DataError: they are incomplete, or of other speech.
     """
     options = recipe.targets
     if options.folder or resume:
         folder = Path(options.folder) if options.folder else folder
-        train, dev = (_there(folder / name, options, going_on=resume) for name in ("train", "dev"))
+        train, dev = (_load(folder / name, options, resume=resume) for name in ("train", "dev"))
         if not torch.equal(train.codebook, dev.codebook):
             raise ConfigError(
                 f"{folder}/train and {folder}/dev are of different codebooks: make both in one call of "
@@ -65,14 +66,14 @@ def targets_of(
     for key, cuts, found in (("train", data.train_cuts, train), ("dev", data.dev_cuts, dev)):
         _check_labels(cuts, found, f"data.{key}", folder / key, recipe.data.max_bad_fraction)
         if (options.folder or resume) and is_first_process():
-            _say_other_audio(cuts, f"data.{key}", folder / key)
+            _warn_of_other_audio(cuts, f"data.{key}", folder / key)
     return train, dev
 
 
 def _made(
     data: SpeechData, folder: Path, recipe: AdaptRecipe, encoder: HubertEncoder
 ) -> tuple[Targets, Targets]:
-    """Made by the first process in the run folder, unless they are there; the others wait for them."""
+    """Made by the first process in the run folder, unless they exist; the others wait for them."""
     options = recipe.targets
     of_layer = options.features == "layer"
     devices = devices_of(recipe)
@@ -80,21 +81,21 @@ def _made(
     jobs = len(devices) if on_gpu else max(1, recipe.data.workers)
 
     def make(cuts: Cuts, name: str, codebook: Tensor | None) -> Targets:
-        wanted: dict[str, Any] = {
-            "n_clusters": options.clusters if codebook is None else len(codebook),
-            "seed": recipe.seed,
-            "encoder": encoder if of_layer else None,
-            "layer": options.layer if of_layer else None,
-            "model": encoder.config,
-            "codebook": codebook,
-            "sample_hours": options.sample_hours,
-        }
+        clustering = Clustering(
+            n_clusters=options.clusters if codebook is None else len(codebook),
+            seed=recipe.seed,
+            encoder=encoder if of_layer else None,
+            layer=options.layer if of_layer else None,
+            model=encoder.config,
+            codebook=codebook,
+            sample_hours=options.sample_hours,
+        )
         if not is_first_process():
-            return wait_for_shards(cuts, folder / name, **wanted)
-        return make_shards(
+            return wait_for_targets(cuts, folder / name, clustering)
+        return make_targets(
             cuts,
             folder / name,
-            **wanted,
+            clustering,
             jobs=jobs,
             devices=devices,
             max_bad_fraction=recipe.data.max_bad_fraction,
@@ -109,15 +110,15 @@ def _made(
         raise ConfigError(f"recipe {recipe.name}: targets: {error}") from None
 
 
-def _there(folder: Path, options: TargetsConfig, *, going_on: bool) -> Targets:
+def _load(folder: Path, options: TargetsConfig, *, resume: bool) -> Targets:
     """Targets that were made before, which must be what the recipe says they are."""
     found = Targets.load(folder)
     name = f"layer {options.layer}" if options.features == "layer" else "mfcc"
     codebook = load_codebook(options.codebook) if options.codebook else None
     clusters = options.clusters if codebook is None else len(codebook)
     advice = (
-        "a run that goes on keeps its targets; for others start a new one from its teacher (teacher=RUN)"
-        if going_on
+        "a resumed run keeps its targets; for others start a new one from its teacher (teacher=RUN)"
+        if resume
         else "set targets.features, targets.layer, targets.clusters and targets.codebook accordingly, or "
         "leave targets.folder out"
     )
@@ -131,10 +132,10 @@ def _there(folder: Path, options: TargetsConfig, *, going_on: bool) -> Targets:
     return found
 
 
-def _say_other_audio(cuts: Cuts, key: str, folder: Path) -> None:
+def _warn_of_other_audio(cuts: Cuts, key: str, folder: Path) -> None:
     """Warn of labels of other samples under the same names and lengths: a distorted copy may be meant."""
-    about = json.loads((folder / "targets.json").read_text(encoding="utf-8"))
-    if "audio" not in about or about.get("speech") != take_stock(cuts).digest():
+    about = read_json(folder / "targets.json")
+    if "audio" not in about or about.get("speech") != list_utterances(cuts).digest():
         return
     if about["audio"] != describe_audio(cuts, len(cuts), about["audio"]["without"]):
         logger.warning(

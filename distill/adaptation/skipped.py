@@ -18,16 +18,17 @@ logger = logging.getLogger(__name__)
 FILE = "skipped.tsv"
 
 
-def list_skipped(folder: Path, shards: Sequence[str]) -> list[str]:
-    """Write down what shards of labels had to leave out; returns the ids."""
-    lines: list[str] = []
-    with contextlib.suppress(OSError, EOFError, ValueError, zipfile.BadZipFile):  # damaged: said later
-        lines = [line for name in shards for line in _skipped_in(folder / name)]
+def list_skipped(folder: Path, lines: Sequence[str]) -> None:
+    """Write down which utterances were left out, or that none was.
+
+    Args:
+        folder: of the targets.
+        lines: id and reason of each, separated by a tab.
+    """
     if lines:
         write_text(folder / FILE, "".join(f"{line}\n" for line in lines))
     else:
         (folder / FILE).unlink(missing_ok=True)
-    return [line.partition("\t")[0] for line in lines]
 
 
 def judge_skipped(folder: Path, n_skipped: int, n_utterances: int, max_bad_fraction: float) -> None:
@@ -42,24 +43,20 @@ def judge_skipped(folder: Path, n_skipped: int, n_utterances: int, max_bad_fract
     count = f"{n_skipped} of {n_utterances} utterances cannot be used and have no labels"
     if n_skipped > max_bad_fraction * n_utterances:
         raise DataError(
-            f"{count}, more than max_bad_fraction={max_bad_fraction:g} allows: {listed} lists them. Mend "
+            f"{count}, more than max_bad_fraction={max_bad_fraction:g} allows: {listed} lists them. Repair "
             "them and run again, or raise the limit"
         )
-    logger.warning("%s: %s lists them; mended, they are labelled when this is run again", count, listed)
+    logger.warning("%s: %s lists them; once repaired, they are labelled by running this again", count, listed)
 
 
 def forget_skipped(folder: Path) -> None:
-    """Take away shards that had to leave something out: it may have been mended since."""
+    """Remove blocks of labels with utterances that were left out, which are to be tried again."""
     if not (folder / FILE).exists():
         return
     for path in folder.glob("labels-*.npz"):
-        with contextlib.suppress(OSError, EOFError, ValueError, zipfile.BadZipFile):
-            if _skipped_in(path):
+        with contextlib.suppress(OSError, EOFError, ValueError, zipfile.BadZipFile):  # damaged: found later
+            with np.load(path, allow_pickle=False) as arrays:
+                any_skipped = "skipped" in arrays and len(arrays["skipped"])
+            if any_skipped:
                 (folder / "targets.json").unlink(missing_ok=True)
                 path.unlink()
-
-
-def _skipped_in(path: Path) -> list[str]:
-    """Lines of id and reason of the utterances that a shard of labels had to leave out."""
-    with np.load(path, allow_pickle=False) as arrays:
-        return arrays["skipped"].tolist() if "skipped" in arrays else []

@@ -7,7 +7,6 @@ import pytest
 
 from distill.atomic import atomic, read_json, write_json, write_text
 from distill.checkpoints import files
-from distill.downstream.cache import write_whole
 from distill.errors import CheckpointError
 from distill.training.saving import CarefulCheckpointIO
 
@@ -83,15 +82,15 @@ def test_an_error_names_the_file_and_others_keep_their_own_name(tmp_path, monkey
     assert not names(tmp_path)
 
 
-@pytest.mark.parametrize("way", ["weights", "cache", "checkpoints"])
+@pytest.mark.parametrize("way", ["weights", "text", "checkpoints"])
 def test_all_ways_of_writing_flush_to_the_disk_before_they_rename(tmp_path, monkeypatch, way):
     path, flushed = tmp_path / "file", []
     fsync = os.fsync
     monkeypatch.setattr(os, "fsync", lambda number: (flushed.append(path.exists()), fsync(number)))
     if way == "weights":
         files.write_json(path, {})
-    elif way == "cache":
-        write_whole(path, lambda temporary: temporary.write_text("{}"))
+    elif way == "text":
+        write_text(path, "{}")
     else:
         CarefulCheckpointIO().save_checkpoint({}, path)
     assert flushed[0] is False and path.exists()

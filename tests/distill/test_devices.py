@@ -11,8 +11,8 @@ from torch import nn
 from distill.adaptation import recipe_targets
 from distill.adaptation.command import make_and_report
 from distill.adaptation.targets_options import TargetsOptions
-from distill.adaptation.workers import run_shards
 from distill.analysis.invariance import layer_cosines
+from distill.checkpoints import export, load_teacher
 from distill.config import load
 from distill.devices import best_device, device_of, devices_of
 from distill.downstream.embeddings import embed_set, load_encoders
@@ -57,22 +57,6 @@ def test_an_evaluation_extracts_on_its_own_devices(gpus, monkeypatch):
     assert names(own_devices(config)) == ["cuda:6"]
 
 
-@pytest.mark.parametrize(("devices", "first"), [([3], "cuda:3"), ([6, 2], "cuda:6")])
-def test_shards_are_made_on_the_devices_that_are_named(devices, first):
-    class Maker:
-        device = "cpu"
-        job = SimpleNamespace(layer=6)
-        made: list = []
-
-        def __call__(self, kind, index, tick):
-            self.made.append((kind, index, self.device))
-
-    make: Any = Maker()
-    with run_shards(make, 8, [torch.device("cuda", number) for number in devices]) as run:
-        run("label", [0], lambda _: None)  # a single shard is made in this process
-    assert make.made == [("label", 0, first)]
-
-
 class Asked(Exception):
     pass
 
@@ -82,12 +66,12 @@ def asked(monkeypatch):
     """Devices and processes that targets are to be made with."""
     found = {}
 
-    def make_shards(*_, **options):
-        found.update(options)
+    def make_targets(cuts, folder, clustering, **options):
+        found.update(options, encoder=clustering.encoder)
         raise Asked
 
-    monkeypatch.setattr(recipe_targets, "make_shards", make_shards)
-    monkeypatch.setattr("distill.adaptation.command.make_shards", make_shards)
+    monkeypatch.setattr(recipe_targets, "make_targets", make_targets)
+    monkeypatch.setattr("distill.adaptation.command.make_targets", make_targets)
     return found
 
 
@@ -96,7 +80,7 @@ WORDS = ("trainer.devices=[3]", "targets.features=layer", "targets.layer=3", "te
 
 def test_targets_of_a_run_are_made_on_its_devices(gpus, asked, tmp_path):
     data: Any = SimpleNamespace(train_cuts=[], dev_cuts=[])
-    encoder: Any = SimpleNamespace(config=None)
+    encoder = load_teacher("random:mini")
     for more, expected in (([], (["cuda:3"], 1)), (["trainer.devices=2"], (["cuda:0", "cuda:1"], 2))):
         recipe: Any = load("t1_prime", [*WORDS, *more])
         with pytest.raises(Asked):
@@ -115,8 +99,6 @@ def test_targets_of_the_command_are_made_on_the_devices_of_the_recipe(gpus, aske
     )
     with pytest.raises(Exception, match="has learned nothing"):
         make_and_report(job)
-    from distill.checkpoints import export, load_teacher
-
     export(load_teacher("random:mini"), "native", tmp_path / "teacher")
     job.teacher = str(tmp_path / "teacher")
     with pytest.raises(Asked):
@@ -154,8 +136,6 @@ def test_speech_goes_to_where_the_model_is():
 
 
 def test_models_to_look_into_go_to_the_best_device(monkeypatch, tmp_path):
-    from distill.checkpoints import export, load_teacher
-
     export(load_teacher("random:mini"), "native", tmp_path)
     monkeypatch.setattr("distill.downstream.embeddings.best_device", lambda: torch.device("meta"))
     (model,) = load_encoders([str(tmp_path)]).values()

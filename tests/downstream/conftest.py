@@ -4,10 +4,14 @@ import stat
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 
+from distill.downstream import cache as cache_module
 from distill.downstream.options import EvaluationConfig
+from distill.hubert import HubertEncoder
 from distill.options import LoggingConfig
 
 
@@ -79,3 +83,25 @@ def fake_distill(tmp_path, monkeypatch) -> Path:
     script.chmod(script.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setattr(sys, "executable", str(script))
     return log
+
+
+@pytest.fixture(scope="module")
+def encoder() -> HubertEncoder:
+    torch.manual_seed(0)
+    return HubertEncoder.from_preset("mini", layers=2).eval()
+
+
+@pytest.fixture(scope="module")
+def speech(tmp_path_factory) -> Path:
+    """Eleven utterances of noise."""
+    root = tmp_path_factory.mktemp("speech")
+    generator = np.random.default_rng(0)
+    for index in range(11):
+        n_samples = int(generator.integers(2000, 9000))
+        soundfile.write(root / f"u{index:02d}.wav", 0.1 * generator.standard_normal(n_samples), 16_000)
+    return root
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(cache_module, "_BLOCK", 3)

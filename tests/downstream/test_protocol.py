@@ -10,6 +10,7 @@ from torch.utils.data import random_split
 from distill.distortions import CONDITIONS
 from distill.downstream.cache import FeatureCache
 from distill.downstream.evaluate import evaluate
+from distill.downstream.extraction import fill_all
 from distill.downstream.features import Selection
 from distill.downstream.head_testing import measure
 from distill.downstream.head_training import HeadTraining
@@ -125,10 +126,11 @@ def test_cached_features_have_the_level_and_say_so(quick, tmp_path):
         return FeatureCache(tmp_path / folder, cuts, encoder, selection, **options, **more)
 
     for folder, gain_db in (("loud", 0.0), ("low", -3.0)):
-        cache(folder, gain_db=gain_db).fill(encoder, selection, device=torch.device("cpu"), workers=1)
+        made = cache(folder, gain_db=gain_db)
+        fill_all([made], encoder, selection, devices=[torch.device("cpu")], workers=1)
     loud, low = (cache(name, gain_db=db).read(cuts[0].id) for name, db in (("loud", 0.0), ("low", -3.0)))
     assert loud is not None and low is not None and not torch.equal(loud, low)
-    with pytest.raises(UserError, match="features of another level"):
+    with pytest.raises(UserError, match=r"other settings \(level\)"):
         cache("low")
     about = tmp_path / "loud" / "about.json"  # of an earlier version: no level was ever changed
     about.write_text(json.dumps({k: v for k, v in read(about).items() if k != "gain_db"}))

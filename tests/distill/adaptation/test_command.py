@@ -1,45 +1,20 @@
+"""`distill adapt targets`: what it makes, says and refuses."""
+
 import json
 
 import numpy as np
 import pytest
 import torch
 
-from distill.adaptation import heads
-from distill.adaptation.codebooks import load_codebook
 from distill.adaptation.command import make_and_report
 from distill.adaptation.targets import Targets
 from distill.adaptation.targets_options import TargetsOptions
-from distill.config import load
 from distill.errors import CheckpointError, ConfigError, DataError, UsageError
 from distill.run import run
+from tests.distill.adaptation.small_recipes import adapt_recipe, speech_words
 from tests.paths import GOLDEN
 
 CHECKPOINT = GOLDEN / "hubert_base_fairseq.pt"
-
-
-def data(mini_data):
-    return (
-        f"data.train=[{mini_data}/speech_train.jsonl.gz]",
-        f"data.dev=[{mini_data}/speech_dev.jsonl.gz]",
-        "targets.clusters=10",
-    )
-
-
-def adapt_recipe(mini_data, *more):
-    return load(
-        "mini_teacher",
-        [
-            *data(mini_data),
-            "optim.max_steps=2",
-            "validation.every_n_steps=2",
-            "data.workers=0",
-            "data.batch_size=4",
-            "data.max_samples=16000",
-            "logging.wandb=off",
-            "trainer.accelerator=cpu",
-            *more,
-        ],
-    )
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +23,7 @@ def made(mini_data, tmp_path_factory):
     out = tmp_path_factory.mktemp("targets")
     job = TargetsOptions(
         source="mini_teacher",
-        overrides=data(mini_data),
+        overrides=speech_words(mini_data),
         out=out / "made",
         jobs=1,
         export_fairseq=out / "fairseq",
@@ -146,33 +121,8 @@ def test_mistakes_are_one_clear_line(mini_data, tmp_path, changes, error, messag
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
-# ---------------------------------------------------------------------------------------- the teacher's head
-
-
-def test_a_fairseq_teachers_head_is_dropped_with_a_word(mini_data, tmp_path, capsys):
-    run(adapt_recipe(mini_data, f"teacher={CHECKPOINT}"), tmp_path / "size")
-    assert f"afresh: that of {CHECKPOINT} is for 20 clusters, the targets have 10" in capsys.readouterr().err
-    made = run(adapt_recipe(mini_data, f"teacher={CHECKPOINT}", "targets.clusters=20"), tmp_path / "codebook")
-    assert "does not predict these targets (another codebook?): right on" in capsys.readouterr().err
-    assert json.loads(made.with_suffix(".json").read_text())["provenance"]["head"] == "new"
-
-
-def test_a_head_that_fits_is_used_and_goes_with_the_run(mini_data, tmp_path, capsys, monkeypatch):
-    """A run's own targets with the codebook of the run before; whether the guesses are right is played."""
-    first = run(adapt_recipe(mini_data, "teacher=random:mini"), tmp_path / "first").parent
-    assert "prediction head" not in capsys.readouterr().err
-    monkeypatch.setattr(heads.Agreement, "above_chance", True)
-    started = []
-    monkeypatch.setattr(
-        "distill.adaptation.run.fit",
-        lambda trainer, module, *_, **__: started.append(heads.head_of(module.state_dict())) or 0.0,
-    )
-    monkeypatch.setattr("distill.adaptation.run.release", lambda *_: tmp_path)
-    monkeypatch.setattr("distill.adaptation.run._keep_head", lambda *_: None)
-    codebook = f"targets.codebook={first}/targets/train"
-    run(adapt_recipe(mini_data, f"teacher={first}", codebook), tmp_path / "second")
-    assert f"prediction head of {first} taken over: right on" in capsys.readouterr().err
-    head = heads.read_head(str(first))
-    assert head is not None and all(torch.equal(started[0][name], head[name]) for name in head)
-    made = Targets.load(tmp_path / "second" / "targets" / "dev")
-    assert torch.equal(made.codebook, load_codebook(first / "targets" / "train"))
+def test_targets_of_a_random_models_layer_are_refused(mini_data, tmp_path):
+    overrides = speech_words(mini_data)
+    job = TargetsOptions(source="mini_teacher_it2", overrides=overrides, out=tmp_path)
+    with pytest.raises(UsageError, match="layer 4 of random:mini has learned nothing: name the model"):
+        make_and_report(job)

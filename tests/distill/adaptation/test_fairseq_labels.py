@@ -8,10 +8,11 @@ import torch
 from lhotse import CutSet, SupervisionSegment
 
 from distill.adaptation.fairseq_labels import export_fairseq, write_manifest
-from distill.adaptation.targets import Targets, make_targets
+from distill.adaptation.targets import Targets
 from distill.data.audio import read_audio
 from distill.data.sources import open_cuts
 from distill.errors import DataError
+from tests.distill.adaptation.small_targets import make
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +33,8 @@ def cuts(speech):
 
 
 @pytest.fixture(scope="module")
-def targets(cuts):
-    return make_targets([(c.id, read_audio(c)) for c in cuts], n_clusters=12, seed=0, progress=False)
+def targets(cuts, tmp_path_factory):
+    return make(cuts, tmp_path_factory.mktemp("targets"), n_clusters=12, seed=0)
 
 
 class FairseqReader:

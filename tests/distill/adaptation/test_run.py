@@ -1,195 +1,22 @@
-"""Runs of `distill adapt`: whose targets they have, what regularises them, and what they refuse."""
+"""Runs of `distill adapt`: their head, and what regularises them."""
 
 import json
 
 import pytest
 import torch
-from lhotse import CutSet
 
 from distill.adaptation import heads
-from distill.adaptation.command import make_and_report
+from distill.adaptation.codebooks import load_codebook
 from distill.adaptation.targets import Targets
-from distill.adaptation.targets_options import TargetsOptions
-from distill.checkpoints import export, load_teacher
+from distill.checkpoints import load_teacher
 from distill.config import load
-from distill.data.audio import samples_at_16k
-from distill.data.sources import open_cuts
-from distill.data_prep.manifests import write_cuts
-from distill.errors import ConfigError, DataError, UsageError
+from distill.errors import ConfigError
 from distill.hubert import HubertEncoder
 from distill.run import run
+from tests.distill.adaptation.small_recipes import adapt_recipe
+from tests.paths import GOLDEN
 
-
-def words(mini_data, *more):
-    return [
-        f"data.train=[{mini_data}/speech_train.jsonl.gz]",
-        f"data.dev=[{mini_data}/speech_dev.jsonl.gz]",
-        "targets.clusters=10",
-        "optim.max_steps=2",
-        "validation.every_n_steps=2",
-        "data.workers=0",
-        "data.batch_size=4",
-        "data.max_samples=16000",
-        "logging.wandb=off",
-        "trainer.accelerator=cpu",
-        *more,
-    ]
-
-
-def recipe(mini_data, *more):
-    return load("mini_teacher", words(mini_data, *more))
-
-
-@pytest.fixture(scope="module")
-def finished(mini_data, tmp_path_factory):
-    out = tmp_path_factory.mktemp("adapt") / "run"
-    run(recipe(mini_data), out)
-    return out
-
-
-@pytest.fixture(scope="module")
-def given(mini_data, tmp_path_factory):
-    """A folder of `distill adapt targets`, and one whose dev set has clusters of its own."""
-    out = tmp_path_factory.mktemp("targets")
-    overrides = tuple(words(mini_data))
-    make_and_report(TargetsOptions(source="mini_teacher", overrides=overrides, out=out / "good", jobs=1))
-    make_and_report(
-        TargetsOptions(source="mini_teacher", overrides=overrides, out=out / "other", jobs=1, seed=9)
-    )
-    (out / "mixed").mkdir()
-    (out / "mixed/train").symlink_to(out / "good/train")
-    (out / "mixed/dev").symlink_to(out / "other/dev")
-    return out
-
-
-# ------------------------------------------------------------------------------------------------- targets
-
-
-@pytest.fixture(scope="module")
-def slow_teacher(tmp_path_factory):
-    """Of 25 frames a second, which see 720 samples."""
-    conv_layers = (*HubertEncoder.from_preset("mini").config.conv_layers, (32, 2, 2))
-    teacher = HubertEncoder.from_preset("mini", layers=1, conv_layers=conv_layers)
-    export(teacher, "native", tmp_path_factory.mktemp("slow"))
-    return tmp_path_factory.getbasetemp() / "slow0"
-
-
-@pytest.mark.parametrize("features", ["mfcc", "layer"])
-def test_a_teacher_of_another_frame_rate(mini_data, slow_teacher, tmp_path, features):
-    """Its targets have a label for each of its own frames, however long the crops are."""
-    options = [f"teacher={slow_teacher}", f"targets.features={features}", "targets.layer=1"]
-    run(recipe(mini_data, *options, "data.max_samples=10000"), tmp_path / "run")
-    config = load_teacher(tmp_path / "run").config
-    assert config.hop == 640
-    targets = Targets.load(tmp_path / "run/targets/train")
-    assert (targets.hop, targets.receptive_field, targets.frame_rate_hz) == (640, 720, 25.0)
-    for cut in open_cuts(f"{mini_data}/speech_train.jsonl.gz"):
-        assert len(targets.labels[cut.id]) == config.frames(samples_at_16k(cut))
-
-
-def test_targets_of_another_frame_rate_are_refused(mini_data, slow_teacher, given, tmp_path):
-    options = [f"teacher={slow_teacher}", f"targets.folder={given}/good"]
-    with pytest.raises(ConfigError, match=r"a label every 320 .*, the frames of .* are 640 apart") as error:
-        run(recipe(mini_data, *options), tmp_path / "run")
-    assert "\n" not in str(error.value)
-
-
-def state_of(run_folder):
-    kept = [run_folder / "recipe.yaml", *run_folder.glob("targets/*/*"), *run_folder.glob("checkpoints/*")]
-    return {path: path.read_bytes() for path in kept}
-
-
-@pytest.mark.parametrize(
-    "change", ["targets.clusters=12", "targets.features=layer targets.layer=2", "targets.codebook={other}"]
-)
-def test_a_run_that_goes_on_keeps_its_targets_and_its_recipe(finished, mini_data, given, change):
-    before = state_of(finished)
-    more = change.format(other=given / "other/train").split()
-    with pytest.raises(ConfigError, match="a run that goes on keeps its targets"):
-        run(recipe(mini_data, "optim.max_steps=4", *more), finished, resume=True)
-    assert state_of(finished) == before
-
-
-def test_an_unfinished_start_with_another_teacher_speech_or_seed_makes_its_own_targets(mini_data, tmp_path):
-    of_layer = ["targets.features=layer", "targets.layer=2"]
-    run(recipe(mini_data, *of_layer), tmp_path / "run")
-    (tmp_path / "run/checkpoints/last.ckpt").unlink()  # killed before it was written
-    first = json.loads((tmp_path / "run/targets/train/job.json").read_text())
-    run(recipe(mini_data, *of_layer, "seed=1"), tmp_path / "run")  # other random weights
-    second = json.loads((tmp_path / "run/targets/train/job.json").read_text())
-    assert second["seed"] == 1 and first["weights"] != second["weights"]
-
-
-def test_targets_of_two_codebooks_or_another_one_are_refused(mini_data, given, tmp_path):
-    def start(*more):
-        run(recipe(mini_data, *more), tmp_path / "run")
-
-    with pytest.raises(ConfigError, match="mixed/train and .*mixed/dev are of different codebooks"):
-        start(f"targets.folder={given}/mixed")
-    with pytest.raises(ConfigError, match="was made with another codebook than"):
-        start(f"targets.folder={given}/good", f"targets.codebook={given}/other/train")
-    with pytest.raises(ConfigError, match="10 clusters of mfcc, the recipe wants 11 of mfcc: set targets"):
-        start(f"targets.folder={given}/good", "targets.clusters=11")
-    start(f"targets.folder={given}/good", f"targets.codebook={given}/good/train")
-
-
-def test_targets_of_other_speech_are_refused_before_training(mini_data, given, tmp_path):
-    speech = f"data.train=[{mini_data}/speech_test.jsonl.gz]"
-    with pytest.raises(DataError, match=r"utterances of data.train have no labels in .*good/train, such as"):
-        run(recipe(mini_data, f"targets.folder={given}/good", speech), tmp_path / "run")
-
-
-def test_targets_of_other_audio_under_the_same_names_are_said(mini_data, given, tmp_path, caplog):
-    quiet = [cut.perturb_volume(0.5, affix_id=False) for cut in open_cuts(f"{mini_data}/speech_dev.jsonl.gz")]
-    write_cuts(quiet, tmp_path / "quiet.jsonl.gz")
-    folder, dev = f"targets.folder={given}/good", f"data.dev=[{tmp_path}/quiet.jsonl.gz]"
-    run(recipe(mini_data, folder, dev), tmp_path / "run")
-    said = "good/dev holds labels of other audio than data.dev has under the same names"
-    assert caplog.text.count(said) == 1 and "good/train holds" not in caplog.text
-
-
-def test_targets_of_a_random_models_layer_are_refused(mini_data, tmp_path):
-    overrides = tuple(words(mini_data))
-    job = TargetsOptions(source="mini_teacher_it2", overrides=overrides, out=tmp_path)
-    with pytest.raises(UsageError, match="layer 4 of random:mini has learned nothing: name the model"):
-        make_and_report(job)
-
-
-def test_targets_belong_to_a_split_where_train_and_dev_have_the_same_names(mini_data, tmp_path):
-    """As `train/000.wav` and `dev/000.wav` have."""
-    for split in ("train", "dev"):
-        cuts = list(CutSet.from_file(mini_data / f"speech_{split}.jsonl.gz"))
-        for number, cut in enumerate(cuts):
-            cut.id = f"{number:03d}"
-        CutSet.from_cuts(cuts).to_file(tmp_path / f"{split}.jsonl.gz")
-    speech = [f"data.{split}=[{tmp_path}/{split}.jsonl.gz]" for split in ("train", "dev")]
-    adaptation, seen = recipe(mini_data, "data.max_samples=400000", *speech), {}
-
-    def stop(trainer, module, data, out, **_):
-        data.trainer = trainer
-        seen["train"], seen["dev"] = data._dataset("train"), data._dataset("dev")
-        raise KeyboardInterrupt
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("distill.adaptation.run.fit", stop)
-        run(adaptation, tmp_path / "run")
-    for split, dataset in seen.items():
-        made = Targets.load(tmp_path / "run/targets" / split).labels
-        batch = dataset[0, 0, [0, 1]]
-        assert batch.ids == ["000", "001"] and not batch.skipped
-        for row, name in zip(batch.targets, batch.ids, strict=True):
-            assert row[: len(made[name])].tolist() == made[name][: len(row)].tolist()
-
-
-def test_equal_names_within_a_split_are_refused_with_both_files(mini_data, tmp_path):
-    source = f"{mini_data}/speech_train.jsonl.gz"
-    (cut, *_) = CutSet.from_file(source)
-    file = cut.recording.sources[0].source
-    with pytest.raises(DataError, match=f"{file} and {file} are both called {cut.id}; names must differ"):
-        run(recipe(mini_data, f"data.train=[{source}, {source}]"), tmp_path / "run")
-
-
-# ------------------------------------------------------------------------------------------ head and options
+CHECKPOINT = GOLDEN / "hubert_base_fairseq.pt"
 
 
 def test_a_teacher_without_a_head_and_one_that_is_a_checkpoint(
@@ -202,7 +29,7 @@ def test_a_teacher_without_a_head_and_one_that_is_a_checkpoint(
     bare = tmp_path / "bare.safetensors"
     bare.write_bytes((finished / "teacher.safetensors").read_bytes())
     bare.with_suffix(".json").write_text((finished / "teacher.json").read_text())
-    made = run(recipe(mini_data, f"teacher={bare}"), tmp_path / "run")
+    made = run(adapt_recipe(mini_data, f"teacher={bare}"), tmp_path / "run")
     assert f"prediction head started afresh: {bare} has none" in capsys.readouterr().err
     assert json.loads(made.with_suffix(".json").read_text())["provenance"]["head"] == "new"
 
@@ -210,19 +37,19 @@ def test_a_teacher_without_a_head_and_one_that_is_a_checkpoint(
 def test_whose_head_it_was_is_still_known_after_a_resume(finished, mini_data, tmp_path):
     made = json.loads((finished / "teacher.json").read_text())["provenance"]
     assert made["head"] == "new"
-    run(recipe(mini_data, "optim.max_steps=4"), finished, resume=True)
+    run(adapt_recipe(mini_data, "optim.max_steps=4"), finished, resume=True)
     resumed = json.loads((finished / "teacher.json").read_text())["provenance"]
     assert resumed["head"] == "new" and resumed["step"] == 4
 
 
 def test_the_recipe_regularises_the_encoder_whatever_its_checkpoint_says(mini_data, tmp_path):
     options = ["encoder.layerdrop=0.5", "encoder.cnn_grad_scale=0.1", "encoder.projection_dropout=0.2"]
-    made = run(recipe(mini_data, *options), tmp_path / "run")
+    made = run(adapt_recipe(mini_data, *options), tmp_path / "run")
     config = load_teacher(str(made)).config
     assert (config.layerdrop, config.cnn_grad_scale, config.projection_dropout) == (0.5, 0.1, 0.2)
     assert config.dropout == HubertEncoder.from_preset("mini").config.dropout
     with pytest.raises(ConfigError, match="layerdrop must be between 0 and 0.99, not 1.5"):
-        recipe(mini_data, "encoder.layerdrop=1.5")
+        adapt_recipe(mini_data, "encoder.layerdrop=1.5")
 
 
 @pytest.mark.parametrize("name", ["t1_prime", "hubert_base_it1", "hubert_base_it2"])
@@ -231,3 +58,32 @@ def test_pre_training_is_regularised_as_huberts(name):
     encoder = load(name).encoder
     assert (encoder.cnn_grad_scale, encoder.layerdrop, encoder.projection_dropout) == (0.1, 0.05, 0.1)
     assert (encoder.dropout, encoder.attention_dropout, encoder.activation_dropout) == (0.1, 0.1, 0.0)
+
+
+def test_a_fairseq_teachers_head_is_dropped_with_a_word(mini_data, tmp_path, capsys):
+    run(adapt_recipe(mini_data, f"teacher={CHECKPOINT}"), tmp_path / "size")
+    assert f"afresh: that of {CHECKPOINT} is for 20 clusters, the targets have 10" in capsys.readouterr().err
+    made = run(adapt_recipe(mini_data, f"teacher={CHECKPOINT}", "targets.clusters=20"), tmp_path / "codebook")
+    assert "does not predict these targets (another codebook?): right on" in capsys.readouterr().err
+    assert json.loads(made.with_suffix(".json").read_text())["provenance"]["head"] == "new"
+
+
+def test_a_head_that_fits_is_used_and_goes_with_the_run(mini_data, tmp_path, capsys, monkeypatch):
+    """A run's own targets with the codebook of the run before; whether the guesses are right is played."""
+    first = run(adapt_recipe(mini_data, "teacher=random:mini"), tmp_path / "first").parent
+    assert "prediction head" not in capsys.readouterr().err
+    monkeypatch.setattr(heads.Agreement, "above_chance", True)
+    started = []
+    monkeypatch.setattr(
+        "distill.adaptation.run.fit",
+        lambda trainer, module, *_, **__: started.append(heads.head_of(module.state_dict())) or 0.0,
+    )
+    monkeypatch.setattr("distill.adaptation.run.release", lambda *_: tmp_path)
+    monkeypatch.setattr("distill.adaptation.run._keep_head", lambda *_: None)
+    codebook = f"targets.codebook={first}/targets/train"
+    run(adapt_recipe(mini_data, f"teacher={first}", codebook), tmp_path / "second")
+    assert f"prediction head of {first} taken over: right on" in capsys.readouterr().err
+    head = heads.read_head(str(first))
+    assert head is not None and all(torch.equal(started[0][name], head[name]) for name in head)
+    made = Targets.load(tmp_path / "second" / "targets" / "dev")
+    assert torch.equal(made.codebook, load_codebook(first / "targets" / "train"))
