@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 
 from distill.options import MaskingConfig, OptimConfig
-from tests.distill.adaptation.test_masked_prediction import (
+from tests.distill.adaptation.tiny_training import (
     loader_of,
     tiny_batch,
     tiny_encoder,

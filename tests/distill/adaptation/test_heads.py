@@ -9,7 +9,7 @@ from distill.adaptation.masking import span_mask
 from distill.checkpoints import fairseq, native, safe_pickle
 from distill.checkpoints.files import write_safetensors
 from distill.options import MaskingConfig
-from tests.distill.adaptation.test_masked_prediction import (
+from tests.distill.adaptation.tiny_training import (
     CLUSTERS,
     OPTIM,
     targets_of,
