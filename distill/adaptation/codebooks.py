@@ -95,7 +95,7 @@ def _from_joblib(contents: bytes, path: Path) -> np.ndarray:
 
 
 class _Array:
-    """What joblib puts into the pickle in place of an array, and then the array read from behind it."""
+    """What joblib puts into the pickle in place of an array, whose bytes follow, and then that array."""
 
     stream: io.BytesIO
     value: np.ndarray

@@ -34,7 +34,7 @@ _FAIRSEQ_NAMES = {"train": "train", "dev": "valid", "": "train"}
 
 
 def make_and_report(job: TargetsOptions) -> str:
-    """Do it.
+    """Make targets as asked for, and everything that is written with them.
 
     Returns:
         What to print: per set how the clusters are used, and their quality where phones are known.
@@ -44,44 +44,25 @@ def make_and_report(job: TargetsOptions) -> str:
     """
     recipe, sets = _speech(job)
     options = _options(job, recipe)
-    teacher = job.teacher or (recipe.teacher if recipe else None)
-    if options.features == "layer" and teacher is None:
-        raise UsageError("features of a layer need a model: name it with --teacher")
-    if options.features == "layer" and str(teacher).startswith("random:"):
-        raise UsageError(
-            f"layer {options.layer} of {teacher} has learned nothing: name the model whose layer is to be "
-            "clustered with --teacher (of a second iteration, the run of the first)"
-        )
-    limit = recipe.data.max_bad_fraction if recipe else DataConfig().max_bad_fraction
     seed = job.seed if job.seed is not None else recipe.seed if recipe else 0
     torch.manual_seed(seed)  # for a random teacher: `distill adapt` makes the same one
-    model = _model(teacher, options.features)
-    encoder = model if options.features == "layer" else None
-    devices = devices_of(recipe or Recipe()) if encoder is not None else [torch.device("cpu")]
-    jobs = job.jobs or (len(devices) if devices[0].type == "cuda" else _cores())
-    codebook = load_codebook(options.codebook) if options.codebook else None
+    model = _model(job.teacher or (recipe.teacher if recipe else None), options)
     made: dict[str, tuple[Speech, Targets]] = {}
     lines: list[str] = []
+    codebook = load_codebook(options.codebook) if options.codebook else None
     for name, cuts in sets.items():
         folder = job.out / name
         try:
             clustering = Clustering(
                 n_clusters=options.clusters if codebook is None else len(codebook),
                 seed=seed,
-                encoder=encoder,
-                layer=options.layer if encoder is not None else None,
+                encoder=model if options.features == "layer" else None,
+                layer=options.layer if options.features == "layer" else None,
                 model=model.config if model is not None else None,
                 codebook=codebook,
                 sample_hours=options.sample_hours,
             )
-            targets = make_targets(
-                cuts,
-                folder,
-                clustering,
-                jobs=jobs,
-                devices=devices,
-                max_bad_fraction=limit if job.max_bad_fraction is None else job.max_bad_fraction,
-            )
+            targets = _make(job, recipe, cuts, folder, clustering)
         except ValueError as error:
             raise ConfigError(f"{job.source}: {error}") from None
         codebook = targets.codebook  # the dev set is labelled with the clusters of the training set
@@ -95,16 +76,41 @@ def make_and_report(job: TargetsOptions) -> str:
     return "\n".join(lines)
 
 
-def _model(teacher: str | None, features: str) -> HubertEncoder | None:
+def _make(
+    job: TargetsOptions, recipe: AdaptRecipe | None, cuts: Speech, folder: Path, clustering: Clustering
+) -> Targets:
+    """The targets of one set."""
+    limit = recipe.data.max_bad_fraction if recipe else DataConfig().max_bad_fraction
+    devices = devices_of(recipe or Recipe()) if clustering.encoder is not None else [torch.device("cpu")]
+    return make_targets(
+        cuts,
+        folder,
+        clustering,
+        jobs=job.jobs or (len(devices) if devices[0].type == "cuda" else _cores()),
+        devices=devices,
+        max_bad_fraction=limit if job.max_bad_fraction is None else job.max_bad_fraction,
+    )
+
+
+def _model(teacher: str | None, options: TargetsConfig) -> HubertEncoder | None:
     """The model whose layer is clustered, or whose frames get labels of MFCC; None: HuBERT's 50 Hz.
 
     For MFCC nothing is downloaded: models that are published have 50 frames a second, and `distill adapt`
     refuses targets of another rate than its teacher's.
     """
+    if options.features == "layer":
+        if teacher is None:
+            raise UsageError("features of a layer need a model: name it with --teacher")
+        if teacher.startswith("random:"):
+            raise UsageError(
+                f"layer {options.layer} of {teacher} has learned nothing: name the model whose layer is to "
+                "be clustered with --teacher (of a second iteration, the run of the first)"
+            )
+        return load_teacher(teacher)
     if teacher is None:
         return None
-    here = teacher.startswith("random:") or Path(teacher).expanduser().exists()
-    return load_teacher(teacher) if features == "layer" or here else None
+    is_local = teacher.startswith("random:") or Path(teacher).expanduser().exists()
+    return load_teacher(teacher) if is_local else None
 
 
 def describe(cuts: Speech, targets: Targets, folder: Path) -> list[str]:

@@ -2,7 +2,7 @@
 
 fairseq's HuBERT task reads `SPLIT.tsv` (a root folder, then a relative path and a number of samples a line),
 `SPLIT.km` (the clusters of an utterance's frames, separated by spaces) and `dict.km.txt` (each cluster and a
-count), all in one folder. Its audio files are whole recordings at 16 kHz.
+count), all in one folder. Its audio files are entire recordings at 16 kHz.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def export_fairseq(splits: Mapping[str, tuple[Speech, Targets]], folder: str | P
         The options of `fairseq-hydra-train` that use the folder.
 
     Raises:
-        DataError: for cuts that are not whole audio files at 16 kHz, or paths that cannot be written in a
+        DataError: for cuts that are not entire audio files at 16 kHz, or paths that cannot be written in a
             .tsv.
         ValueError: if the splits have codebooks of different size.
     """
@@ -101,10 +101,10 @@ def _files(cuts: Speech, targets: Targets) -> Iterator[_File]:
         labels = targets.labels.get(cut.id)
         if labels is None:
             continue
-        recording = _whole_file(cut)
+        recording = _entire_file(cut)
         if recording is None:
             raise DataError(
-                f"{cut.id} is not a whole audio file at 16 kHz, and fairseq reads nothing else: write such "
+                f"{cut.id} is not an entire audio file at 16 kHz, and fairseq reads nothing else: write such "
                 "files first with `distill data distort ... --condition clean`, and make the targets of those"
             )
         path = os.path.abspath(str(recording.sources[0].source))
@@ -113,14 +113,14 @@ def _files(cuts: Speech, targets: Targets) -> Iterator[_File]:
         yield _File(path, recording.num_samples, labels)
 
 
-def _whole_file(cut: Cut) -> Recording | None:
+def _entire_file(cut: Cut) -> Recording | None:
     """The audio file at 16 kHz that a cut is all of, if it is."""
     recording = cut.recording if isinstance(cut, DataCut) else None
     if recording is None or recording.transforms or recording.sampling_rate != SAMPLE_RATE:
         return None
-    whole = cut.start == 0 and abs(cut.duration - recording.duration) < 0.5 / SAMPLE_RATE
+    entire = cut.start == 0 and abs(cut.duration - recording.duration) < 0.5 / SAMPLE_RATE
     one_file = len(recording.sources) == 1 and recording.sources[0].type == "file"
-    return recording if whole and one_file else None
+    return recording if entire and one_file else None
 
 
 def _write_split(folder: Path, split: str, files: list[_File]) -> None:

@@ -40,7 +40,7 @@ FAIRSEQ_SPECIAL_LABELS = 4
 
 @dataclass
 class MaskedLoss:
-    """Terms of the loss and what is logged beside them; scalars."""
+    """Terms of the loss and what is logged with them; scalars."""
 
     total: Tensor
     """What is minimised."""

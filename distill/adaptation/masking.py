@@ -18,8 +18,8 @@ def span_mask(
     An utterance of n frames gets floor(probability * n / length + u) spans, u uniform in [0, 1), at least
     one, with distinct starts; spans may overlap, so 0.8 and 10 mask about 57 % of the frames. Utterances
     shorter than two spans use spans of half their own length, which leaves them some context. Unlike
-    fairseq, masks are not thinned until all rows have equally many: an utterance's mask owes nothing to the
-    lengths of the others.
+    fairseq, masks are not thinned until all rows have equally many: an utterance's mask does not depend on
+    the lengths of the others.
 
     Args:
         lengths_in_frames: (B,) integers, valid frames.

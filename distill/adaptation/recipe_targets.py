@@ -25,7 +25,7 @@ from distill.processes import is_first_process
 
 logger = logging.getLogger(__name__)
 
-_LOOKED_AT = 2_000  # utterances that are asked for their labels before training: enough to tell a share
+_MOST_CHECKED = 2_000  # utterances that are asked for their labels before training: enough to tell a share
 
 
 def targets_of(
@@ -147,7 +147,7 @@ def _warn_of_other_audio(cuts: Cuts, key: str, folder: Path) -> None:
 
 def _check_labels(cuts: Cuts, targets: Targets, key: str, folder: Path, limit: float) -> None:
     """Stop before training if too many utterances have no labels, judged by some from all over the corpus."""
-    numbers = np.linspace(0, len(cuts) - 1, min(_LOOKED_AT, len(cuts))).round().astype(int)
+    numbers = np.linspace(0, len(cuts) - 1, min(_MOST_CHECKED, len(cuts))).round().astype(int)
     missing = [name for name in (cuts[number].id for number in numbers) if name not in targets.labels]
     if len(missing) > limit * len(numbers):
         raise DataError(

@@ -29,7 +29,7 @@ from distill.adaptation.kmeans import fit_kmeans
 from distill.adaptation.labelling import LABELS, SAMPLE, Job, TargetsMaker
 from distill.adaptation.skipped import forget_skipped, judge_skipped, list_skipped
 from distill.adaptation.targets import Targets, frame_facts
-from distill.adaptation.utterances import Speech, describe_audio, list_utterances
+from distill.adaptation.utterances import Speech, Utterances, describe_audio, list_utterances
 from distill.atomic import atomic, read_json, write_json
 from distill.data.blocks import CPU_ONLY, BlockRunner, block_ranges, noted_settings
 from distill.errors import DataError, differing_keys, first_line, refuse_other_settings
@@ -93,27 +93,11 @@ def make_targets(
     forget_skipped(folder)
     if (folder / "targets.json").exists():
         return Targets.load(folder)
-    encoder = clustering.encoder
-    job = Job(
-        cuts=cuts,
-        folder=folder,
-        blocks=block_ranges(count, size),
-        width=clustering.width,
-        seed=clustering.seed,
-        config=clustering.config,
-        min_samples=clustering.min_samples,
-        weights=None if encoder is None else {k: v.detach().cpu() for k, v in encoder.state_dict().items()},
-        layer=clustering.layer,
-        to_sample=clustering.frames_to_sample(utterances),
-    )
-    devices = devices if encoder is not None else CPU_ONLY
+    job = _job(cuts, folder, clustering, utterances, size)
+    devices = CPU_ONLY if clustering.encoder is None else devices
     with BlockRunner(TargetsMaker(job), jobs=jobs, devices=devices) as runner:
         if not (folder / "codebook.npy").exists():
-            codebook = clustering.codebook
-            if codebook is None:
-                codebook = _fit(job, clustering, runner, progress)
-            with atomic(folder / "codebook.npy") as path, path.open("wb") as stream:
-                np.save(stream, codebook.float().numpy())
+            _save_codebook(job, clustering, runner, progress)
         for part in folder.glob("sample-*.npy"):
             part.unlink()
         _run(runner, job, LABELS, f"{clustering.features} labels", progress)
@@ -179,6 +163,32 @@ def _claim(folder: Path, settings: dict[str, Any], start_afresh: bool) -> None:
     for left_over in folder.glob(".*.np[yz].*"):  # of a process that was killed while writing
         left_over.unlink(missing_ok=True)
     write_json(folder / "job.json", settings)
+
+
+def _job(cuts: Speech, folder: Path, clustering: Clustering, utterances: Utterances, size: int) -> Job:
+    """What the processes have to know."""
+    encoder = clustering.encoder
+    return Job(
+        cuts=cuts,
+        folder=folder,
+        blocks=block_ranges(len(utterances.ids), size),
+        width=clustering.width,
+        seed=clustering.seed,
+        config=clustering.config,
+        min_samples=clustering.min_samples,
+        weights=None if encoder is None else {k: v.detach().cpu() for k, v in encoder.state_dict().items()},
+        layer=clustering.layer,
+        to_sample=clustering.frames_to_sample(utterances),
+    )
+
+
+def _save_codebook(job: Job, clustering: Clustering, runner: BlockRunner, progress: bool) -> None:
+    """Write the given codebook, or one that is fitted now."""
+    codebook = clustering.codebook
+    if codebook is None:
+        codebook = _fit(job, clustering, runner, progress)
+    with atomic(job.folder / "codebook.npy") as path, path.open("wb") as stream:
+        np.save(stream, codebook.float().numpy())
 
 
 def _fit(job: Job, clustering: Clustering, runner: BlockRunner, progress: bool) -> Tensor:

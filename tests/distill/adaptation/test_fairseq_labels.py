@@ -93,7 +93,7 @@ def test_what_fairseq_cannot_read_is_refused(cuts, targets, speech, tmp_path):
     later = one.truncate(offset=0.1, preserve_id=True)
     slow = one.resample(8_000)
     for wrong in (part, later, slow):
-        with pytest.raises(DataError, match=f"{one.id} is not a whole audio file at 16 kHz.*data distort"):
+        with pytest.raises(DataError, match=f"{one.id} is not an entire audio file at 16 kHz.*data distort"):
             export_fairseq({"train": (CutSet([wrong]), targets)}, tmp_path)
     odd = tmp_path / "odd"
     odd.mkdir()
