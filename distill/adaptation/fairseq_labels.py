@@ -75,19 +75,15 @@ def write_manifest(cuts: Speech, targets: Targets, path: str | Path) -> Path:
         path: a .jsonl.gz.
     """
     path = Path(path)
-    with atomic(path) as temporary:
-        # lhotse goes by the suffix
-        written = temporary.with_name(f"{temporary.name}.jsonl.gz")
-        with CutSet.open_writer(written) as writer:
-            for cut in each(cuts):
-                labels = targets.labels.get(cut.id)
-                if labels is None:
-                    continue
-                if not isinstance(cut, DataCut):
-                    raise DataError(f"{cut.id} is a mixture, which cannot carry labels: write it to a file")
-                custom = {**(cut.custom or {}), CUSTOM_FIELD: _line(labels)}
-                writer.write(fastcopy(cut, custom=custom))  # the caller's cut stays as it is
-        written.replace(temporary)
+    with atomic(path) as temporary, CutSet.open_writer(temporary) as writer:
+        for cut in each(cuts):
+            labels = targets.labels.get(cut.id)
+            if labels is None:
+                continue
+            if not isinstance(cut, DataCut):
+                raise DataError(f"{cut.id} is a mixture, which cannot carry labels: write it to a file")
+            custom = {**(cut.custom or {}), CUSTOM_FIELD: _line(labels)}
+            writer.write(fastcopy(cut, custom=custom))  # the caller's cut stays as it is
     return path
 
 

@@ -160,7 +160,7 @@ def _claim(folder: Path, settings: dict[str, Any], start_afresh: bool) -> None:
             for pattern in ("targets.json", "codebook.npy", "sample-*.npy", "labels*.npz", "skipped.tsv"):
                 for path in folder.glob(pattern):
                     path.unlink()
-    for left_over in folder.glob(".*.np[yz].*"):  # of a process that was killed while writing
+    for left_over in folder.glob(".*.np[yz]*"):  # of a process that was killed while writing
         left_over.unlink(missing_ok=True)
     write_json(folder / "job.json", settings)
 
