@@ -45,14 +45,14 @@ def adapt(recipe: AdaptRecipe, out: Path, *, resume: bool = False, other_speech:
     Args:
         recipe: everything that matters.
         out: the run folder; k-means targets go to `out/targets`.
-        resume: go on from `out/checkpoints/last.ckpt`.
+        resume: continue from `out/checkpoints/last.ckpt`.
         other_speech: also if `recipe.data.train` is not what it was then.
 
     Returns:
         Path of the teacher, `out/teacher.safetensors`: the checkpoint with the lowest dev loss.
 
     Raises:
-        UserError: for anything the user can mend.
+        UserError: for anything the user can fix.
     """
     pl.seed_everything(recipe.seed, verbose=False)
     folder = RunFolder(out)
