@@ -93,7 +93,7 @@ def fill_in_blocks_of_one(folder, speech, weights, started):
             started.value += 1
         write(self, *arguments)
 
-    FeatureCache.write = noted
+    FeatureCache.write = noted  # pyright: ignore[reportAttributeAccessIssue]
     cache, selection = make(folder, speech, encoder)
     fill(cache, encoder, selection)
 

@@ -29,7 +29,7 @@ def test_targets_of_the_first_version_are_read(made, tmp_path):
     """All labels in one file, and frames only at 50 Hz, which it does not say."""
     _, targets = made
     np.save(tmp_path / "codebook.npy", targets.codebook.numpy())
-    np.savez(tmp_path / "labels.npz", **pack_labels(targets.labels))
+    np.savez(tmp_path / "labels.npz", **pack_labels(targets.labels))  # pyright: ignore[reportArgumentType]
     values = {"format": 1, "features": "mfcc", "n_clusters": 4, "seed": 3}
     values |= {"utterances": len(targets.labels), "frames": targets.n_frames}
     (tmp_path / "targets.json").write_text(json.dumps(values))
