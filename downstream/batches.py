@@ -1,4 +1,4 @@
-"""Batches for training heads: speech, or the features that were kept of it.
+"""Batches for training heads: speech, or its cached features.
 
 Shapes: B utterances, T samples at 16 kHz, F frames, D features, U symbols or slots.
 """
@@ -16,6 +16,7 @@ from lhotse.cut import Cut
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
+from typing_extensions import override
 
 from distill.data.audio import read_audio, samples_at_16k
 from distill.data.datamodule import ResumableData
@@ -32,27 +33,27 @@ from distill.waveforms import SAMPLE_RATE, pad
 
 @dataclass
 class HeadBatch:
-    """Utterances with what they are, as waveforms, as features, or some so and some so."""
+    """Utterances with their targets, as waveforms, as cached features, or some of each."""
 
     ids: list[str]
     lengths: Tensor
     """(B,) int64, samples; on the CPU."""
     targets: Tensor
-    """(B, U) int64: a class of each slot, or symbols, padded."""
+    """(B, U) int64: a class for each slot, or symbols, padded."""
     target_lengths: Tensor
     """(B,) int64, valid symbols; on the CPU."""
     waveforms: Tensor
     """(R, T) of the rows in `online`."""
     online: list[int]
-    """Rows whose features are yet to be computed."""
+    """Rows whose features are not cached."""
     features: Tensor | None = None
     """(B, F, D) or (B, F, L + 1, D) of the others, zero in the rows of `online`; None: all are online."""
     frames: Tensor | None = None
     """(B,) int64, valid frames, with `features`; on the CPU."""
     weights: Tensor | None = None
-    """(B,), how much each counts in validation."""
+    """(B,), weight of each utterance in validation."""
     position: tuple[int, int] = (0, 0)
-    """Epoch, and which of its batches this is."""
+    """Epoch, and number of the batch in it."""
     skipped: list[tuple[str, str]] = field(default_factory=list)
     """(id, reason) of utterances that could not be used."""
 
@@ -60,7 +61,7 @@ class HeadBatch:
         return len(self.ids)
 
     def to(self, device: torch.device | str) -> HeadBatch:
-        """The same on `device`, lengths excepted."""
+        """The same on `device`; lengths stay on the CPU."""
         moved = {name: getattr(self, name) for name in ("targets", "waveforms", "features")}
         return replace(
             self, **{k: v if v is None else v.to(device, non_blocking=True) for k, v in moved.items()}
@@ -80,13 +81,13 @@ class HeadSpeech(Dataset):
     Args:
         cuts: the utterances.
         targets: by utterance id, classes or symbols.
-        caches: features; an utterance that is in one of them is not read.
+        caches: features; an utterance that is in one of them is not read from its audio.
         crop_samples: longer utterances are cropped at a random place.
         seed: of the crops.
-        rank: of this process, for its crops to be its own.
+        rank: of this process; crops differ between processes.
         world_size: number of processes.
-        weights: by utterance id, how much it counts in validation.
-        model: whose frames are heard; default: HuBERT base's.
+        weights: by utterance id, weight in validation.
+        model: that computes the features, for their number of frames; default: HuBERT base.
     """
 
     def __init__(
@@ -112,11 +113,11 @@ class HeadSpeech(Dataset):
         epoch, index, numbers = item
         parts: list[tuple[Cut, Tensor, bool]] = []  # samples, or features if the last is true
         skipped: list[tuple[str, str]] = []
-        for place, number in enumerate(numbers):
+        for row, number in enumerate(numbers):
             cut = self.cuts[number]
             try:
-                place = place * self.world_size + self.rank  # in the global batch
-                parts.append((cut, *self._read(cut, (epoch, index, place))))
+                global_row = row * self.world_size + self.rank
+                parts.append((cut, *self._read(cut, (epoch, index, global_row))))
             except DataError as error:
                 skipped.append((cut.id, str(error).removeprefix(f"{cut.id}: ")))
         if not parts:
@@ -163,7 +164,7 @@ class HeadSpeech(Dataset):
 
 
 class BalancedSampler:
-    """Draws with replacement, every class equally often; every iteration is the next epoch.
+    """Draws with replacement, every class equally often; each iteration is one epoch.
 
     Args:
         weights: of the utterances.
@@ -184,7 +185,7 @@ class BalancedSampler:
         return max(1, len(self.ends) // self.batch_size)
 
     def start_after(self, epoch: int, batches: int) -> None:
-        """Let the next iteration be that epoch, without its first batches."""
+        """Make the next iteration that epoch, without its first batches."""
         self.epoch, self.skip = epoch, batches
 
     def __iter__(self) -> Iterator[tuple[int, int, list[int]]]:
@@ -194,33 +195,33 @@ class BalancedSampler:
             key = int.from_bytes(
                 hashlib.blake2b(f"{self.seed} {epoch} {index}".encode(), digest_size=8).digest()
             )
-            places = np.random.Generator(np.random.Philox(key=key)).random(self.batch_size)
-            chosen = np.searchsorted(self.ends, places, side="right").clip(max=len(self.ends) - 1)
+            draws = np.random.Generator(np.random.Philox(key=key)).random(self.batch_size)
+            chosen = np.searchsorted(self.ends, draws, side="right").clip(max=len(self.ends) - 1)
             yield epoch, index, chosen[self.rank :: self.world_size].tolist()
 
 
 def class_weights(targets: Mapping[str, list[int]]) -> dict[str, float]:
-    """By utterance, one over the number of utterances of its class (its first slot)."""
+    """By utterance, 1 / the number of utterances of its class (of the first slot)."""
     classes, counts = np.unique([target[0] for target in targets.values()], return_counts=True)
     share = {int(c): 1.0 / int(n) for c, n in zip(classes, counts, strict=True)}
     return {name: share[target[0]] for name, target in targets.items()}
 
 
 class HeadData(ResumableData):
-    """The loaders of a head's training, and the position in the data as part of the checkpoint.
+    """The data loaders of a head's training; checkpoints hold the position in the data.
 
     Args:
         train: training utterances.
         dev: dev utterances.
-        targets: of "train" and of "dev", by utterance id: the same name may be in both.
-        caches: features of frozen models, of "train" and of "dev".
+        targets: by "train" and "dev", then by utterance id; the same id may be in both.
+        caches: by "train" and "dev", features of the frozen model.
         batch_size: utterances of the global batch.
-        balanced: draw every class equally often, and weigh it so in validation.
+        balanced: draw every class equally often, and weight it equally in validation.
         crop_s: training utterances that are longer are cropped, seconds.
-        buckets: batches that are made together of utterances of similar duration.
+        buckets: batches that are formed together, of utterances of similar duration.
         workers: processes that read.
         seed: of order and crops.
-        model: whose frames are heard; default: HuBERT base's.
+        model: that computes the features, for their number of frames; default: HuBERT base.
     """
 
     def __init__(
@@ -244,7 +245,8 @@ class HeadData(ResumableData):
         self.balanced, self.crop_s, self.buckets = balanced, crop_s, buckets
         self.workers, self.seed, self.model = workers, seed, model
 
-    def train_dataloader(self) -> Any:  # noqa: D102
+    @override
+    def train_dataloader(self) -> Any:
         process = self._process()
         if self.batch_size % process["world_size"]:
             raise UsageError(
@@ -271,7 +273,8 @@ class HeadData(ResumableData):
         )
         return batch_loader(sampler, speech, self.workers)
 
-    def val_dataloader(self) -> Any:  # noqa: D102
+    @override
+    def val_dataloader(self) -> Any:
         process = self._process()
         cuts, targets, caches = self._of("dev")
         cuts = sorted(cuts, key=lambda cut: cut.duration)

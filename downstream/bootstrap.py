@@ -1,9 +1,8 @@
 """Confidence intervals of scores: percentile bootstrap over the utterances of the test set.
 
-A score is a ratio of sums (errors, out of how many), averaged over folds and then over seeds. Utterances are
-drawn with replacement, within each fold; all seeds get the same draws, as they were tested on the same
-utterances. The interval tells what other test speech of the same kind would change; what another training of
-the model would change is the spread over seeds.
+A score is a ratio of sums (errors / units), averaged over folds and then over seeds. Utterances are drawn
+with replacement within each fold; all seeds get the same draws, as they were tested on the same utterances.
+The interval covers the choice of test speech; the spread over seeds covers another training of the model.
 """
 
 from __future__ import annotations
@@ -17,20 +16,20 @@ from distill.data.text import read_table
 from distill.errors import DataError
 
 LEVEL = 0.95
-"""Of the intervals."""
+"""Confidence level of the intervals."""
 ROUNDS = 5_000
-"""Draws of a test set."""
+"""Bootstrap samples of a test set."""
 _AT_ONCE = 500  # draws: the weights of 2 620 different utterances are 10 MB then
 
 Outcomes = Mapping[str, tuple[float, float]]
-"""By utterance: (errors, out of how many)."""
+"""By utterance: (errors, units that could be wrong)."""
 
 
 def read_outcomes(path: Path) -> dict[str, tuple[float, float]]:
-    """The outcomes of a test, as an evaluation keeps them: a TSV with the columns `id`, `errors` and `count`.
+    """The outcomes of a test from its table: a TSV with the columns `id`, `errors` and `count`.
 
     Raises:
-        DataError: if it is not there or not such a table, naming the line, or an utterance is there twice.
+        DataError: if it is missing or no such table, or has an utterance twice, naming the line.
     """
     found: dict[str, tuple[float, float]] = {}
     for number, row in read_table(path, ["id", "errors", "count"], delimiters="\t"):
@@ -39,17 +38,17 @@ def read_outcomes(path: Path) -> dict[str, tuple[float, float]]:
         except ValueError as error:
             raise DataError(f"{path}: line {number}: {error}") from None
         if row["id"] in found or not (0 <= errors < np.inf and 0 <= count < np.inf):
-            problem = "is there twice" if row["id"] in found else f"{errors:g} errors in {count:g}"
+            problem = "is listed twice" if row["id"] in found else f"{errors:g} errors in {count:g}"
             raise DataError(f"{path}: line {number}: {row['id']}: {problem}")
         found[row["id"]] = (errors, count)
     return found
 
 
 def error_rate(outcomes: Outcomes) -> float:
-    """Errors in per cent.
+    """Error rate in per cent.
 
     Raises:
-        DataError: if there is nothing that could be wrong.
+        DataError: if there are no units that could be wrong.
     """
     errors, count = np.sum(list(outcomes.values()), axis=0) if outcomes else (0.0, 0.0)
     if not count > 0:
@@ -60,13 +59,13 @@ def error_rate(outcomes: Outcomes) -> float:
 def interval(
     seeds: Sequence[Sequence[Outcomes]], *, level: float = LEVEL, rounds: int = ROUNDS, seed: int = 0
 ) -> tuple[float, float]:
-    """Where the error rate would be on other test sets of the same kind.
+    """Confidence interval of the error rate over test sets of the same kind.
 
     Args:
         seeds: for each seed, the outcomes of its folds, the same folds in the same order (a single one for
             tasks without folds).
-        level: share of test sets.
-        rounds: draws.
+        level: share of test sets within the interval.
+        rounds: bootstrap samples.
         seed: of the draws.
 
     Returns:
@@ -86,8 +85,8 @@ def interval(
 def _fold_rates(seeds: Sequence[Outcomes], rounds: int, generator: np.random.Generator) -> np.ndarray:
     """(rounds,) error rates of one fold in per cent, averaged over seeds.
 
-    How often each utterance is drawn is multinomial. Utterances with the same outcomes for all seeds count
-    together: a few kinds in place of thousands of utterances, with the same distribution of the sums.
+    The number of times each utterance is drawn is multinomial. Utterances with the same outcomes for all
+    seeds are counted together: a few kinds in place of thousands, with the same distribution of the sums.
     """
     names = sorted(seeds[0])
     if any(sorted(outcomes) != names for outcomes in seeds):
@@ -98,6 +97,6 @@ def _fold_rates(seeds: Sequence[Outcomes], rounds: int, generator: np.random.Gen
     for start in range(0, rounds, _AT_ONCE):
         drawn = generator.multinomial(len(names), counts / len(names), size=min(_AT_ONCE, rounds - start))
         sums = (drawn @ kinds).reshape(len(drawn), len(seeds), 2)
-        # A draw of empty transcripts alone has nothing that could be wrong.
+        # A sample of empty transcripts alone has a total of 0.
         rates.append(100.0 * sums[..., 0] / np.maximum(sums[..., 1], 1e-9))
     return np.concatenate(rates).mean(axis=1)

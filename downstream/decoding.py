@@ -21,7 +21,7 @@ from distill.errors import DataError, UserError
 _BINARY = b"mmap lm http://kheafield.com/code"  # how every file of KenLM's build_binary begins
 _GZIP = b"\x1f\x8b"
 _UNKNOWN = "<unk>"
-_DAMAGED = "lm {} is damaged, cut short or without 2-grams: fetch or make it again"
+_DAMAGED = "lm {} is damaged, truncated or without 2-grams: download or build it again"
 _NO_WORDS = frozenset({"<s>", "</s>", _UNKNOWN, "<UNK>"})
 
 # Of SUPERB's ASR with a language model.
@@ -35,13 +35,13 @@ def greedy(log_probs: Tensor) -> list[int]:
 
 
 class LanguageModelDecoder:
-    """Lexicon-constrained beam search with an n-gram model of words; what it says is in upper case.
+    """Lexicon-constrained beam search with an n-gram model of words; its output is in upper case.
 
     Args:
-        path: ARPA file (also gzipped), or what KenLM's `build_binary` makes of one.
+        path: ARPA file (gzipped or not), or a binary of KenLM's `build_binary`.
         symbols: of the head, the blank excepted.
-        word_end: the symbol behind every word.
-        lexicons: lines `WORD W O R D |`, of which a word's first file counts; none: every word of the ARPA
+        word_end: the symbol after every word.
+        lexicons: lines `WORD W O R D |`, a word from the first file that has it; none: every word of the ARPA
             file, letter by letter. Their case need not be the language model's.
 
     Raises:
@@ -55,7 +55,7 @@ class LanguageModelDecoder:
         path = Path(path)
         kind = language_model_kind(path)
         if not lexicons and kind == "binary":
-            raise DataError(f"lm {path} is binary and does not list its words: name a lexicon=FILE with it")
+            raise DataError(f"lm {path} is binary and does not list its words: give a lexicon=FILE with it")
         numbers = {symbol: number for number, symbol in enumerate(symbols, start=1)}
         spellings: dict[str, list[list[str]]] = {}
         for lexicon in map(Path, lexicons):
@@ -63,7 +63,7 @@ class LanguageModelDecoder:
         try:
             if lexicons:
                 known = set(arpa_words(path)) if kind == "arpa" else _binary_words(path)
-                spellings = as_the_model_writes(spellings, known, path)
+                spellings = in_the_models_case(spellings, known, path)
             else:
                 spellings = dict(_spelled(arpa_words(path), symbols, word_end))
                 if not spellings:
@@ -77,7 +77,7 @@ class LanguageModelDecoder:
     def _build(
         self, path: Path, spellings: Mapping[str, list[list[str]]], numbers: Mapping[str, int], word_end: int
     ) -> None:
-        """The search, over a tree of all spellings."""
+        """The search, over a trie of all spellings."""
         from flashlight.lib.text import decoder as flashlight  # pyright: ignore[reportMissingImports]
         from flashlight.lib.text.decoder.kenlm import KenLM  # pyright: ignore[reportMissingImports]
         from flashlight.lib.text.dictionary import Dictionary  # pyright: ignore[reportMissingImports]
@@ -89,15 +89,15 @@ class LanguageModelDecoder:
         self.words.set_default_index(unknown)
         try:
             model = KenLM(str(path), self.words)
-        except RuntimeError:  # which names a place in KenLM's source
+        except RuntimeError:  # its text names a line in KenLM's source
             raise DataError(_DAMAGED.format(path)) from None
         trie = flashlight.Trie(1 + len(numbers), word_end)
         start = model.start(False)
-        for word, ways in spellings.items():
+        for word, variants in spellings.items():
             index = self.words.get_index(word)
             _, score = model.score(start, index)
-            for way in ways:
-                trie.insert([numbers[symbol] for symbol in way], index, score)
+            for letters in variants:
+                trie.insert([numbers[symbol] for symbol in letters], index, score)
         trie.smear(flashlight.SmearingMode.MAX)
         options = flashlight.LexiconDecoderOptions(
             beam_size=_BEAM,
@@ -115,7 +115,7 @@ class LanguageModelDecoder:
         )
 
     def __call__(self, log_probs: Tensor) -> list[str]:
-        """(F, V) log-probabilities, float32 on the CPU -> the best words, in upper case as the truth is."""
+        """(F, V) log-probabilities -> the best words, in upper case as transcripts are."""
         emissions = log_probs.float().cpu().contiguous()
         found = self.decoder.decode(emissions.data_ptr(), *emissions.shape)
         words = [self.words.get_entry(number) for number in found[0].words if number >= 0] if found else []
@@ -123,10 +123,10 @@ class LanguageModelDecoder:
 
 
 def language_model_kind(path: Path) -> str:
-    """What a file is: "arpa" or "binary".
+    """Format of a language model: "arpa" or "binary".
 
     Raises:
-        DataError: if it is missing or neither.
+        DataError: if it is missing or of neither format.
     """
     if not path.is_file():
         raise DataError(f"lm {path}: no such file")
@@ -143,17 +143,17 @@ def language_model_kind(path: Path) -> str:
         first = ""
     if first != "\\data\\":
         raise DataError(
-            f"lm {path} is no n-gram language model: expected an ARPA file (gzipped or not) or one of "
-            "KenLM's build_binary"
+            f"lm {path} is no n-gram language model: expected an ARPA file (gzipped or not) or a "
+            "binary of KenLM's build_binary"
         )
     return "arpa"
 
 
 def _text_lines(path: Path) -> Iterator[str]:
-    """The lines of a file of any size, packed or not, stripped; DataError for one that is not UTF-8."""
+    """The stripped lines of a file of any size, gzipped or not; DataError if it is not UTF-8."""
     with path.open("rb") as file:
-        packed = file.read(2) == _GZIP
-    with gzip.open(path) if packed else path.open("rb") as lines:
+        gzipped = file.read(2) == _GZIP
+    with gzip.open(path) if gzipped else path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             try:
                 yield line.decode("utf-8").strip()
@@ -183,7 +183,7 @@ def arpa_words(path: Path) -> Iterator[str]:
 def _spelled(
     words: Iterable[str], symbols: Sequence[str], word_end: str
 ) -> Iterator[tuple[str, list[list[str]]]]:
-    """Words that can be written in the symbols."""
+    """Those words that can be spelled in the symbols, with their spelling."""
     allowed = set(symbols) - {word_end}
     for word in words:
         if set(word.upper()) <= allowed:
@@ -191,7 +191,7 @@ def _spelled(
 
 
 def _binary_words(path: Path) -> Container[str]:
-    """Knows which words are in a language model that does not list them."""
+    """The vocabulary of a binary language model, for membership tests: it cannot be listed."""
     import kenlm  # pyright: ignore[reportMissingImports]
 
     try:
@@ -200,13 +200,13 @@ def _binary_words(path: Path) -> Container[str]:
         raise DataError(_DAMAGED.format(path)) from None
 
 
-def as_the_model_writes(
+def in_the_models_case(
     spellings: Mapping[str, list[list[str]]], known: Container[str], path: Path
 ) -> dict[str, list[list[str]]]:
-    """The spellings by the language model's own words: as they are, all lower case, all upper case.
+    """Spellings by the language model's own form of each word: unchanged, lower case or upper case.
 
     Args:
-        spellings: by word, in any case; words that the model does not know in any stay as they are.
+        spellings: by word, in any case; words that the model knows in no case stay unchanged.
         known: the model's words.
         path: the model, for people.
 
@@ -215,12 +215,12 @@ def as_the_model_writes(
     """
     found: dict[str, list[list[str]]] = {}
     some = False
-    for word, ways in spellings.items():
+    for word, variants in spellings.items():
         theirs = [form for form in dict.fromkeys((word, word.lower(), word.upper())) if form in known]
         some = some or bool(theirs)
         for form in theirs or [word]:
             before = found.setdefault(form, [])
-            before.extend(way for way in ways if way not in before)
+            before.extend(letters for letters in variants if letters not in before)
     if not some:
-        raise DataError(f"lm {path} knows none of the lexicon's words: name the lexicon that belongs to it")
+        raise DataError(f"lm {path} knows none of the lexicon's words: give the lexicon that belongs to it")
     return found

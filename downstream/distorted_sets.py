@@ -1,7 +1,7 @@
 """Distorted test sets: clean, 2-dist, fsd, dns.
 
-What happens to an utterance is a hash of (seed, utterance id): the same audio for every model, batch size and
-number of workers. fsd and dns are never heard in training.
+What is drawn for an utterance is a hash of (seed, utterance id): the same audio for every model, batch size
+and number of workers. The noise of fsd and dns is never used in training.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ logger = logging.getLogger(__name__)
 
 
 class DistortedSet:
-    """Speech under one condition, in batches of similar length: all of it, or an error says what is missing.
+    """All of some speech under one condition, in batches of similar length.
 
-    What is silent cannot be applied: such utterances are counted in `silent`, and a warning at the end of the
-    set says how many they are.
+    Silent noise and rooms cannot be applied, nor any noise to silent speech: such utterances are counted in
+    `silent`, and a warning at the end of the set gives their number.
 
     Args:
         cuts: the clean utterances.
-        condition: "clean", "2-dist", "fsd", "dns", or a `DistortionConfig` of one's own.
-        noises: where the noise is; None if the condition needs none.
+        condition: "clean", "2-dist", "fsd", "dns", one distortion alone, or a `DistortionConfig`.
+        noises: reader of the noise that the condition needs; None if it needs none.
         seed: another seed, other distortions.
-        skip: leave out utterances that cannot be used and list them in `skipped`; of noise and rooms nothing
-            may be missing all the same.
-        encoders: that will hear it: an utterance must have a frame for each of them.
-        variant: of a condition by name: "paper" or "authors".
+        skip: leave out utterances that cannot be used and list them in `skipped`; noise and rooms must be
+            complete all the same.
+        encoders: that it is for: an utterance must have at least one frame in each of them.
+        variant: of a named condition: "paper" or "authors".
 
     Raises:
         DataError: naming files or kinds of noise that are missing, or an utterance that is too short.
@@ -81,15 +81,15 @@ class DistortedSet:
         self.seed = seed
 
     def batches(self, size: int = 16) -> Iterator[tuple[list[Cut], Tensor, Tensor, Plan]]:
-        """Cuts, distorted waveforms (B, T), lengths (B,) and what was done to them.
+        """Cuts, distorted waveforms (B, T), lengths (B,) and the plan that was applied.
 
-        Where silence made noise or a room impossible, the plan says "none" or no room.
+        Where silence made noise or a room impossible, the plan has "none" or no room.
         """
         for cuts, distorted, lengths, plan, _ in self.reasoned_batches(size):
             yield cuts, distorted, lengths, plan
 
     def reasoned_batches(self, size: int = 16) -> Iterator[tuple[list[Cut], Tensor, Tensor, Plan, list[str]]]:
-        """`batches`, and for each utterance what the draw asked for that was left out, and why; else ""."""
+        """`batches`, and for each utterance what was drawn but left out, and why; else ""."""
         self.silent.clear()
         self.skipped.clear()
         for start in range(0, len(self.cuts), size):
@@ -125,7 +125,7 @@ class DistortedSet:
 
 
 def silent_parts(waveform: Tensor, plan: UtterancePlan, done: UtterancePlan) -> list[str]:
-    """What was silent, so that an utterance did not get what was drawn for it.
+    """What was silent, so that an utterance did not get the distortion that was drawn for it.
 
     Args:
         waveform: (T,), clean.
@@ -142,7 +142,7 @@ def silent_parts(waveform: Tensor, plan: UtterancePlan, done: UtterancePlan) -> 
 
 
 def _left_out(plan: UtterancePlan, silent: Sequence[str]) -> str:
-    """What one utterance's plan asked for and did not get, with the reason."""
+    """What was drawn for one utterance and left out, with the reason."""
     reasons = {
         "rir": "rir: the room impulse response is silent",
         "speech": f"{plan.additive}: the speech is silent",
@@ -155,11 +155,11 @@ def find_condition(condition: str | DistortionConfig, variant: str = "paper") ->
     """A condition by name, or one distortion alone: musan, wham, gaussian, reverb, pitch, band_reject.
 
     Args:
-        condition: a `DistortionConfig` of one's own is taken as it is.
+        condition: name, or a `DistortionConfig`, which is returned unchanged.
         variant: "paper" or "authors".
 
     Raises:
-        UsageError: if there is no such condition or variant.
+        UsageError: for an unknown condition or variant.
     """
     if isinstance(condition, DistortionConfig):
         return condition

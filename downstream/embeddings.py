@@ -1,4 +1,4 @@
-"""Encoders and what they make of a set: one vector for each utterance.
+"""One vector for each utterance of a distorted set, from several encoders.
 
 Shapes: N utterances of a set, B of a batch, T samples, D features.
 """
@@ -21,9 +21,10 @@ from distill.waveforms import masked_mean
 
 
 def load_encoders(checkpoints: Sequence[str]) -> dict[str, HubertEncoder]:
-    """Teachers, and students without their heads, by the last part of their path, or all of it if shared.
+    """Teachers, and students without their prediction heads, on a GPU if there is one.
 
-    On a GPU, if there is one.
+    Returns:
+        By the last part of their path, or by the full path where two share it.
     """
     names = [Path(checkpoint).name for checkpoint in checkpoints]
     encoders: dict[str, HubertEncoder] = {}
@@ -43,7 +44,7 @@ def embed(encoder: torch.nn.Module, waveforms: Tensor, lengths: Tensor) -> Tenso
 
 
 def embed_set(encoders: Mapping[str, torch.nn.Module], dataset: DistortedSet) -> tuple[list[Cut], dict]:
-    """A whole set through several encoders; distorted once.
+    """Embed a set with several encoders; it is distorted once.
 
     Returns:
         Its cuts (N), and by encoder the averages over time of the last layer, (N, D) arrays.

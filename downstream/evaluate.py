@@ -1,7 +1,7 @@
 """Evaluate a model on a SUPERB task: train the head on clean speech, test it clean and distorted.
 
 The output folder holds `heads/NAME` (a training run each), `results/NAME.json` (a score each) and, unless
-another place is named, `cache`. What is there already is not done again.
+`cache_folder` says otherwise, `cache`. Existing heads and results are not made again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 from lhotse.cut import Cut
 from tqdm import tqdm
 
-from distill.atomic import write_json
+from distill.atomic import read_json, write_json
 from distill.devices import devices_of
 from distill.distortions import Distorter
 from distill.downstream.batches import HeadData
@@ -31,7 +31,7 @@ from distill.downstream.decoding import LanguageModelDecoder
 from distill.downstream.distorted_sets import find_condition
 from distill.downstream.extraction import fill_all
 from distill.downstream.features import Selection, load_upstream
-from distill.downstream.head_record import AUDIO, allow_mending, read_head, sign_head
+from distill.downstream.head_record import AUDIO, allow_repair, read_head, sign_head
 from distill.downstream.head_run import HeadFolder
 from distill.downstream.head_testing import measure
 from distill.downstream.head_training import HeadTraining
@@ -59,8 +59,8 @@ logger = logging.getLogger(__name__)
 def evaluate(checkpoint: str | Path, config: EvaluationConfig, out: Path) -> list[Path]:
     """Train the head of a task on clean speech, choose the best on dev, test under each condition.
 
-    Heads that are trained and conditions that are tested already are left alone; an interrupted training goes
-    on where it stopped.
+    Heads that are trained and conditions that are tested already are left alone; an interrupted training is
+    resumed.
 
     Args:
         checkpoint: student or teacher, of any format.
@@ -71,10 +71,10 @@ def evaluate(checkpoint: str | Path, config: EvaluationConfig, out: Path) -> lis
         `out/results/*.json` of this evaluation, one for each fold, condition and way of decoding.
 
     Raises:
-        UserError: for anything that the user can mend.
+        UserError: for anything that the user can fix.
     """
     evaluation = Evaluation(checkpoint, config, Path(out))
-    check_sources(config)  # scores that are there must be of this speech
+    check_sources(config)  # existing scores must be of this speech
     if not evaluation.is_done():
         evaluation.prepare()
         for fold in config.effective_folds:
@@ -87,7 +87,7 @@ def evaluate(checkpoint: str | Path, config: EvaluationConfig, out: Path) -> lis
 
 
 class Evaluation:
-    """What the folds of an evaluation share.
+    """One model on one task: what its folds share, and how a fold is trained and tested.
 
     Args:
         checkpoint: of the model.
@@ -106,7 +106,7 @@ class Evaluation:
         self.dev_error: float | None = None
 
     def paths(self, fold: int | None) -> dict[tuple[str, bool], Path]:
-        """Where the scores go, by condition and whether a language model helps."""
+        """Files of the scores, by condition and whether a language model is used."""
         return {
             (condition, lm): self.out / "results" / self.config.result_name(condition, fold, lm=lm)
             for condition in self.config.effective_conditions
@@ -114,15 +114,15 @@ class Evaluation:
         }
 
     def is_done(self) -> bool:
-        """Whether all scores are there."""
+        """Whether all scores exist."""
         return not any(self._todo(fold) for fold in self.config.effective_folds)
 
     def _todo(self, fold: int | None) -> dict[tuple[str, bool], Path]:
-        """The scores that are not there."""
+        """Files of the scores that do not exist."""
         return {key: path for key, path in self.paths(fold).items() if not self._is_done(path, fold, *key)}
 
     def prepare(self) -> None:
-        """Open all that is needed, so that whatever is missing is said before anything else happens."""
+        """Open all inputs, so that anything missing is reported before a head is trained."""
         config, speech = self.config, self.speech
         if config.lm is not None:
             self.decoder = LanguageModelDecoder(
@@ -150,17 +150,17 @@ class Evaluation:
         }
         for (
             condition
-        ) in self.config.effective_conditions:  # what cannot be scored is said before the training
+        ) in self.config.effective_conditions:  # what cannot be scored is reported before training
             targets_of(labels, self.speech.test(condition, fold), frames, condition)
         folder = self.out / "heads" / self.config.head_name(fold)
         module = self._module(labels)
-        places = hash_lines(audio_of([*train, *dev])[0])
+        locations = hash_lines(audio_of([*train, *dev])[0])
         identity = self._identity(labels, targets) | self.speech.training_audio(fold)
-        sign_head(folder, identity, places=places)
+        sign_head(folder, identity, locations=locations)
         try:
             device = self._train(module, folder, train, dev, targets)
         except TooManyBad:
-            allow_mending(folder, places)
+            allow_repair(folder, locations)
             raise
         if not is_first_process():
             return
@@ -169,8 +169,8 @@ class Evaluation:
         module.to(device)
         todo = self._todo(fold)
         for condition in dict.fromkeys(condition for condition, _ in todo):
-            ways = {lm: path for (tested, lm), path in todo.items() if tested == condition}
-            self._test(module, condition, fold, ways)
+            by_lm = {lm: path for (tested, lm), path in todo.items() if tested == condition}
+            self._test(module, condition, fold, by_lm)
 
     def _module(self, labels: Labels) -> HeadTraining:
         """A new head, on a copy of the model: fine-tuning one fold must not touch the next one's."""
@@ -196,7 +196,7 @@ class Evaluation:
         dev: Sequence[Cut],
         targets: Mapping[str, Mapping[str, list[int]]],
     ) -> torch.device:
-        """Train a head, or go on with it, unless it is trained; returns the device to test on."""
+        """Train a head, or resume its training, unless it is trained; returns the device to test on."""
         config = self.config
         done, wanted = HeadFolder(folder).steps_done, self.recipe.optim.max_steps
         if done > wanted:
@@ -246,7 +246,7 @@ class Evaluation:
         return trainer.strategy.root_device
 
     def _fill_caches(self) -> dict[str, FeatureCache]:
-        """By manifest, the features of all folds' speech; the first time they are extracted."""
+        """By manifest, the features of all folds' speech; they are extracted at the first call."""
         if self.caches is not None:
             return self.caches
         config = self.config
@@ -277,7 +277,7 @@ class Evaluation:
         return self.caches
 
     def _identity(self, labels: Labels, targets: Mapping[str, Mapping[str, list[int]]]) -> dict[str, Any]:
-        """What makes a head that head; a folder with another one's is refused."""
+        """What determines a head, kept with it: a folder with another head is refused."""
         pairs = {(name, tuple(target)) for part in targets.values() for name, target in part.items()}
         says = hashlib.blake2b(json.dumps(sorted(pairs)).encode(), digest_size=16).hexdigest()
         return self.config.head_settings | {
@@ -288,27 +288,27 @@ class Evaluation:
         }
 
     def _trained_on(self, fold: int | None) -> dict[str, Any]:
-        """What the head says of its audio; one of an earlier version says nothing."""
+        """The noted contents of the head's training audio; earlier versions noted none."""
         head = read_head(self.out / "heads" / self.config.head_name(fold))
         return {key: head[key] for key in AUDIO if key in head}
 
     def _is_done(self, path: Path, fold: int | None, condition: str, lm: bool) -> bool:
-        """Whether a result is there, of this model and as many steps.
+        """Whether a result of this model and number of steps exists.
 
         Raises:
-            UserError: if other settings differ, or the test data.
+            UserError: if it has other settings or test data.
         """
         if not path.exists():
             return False
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:  # a damaged file is written again
+            found = read_json(path)
+        except ValueError:  # damaged: written again
             return False
         wanted = {
             "checkpoint_hash": self.upstream.checkpoint_hash,
             "head_steps": self.recipe.optim.max_steps,
         }
-        if not (isinstance(found, dict) and wanted.items() <= found.items()):
+        if not wanted.items() <= found.items():
             return False
         self.speech.check_score(found.get("settings", {}), condition, fold, lm=lm, where=str(path))
         return True
@@ -341,7 +341,7 @@ class Evaluation:
             self._write(path, self._score(100.0 * errors / total), about, measured.silent)
 
     def _score(self, error: float) -> float:
-        """The metric's value for a share of errors, both in per cent."""
+        """The metric's value for an error rate, both in per cent."""
         return 100.0 - error if self.config.defaults.metric == "accuracy" else error
 
     def _write(self, path: Path, value: float, about: dict[str, Any], silent: Mapping[str, int]) -> None:
@@ -356,7 +356,7 @@ class Evaluation:
             "seed": config.seed,
             "fold": about["fold"],
             "lm": about["lm"],
-            "features": config.heard,
+            "features": config.head_input,
             "model": self.upstream.name,
             "checkpoint_hash": self.upstream.checkpoint_hash,
             "recipe": self.upstream.recipe,
@@ -381,12 +381,12 @@ class Evaluation:
 
 
 def warn_of_crops(train: Sequence[Cut], crop_s: float | None) -> None:
-    """Say that words are cropped: meant for long recordings of silence, of which there are few."""
+    """Warn if utterances other than the few long recordings of silence are cropped."""
     longer = sum(crop_s is not None and cut.duration > crop_s for cut in train)
     if longer > 0.1 * len(train):
         logger.warning(
-            "%d of %d training utterances are longer than %g s and are cropped to that at random places; set "
-            "crop_s=0 to keep them whole",
+            "%d of %d training utterances are longer than %g s and are cropped to that at random positions; "
+            "set crop_s=0 to keep them complete",
             longer,
             len(train),
             crop_s,
@@ -394,7 +394,7 @@ def warn_of_crops(train: Sequence[Cut], crop_s: float | None) -> None:
 
 
 def load_best(module: HeadTraining, folder: Path) -> float | None:
-    """Take the weights that did best on dev; returns their share of errors there, in per cent, if known.
+    """Load the weights that were best on dev; returns their error rate there, in per cent, if known.
 
     Raises:
         DataError: if they are missing.
@@ -402,7 +402,7 @@ def load_best(module: HeadTraining, folder: Path) -> float | None:
     path = HeadFolder(folder).best
     if not path.exists():
         raise DataError(
-            f"{path} is missing although {folder} is finished: remove the folder to train it again"
+            f"{path} is missing although {folder} is finished: remove the folder to train the head again"
         )
     state = read_checkpoint(path)
     module.cpu()
@@ -415,14 +415,14 @@ def load_best(module: HeadTraining, folder: Path) -> float | None:
 
 
 def save_layer_weights(module: HeadTraining, folder: Path) -> None:
-    """The weighted sum's weights, from the transformer's input to the last layer."""
+    """Write the weights of the weighted sum, from the transformer's input to the last layer."""
     weights = module.selection.weights
     if weights is not None and is_first_process():
         write_json(folder / "layer_weights.json", {"weights": weights.detach().softmax(0).tolist()})
 
 
 def own_devices(config: EvaluationConfig) -> list[torch.device]:
-    """What this process may compute on before the Trainer connects the processes."""
+    """The devices of this process before the Trainer connects the processes."""
     devices = devices_of(config.recipe())
     launched = os.environ.get("LOCAL_RANK")  # by torchrun, SLURM or Lightning: one process a device
     return devices if launched is None else [devices[int(launched) % len(devices)]]

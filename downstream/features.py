@@ -1,4 +1,4 @@
-"""Which hidden states a head hears, and the identity of the model that they come from.
+"""Which hidden states are the input of a head, and the identity of the model that they come from.
 
 Shapes: B utterances, T samples, F frames, L + 1 hidden states, D features.
 """
@@ -28,7 +28,7 @@ class Upstream:
     name: str
     """Last part of the checkpoint's path."""
     checkpoint_hash: str
-    """BLAKE2b of the encoder, 128 bits in hexadecimal: other features, another hash."""
+    """BLAKE2b of the encoder, 128 bits in hexadecimal: it changes with the features."""
     recipe: str | None
     """Recipe of the run that it comes from, if known."""
 
@@ -49,7 +49,7 @@ def load_upstream(checkpoint: str | Path) -> Upstream:
 
 
 def hash_encoder(encoder: HubertEncoder) -> str:
-    """BLAKE2b over names, shapes and values of all weights, and what decides the features beside them."""
+    """BLAKE2b over names, shapes and values of all weights, and settings that affect the features."""
     digest = hashlib.blake2b(beyond_weights(encoder.config).encode(), digest_size=16)
     for name, value in sorted(encoder.state_dict().items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
@@ -58,11 +58,11 @@ def hash_encoder(encoder: HubertEncoder) -> str:
 
 
 class Selection(nn.Module):
-    """The hidden states that a head hears.
+    """The hidden states that are the input of a head.
 
     Args:
         features: "last", "layer:K", or "weighted_sum": all, with learned weights (softmax), as s3prl's
-            Featurizer. The last layer is heard after the final layer norm of pre-norm models.
+            Featurizer. The last layer is taken after the final layer norm of pre-norm models.
         layers: L, transformer layers of the model.
 
     Raises:
@@ -80,15 +80,15 @@ class Selection(nn.Module):
 
     @property
     def n_states(self) -> int | None:
-        """L + 1 if several are heard, else None."""
+        """L + 1 if all are used, else None."""
         return None if self.weights is None else len(self.weights)
 
     def select(self, out: HubertOutput) -> Tensor:
-        """What is kept of the frozen model: (B, F, D), or (B, F, L + 1, D) for the weighted sum."""
+        """What a cache keeps: (B, F, D), or (B, F, L + 1, D) for the weighted sum."""
         return out.features[self.layer] if self.weights is None else torch.stack(out.features, dim=2)
 
     def forward(self, selected: Tensor) -> Tensor:
-        """What `select` kept -> (B, F, D)."""
+        """The result of `select` -> (B, F, D)."""
         if self.weights is None:
             return selected
         return torch.einsum("bfld,l->bfd", selected, self.weights.softmax(0))

@@ -1,4 +1,4 @@
-"""What is noted with a head: of which model, speech and settings it is (`heads/NAME/head.json`)."""
+"""The record of a head, `heads/NAME/head.json`: of which model, speech and settings it is."""
 
 from __future__ import annotations
 
@@ -7,61 +7,56 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from distill.atomic import write_text
-from distill.errors import UserError
+from distill.atomic import read_json, write_json
+from distill.errors import differing_keys, refuse_other_settings
 from distill.processes import is_first_process
 
 _HEAD = "head.json"
-MENDING = "mending"
-"""In a head's record: where audio lies that may be mended."""
+REPAIRABLE = "mending"
+"""Key of a record: hash of where training audio is that was unusable and may be repaired."""
 AUDIO = ("training audio",)
-"""Of a head's record, what its recordings hold."""
+"""Keys of a record: contents of the training audio."""
 
 
 def read_head(folder: Path) -> dict[str, Any]:
-    """What was noted with a head; nothing of one that is not begun."""
+    """The record of a head; empty if its training was not begun."""
     path = folder / _HEAD
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return read_json(path) if path.exists() else {}
 
 
-def sign_head(folder: Path, identity: Mapping[str, Any], *, places: str = "") -> None:
-    """Note what a head is of.
+def sign_head(folder: Path, identity: Mapping[str, Any], *, locations: str = "") -> None:
+    """Write the record of a head.
 
     Args:
         folder: of the head.
-        identity: what makes a head that head.
-        places: of where its audio lies: what was found broken may be mended there (`allow_mending`).
+        identity: what determines the head.
+        locations: hash of where its audio is: unusable audio may be repaired there (`allow_repair`).
 
     Raises:
-        UserError: if the folder has the head of something else.
+        UserError: if the folder has another head.
     """
     identity = json.loads(json.dumps(identity))  # tuples become lists
     found = read_head(folder)
-    mended = bool(places) and found.get(MENDING) == places
-    check_head(folder, {key: value for key, value in identity.items() if not (mended and key in AUDIO)})
-    if (mended or not found) and is_first_process():
-        write_text(folder / _HEAD, json.dumps(identity, indent=2) + "\n")
+    repaired = bool(locations) and found.get(REPAIRABLE) == locations
+    check_head(folder, {key: value for key, value in identity.items() if not (repaired and key in AUDIO)})
+    if (repaired or not found) and is_first_process():
+        write_json(folder / _HEAD, identity)
 
 
-def allow_mending(folder: Path, places: str) -> None:
-    """Note that a training stopped as too much of its audio is unusable: it goes on with what is mended."""
+def allow_repair(folder: Path, locations: str) -> None:
+    """Note that a training ended because too much audio was unusable: it may continue with repaired files."""
     if (head := read_head(folder)) and is_first_process():
-        write_text(folder / _HEAD, json.dumps(head | {MENDING: places}, indent=2) + "\n")
+        write_json(folder / _HEAD, head | {REPAIRABLE: locations})
 
 
 def check_head(folder: Path, wanted: Mapping[str, Any]) -> None:
-    """Refuse a head of something else; what was not noted with it is not asked about.
+    """Refuse a head of another model, other speech or settings; what its record lacks is not compared.
 
     Args:
-        folder: of the head; one that is not begun may be anything.
-        wanted: all or part of what makes a head that head.
+        folder: of the head; nothing is refused if its training was not begun.
+        wanted: all or part of what determines the head.
 
     Raises:
         UserError: naming what differs.
     """
-    found = read_head(folder)
-    differing = [key for key, value in wanted.items() if found.get(key, value) != value]
-    if differing:
-        raise UserError(
-            f"{folder} has a head of other {' and '.join(differing)}: choose another --out, or remove it"
-        )
+    refuse_other_settings(folder, differing_keys(read_head(folder), wanted))

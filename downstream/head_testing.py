@@ -26,15 +26,15 @@ from distill.downstream.labels import Outcome
 from distill.errors import DataError
 
 _WORTH_A_PROCESS = 200
-"""Test utterances; fewer are read by the time that a process has started."""
+"""Test utterances for each data worker; fewer are read faster than a process starts."""
 
 
 @dataclass
 class Measured:
-    """What came out of a test."""
+    """Outcomes of a test."""
 
     outcomes: list[dict[str, Outcome]]
-    """For every decoder, by utterance."""
+    """For each decoder, by utterance id."""
     silent: Counter[str] = field(default_factory=Counter)
     """Utterances that did not get their noise or room, by what was silent: speech, noise, rir."""
 
@@ -57,18 +57,18 @@ def measure(
 
     Args:
         module: trained, on any device.
-        cuts: test utterances, of similar length one after the other.
+        cuts: test utterances, sorted by length.
         targets: by utterance id.
         distorter: of the condition, for the split "test".
-        noises: what it needs.
+        noises: reader of the noise that it needs.
         seed: of the distortions.
-        batch_size: utterances that are heard together.
-        workers: processes that read.
+        batch_size: utterances.
+        workers: data loading processes.
         name: for the progress bar.
-        decoders: how to decode, each; None: greedily.
+        decoders: each is used; None: greedy decoding.
 
     Raises:
-        DataError: for an utterance, noise or room that cannot be read: everybody's score is that of all.
+        DataError: for an utterance, noise or room that cannot be read: scores are of the complete test set.
     """
     speech = SpeechDataset(
         ListedCuts(cuts),
@@ -87,7 +87,7 @@ def measure(
     batch: Batch
     for batch in tqdm(loader, total=-(-len(cuts) // batch_size), desc=name, unit="batch", disable=None):
         if batch.skipped:
-            raise DataError(f"test utterance {batch.skipped[0][0]}: {batch.skipped[0][1]}; mend it first")
+            raise DataError(f"test utterance {batch.skipped[0][0]}: {batch.skipped[0][1]}; fix it first")
         view = batch.views["test"].to(module.device)
         refuse_lost(batch.noise_lost)
         waves, done = distorter.apply(
@@ -97,7 +97,7 @@ def measure(
             batch.waveforms, batch.lengths, view.plan, done, strict=True
         ):
             measured.silent.update(silent_parts(wave[:n_samples], plan, applied))
-        selected, frames = module.hear(waves, batch.lengths)
+        selected, frames = module.encode(waves, batch.lengths)
         outputs = module.head(module.selection(selected), frames)
         truth = [targets[name] for name in batch.ids]
         for number, decode in enumerate(decoders):

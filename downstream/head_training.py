@@ -1,4 +1,4 @@
-"""Training and testing a head under Lightning.
+"""Training a head under Lightning.
 
 Shapes: B utterances, T samples, F frames, D features, V outputs.
 """
@@ -26,14 +26,14 @@ class HeadTraining(pl.LightningModule):
 
     Args:
         encoder: the model.
-        selection: which of its hidden states the head hears.
+        selection: which of its hidden states are the head's input.
         head: the task's.
         labels: the task's.
         optim: learning rate and clipping.
         finetune: train the model too.
         augment: SpecAugment on the features in training.
         seed: of SpecAugment.
-        gain_db: change of the level of all that the model hears, in dB.
+        gain_db: change of the level of all speech, in dB.
     """
 
     def __init__(
@@ -54,29 +54,29 @@ class HeadTraining(pl.LightningModule):
         self.selection, self.head = selection, head
         self.labels, self.optim = labels, optim
         self.finetune, self.augment, self.seed, self.gain_db = finetune, augment, seed, gain_db
-        self.counts = [0.0, 0.0]  # errors, and out of how many
-        self.losses = [0.0, 0.0]  # of dev utterances: their sum, and their number
+        self.counts = [0.0, 0.0]  # errors, and units that could be wrong
+        self.losses = [0.0, 0.0]  # over dev utterances: sum of the losses, and number of utterances
 
-    def hear(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def encode(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T), (B,) samples -> what `Selection.select` keeps, (B,) frames.
 
-        The level is changed here, behind the distortions: they are the same at any level.
+        The level is changed here, after the distortions, which are the same at any level.
         """
         waveforms = with_gain(waveforms, self.gain_db)
-        full = bool((lengths == waveforms.shape[1]).all())  # no masks then: crops of a second, say
+        full = bool((lengths == waveforms.shape[1]).all())  # then no masks are needed
         with torch.set_grad_enabled(self.finetune and torch.is_grad_enabled()):
             out = self.encoder(waveforms, None if full else lengths)
             return self.selection.select(out), out.lengths
 
     def features(self, batch: HeadBatch) -> tuple[Tensor, Tensor]:
-        """(B, F, D) features and (B,) frames of a batch, computed or taken from the cache."""
+        """(B, F, D) features and (B,) frames of a batch, computed or from the cache."""
         if batch.features is None:
-            selected, frames = self.hear(batch.waveforms, batch.lengths)
+            selected, frames = self.encode(batch.waveforms, batch.lengths)
         else:
             assert batch.frames is not None
             selected, frames = batch.features, batch.frames.to(self.device)
             if batch.online:
-                computed, _ = self.hear(batch.waveforms, batch.lengths[batch.online])
+                computed, _ = self.encode(batch.waveforms, batch.lengths[batch.online])
                 selected[batch.online, : computed.shape[1]] = computed.to(selected.dtype)
         return self.selection(selected), frames
 
@@ -91,11 +91,11 @@ class HeadTraining(pl.LightningModule):
         return loss
 
     def loss(self, outputs: Tensor, frames: Tensor, batch: HeadBatch) -> Tensor:
-        """Of the head's outputs."""
+        """The task's loss of the head's outputs."""
         return self.labels.loss(self.head, outputs, frames, batch.targets, batch.target_lengths)
 
     def on_validation_epoch_start(self) -> None:
-        """Count from nothing."""
+        """Reset the counts."""
         self.counts, self.losses = [0.0, 0.0], [0.0, 0.0]
 
     def validation_step(self, batch: HeadBatch, batch_idx: int) -> None:
@@ -112,9 +112,9 @@ class HeadTraining(pl.LightningModule):
             self.counts[1] += weight * outcome.total
 
     def on_validation_epoch_end(self) -> None:
-        """The mean loss of an utterance and the share of errors in per cent, over all processes.
+        """Log the mean loss of an utterance and the error rate in per cent, over all processes.
 
-        By hand: Lightning divides by the mean number of utterances of a process, rounded down.
+        Summed here: Lightning divides by the mean number of utterances of a process, rounded down.
         """
         sums = torch.tensor([*self.counts, *self.losses], device=self.device)
         if self.trainer.world_size > 1:
@@ -124,29 +124,29 @@ class HeadTraining(pl.LightningModule):
         self.log("val/error", 100.0 * errors / total, sync_dist=True)
 
     def configure_optimizers(self) -> Any:
-        """Adam with a constant learning rate, as SUPERB."""
+        """Adam with a constant learning rate, as in SUPERB."""
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         return torch.optim.Adam(trained, lr=self.optim.lr)
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
-        """Clip to `optim.clip_norm`; Lightning refuses another `gradient_clip_val` by itself."""
+        """Clip the gradient to `optim.clip_norm`."""
         self.clip_gradients(optimizer, gradient_clip_val=self.optim.clip_norm, gradient_clip_algorithm="norm")
 
     def train(self, mode: bool = True) -> HeadTraining:
-        """A frozen model stays in eval mode."""
+        """Keep a frozen model in eval mode."""
         super().train(mode)
         if not self.finetune:
             self.encoder.eval()
         return self
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """A frozen model has its own checkpoint."""
+        """Leave out a frozen model, which has its own checkpoint."""
         if not self.finetune:
             weights = checkpoint["state_dict"]
             checkpoint["state_dict"] = {k: v for k, v in weights.items() if not k.startswith("encoder.")}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Put the frozen model back in."""
+        """Put the frozen model's weights back in."""
         if not self.finetune:
             for name, value in self.encoder.state_dict().items():
                 checkpoint["state_dict"][f"encoder.{name}"] = value

@@ -15,15 +15,15 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from distill.waveforms import masked_mean
 
 BLANK = 0
-"""Output of CTC that means nothing."""
+"""Index of CTC's blank."""
 
 
 class UtteranceHead(nn.Module):
-    """KS, IC, ER, SLURP: project each frame, average over the valid ones, classify. No non-linearity.
+    """KS, IC, ER, SLURP: project each frame, average over valid frames, classify. No non-linearity.
 
     Args:
         dim: D.
-        slots: number of classes of each slot (IC: action, object, location; else one).
+        slots: number of classes of each slot (IC has three: action, object, location; others one).
         width: of the projection.
     """
 
@@ -44,7 +44,7 @@ class UtteranceHead(nn.Module):
         return torch.stack(losses).sum()
 
     def predict(self, logits: Tensor) -> Tensor:
-        """(B, S), the likeliest class of each slot."""
+        """(B, S), the most likely class of each slot."""
         return torch.stack([part.argmax(1) for part in logits.split(self.slots, dim=1)], dim=1)
 
 
@@ -123,10 +123,10 @@ _WARP_FRAMES = 5
 
 
 def spec_augment(features: Tensor, frames: Tensor, generator: torch.Generator) -> Tensor:
-    """Warp time and put zeros over stretches of time and of features, in each utterance by itself.
+    """Warp time and zero out stretches of time and of features, in each utterance by itself.
 
     Args:
-        features: (B, F, D), left as it is.
+        features: (B, F, D), not changed in place.
         frames: (B,) valid frames.
         generator: on the CPU.
     """
@@ -156,7 +156,7 @@ def _stretch(size: int, most: int, generator: torch.Generator) -> tuple[int, int
 
 
 def _warp(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Move a random frame by at most 5, stretching what is before it and squeezing the rest. (F, D)."""
+    """Move a random frame by at most 5, resizing the parts before and after it. (F, D)."""
     n_frames = len(x)
     if n_frames <= 2 * _WARP_FRAMES + 1:
         return x.clone()

@@ -1,4 +1,4 @@
-"""What students, utterances and their audio are called, so that results are not mixed up."""
+"""Identities of models and audio: text that changes with their contents."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ _WEIGHTS = (".safetensors", ".ckpt", ".pt", ".bin", ".onnx")
 
 
 def audio_of(cuts: Sequence[Cut]) -> tuple[list[str], list[str]]:
-    """Where the audio of each utterance is, and the state of those files.
+    """Location of each utterance's audio, and state of its files.
 
     Returns:
-        Paths or URLs with the place in them; sizes and times of change, which URLs do not have.
+        Paths or URLs with the offset in them; sizes and modification times, which URLs do not have.
     """
     seen: dict[str, str] = {}
-    places, states = [], []
+    locations, states = [], []
     for cut in cuts:
-        place, state = [], []
+        location, state = [], []
         for part in parts_of(cut):
             for source in part.recording.sources if part.recording else ():
                 name = source.source if isinstance(source.source, str | Path) else "memory"
-                place.append(f"{name} {part.start}{_otherwise(part)}")
+                location.append(f"{name} {part.start}{_other_reading(part)}")
                 file = str(name).rpartition("#")[0] if source.type == "shar" else str(name)
                 state.append(seen[file] if file in seen else seen.setdefault(file, state_of(file)))
-        places.append("\t".join(place))
+        locations.append("\t".join(location))
         states.append("\t".join(state))
-    return places, states
+    return locations, states
 
 
-def _otherwise(part: DataCut) -> str:
-    """How a part is read, unless it is the first channel, at most resampled."""
+def _other_reading(part: DataCut) -> str:
+    """How a part is read, if not as the first channel, at most resampled."""
     channel = getattr(part, "channel", 0)
     changes = map(plain, part.recording.transforms or ()) if part.recording else ()
     found = [channel] if channel not in (0, [0]) else []
@@ -51,7 +51,7 @@ def _otherwise(part: DataCut) -> str:
 
 
 def student_folder(checkpoint: str) -> str:
-    """Name of a student's folder: its own, with a hash of its files' bytes if they are on this machine."""
+    """Name of a model's folder of evaluations: the model's, with a hash of its files if they are local."""
     plain, normalize = split_source(checkpoint)
     path = Path(plain)
     files = [path] if path.is_file() else []
@@ -62,8 +62,8 @@ def student_folder(checkpoint: str) -> str:
     if not files:
         return _slug(checkpoint)
     name = path.resolve().name if path.is_dir() else f"{path.resolve().parent.name}-{path.stem}"
-    wish = "" if normalize is None else f"-normalize-{str(normalize).lower()}"
-    return f"{_slug(name)}-{hash_files(files, digest_size=4)}{wish}"
+    suffix = "" if normalize is None else f"-normalize-{str(normalize).lower()}"
+    return f"{_slug(name)}-{hash_files(files, digest_size=4)}{suffix}"
 
 
 def _slug(text: str) -> str:

@@ -1,4 +1,4 @@
-"""What heads learn to say: classes, characters or phonemes, and how far a prediction is from the truth.
+"""What heads predict: classes, characters or phonemes, and how predictions are scored.
 
 Shapes: B utterances, F frames, V outputs, S slots, U symbols.
 """
@@ -27,30 +27,30 @@ logger = logging.getLogger(__name__)
 
 WORD_END = "|"
 CHARACTERS = (WORD_END, "'", *"ABCDEFGHIJKLMNOPQRSTUVWXYZ")
-"""What transcripts are written in; the end of a word is a symbol too, behind the last word as well."""
+"""What transcripts are written in; the end of a word is a symbol too, also after the last word."""
 
 UNKNOWN = "<unk>"
-"""A phoneme that training speech does not have."""
+"""Stands for phonemes that training speech does not have."""
 
-_FEW_CLASSES = 20  # of which each may have one utterance in a trial
+_FEW_CLASSES = 20  # with so few, a trial may have one utterance of each
 
 
 class Outcome(NamedTuple):
-    """What came of one utterance."""
+    """Score of one utterance."""
 
     errors: float
-    """Wrong: an utterance, or words or phonemes."""
+    """Wrong units: the utterance, or its words or phonemes."""
     total: float
-    """Out of how many."""
+    """Units that could be wrong."""
     truth: str
-    """What should have been said: classes joined by `|`, words or phonemes by blanks."""
-    said: str
-    """What the head said."""
+    """The reference: classes joined by `|`, or words or phonemes by spaces."""
+    prediction: str
+    """The head's, in the same form."""
 
 
 @dataclass(frozen=True)
 class ClassLabels:
-    """One class of each slot."""
+    """One class for each slot."""
 
     slots: tuple[tuple[str, ...], ...]
     """The classes by slot; IC has three slots, the others one."""
@@ -59,16 +59,16 @@ class ClassLabels:
 
     @classmethod
     def of(cls, cuts: Sequence[Cut], column: str) -> ClassLabels:
-        """The classes that occur in some speech, sorted; a column that looks like no classes is warned of."""
+        """The classes of some speech, sorted; warns of a column that does not look like classes."""
         counts = Counter(tuple(class_of(cut, column).split("|")) for cut in cuts)
         if len({len(row) for row in counts}) > 1:
             few, many = min(counts, key=len), max(counts, key=len)
-            raise DataError(f"{column}: {'|'.join(few)} and {'|'.join(many)} have not equally many slots")
+            raise DataError(f"{column}: {'|'.join(few)} and {'|'.join(many)} have different numbers of slots")
         once = sum(count == 1 for count in counts.values())
         if once > len(counts) / 2 and len(counts) > _FEW_CLASSES:
             logger.warning(
-                "%s: %d of its %d classes are those of one training utterance only; label=NAME names another "
-                "column",
+                "%s: %d of its %d classes have a single training utterance; another column is chosen with "
+                "label=NAME",
                 *(column, once, len(counts)),
             )
         slots = tuple(tuple(sorted(set(slot))) for slot in zip(*counts, strict=True))
@@ -76,7 +76,7 @@ class ClassLabels:
             alike = Counter(name.casefold() for name in slot)
             if several := [name for name in slot if alike[name.casefold()] > 1]:
                 logger.warning(
-                    "%s: %s differ in upper and lower case alone and are classes of their own",
+                    "%s: %s differ only in upper and lower case and count as different classes",
                     *(column, ", ".join(map(repr, several))),
                 )
         return cls(slots, column)
@@ -90,21 +90,23 @@ class ClassLabels:
         names = class_of(cut, self.column).split("|")
         if len(names) == len(self.slots) and all(n in s for n, s in zip(names, self.slots, strict=True)):
             return [slot.index(name) for name, slot in zip(names, self.slots, strict=True)]
-        raise DataError(f"{cut.id}: its {self.column} {'|'.join(names)!r} is not one of the training speech")
+        raise DataError(
+            f"{cut.id}: its {self.column} {'|'.join(names)!r} does not occur in the training speech"
+        )
 
     def head(self, dim: int, width: int | None) -> UtteranceHead:
         """A new head."""
         return UtteranceHead(dim, [len(slot) for slot in self.slots], width or 256)
 
     def loss(self, head: Head, outputs: Tensor, frames: Tensor, targets: Tensor, lengths: Tensor) -> Tensor:
-        """A number to be lowered."""
+        """Training loss of the outputs."""
         assert isinstance(head, UtteranceHead)
         return head.loss(outputs, targets)
 
     def outcomes(
         self, head: Head, outputs: Tensor, frames: Tensor, targets: list[list[int]], decode: Any = None
     ) -> list[Outcome]:
-        """An utterance is right if all its slots are."""
+        """An utterance is right if all its slots are right."""
         assert isinstance(head, UtteranceHead)
         pairs = zip(head.predict(outputs).tolist(), targets, strict=True)
         return [Outcome(float(p != t), 1.0, self.names(t), self.names(p)) for p, t in pairs]
@@ -127,7 +129,7 @@ class TokenLabels:
 
     @classmethod
     def of(cls, cuts: Sequence[Cut], config: EvaluationConfig) -> TokenLabels:
-        """Characters are always the same; phonemes those that occur in some speech, and one for others."""
+        """Characters are a fixed set; phonemes are those that occur in some speech, and `UNKNOWN`."""
         if config.defaults.kind == "characters":
             return cls(CHARACTERS, "characters")
         lexicon = pronunciations_of(config)
@@ -157,7 +159,7 @@ class TokenLabels:
         return PhoneHead(dim, 1 + len(self.symbols), width or 256)
 
     def loss(self, head: Head, outputs: Tensor, frames: Tensor, targets: Tensor, lengths: Tensor) -> Tensor:
-        """A number to be lowered."""
+        """Training loss of the outputs."""
         return ctc_loss(outputs, frames, targets, lengths)
 
     def outcomes(
@@ -168,26 +170,26 @@ class TokenLabels:
         targets: list[list[int]],
         decode: Callable[[Tensor], list[str]] | None = None,
     ) -> list[Outcome]:
-        """Words or phonemes that are wrong, left out or too many, and how many there should be.
+        """Edit distance in words or phonemes (substitutions, deletions, insertions), and length of the truth.
 
         Args:
             head: not needed here.
             outputs: (B, F, V) log-probabilities.
             frames: (B,) valid frames.
             targets: symbols of each utterance.
-            decode: (F, V) -> words, with a language model; default: the likeliest symbol of each frame.
+            decode: (F, V) -> words, with a language model; default: the most likely symbol of each frame.
         """
         log_probs = outputs.detach().float().cpu()
         found = []
         for row, n_frames, target in zip(log_probs, frames.tolist(), targets, strict=True):
-            said = decode(row[:n_frames]) if decode else self.units(greedy(row[:n_frames]))
+            prediction = decode(row[:n_frames]) if decode else self.units(greedy(row[:n_frames]))
             truth = self.units(target)
-            wrong = Levenshtein.distance(said, truth)
-            found.append(Outcome(float(wrong), float(len(truth)), " ".join(truth), " ".join(said)))
+            wrong = Levenshtein.distance(prediction, truth)
+            found.append(Outcome(float(wrong), float(len(truth)), " ".join(truth), " ".join(prediction)))
         return found
 
     def units(self, numbers: Sequence[int]) -> list[str]:
-        """Words, or phonemes."""
+        """The words, or phonemes, that symbols spell."""
         symbols = [self.symbols[number - 1] for number in numbers]
         return "".join(symbols).replace(WORD_END, " ").split() if self.kind == "characters" else symbols
 
@@ -198,16 +200,16 @@ Labels = ClassLabels | TokenLabels
 def targets_of(
     labels: Labels, cuts: Sequence[Cut], frames_of: Callable[[int], int], what: str
 ) -> dict[str, list[int]]:
-    """The targets of utterances by their names; says which transcripts have no room in their frames.
+    """The targets of utterances by id; warns of transcripts that are too long for their number of frames.
 
-    CTC needs a frame for each symbol, and one between two that are equal: from an utterance with fewer it
-    learns nothing (its loss counts as 0), and no output for it can be without errors.
+    CTC needs a frame for each symbol, and one between two equal ones: with fewer, the loss of an utterance
+    counts as 0, and no output can be without errors.
 
     Args:
         labels: of the task.
         cuts: the utterances.
         frames_of: samples at 16 kHz -> frames.
-        what: which speech it is, for people.
+        what: name of the speech, for the warning.
     """
     targets = {cut.id: labels.targets(cut) for cut in cuts}
     if isinstance(labels, ClassLabels):
@@ -216,12 +218,12 @@ def targets_of(
     def needed(target: Sequence[int]) -> int:
         return len(target) + sum(a == b for a, b in itertools.pairwise(target))
 
-    crowded = [cut.id for cut in cuts if needed(targets[cut.id]) > frames_of(samples_at_16k(cut))]
-    if crowded:
+    too_long = [cut.id for cut in cuts if needed(targets[cut.id]) > frames_of(samples_at_16k(cut))]
+    if too_long:
         logger.warning(
             "%s: the transcripts of %d of %d utterances need more frames than there are (%s): nothing is "
             "learned from them, and they cannot be got right; do text and audio belong together?",
-            *(what, len(crowded), len(cuts), ", ".join(crowded[:3]) + ", ..." * (len(crowded) > 3)),
+            *(what, len(too_long), len(cuts), ", ".join(too_long[:3]) + ", ..." * (len(too_long) > 3)),
         )
     return targets
 

@@ -1,6 +1,6 @@
-"""Lexica: how words are pronounced (phoneme recognition), and how they are spelled (decoding).
+"""Lexica: pronunciations of words (phoneme recognition), and their spellings (decoding).
 
-Lines are `WORD PHONE PHONE ...` or `WORD W O R D |`, separated by blanks or tabs. What else CMUdict and MFA
+Lines are `WORD PHONE PHONE ...` or `WORD W O R D |`, separated by spaces or tabs. What else CMUdict and MFA
 write is understood: comments (`;;; ...`, `# ...`, after the phones as well), variants (`WORD(2)`), and one or
 four probabilities between word and phones.
 """
@@ -20,13 +20,13 @@ _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 _PROBABILITIES = (1, 4)  # of the pronunciation; and three of silence around it
 _SAMPA = frozenset("@{}&?")  # vowels and the glottal stop: phones without a letter
 _MOST_PHONES = 500
-"""Different ones. The largest sets, IPA with tones, have some three hundred: more are words."""
+"""Different phones of a lexicon. The largest sets, IPA with tones, have about 300: more must be words."""
 _ENOUGH_WORDS = 1_000
-"""Of a lexicon, that every phone of the language is in several of them."""
+"""Size of a lexicon from which on every phone of a language occurs in several words."""
 
 
 def read_pronunciations(path: Path) -> dict[str, list[str]]:
-    """The phones of each word, in upper case; of several pronunciations the first.
+    """The phones of each word (in upper case): its first pronunciation.
 
     Raises:
         DataError: the file is missing, not UTF-8 or no lexicon; a line has no phones or something that cannot
@@ -54,9 +54,9 @@ def read_pronunciations(path: Path) -> dict[str, list[str]]:
 
 
 def odd_phones(lexicon: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """Phones of one word alone, and that word: in a lexicon of any size, most probably no phones.
+    """Phones that occur in a single word of a large lexicon, with that word: most probably not phones.
 
-    Such as those of a line with two words, `NEW YORK N UW1 Y`.
+    A line with two words has one, as in `NEW YORK N UW1 Y`.
     """
     words: dict[str, set[str]] = defaultdict(set)
     for word, phones in lexicon.items() if len(lexicon) >= _ENOUGH_WORDS else ():
@@ -67,18 +67,18 @@ def odd_phones(lexicon: Mapping[str, Sequence[str]]) -> dict[str, str]:
 
 
 def can_be_phone(symbol: str) -> bool:
-    """Whether a symbol may name a sound: `AH0`, `t_h`, `dʒ`, `@`; numbers and punctuation do not."""
+    """Whether a symbol may be a phone (`AH0`, `t_h`, `dʒ`, `@`); numbers and punctuation are not."""
     named = any(character.isalpha() or character in _SAMPA for character in symbol)
     return named and not any(character in ",;()[]/" for character in symbol) and not _NUMBER.fullmatch(symbol)
 
 
 def read_spellings(path: Path, symbols: Container[str], word_end: str) -> dict[str, list[list[str]]]:
-    """Spellings by word, the letters in upper case, the words as they are.
+    """Spellings by word; the letters in upper case, the words unchanged.
 
     Args:
         path: of the lexicon.
         symbols: that a head knows.
-        word_end: the one behind every word.
+        word_end: the symbol after every word.
 
     Raises:
         DataError: the file is missing, not UTF-8 or empty; a line has no spelling, or one in other symbols,
@@ -86,22 +86,22 @@ def read_spellings(path: Path, symbols: Container[str], word_end: str) -> dict[s
     """
     found: dict[str, list[list[str]]] = {}
     for where, word, letters in _entries(path):
-        way = [letter.upper() for letter in letters]
-        if not way:
+        spelling = [letter.upper() for letter in letters]
+        if not spelling:
             raise DataError(f"{where}: {word} has no spelling, expected WORD W O R D {word_end}")
-        if way[-1] != word_end or any(letter not in symbols for letter in way):
+        if spelling[-1] != word_end or any(letter not in symbols for letter in spelling):
             raise DataError(
-                f"{where}: {word} is spelled {' '.join(way)}, expected letters that the head knows, and "
+                f"{where}: {word} is spelled {' '.join(spelling)}, expected letters that the head knows, and "
                 f"{word_end} at the end"
             )
-        found.setdefault(word, []).append(way)
+        found.setdefault(word, []).append(spelling)
     if not found:
         raise DataError(f"lexicon {path} has no words, expected lines WORD W O R D {word_end}")
     return found
 
 
 def _entries(path: Path) -> Iterator[tuple[str, str, list[str]]]:
-    """(file and line for people, word, what follows it), without comments and numbers of variants."""
+    """(file and line for messages, word, the symbols after it), without comments and numbers of variants."""
     if not path.is_file():
         raise DataError(f"lexicon {path}: no such file")
     for number, line in read_lines(path):
@@ -109,20 +109,20 @@ def _entries(path: Path) -> Iterator[tuple[str, str, list[str]]]:
         if line.startswith((";;;", "#")):
             continue
         if "\t" in line and len(line.partition("\t")[0].split()) > 1:
-            raise DataError(f"{where}: {line.partition(chr(9))[0]!r} in front of the tab is not one word")
+            raise DataError(f"{where}: {line.partition(chr(9))[0]!r} before the tab is not one word")
         word, *symbols = line.split()
         variant = _VARIANT.fullmatch(word)
         yield where, variant[1] if variant else word, _without_comment(symbols)
 
 
 def _without_comment(symbols: Sequence[str]) -> list[str]:
-    """What is in front of `# ...`; Kaldi's `#1` is no comment."""
+    """The symbols before `# ...`; Kaldi's `#1` is no comment."""
     starts = (n for n, symbol in enumerate(symbols) if symbol[0] == "#" and not symbol[1:].isdecimal())
     return list(symbols[: next(starts, len(symbols))])
 
 
 def _without_probabilities(symbols: list[str]) -> list[str]:
-    """A whole number is none: it may be meant as a phone, and is refused as such."""
+    """The symbols after the probabilities; an integer is none: it may be meant as a phone, and is refused."""
     count = 0
     while count < len(symbols) and _NUMBER.fullmatch(symbols[count]) and not symbols[count].isdecimal():
         count += 1

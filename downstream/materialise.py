@@ -39,25 +39,25 @@ def materialise(
 ) -> Path:
     """Write a distorted copy of some speech: FLAC files, and `distortions.tsv` with what was done to each.
 
-    A column `left_out` of the latter names what was drawn and could not be applied, with the reason. The
-    manifest `cuts.jsonl.gz` has the files with the classes and texts of the speech, to be evaluated. Speech
-    that cannot be used is left out and listed in `skipped.tsv`.
+    Its column `left_out` names what was drawn and could not be applied, with the reason. The manifest
+    `cuts.jsonl.gz` has the files with the labels and transcripts of the speech, for evaluations. Speech that
+    cannot be used is left out and listed in `skipped.tsv`.
 
     Args:
         speech: manifest, TSV or folder of audio.
-        out: folder to write: a new or empty one, or that of a call with the same arguments that was stopped,
-            whose files are then written again.
+        out: folder to write to: new or empty, or that of an interrupted call with the same arguments, whose
+            files are then written again.
         condition: "clean", "2-dist", "fsd" or "dns".
         noises: by corpus, sources of noise.
         seed: another seed, other distortions.
-        variant: "paper" or "authors": whose values and ways.
+        variant: of the distortions: "paper" or "authors".
 
     Returns:
         Path of `distortions.tsv`.
 
     Raises:
-        UserError: `out` holds other things, or recordings that are to be distorted; nothing is written.
-        DataError: noise or rooms that cannot be used, or no speech that can.
+        UserError: if `out` holds other files, or recordings that are to be distorted; nothing is written.
+        DataError: for noise or rooms that cannot be used, or if no speech can.
     """
     listing, unfinished = out / "distortions.tsv", out / _UNFINISHED
     sources = {name: list(noises[name]) for name in sorted(noises)}
@@ -84,11 +84,11 @@ def materialise(
             file = out / (f"{stem}.flac" if used[stem] == 1 else f"{stem}~{used[stem]}.flac")
             samples = wave[: int(length)]
             peak = float(samples.abs().max())
-            gain = 1.0 if peak <= 0.99 else 0.99 / peak  # 16-bit files end at 1: scale instead of clipping
+            gain = 1.0 if peak <= 0.99 else 0.99 / peak  # scaled, not clipped: 16-bit files end at 1
             soundfile.write(file, (samples * gain).numpy(), SAMPLE_RATE, subtype="PCM_16")
             clips = _clips(distorted.noises, done, int(length))
             rows.append([file.name, cut.id, *describe(done), f"{gain:.4f}", why, *clips])
-            written.append(_as_spoken(cut, file))
+            written.append(_labelled(cut, file))
     _list_skipped(distorted, out / "skipped.tsv")
     write_cuts(sorted(written, key=lambda cut: cut.id), out / "cuts.jsonl.gz")
     header = ["path", "id", "additive", "snr_db", "non_additive", "parameters", "rir", "gain", "left_out"]
@@ -100,8 +100,8 @@ def materialise(
 
 
 def _list_skipped(distorted: DistortedSet, path: Path) -> None:
-    """Write down which utterances could not be used and why, if there are any."""
-    path.unlink(missing_ok=True)  # of a call that was stopped
+    """List the utterances that could not be used, with the reason, if there are any."""
+    path.unlink(missing_ok=True)  # of an interrupted call
     if not (skipped := distorted.skipped):
         return
     lines = "".join(f"{name}\t{' '.join(why.split())}\n" for name, why in skipped)
@@ -116,7 +116,7 @@ def _list_skipped(distorted: DistortedSet, path: Path) -> None:
 
 
 def _clips(noises: NoiseReader, done: UtterancePlan, n_samples: int) -> list[str]:
-    """Names of the noise and of the room response, and where in the noise the utterance's begins."""
+    """Ids of the noise and of the room response, and where in the noise the used part begins, seconds."""
     noise, start_s = "", ""
     if done.noise_corpus is not None:
         cut, start, _ = noises.noise_clip(done, n_samples)
@@ -124,8 +124,8 @@ def _clips(noises: NoiseReader, done: UtterancePlan, n_samples: int) -> list[str
     return [noise, start_s, noises.rir_clip(done).id if done.rir else ""]
 
 
-def _as_spoken(cut: Cut, file: Path) -> MonoCut:
-    """The file that was written of an utterance, with what is known of the utterance."""
+def _labelled(cut: Cut, file: Path) -> MonoCut:
+    """The file that was written of an utterance, with the utterance's labels and transcript."""
     made = cut_from_file(file, cut.id)
     made.custom = dict(getattr(cut, "custom", None) or {}) or None
     made.supervisions = list(cut.supervisions)
@@ -133,7 +133,7 @@ def _as_spoken(cut: Cut, file: Path) -> MonoCut:
 
 
 def _check_out(out: Path, made_of: str) -> None:
-    """Refuse a folder that holds anything but the beginning of the same set."""
+    """Refuse a folder that holds anything but an interrupted write of the same set."""
     listing, unfinished = out / "distortions.tsv", out / _UNFINISHED
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file: choose a folder for the distorted copy")
@@ -141,13 +141,15 @@ def _check_out(out: Path, made_of: str) -> None:
         raise UserError(f"{listing} exists: choose another folder, or remove it first")
     if unfinished.exists():
         if unfinished.read_text(encoding="utf-8") != made_of:
-            raise UserError(f"{out} holds the beginning of another set: remove it, or choose another folder")
+            raise UserError(
+                f"{out} holds an unfinished copy of another set: remove it, or choose another folder"
+            )
     elif out.is_dir() and any(out.iterdir()):
         raise UserError(f"{out} is not empty: choose a new or empty folder for the distorted copy")
 
 
 def _check_apart(cuts: Sequence[Cut], out: Path) -> None:
-    """Refuse to write among the recordings themselves."""
+    """Refuse to write into a folder that holds recordings of the speech."""
     folder = out.resolve()
     for cut in cuts:
         for source in [source for recording in recordings_of(cut) for source in recording.sources]:
@@ -156,14 +158,14 @@ def _check_apart(cuts: Sequence[Cut], out: Path) -> None:
 
 
 def describe(plan: UtterancePlan) -> list[str]:
-    """What was done to an utterance as the columns of `distortions.tsv`."""
+    """What was applied to an utterance, as columns of `distortions.tsv`."""
     parameters = {
         "none": "",
         "reverb": f"room_scale={plan.room_scale}",
         "pitch": f"cents={plan.cents:.1f}",
         "band_reject": f"hz={plan.low_hz:.1f}-{plan.high_hz:.1f}",
     }[plan.non_additive]
-    if plan.rir and plan.rir_db is not None:  # else of unit energy
+    if plan.rir and plan.rir_db is not None:  # None: unit energy
         parameters = ", ".join(filter(None, [parameters, f"rir_db={plan.rir_db:g}"]))
     snr = "" if plan.additive == "none" else f"{plan.snr_db:.2f}"
     return [plan.additive, snr, plan.non_additive, parameters, "yes" if plan.rir else "no"]

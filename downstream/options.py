@@ -1,4 +1,4 @@
-"""Every option of an evaluation on a SUPERB task, and each task's settings."""
+"""Every option of an evaluation on a SUPERB task."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from distill.hashing import file_identity
 from distill.options import DataConfig, LoggingConfig, OptimConfig, ValidationConfig
 
 _PRECISIONS = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed", "64": "64-true"}
-"""What Lightning takes short names of a precision for."""
+"""Lightning's long names of precisions by their short ones."""
 
 _FEATURES = re.compile(r"last|weighted_sum|layer:\d+")
 
@@ -40,11 +40,11 @@ class EvaluationConfig:
     task: str
     """ks, ic, er, asr, pr, slurp_action or slurp_scenario."""
     protocol: str = "paper"
-    """Whose values to take where the paper leaves them open: "paper" (ours) or "s3prl"; see `PROTOCOLS`."""
+    """Whose values to take where the paper gives none: "paper" (ours) or "s3prl"; see `PROTOCOLS`."""
     variant: str = "paper"
-    """How test speech is distorted: "paper" or "authors" (as their released code does)."""
+    """How test speech is distorted: "paper" or "authors" (as the authors' released code)."""
     row: str | None = None
-    """Row of the paper's tables that the model is: S1, T1, s4_prime (S4'); None: its recipe says."""
+    """The model's row in the paper's tables: S1, T1, s4_prime (S4'); None: by its recipe."""
     data: str = "data"
     """Folder of the prepared corpora: DATA/speech_commands/train.jsonl.gz and so on."""
     sources: dict[str, str] = field(default_factory=dict)
@@ -58,7 +58,7 @@ class EvaluationConfig:
     features: str = "last"
     """"last" hidden state, "weighted_sum" of all with learned weights, or "layer:K" (0: the input)."""
     finetune: bool = False
-    """Train the whole model and not only the head."""
+    """Train the model together with the head."""
     steps: int | None = None
     """Updates of the head."""
     batch_size: int | None = None
@@ -68,15 +68,15 @@ class EvaluationConfig:
     every_n_steps: int | None = None
     """Updates between two validations."""
     crop_s: float | None = None
-    """Training utterances that are longer are cropped at a random place, seconds; 0: never."""
+    """Longer training utterances are cropped at a random position, seconds; 0: never."""
     width: int | None = None
-    """Of the projection, and of each direction of ASR's LSTMs; default: 256, and 1024 for ASR."""
+    """Units of the projection, and of each direction of ASR's LSTMs; default: 256, and 1024 for ASR."""
     seed: int = 0
-    """Of head, order of the data, and distortions of the test sets."""
+    """Of the head, the order of the data, and the distortions of the test sets."""
     folds: list[int] | None = None
-    """ER: sessions to test on, one after the other; default: all five."""
+    """ER: sessions to test on, each with a head of its own; default: all five."""
     lm: str | None = None
-    """ASR: n-gram model (ARPA, .arpa.gz or kenlm binary) to decode with, beside decoding without."""
+    """ASR: n-gram model (ARPA, .arpa.gz or kenlm binary) to decode with, besides decoding without."""
     lexicon: Any = None
     """ASR with a language model: lines `WORD W O R D |`; default: all words of an ARPA file. PR: lines
     `WORD PHONE PHONE ...`, for speech without phones in its manifest. One file, or several ([A,B] or A,B): a
@@ -84,11 +84,11 @@ class EvaluationConfig:
     cache: str = "off"
     """Extract the features of training and dev speech once: "off", "float16" or "float32"."""
     cache_folder: str | None = None
-    """Where to; default: `cache` in the output folder."""
+    """Folder of the features; default: `cache` in the output folder."""
     max_bad_fraction: float = 0.01
     """Share of the training utterances that may be unreadable."""
     workers: int = 4
-    """Processes that read data, per training process."""
+    """Data loading processes per training process."""
     logging: LoggingConfig = field(default_factory=LoggingConfig)
     """Loggers of the head's training."""
     trainer: dict[str, Any] = field(default_factory=dict)
@@ -109,7 +109,7 @@ class EvaluationConfig:
             self.cache = "off"
         self.sources = self._by_manifest(self.sources)
         self._check()
-        self.recipe()  # checks what both have
+        self.recipe()  # checks the fields that it shares with recipes
 
     @classmethod
     def from_words(
@@ -134,7 +134,7 @@ class EvaluationConfig:
         return [self.task, *others]
 
     def _by_manifest(self, sources: dict[str, str]) -> dict[str, str]:
-        """The sources by the task's own names: IC's dev is "valid", ASR's train "train-clean-100"."""
+        """The sources by manifest: IC's dev is "valid", ASR's train is "train-clean-100"."""
         task = self.defaults
         roles = {"dev": task.dev, "test": task.test}
         if len(task.train) == 1:
@@ -157,8 +157,8 @@ class EvaluationConfig:
             raise UsageError("finetune changes the features: set cache=off")
         for fold in self.folds or []:
             if not 1 <= fold <= task.folds:
-                there = f"there are 1 to {task.folds}" if task.folds else f"{self.task} has none"
-                raise UsageError(f"fold {fold} does not exist: {there}")
+                exist = f"there are 1 to {task.folds}" if task.folds else f"{self.task} has none"
+                raise UsageError(f"fold {fold} does not exist: {exist}")
         if self.lm is not None and task.kind != "characters":
             raise UsageError(f"lm: {self.task} is not decoded with a language model, leave it out")
         if not isinstance(self.lexicon, str | list | None):
@@ -179,7 +179,7 @@ class EvaluationConfig:
 
     @property
     def defaults(self) -> Task:
-        """The task's own settings, of the protocol."""
+        """The task with the values of the protocol."""
         return task_of(self.task, self.protocol)
 
     @property
@@ -194,33 +194,38 @@ class EvaluationConfig:
 
     @property
     def effective_crop_s(self) -> float | None:
-        """Longest training utterance, seconds; None: any."""
+        """Longest training utterance, seconds; None: no limit."""
         return (self.defaults.crop_s if self.crop_s is None else self.crop_s) or None
 
     @property
     def effective_folds(self) -> list[int | None]:
-        """One head is trained for each of these."""
+        """A head is trained for each of these; [None] for tasks without folds."""
         return list(self.folds or range(1, self.defaults.folds + 1)) or [None]
 
     @property
     def effective_conditions(self) -> list[str]:
-        """What to test under."""
+        """Conditions to test under."""
         return list(self.conditions or self.defaults.conditions)
 
     @property
     def lexicons(self) -> list[str]:
-        """The files of `lexicon`, the first first."""
+        """The files of `lexicon`, in order."""
         given = self.lexicon or []
         return [str(name) for name in (given.split(",") if isinstance(given, str) else given) if name]
 
     @property
-    def heard(self) -> str:
-        """What the head hears, and whether the model learned with it."""
+    def head_input(self) -> str:
+        """The head's input: `features`, after "finetune:" if the model is trained too."""
         return f"finetune:{self.features}" if self.finetune else self.features
 
     def head_name(self, fold: int | None) -> str:
         """Name of a head's folder."""
-        parts = [self.task, f"fold{fold}" if fold else "", self.heard.replace(":", "-"), f"seed{self.seed}"]
+        parts = [
+            self.task,
+            f"fold{fold}" if fold else "",
+            self.head_input.replace(":", "-"),
+            f"seed{self.seed}",
+        ]
         parts += [self.protocol] if self.protocol != "paper" else []
         parts += [f"lr{self.effective_lr!r}"] if self.effective_lr != self.defaults.lr else []
         return "-".join(part for part in parts if part)
@@ -236,7 +241,7 @@ class EvaluationConfig:
 
     @property
     def head_settings(self) -> dict[str, Any]:
-        """What a head depends on beside task, features, seed, steps and data."""
+        """What a head depends on besides task, features, seed, steps and data."""
         recipe, precision = self.recipe(), str(self.trainer.get("precision") or "32")
         return {
             "protocol": self.protocol,
@@ -249,10 +254,10 @@ class EvaluationConfig:
         }
 
     def settings(self, *, lm: bool = False) -> dict[str, Any]:
-        """What a score depends on beside task, features, seed, steps and test data; JSON, kept with it.
+        """What a score depends on besides task, features, seed, steps and test data; kept with it as JSON.
 
         Args:
-            lm: of a score with the language model; one without it does not depend on that.
+            lm: whether the score is of decoding with the language model.
 
         Raises:
             DataError: for a language model or lexicon that is missing.
@@ -270,7 +275,7 @@ class EvaluationConfig:
         return found
 
     def recipe(self, name: str = "") -> HeadRecipe:
-        """The training of a head, as the framework's Trainer takes it."""
+        """The training of a head as a recipe, which the Trainer is made from."""
         task = self.defaults
         try:
             optim = OptimConfig(

@@ -16,10 +16,10 @@ CONDITIONS = ("clean", "test-other", "2-dist", "fsd", "dns", "chime3")
 """In the paper's order."""
 
 ABOUT = ("domain_adapted_teacher", "parameters")
-"""What the paper says about a row, besides its model and scores."""
+"""Columns about a row of the paper's tables, besides its model and scores."""
 
 PAPER_TASKS = ("ks", "ic", "er", "asr")
-"""Those of its tables."""
+"""The tasks of its tables."""
 
 TEST_UTTERANCES: dict[str, dict[str, int]] = {
     "ks": {"": 3_081},
@@ -30,7 +30,7 @@ TEST_UTTERANCES: dict[str, dict[str, int]] = {
     "slurp_action": {"": 13_078},
     "slurp_scenario": {"": 13_078},
 }
-"""Of the test sets, by task and condition ("": all others) or fold.
+"""Utterances of the test sets, by task and condition ("": all others) or fold.
 
 ER: turns of IEMOCAP's sessions in the four classes, 5 531 in all. PR: LibriSpeech's test-clean. SLURP:
 recordings of its test split (Bastianelli et al. 2020).
@@ -40,7 +40,7 @@ _PAPER_COLUMNS = {"2-dist": "2dist", "test-other": "other"}
 
 
 def size_of_test(task: str, condition: str, fold: int | None) -> int | None:
-    """How many utterances the published test set has; None: not known."""
+    """Number of utterances of the published test set; None: not known."""
     known = TEST_UTTERANCES.get(task, {})
     return known.get(f"fold {fold}", known.get(condition, known.get("")))
 
@@ -49,7 +49,7 @@ def paper_row(name: str) -> str:
     """The name of a row of the paper's tables: "S4'" for S4', s4' or s4_prime.
 
     Raises:
-        UsageError: if there is none.
+        UsageError: for an unknown row.
     """
     rows = list(paper_numbers("ks"))
     if (found := name.upper().replace("_PRIME", "'")) not in rows:

@@ -1,7 +1,7 @@
-"""What a head said of each test utterance: a table, and the files that s3prl's experts write of it.
+"""The predictions of a test: a table, and the files that s3prl's experts write.
 
-The table is `predictions/NAME.tsv`, for a result `results/NAME.json`. What s3prl 0.4.18 keeps of a test is in
-`submit/NAME`, under s3prl's names: the folder that its `submit.py` takes as an `expdir`.
+The table is `predictions/NAME.tsv`, for a result `results/NAME.json`. The files of s3prl 0.4.18 are in
+`submit/NAME`, under s3prl's names: a folder that its `submit.py` takes as an `expdir`.
 """
 
 from __future__ import annotations
@@ -35,25 +35,25 @@ def write_predictions(out: Path, name: str, outcomes: Mapping[str, Outcome]) -> 
     """
     lines = ["id\ttruth\tprediction\terrors\tcount"]
     for utterance, outcome in sorted(outcomes.items()):
-        texts = [escaped(text) for text in (utterance, outcome.truth, outcome.said)]
+        texts = [escaped(text) for text in (utterance, outcome.truth, outcome.prediction)]
         lines.append("\t".join([*texts, f"{outcome.errors:g}", f"{outcome.total:g}"]))
-    place = f"predictions/{name}.tsv"
-    write_text(out / place, "\n".join(lines) + "\n")
-    return place
+    file = f"predictions/{name}.tsv"
+    write_text(out / file, "\n".join(lines) + "\n")
+    return file
 
 
 def write_submission(
     folder: Path, task: str, condition: str, fold: int | None, outcomes: Mapping[str, Outcome], *, lm: bool
 ) -> list[Path]:
-    """Write predictions and truths as the expert of s3prl does; nothing for tasks that it does not have.
+    """Write predictions and truths as the experts of s3prl do; nothing for tasks that s3prl does not have.
 
     Args:
         folder: to write to.
         task: ks, ic, er, asr or pr, or another.
-        condition: names ASR's files; distorted speech is that of test-clean.
+        condition: names ASR's files; distorted speech counts as test-clean.
         fold: ER's.
         outcomes: by utterance id.
-        lm: whether a language model helped.
+        lm: whether a language model was used.
 
     Returns:
         The files.
@@ -68,7 +68,7 @@ def write_submission(
         "pr": ("test-hyp.ark", "test-ref.ark"),
     }.get(task, ())
     written = []
-    for name, part in zip(names, ("said", "truth"), strict=False):
+    for name, part in zip(names, ("prediction", "truth"), strict=False):
         lines = [_line(task, utterance, getattr(found, part)) for utterance, found in outcomes.items()]
         write_text(folder / name, "".join(lines))
         written.append(folder / name)

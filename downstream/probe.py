@@ -1,7 +1,7 @@
-"""A linear probe: how much of a label can be read off the frozen last layer, clean and distorted.
+"""A linear probe: how well labels can be predicted from the frozen last layer, clean and distorted.
 
-The classifier is trained on clean speech only, as in the paper: what it loses on distorted speech, the
-representation has lost.
+The classifier is trained on clean speech only, as in the paper: what it loses on distorted speech is lost by
+the representation.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class ProbeTask:
     dev: CutSet
     test: CutSet
     column: str = "label"
-    """Where the class is: a custom field of the cut (a column of its TSV) or of its supervision."""
+    """Name of the class: a custom field of the cut (a column of its TSV) or of its supervision."""
 
     def label(self, cut: Cut) -> str:
         """The class of an utterance.
@@ -62,14 +62,14 @@ def probe(
         encoders: by name, a `HubertEncoder` (a teacher, or `Student.encoder`).
         task: labelled speech.
         conditions: names of conditions or of single distortions (see `find_condition`).
-        noises: what the conditions need.
+        noises: reader of the noise that the conditions need.
         seed: of the distortions.
 
     Returns:
         By encoder and condition, the accuracy in per cent.
     """
     models = list(encoders.values())
-    # Made first: that checks what they need.
+    # Made first, to check what they need before any training.
     tests = {c: DistortedSet(task.test, c, noises, seed=seed, encoders=models) for c in conditions}
     train, train_labels = features(encoders, task, DistortedSet(task.train, "clean", encoders=models))
     dev, dev_labels = features(encoders, task, DistortedSet(task.dev, "clean", encoders=models))

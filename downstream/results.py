@@ -1,12 +1,7 @@
-"""What evaluations leave behind, one JSON file each, and the numbers of the paper to set beside them.
-
-The paper is Huang et al., "Improving generalizability of distilled self-supervised speech processing models
-under distorted settings".
-"""
+"""Results of evaluations: a JSON file for each condition, `results/NAME.json`."""
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Iterable, Mapping
@@ -14,7 +9,7 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from distill.atomic import write_text
+from distill.atomic import read_json, write_json
 from distill.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -29,7 +24,7 @@ METRICS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """One evaluation of one student under one condition, as its JSON file says it."""
+    """One evaluation of one student under one condition, as in its JSON file."""
 
     task: str
     """ks, ic, er, asr, pr, slurp_action, slurp_scenario."""
@@ -44,9 +39,9 @@ class Result:
     fold: int | None
     """Of IEMOCAP; None elsewhere."""
     lm: bool
-    """Whether a language model helped to decode."""
+    """Whether a language model was used for decoding."""
     features: str
-    """What the head heard: last, weighted_sum, layer:k."""
+    """The head's input: last, weighted_sum or layer:K, after "finetune:" if the model was trained too."""
     model: str
     """Name of the checkpoint."""
     checkpoint_hash: str
@@ -60,30 +55,30 @@ class Result:
     versions: dict[str, str]
     """Of the software."""
     finished: str
-    """When, ISO 8601."""
+    """Time of the test, ISO 8601."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """What else it depends on (`EvaluationConfig.settings`, `TaskSpeech.test_data`)."""
+    """What else the value depends on (`EvaluationConfig.settings`, `TaskSpeech.test_data`)."""
     protocol: str = "paper"
-    """Whose values the head was trained with where nothing else was said: paper, s3prl."""
+    """Whose values the head was trained with by default: paper, s3prl."""
     variant: str = "paper"
-    """Whose distortions the test speech got: paper, authors."""
+    """Variant of the distortions of the test speech: paper, authors."""
     dev: float | None = None
-    """The chosen head's score on dev, in the metric of `value`; None: of an earlier version."""
+    """The chosen head's score on dev, in the metric of `value`; earlier versions did not note it."""
     row: str | None = None
-    """Row of the paper's tables that the user put the model into; None: the recipe says which."""
+    """Row of the paper's tables that the user put the model into; None: by the recipe."""
     silent: dict[str, int] = field(default_factory=dict)
-    """Clips of the test that were silent, so that they could not be applied: speech, noise, rir."""
+    """Number of utterances with silent speech, noise or rir, which thus stayed without noise or room."""
     predictions: str | None = None
-    """Where each utterance's outcome is, a file below the folder that holds `results`."""
+    """File with the outcome of each utterance, relative to the folder that holds `results`."""
 
 
 def read_results(folders: Iterable[Path]) -> list[Result]:
     """All results below some folders (every `results/*.json`); damaged or foreign files are warned about.
 
-    Their `predictions` are whole paths, or None where the file is not there.
+    Their `predictions` are absolute paths, or None where the file does not exist.
 
     Args:
-        folders: run folders, outputs of evaluations or of a whole sweep.
+        folders: run folders, outputs of evaluations or of sweeps.
 
     Raises:
         UserError: for a folder that does not exist.
@@ -97,7 +92,7 @@ def read_results(folders: Iterable[Path]) -> list[Result]:
     results = []
     for path in sorted(paths):
         try:
-            result = parse_result(json.loads(path.read_text(encoding="utf-8")))
+            result = parse_result(read_json(path))
             results.append(replace(result, predictions=_kept_file(path, result.predictions)))
         except (OSError, ValueError) as error:  # broken JSON and UTF-8 are ValueErrors, too
             logger.warning("skipped %s: not a result of an evaluation (%s)", path, error)
@@ -117,10 +112,10 @@ def _kept_file(result: Path, name: str | None) -> str | None:
 
 
 def parse_result(values: Any) -> Result:
-    """A result from what its JSON holds; other keys are ignored.
+    """A result from the contents of its JSON file; unknown keys are ignored.
 
     Args:
-        values: of an earlier version, too: what came later has a default.
+        values: of this or an earlier version: fields that were added later have defaults.
 
     Raises:
         ValueError: naming the field that is missing or of another type.
@@ -148,34 +143,21 @@ def parse_result(values: Any) -> Result:
 
 
 def describe_silent(silent: Mapping[str, int]) -> str:
-    """A `Result.silent` for people; "" if nothing was silent."""
+    """`Result.silent` in words; "" if nothing was silent."""
     whats = {"speech": "silent speech", "noise": "silent noise", "rir": "a silent room response"}
     counts = ", ".join(f"{silent[part]} with {what}" for part, what in whats.items() if silent.get(part))
     return f"{counts} stayed without noise or room" if counts else ""
 
 
-def check_settings(found: Mapping[str, Any], wanted: Mapping[str, Any], where: str) -> None:
-    """Refuse scores of other settings; what was not noted with them is not asked about.
-
-    Raises:
-        UserError: naming what differs.
-    """
-    differing = [key for key, value in wanted.items() if found.get(key, value) != value]
-    if differing:
-        raise UserError(
-            f"{where} was measured with other {' and '.join(differing)}: choose another --out, or remove it"
-        )
-
-
 def put_into_row(paths: Iterable[Path], row: str) -> None:
-    """Note the row in results that were there already and say another one, or none.
+    """Write the row into existing results that have another one, or none.
 
     Args:
         paths: of results.
         row: as `paper_row` gives it.
     """
     for path in paths:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
         if values.get("row") != row:
-            write_text(path, json.dumps(values | {"row": row}, indent=2) + "\n")
+            write_json(path, values | {"row": row})
             logger.warning("%s: now in row %s, not %s", path.stem, row, values.get("row") or "its recipe's")

@@ -14,18 +14,18 @@ from distill.errors import DataError
 
 
 def whole_recordings(cuts: Sequence[Cut], column: str = "label") -> list[Cut]:
-    """Background noise that was cut into seconds, in one piece again, to be cropped at a new place each time.
+    """Join background noise that was cut into seconds, so that training crops it at random positions.
 
-    Only silence (`_silence_`), of which any second is as good as another: other labelled pieces of a
-    recording are utterances of their own. Pieces are joined where one follows the other; what is left of the
-    recording after the last, less than a piece, is taken along if the first is its beginning.
+    Only silence (`_silence_`), of which one second is as good as another: other labelled pieces of a
+    recording are utterances of their own. Consecutive pieces are joined; the rest of the recording after the
+    last one, shorter than a piece, is included if the first one is at its beginning.
 
     Args:
         cuts: training utterances.
         column: custom field with the class.
 
     Returns:
-        All others as they are, and what was joined in the place of its first piece, with its class.
+        All others unchanged, and joined pieces at the position of the first, with its class.
     """
     pieces: dict[tuple[str, ...], list[MonoCut]] = {}
     for cut in cuts:
@@ -46,13 +46,13 @@ def _piece_of(cut: Cut, column: str) -> tuple[str, ...] | None:
     try:
         if class_of(cut, column) != SILENCE:
             return None
-    except DataError:  # it has none: said when labels are made
+    except DataError:  # it has no class: reported when labels are made
         return None
     return cut.recording.id, str(cut.channel), *(str(source.source) for source in cut.recording.sources)
 
 
 def _runs(pieces: Sequence[MonoCut]) -> Iterator[list[MonoCut]]:
-    """Pieces of a recording that follow each other without a gap."""
+    """Runs of consecutive pieces of a recording, without gaps."""
     run: list[MonoCut] = []
     for cut in sorted(pieces, key=lambda cut: cut.start):
         if run and abs(run[-1].end - cut.start) * cut.sampling_rate > 1:
@@ -63,7 +63,7 @@ def _runs(pieces: Sequence[MonoCut]) -> Iterator[list[MonoCut]]:
 
 
 def _joined(run: Sequence[MonoCut], n_pieces: int) -> MonoCut:
-    """One cut of pieces that follow each other; named after the recording if it is all of that."""
+    """One cut of consecutive pieces, with the recording's id if they are all of it."""
     first, last = run[0], run[-1]
     assert first.recording is not None
     rest_s = first.recording.duration - last.end

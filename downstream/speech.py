@@ -1,4 +1,4 @@
-"""The speech of a task: training, dev and test utterances, checked to be all there."""
+"""The speech of a task: training, dev and test utterances, checked to be complete."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from distill.data.audio import samples_at_16k
 from distill.data.contents import contents_of
 from distill.data.noise import NoiseReader
 from distill.data.sources import check_names
-from distill.downstream.head_record import MENDING, check_head, read_head
+from distill.downstream.head_record import REPAIRABLE, check_head, read_head
 from distill.downstream.options import EvaluationConfig
-from distill.downstream.results import check_settings
 from distill.downstream.silence import whole_recordings
 from distill.downstream.task_sources import noise_corpora, noise_sources, read_split, source_of
 from distill.downstream.tasks import RECORDED
 from distill.downstream.truths import truths
+from distill.errors import differing_keys, refuse_other_settings
 from distill.hashing import hash_lines
 from distill.hubert import HubertConfig
 from distill.preflight.survey import check_files
 
 DEV_SHARE = 0.2
-"""Of the training speech, for tasks without a dev set; as in s3prl."""
+"""Share of the training speech that is for dev in tasks without a dev set; as in s3prl."""
 
 
 class TaskSpeech:
@@ -35,7 +35,7 @@ class TaskSpeech:
 
     Args:
         config: the evaluation.
-        model: that hears them, a frame of each at least; default: HuBERT base.
+        model: each utterance must have at least one frame in it; default: HuBERT base.
     """
 
     def __init__(self, config: EvaluationConfig, model: HubertConfig | None = None):
@@ -45,7 +45,7 @@ class TaskSpeech:
         self._contents: dict[str, str] = {}
 
     def split(self, name: str) -> list[Cut]:
-        """The utterances of a manifest; see `read_split`."""
+        """The utterances of a manifest (`read_split`)."""
         if name not in self._splits:
             self._splits[name] = read_split(self.config, name, self.model)
         return self._splits[name]
@@ -54,8 +54,8 @@ class TaskSpeech:
         """Training and dev utterances.
 
         Args:
-            fold: ER: the session that is left out; of the others' utterances a fifth, drawn by the seed (or,
-                with the protocol of s3prl, always the same), is for dev.
+            fold: ER: the session that is left out; a random fifth of the others' utterances (by the seed, or
+                always the same with the protocol of s3prl) is for dev.
         """
         task = self.config.defaults
         names = self._training_names(fold)
@@ -69,10 +69,10 @@ class TaskSpeech:
         return train, dev
 
     def _order(self, count: int, fold: int | None) -> Sequence[int]:
-        """Random order of that many utterances, of which the first are for training.
+        """Random order of utterances, of which the first are for training.
 
-        With a `dev_seed` that of `torch.manual_seed` and `torch.utils.data.random_split`, as in s3prl 0.4.18.
-        There it is of the turns as its JSON lists them, here in the order of the manifests.
+        With a `dev_seed` it is that of `torch.manual_seed` and `torch.utils.data.random_split`, as in s3prl
+        0.4.18, which applies it to the turns in the order of its JSON; here, in the order of the manifests.
         """
         if (seed := self.config.defaults.dev_seed) is not None:
             return torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
@@ -92,7 +92,7 @@ class TaskSpeech:
 
     @functools.cached_property
     def noises(self) -> NoiseReader:
-        """The noise that the conditions need.
+        """Reader of the noise that the conditions need.
 
         Raises:
             DataError: for a source, or files of its recordings, that are missing.
@@ -104,10 +104,10 @@ class TaskSpeech:
         return reader
 
     def training_audio(self, fold: int | None) -> dict[str, dict[str, str]]:
-        """What a head hears in training and is chosen by, kept with it and its scores.
+        """Contents of the audio that a head is trained and chosen on, kept with it and its scores.
 
         Returns:
-            "training audio": by manifest, a name of what its recordings hold (`contents_of`).
+            "training audio": by manifest, an identity of the contents of its recordings (`contents_of`).
         """
         dev = self.config.defaults.dev
         names = [*self._training_names(fold), *([dev] if dev is not None else [])]
@@ -120,14 +120,14 @@ class TaskSpeech:
         return self._contents[name]
 
     def _noise_audio(self, corpus: str) -> str:
-        """In the order of the manifests, by which clips are drawn."""
+        """Contents of the noise in the order of the manifests, which clips are drawn by."""
         key = f"noise {corpus}"
         if key not in self._contents:
             self._contents[key] = contents_of(list(self.noises.corpora[corpus]), in_full=False)
         return self._contents[key]
 
     def test_data(self, condition: str, fold: int | None) -> dict[str, Any]:
-        """What a score is measured on, kept with it.
+        """Identity of the test set and size of the noise, kept with a score.
 
         Returns:
             "test set": a hash of the utterances' ids, lengths and labels; "noise": by corpus, the number of
@@ -145,7 +145,7 @@ class TaskSpeech:
         return {"test set": self._hashes[name], "noise": noise}
 
     def test_audio(self, condition: str, fold: int | None) -> dict[str, Any]:
-        """The same for what its recordings hold.
+        """Contents of the test audio and the noise, kept with a score.
 
         Returns:
             "test audio", and "noise audio" by corpus (`contents_of`).
@@ -156,16 +156,16 @@ class TaskSpeech:
     def check_score(
         self, settings: Mapping[str, Any], condition: str, fold: int | None, *, lm: bool, where: str
     ) -> None:
-        """Refuse a score of other settings or audio; what was not noted with it is not asked about.
+        """Refuse a score of other settings or audio; what was not noted with it is not compared.
 
-        Where audio lies does not matter if it was noted what it holds.
+        Where audio is does not matter if its contents were noted.
 
         Args:
-            settings: that were kept with the score.
-            condition: that it is of.
-            fold: that it is of.
-            lm: whether a language model helped.
-            where: the score, for people.
+            settings: kept with the score.
+            condition: of the score.
+            fold: of the score.
+            lm: whether a language model was used.
+            where: file of the score, for the message.
 
         Raises:
             UserError: naming what differs.
@@ -173,31 +173,31 @@ class TaskSpeech:
         wanted = self.config.settings(lm=lm)
         if "test audio" in settings:
             del wanted["sources"], wanted["noises"]
-        check_settings(settings, wanted, where)
+        refuse_other_settings(where, differing_keys(settings, wanted))
         for key, found in (
             ("test set", lambda: self.test_data(condition, fold)),
             ("test audio", lambda: self.test_audio(condition, fold)),
             ("training audio", lambda: self.training_audio(fold)),
         ):
-            if key in settings:  # else nothing need be opened
-                check_settings(settings, found(), where)
+            if key in settings:  # else no audio need be opened
+                refuse_other_settings(where, differing_keys(settings, found()))
 
     def check_training(self, folder: Path, fold: int | None) -> None:
-        """Refuse a head of other training audio, unless it was not noted or may have been mended.
+        """Refuse a head of other training audio, unless that was not noted or may have been repaired.
 
         Args:
-            folder: of the head; one that is not begun may be anything.
-            fold: that it is of.
+            folder: of the head.
+            fold: of the head.
 
         Raises:
             UserError: naming what differs.
         """
         head = read_head(folder)
-        if "training audio" in head and MENDING not in head:  # else nothing need be opened
+        if "training audio" in head and REPAIRABLE not in head:  # else no audio need be opened
             check_head(folder, self.training_audio(fold))
 
     def cacheable(self) -> dict[str, list[Cut]]:
-        """By manifest, all training and dev utterances of all folds that are never cropped."""
+        """By manifest, training and dev utterances of all folds, without those that are cropped."""
         task = self.config.defaults
         most_s = self.config.effective_crop_s or float("inf")
         found = {name: self._cropped(self.split(name)) for name in task.train}

@@ -1,9 +1,9 @@
 """Many evaluations: students x tasks x features x seeds x learning rates, here or as a SLURM array.
 
-A job is one head: a student, a task, what the head hears, a seed and a rate, tested under all conditions. The
-jobs of a student share a folder, and in it the cached features; it is named after the student's weights, so
-one that was trained anew is evaluated anew. What has its results is left out: the same command goes on where
-it stopped.
+A job is one head: a student, a task, its features, a seed and a rate, tested under all conditions. The jobs
+of a student share a folder, and in it the cached features; it is named after the student's weights, so a
+student that was trained again is evaluated again. Conditions with results are left out: the same command
+continues an interrupted sweep.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def plan_sweep(
     noises: Mapping[str, Sequence[str]] | None = None,
     rates: Sequence[float] = (),
 ) -> list[Job]:
-    """What is still to be done.
+    """The jobs that are still to be done.
 
     Args:
         checkpoints: students.
@@ -88,7 +88,7 @@ def plan_sweep(
         Jobs in the order of the arguments, without conditions that have a result.
 
     Raises:
-        UsageError: for an unknown task, or a word that the plan has an option for.
+        UsageError: for an unknown task, or a word for which the sweep has an option.
         UserError: if a student is missing, or a job was begun, or has results, with other settings or data.
     """
     for task in tasks:
@@ -96,9 +96,11 @@ def plan_sweep(
             raise UsageError(f"unknown task {task!r}; there are {', '.join(TASKS)}")
     check_words(words, _PLANNED | ({"lr": "--lr"} if rates else {}))
     if missing := [checkpoint for checkpoint in checkpoints if is_missing(checkpoint)]:
-        raise UserError(f"{', '.join(missing)}: no such checkpoint; name run folders or files that are there")
+        raise UserError(f"{', '.join(missing)}: no such checkpoint; name existing run folders or files")
     if len({*checkpoints}) > 1 and any(word.rpartition(":")[2].startswith("row=") for word in words):
-        raise UsageError("row=... puts one model into a row of the paper's: sweep each model by itself")
+        raise UsageError(
+            "row=... puts one model into a row of the paper's tables: sweep each model by itself"
+        )
     given = {"data": data, "noises": noises}
     grid = list(
         itertools.product(*map(dict.fromkeys, (features or (None,), seeds or (None,), rates or (None,))))
@@ -124,17 +126,17 @@ def plan_sweep(
 
 
 def is_missing(checkpoint: str) -> bool:
-    """Whether that is a path to nothing; names of models elsewhere are looked up when they are needed."""
+    """Whether a checkpoint is a path that does not exist; hub ids and the like are looked up when needed."""
     plain = split_source(checkpoint)[0]
     return os.sep in plain and not Path(plain).expanduser().exists() and not is_hub_id(plain)
 
 
 def check_words(words: Sequence[str], planned: Mapping[str, str]) -> None:
-    """Refuse words that would make another evaluation of a job than its name says.
+    """Refuse words that would override what the sweep sets for each job.
 
     Args:
         words: key=value, or task:key=value.
-        planned: keys that are not to be used, and the options in their place.
+        planned: keys that must not be used, with the options in their place.
 
     Raises:
         UsageError: naming the option to use.
@@ -147,9 +149,9 @@ def check_words(words: Sequence[str], planned: Mapping[str, str]) -> None:
 
 
 def words_for(task: str, words: Sequence[str]) -> list[str]:
-    """The words that are for a task: "asr:lm=X" becomes "lm=X" for ASR and nothing for the others.
+    """The words for a task: "asr:lm=X" becomes "lm=X" for ASR and is left out for others.
 
-    A task's own words come last: they win over those for all.
+    A task's own words come last and win over those for all tasks.
     """
     general, own = [], []
     for word in words:
@@ -167,10 +169,10 @@ def missing_conditions(job: Job, results: Sequence[Result], speech: TaskSpeech) 
     Args:
         job: with all its conditions.
         results: of the student.
-        speech: of the task, with the job's words.
+        speech: of the task.
 
     Raises:
-        UserError: if the job was begun, or has results, with other settings or data: its head is another one.
+        UserError: if the job was begun, or has results, with other settings or data.
     """
     config = job.config
     for fold in config.effective_folds:
@@ -178,7 +180,7 @@ def missing_conditions(job: Job, results: Sequence[Result], speech: TaskSpeech) 
         check_head(folder, config.head_settings)
         speech.check_training(folder, fold)
     decodings = (False, True) if config.lm else (False,)
-    head = (config.task, config.seed, config.heard, config.protocol, config.recipe().optim.max_steps)
+    head = (config.task, config.seed, config.head_input, config.protocol, config.recipe().optim.max_steps)
     own = [
         result
         for result in results
@@ -187,10 +189,12 @@ def missing_conditions(job: Job, results: Sequence[Result], speech: TaskSpeech) 
         and result.lm in decodings
         and result.settings.get("lr", config.effective_lr) == config.effective_lr
         and result.variant == config.variant_of(result.condition)
-        and config.row in (None, result.row)  # else the evaluation has yet to note it
+        and config.row in (None, result.row)  # else the evaluation must write the row into it
     ]
     for result in own:
-        settings = {key: value for key, value in result.settings.items() if key != "lr"}  # of the job's rate
+        settings = {
+            key: value for key, value in result.settings.items() if key != "lr"
+        }  # equal, as checked above
         file = job.out / "results" / config.result_name(result.condition, result.fold, lm=result.lm)
         speech.check_score(settings, result.condition, result.fold, lm=result.lm, where=str(file))
     done = {(result.condition, result.fold, result.lm) for result in own}

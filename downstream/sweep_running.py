@@ -17,12 +17,12 @@ logger = logging.getLogger(__name__)
 
 
 def run_sweep(jobs: Sequence[Job], evaluate: Callable[[Job], object] | None = None) -> None:
-    """Do jobs one after the other; one that fails does not stop the others.
+    """Run jobs one after another; one that fails does not stop the others.
 
     Args:
         jobs: from `plan_sweep`.
-        evaluate: does one; raises if it fails. By default a process of its own runs `Job.command`, so that
-            not even a crash or lack of memory ends the sweep.
+        evaluate: runs one; raises if it fails. By default `Job.command` in a process of its own, so that not
+            even a crash or lack of memory ends the sweep.
 
     Raises:
         UserError: at the end, naming the jobs that failed and why.
@@ -35,10 +35,10 @@ def run_sweep(jobs: Sequence[Job], evaluate: Callable[[Job], object] | None = No
         try:
             evaluate(job)
         except UserError as error:
-            if error.exit_code > 128:  # a signal: not this job alone was meant
+            if error.exit_code > 128:  # a signal, which is meant for the sweep
                 raise
             failures.append(f"{job.name}: {error}")
-        except Exception as error:  # noqa: BLE001 whatever it is, the other jobs are not at fault
+        except Exception as error:  # noqa: BLE001 no error of one job may end the others
             logger.exception("%s failed", job.name)
             failures.append(f"{job.name}: {type(error).__name__}: {error}")
     if failures:
@@ -49,7 +49,7 @@ def run_sweep(jobs: Sequence[Job], evaluate: Callable[[Job], object] | None = No
 
 
 def run_command(job: Job) -> None:
-    """Run one job's command line; what it prints is seen.
+    """Run one job's command line; its output is shown.
 
     Raises:
         UserError: if it fails.
@@ -59,7 +59,7 @@ def run_command(job: Job) -> None:
     stopped = False
     process: subprocess.Popen[bytes] | None = None
 
-    def stop(*_: object) -> None:  # the evaluation saves its head and ends; alone it would outlive the sweep
+    def stop(*_: object) -> None:  # the evaluation saves its head; without this it would outlive the sweep
         nonlocal stopped
         stopped = True
         if process is not None:

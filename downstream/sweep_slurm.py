@@ -16,7 +16,7 @@ def write_slurm(jobs: Sequence[Job], out: Path, *, options: Sequence[str] = ()) 
 
     Args:
         jobs: from `plan_sweep`; at least one.
-        out: folder of the sweep; the script is `sweep.sbatch` there, logs go to `slurm/`.
+        out: folder of the sweep; the script is `sweep.sbatch` there, logs go to `slurm/` there.
         options: of sbatch, such as "--partition=gpu", "--gpus=1", "--time=04:00:00".
 
     Returns:
@@ -28,7 +28,7 @@ def write_slurm(jobs: Sequence[Job], out: Path, *, options: Sequence[str] = ()) 
     if not jobs:
         raise ValueError("no jobs: nothing to write")
     logs = out / "slurm"
-    logs.mkdir(parents=True, exist_ok=True)  # SLURM does not make it
+    logs.mkdir(parents=True, exist_ok=True)  # SLURM does not create it
     pattern = str(logs.resolve()).replace("%", "%%") + "/%A_%a.log"
     lines = [
         "#!/bin/bash",
@@ -52,7 +52,7 @@ def submit(script: Path) -> str:
     """Hand a batch script to SLURM; returns what sbatch says.
 
     Raises:
-        UserError: if there is no sbatch, or it refuses.
+        UserError: if sbatch is missing, or fails.
     """
     try:
         done = subprocess.run(["sbatch", str(script)], capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""One cell of a table: results of seeds and folds become a mean, a spread and a confidence interval."""
+"""A cell of a table: mean, spread and confidence interval of results of seeds and folds."""
 
 from __future__ import annotations
 
@@ -13,20 +13,19 @@ from distill.downstream.table_types import Cell
 from distill.errors import DataError
 
 _ER_FOLDS = 5  # IEMOCAP's sessions, each left out once
-_SAME = (
-    0.005  # per cent that a score may differ from that of its utterances: both are printed with two digits
-)
+_TOLERANCE = 0.005
+"""Per cent by which a score may differ from that of its utterances: both are printed with two digits."""
 
 
 def make_cell(results: Iterable[Result], paper: str, label: str, condition: str, notes: Notes) -> Cell:
-    """The cell of what was measured in one row under one condition.
+    """The cell of one row and condition.
 
     Args:
         results: in any order.
         paper: the paper's number.
         label: of the row.
-        condition: which one.
-        notes: oddities are added here.
+        condition: of the column.
+        notes: what is unusual is added here.
     """
     latest: dict[tuple[int, int | None], Result] = {}
     for result in sorted(results, key=lambda result: result.finished):
@@ -44,7 +43,7 @@ def make_cell(results: Iterable[Result], paper: str, label: str, condition: str,
         if folds and len(folds) != _ER_FOLDS:
             listed = ", ".join(str(fold) for fold in sorted(result.fold or 0 for result in folds))
             notes.add(f"seed {seed} has fold {listed} of {_ER_FOLDS} only", label, condition)
-        # Without folds: a single value, or somebody's own mean over them.
+        # Without folds: a single value, or a mean over them that was made elsewhere.
         counted.append(sorted(folds or members, key=lambda result: result.fold or 0))
     for text in [*mixed(list(latest.values())), *silent_clips(list(latest.values()))]:
         notes.add(text, label, condition)
@@ -66,7 +65,7 @@ def score_interval(seeds: Sequence[Sequence[Result]]) -> tuple[float, float] | N
         Bounds in per cent; None where the outcomes of utterances were not kept.
 
     Raises:
-        DataError: if they are not those of the scores, or cannot be read.
+        DataError: if they do not match the scores, or cannot be read.
     """
     if any(result.predictions is None for folds in seeds for result in folds):
         return None
@@ -76,8 +75,8 @@ def score_interval(seeds: Sequence[Sequence[Result]]) -> tuple[float, float] | N
         outcomes.append([read_outcomes(Path(str(result.predictions))) for result in folds])
         for result, found in zip(folds, outcomes[-1], strict=True):
             error = error_rate(found)
-            if abs((100.0 - error if upward else error) - result.value) > _SAME:
+            if abs((100.0 - error if upward else error) - result.value) > _TOLERANCE:
                 name = Path(str(result.predictions)).name
-                raise DataError(f"{name} has outcomes of another score than {result.value:.2f}")
+                raise DataError(f"the outcomes in {name} do not give the score {result.value:.2f}")
     low, high = interval(outcomes)
     return (100.0 - high, 100.0 - low) if upward else (low, high)

@@ -1,4 +1,4 @@
-"""What the numbers of a table follow: choices, which are made or asked for, never averaged over."""
+"""Choice of a table's results: one protocol, one variant, one learning rate; never averages over several."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from distill.downstream.table_notes import Notes, is_distorted
 from distill.errors import UserError
 
 TEACHERS = ("T1", "T1'")
-"""Rows whose numbers in the paper are most probably those of SUPERB: the weighted sum of all layers."""
+"""Rows whose numbers in the paper are most probably SUPERB's, with the weighted sum of all layers."""
 
 
 def choose(
     results: Iterable[Result], *, protocol: str | None = None, variant: str | None = None
 ) -> list[Result]:
-    """Those of one protocol and one variant of the distortions.
+    """The results of one protocol and one variant of the distortions.
 
     Args:
         results: of any tasks.
-        protocol: the one to keep; None: there is but one in each table.
-        variant: the same; clean and recorded test speech has none, and is kept.
+        protocol: the one to keep; None: each table must have only one.
+        variant: the same; results on clean and recorded speech, which have none, are kept.
 
     Raises:
-        UserError: if one table would have several, or none is of the chosen one.
+        UserError: if a table would have several, or no result is of the chosen one.
     """
     kept, several = list(results), dict[str, tuple[str, list[str]]]()
     for name, wanted in (("protocol", protocol), ("variant", variant)):
@@ -42,7 +42,7 @@ def choose(
 
 
 def _several(name: str, results: Iterable[Result]) -> dict[str, tuple[str, list[str]]]:
-    """By name the first task with results of several, and which; whoever reads a number must know."""
+    """By name, the first task that has results of several values, and the values."""
     by_task: dict[str, set[str]] = defaultdict(set)
     for result in results:
         by_task[result.task].add(getattr(result, name))
@@ -53,7 +53,7 @@ def _several(name: str, results: Iterable[Result]) -> dict[str, tuple[str, list[
 
 
 def _ask(several: Mapping[str, tuple[str, list[str]]]) -> str:
-    """What to say of all that is to be chosen."""
+    """The message that asks for the choices."""
     said = before = ""
     for name, (task, found) in several.items():
         said += ", and of" if task == before else f"{'; ' if said else ''}{task}: there are results of"
@@ -64,37 +64,37 @@ def _ask(several: Mapping[str, tuple[str, list[str]]]) -> str:
     return f"{said}, which are not averaged: choose with {options}, or name the folders of one of them only"
 
 
-def beside_paper(name: str, heard: Iterable[str]) -> str:
-    """The features whose results stand beside the paper's numbers of a row.
+def compared_features(name: str, available: Iterable[str]) -> str:
+    """The features whose results stand next to the paper's numbers of a row.
 
     Args:
         name: of the row.
-        heard: features of the results that it has.
+        available: features of its results.
     """
-    return "weighted_sum" if name in TEACHERS and "weighted_sum" in heard else "last"
+    return "weighted_sum" if name in TEACHERS and "weighted_sum" in available else "last"
 
 
-def note_features(name: str, label: str, features: str, heard: Iterable[str], notes: Notes) -> None:
-    """Say what stands beside the paper's numbers of a teacher."""
+def note_features(name: str, label: str, features: str, available: Iterable[str], notes: Notes) -> None:
+    """Note which features stand next to the paper's numbers of a teacher."""
     if name not in TEACHERS or features not in ("last", "weighted_sum"):
         return
     if features == "weighted_sum":
         notes.add("heads on the weighted sum of all layers, as the paper's most probably are", label)
-    elif "weighted_sum" not in heard:
+    elif "weighted_sum" not in available:
         text = "heads on the last layer; the paper's are most probably on the weighted sum of all layers"
         notes.add(f"{text}: evaluate with --features weighted_sum", label)
 
 
 def choose_lr(results: Sequence[Result], label: str, notes: Notes) -> list[Result]:
-    """Of heads with several learning rates those of the one that is best on dev, as SUPERB chooses.
+    """The results of the learning rate that is best on dev, as in SUPERB, if there are several.
 
     Args:
         results: of one row.
         label: of the row.
-        notes: says which, and of which.
+        notes: the choice is added here.
 
     Raises:
-        UserError: if the same head has several, and it is not known how they did on dev.
+        UserError: if a head has several rates and their scores on dev are not known.
     """
     by_lr: dict[float, list[Result]] = defaultdict(list)
     for result in results:
@@ -127,12 +127,12 @@ def choose_lr(results: Sequence[Result], label: str, notes: Notes) -> list[Resul
 
 
 def _dev_scores(results: Iterable[Result]) -> dict[tuple[int, int | None], float]:
-    """By seed and fold."""
+    """Scores on dev, by seed and fold."""
     return {(result.seed, result.fold): result.dev for result in results if result.dev is not None}
 
 
 def _refuse_unknown(by_lr: Mapping[float, Sequence[Result]], label: str) -> None:
-    """Different seeds may have different rates, which is noted; the same seed may not."""
+    """Refuse several rates of one seed and fold; those of different seeds are noted elsewhere."""
     heads = [head for members in by_lr.values() for head in {(r.seed, r.fold) for r in members}]
     if len(heads) > len(set(heads)):
         rates = ", ".join(f"{lr:g}" for lr in sorted(by_lr))

@@ -1,4 +1,4 @@
-"""Tables as text: Markdown, CSV, LaTeX. Names in them are other people's: none may become markup."""
+"""Tables as Markdown, CSV and LaTeX. Names in them are foreign text: none may become markup."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from distill.downstream.table_types import CAPTION, Row, Table
 
 
 def _pairs(row: Row) -> list[str]:
-    """The columns after a row's label: ours and the paper's by turns."""
+    """The columns after a row's label: ours and the paper's, alternating."""
     return [text for cell in row.cells for text in (cell.ours(), cell.paper)]
 
 
 def to_markdown(tables: Sequence[Table]) -> str:
-    """Each table below its title, then the caption and notes."""
+    """Each table after its title and before its notes; then the caption."""
     parts = []
     for table in tables:
         about = ["", "model", "da.", "para."]
@@ -40,7 +40,7 @@ def to_markdown(tables: Sequence[Table]) -> str:
 def to_csv(tables: Sequence[Table]) -> str:
     """All tables in one; for each condition ours, spread, number of seeds, bounds, and the paper's.
 
-    A text that a spreadsheet would take for a formula has an apostrophe before it.
+    Text that a spreadsheet would take for a formula gets an apostrophe in front.
     """
     conditions = list(dict.fromkeys([*CONDITIONS, *(c for table in tables for c in table.conditions)]))
     columns = ["task", "lm", "metric", "row", "model", *ABOUT]
@@ -92,7 +92,7 @@ def to_latex(tables: Sequence[Table]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-# Characters that are commands of LaTeX, or print as others in its old font encoding, OT1.
+# Characters that are LaTeX commands, or print as others in its old font encoding, OT1.
 _TEX = {
     **{c: "\\" + c for c in "&%$#_{}"},
     "\\": r"\textbackslash{}",
@@ -108,13 +108,13 @@ _TEX = {
 
 
 def _tex(text: str) -> str:
-    """Text on one line that prints as it is: no character of it is a command or part of one."""
+    """Text on one line, escaped so that it prints unchanged."""
     escaped = "".join(_TEX.get(c, c) for c in markdown.on_one_line(text))
     return re.sub("-(?=-)", "-{}", escaped)  # two hyphens would be a dash
 
 
 def _csv(value: Any) -> str:
-    """Text on one line that is no formula; numbers are themselves."""
+    """Text on one line that is no formula; numbers stay unchanged."""
     text = markdown.on_one_line(str(value))
     if not text.startswith(("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")) or text == "-":
         return text

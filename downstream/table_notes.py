@@ -1,6 +1,6 @@
-"""What to know before comparing the numbers of a table: settings, test sets, steps that are not the paper's.
+"""Notes below a table: settings, test sets and steps that are not the paper's, or differ between rows.
 
-A note is about some rows, or about conditions of them; the same one about several is said once.
+A note is about rows, or conditions of rows; the same note about several is printed once.
 """
 
 from __future__ import annotations
@@ -15,32 +15,32 @@ from distill.downstream.tasks import RECORDED, TASKS, task_of
 
 _OWN_WIDTH = {"classes": 256, "characters": 1024, "phones": 256}
 _TESTED_ON = {"test set": "speech", "test audio": "speech", "noise": "noise", "noise audio": "noise"}
-"""Settings of a result that should be the same for all rows, and what they are about."""
+"""Settings of a result that should be equal in all rows, and what they are about."""
 
 
 class Notes:
-    """Collects notes and tells each once: `S1, clean, fsd; S4, clean: the note`."""
+    """Collects notes and prints each once: `S1, clean, fsd; S4, clean: the note`."""
 
     def __init__(self) -> None:
-        self._places: dict[str, dict[str, list[str]]] = {}
+        self._notes: dict[str, dict[str, list[str]]] = {}
 
     def add(self, text: str, row: str, condition: str | None = None) -> None:
-        """Note something about a row, or a condition of it."""
-        conditions = self._places.setdefault(text, {}).setdefault(row, [])
+        """Add a note about a row, or a condition of it."""
+        conditions = self._notes.setdefault(text, {}).setdefault(row, [])
         if condition is not None and condition not in conditions:
             conditions.append(condition)
 
     def lines(self) -> list[str]:
-        """The notes, in the order in which they came."""
+        """The notes, in the order in which they were added."""
         lines = []
-        for text, rows in self._places.items():
+        for text, rows in self._notes.items():
             several = "; " if any(rows.values()) else ", "
             lines.append(f"{several.join(', '.join([row, *found]) for row, found in rows.items())}: {text}")
         return lines
 
 
 def about_heads(task: str, results: Sequence[Result], *, published: bool) -> str:
-    """How long heads were trained (and the paper's, if that is not the same), and what they follow."""
+    """Steps of the heads (and the paper's, if different), protocol and variant."""
     steps = sorted({result.head_steps for result in results})
     text = f"Heads: {', '.join(f'{n:,}' for n in steps)} steps"
     if published and steps != [TASKS[task].steps]:
@@ -51,18 +51,18 @@ def about_heads(task: str, results: Sequence[Result], *, published: bool) -> str
 
 
 def is_distorted(condition: str) -> bool:
-    """Whether test speech is distorted by us under a condition."""
+    """Whether we distort the test speech of a condition."""
     return condition != "clean" and condition not in RECORDED
 
 
 def put_by_name(results: Iterable[Result]) -> list[str]:
-    """A note if it was the user who said which row of the paper's a model belongs to."""
+    """A note if the user put a model into this row of the paper."""
     models = sorted({result.model for result in results if result.row is not None})
     return [f"put into this row by its name (row=...): {', '.join(models)}"] if models else []
 
 
 def other_speech(results: Iterable[Result]) -> list[str]:
-    """A note if a row was not tested on the whole test set, going by the number of utterances."""
+    """A note if a row was not tested on the complete test set, by its number of utterances."""
     for result in results:
         size = size_of_test(result.task, result.condition, result.fold)
         if size is not None and result.n_utterances != size:
@@ -75,7 +75,7 @@ def other_speech(results: Iterable[Result]) -> list[str]:
 
 
 def other_settings(results: Sequence[Result]) -> list[str]:
-    """A note if heads of a row were not trained as the task's own are, on its own speech and noise."""
+    """A note if heads of a row have other settings, speech or noise than the task's own."""
     if not results or results[0].task not in TASKS:
         return []
     task = task_of(results[0].task, results[0].protocol)
@@ -100,7 +100,7 @@ def other_settings(results: Sequence[Result]) -> list[str]:
 
 
 def silent_clips(results: Sequence[Result]) -> list[str]:
-    """A note if some utterances of a cell did not get their noise or room, as something was silent."""
+    """A note if utterances of a cell stayed without noise or room because something was silent."""
     silent = sum((Counter(result.silent) for result in results), Counter())
     total = sum(result.n_utterances for result in results)
     said = describe_silent(silent)
@@ -108,10 +108,10 @@ def silent_clips(results: Sequence[Result]) -> list[str]:
 
 
 def note_other_tests(rows: Mapping[str, Sequence[Result]], notes: Notes) -> None:
-    """Say which rows were tested on other speech or noise than the first that was tested under a condition.
+    """Note which rows were tested on other speech or noise than the first one tested under a condition.
 
     Args:
-        rows: results by label, in the order of the table; what they do not tell is not asked about.
+        rows: results by label, in the order of the table; what was not noted with them is not compared.
         notes: to add to.
     """
     first: dict[tuple[str, int | None, str], tuple[str, Any]] = {}
@@ -133,7 +133,7 @@ def note_other_tests(rows: Mapping[str, Sequence[Result]], notes: Notes) -> None
 
 
 def note_several_rows(rows: Mapping[str, Sequence[Result]], names: Mapping[str, str], notes: Notes) -> None:
-    """Say where a model has some results in one row and some in another, put there by `row=...`.
+    """Note models that have results in several rows, because some were put elsewhere with `row=...`.
 
     Args:
         rows: results by label.
@@ -152,7 +152,7 @@ def note_several_rows(rows: Mapping[str, Sequence[Result]], names: Mapping[str, 
 
 
 def mixed(results: Sequence[Result]) -> list[str]:
-    """Notes if results that are averaged were not measured in the same way."""
+    """Notes if results that are averaged have different steps, test sets or settings."""
     notes = []
     if len(steps := {result.head_steps for result in results}) > 1:
         notes.append(f"heads of {min(steps):,} to {max(steps):,} steps are averaged")
@@ -166,7 +166,7 @@ def mixed(results: Sequence[Result]) -> list[str]:
 
 
 def differing_settings(results: Iterable[Result]) -> list[str]:
-    """Names of the settings in which seeds differ; one that a result does not tell is not asked about."""
+    """Names of the settings in which seeds differ; one that was not noted is not compared."""
     first: dict[tuple[int | None, str], Any] = {}
     differing: dict[str, None] = {}
     for result in results:
@@ -178,7 +178,7 @@ def differing_settings(results: Iterable[Result]) -> list[str]:
 
 
 def _settings(result: Result) -> dict[str, Any]:
-    """The settings of a result; a width that is not set is the head's own."""
+    """The settings of a result; an unset width is the head's default."""
     settings = dict(result.settings)
     if "width" in settings and settings["width"] is None and result.task in TASKS:
         settings["width"] = _OWN_WIDTH[TASKS[result.task].kind]

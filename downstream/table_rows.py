@@ -1,4 +1,4 @@
-"""Which results make which row of a table."""
+"""Groups results into the rows of a table."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from distill.downstream.paper import paper_numbers
 from distill.downstream.results import Result
 from distill.downstream.table_notes import Notes
 
-_OWN_FEATURES = "last"  # of heads in the paper, and of rows whose label does not say which
+_DEFAULT_FEATURES = "last"  # of heads in the paper; labels name only others
 
 
 @dataclass(frozen=True, order=True)
 class Line:
-    """What a row of ours is about; results of different lines are never averaged."""
+    """Identity of a row of ours; results of different lines are never averaged."""
 
     name: str
     """Of the model: its row in the paper, its recipe or its checkpoint (`row_name`)."""
     features: str
-    """What the heads hear."""
+    """Input of the heads."""
     student: str
     """Hash of the checkpoint where one seed has several, else empty."""
 
     def label(self) -> str:
         """As the table prints it: features other than the last layer, and the student's hash, in brackets."""
-        extra = [self.features] if self.features != _OWN_FEATURES else []
+        extra = [self.features] if self.features != _DEFAULT_FEATURES else []
         extra += [f"student {self.student[:8]}"] if self.student else []
         return self.name + (f" ({', '.join(extra)})" if extra else "")
 
 
 def row_name(result: Result) -> str:
-    """The paper's name of a recipe ("s4_prime" -> "S4'"), another recipe's own, or the model's.
+    """A result's row: the user's choice, else the paper's name of its recipe, else the recipe or model.
 
-    A row that the user put the model into comes before all of these.
+    Example: the recipe "s4_prime" is the paper's row "S4'".
     """
     name = result.row or result.recipe
     if name is None:
@@ -52,8 +52,8 @@ def _paper_rows() -> tuple[str, ...]:
 def group_lines(results: Iterable[Result], notes: Notes) -> dict[Line, list[Result]]:
     """Results of one table by row.
 
-    Seeds of one recipe are one row, even if each is a student of its own. Where one seed has several
-    students, nothing says which belong together: each student gets a row.
+    Seeds of one recipe are one row, even if each has a student of its own. Where one seed has several
+    students, it is not known which belong together: each student gets a row.
     """
     by_recipe: dict[tuple[str, str], list[Result]] = defaultdict(list)
     for result in results:

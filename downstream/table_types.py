@@ -1,4 +1,4 @@
-"""What a table consists of, before it is written in any form."""
+"""Tables, rows and cells, before they are formatted."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ CAPTION = (
 
 @dataclass(frozen=True)
 class Cell:
-    """What was measured in one row under one condition, and what the paper says."""
+    """Our score in one row under one condition, and the paper's."""
 
     mean: float | None
     """In per cent over seeds, each the mean of its folds; None: not measured."""
     spread: float
-    """Largest minus smallest seed, in per cent."""
+    """Largest minus smallest score of a seed, in per cent."""
     n_seeds: int
-    """How many."""
+    """Number of seeds."""
     paper: str
     """The paper's number as printed; empty where it has none."""
     interval: tuple[float, float] | None = None
-    """95 % confidence interval of the mean, in per cent; None where outcomes of utterances were not kept."""
+    """95 % confidence interval of the mean, in per cent; None without outcomes of utterances."""
 
     def ours(self) -> str:
         """As text: "93.21 [92.30, 94.07]", of several seeds "93.21 (0.40, n=3) [...]"; else empty."""
@@ -43,9 +43,9 @@ class Row:
     """A line of a table."""
 
     label: str
-    """The paper's name (S4'), else the recipe's or model's; with features and student if needed."""
+    """Name in the paper (S4'), else of the recipe or model; with features and student if needed."""
     model: str
-    """As the paper describes it, else the checkpoint's name."""
+    """The paper's description, else the checkpoint's name."""
     adapted: str
     """Whether the teacher was domain-adapted: yes, no, or empty where unknown."""
     parameters: str
@@ -59,7 +59,7 @@ class Table:
     """One task."""
 
     title: str
-    """Place in the paper, task and metric."""
+    """Number in the paper, task and metric."""
     task: str
     """ks, ic, ..."""
     metric: str
@@ -73,15 +73,15 @@ class Table:
     rows: tuple[Row, ...]
     """Lines."""
     notes: tuple[str, ...]
-    """What to know before comparing."""
+    """Sentences for below the table."""
 
 
 def is_measured(row: Row) -> bool:
-    """Whether anything in a row is ours."""
+    """Whether a row has a score of ours."""
     return any(cell.mean is not None for cell in row.cells)
 
 
 def only_measured(tables: Iterable[Table]) -> list[Table]:
-    """The tables and rows in which something is ours."""
+    """The tables and rows that have scores of ours."""
     kept = [replace(table, rows=tuple(filter(is_measured, table.rows))) for table in tables]
     return [table for table in kept if table.rows]

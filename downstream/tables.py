@@ -1,8 +1,8 @@
-"""Tables 1 and 2 of the paper, ours beside the paper's, from the JSON files that evaluations leave behind.
+"""Tables 1 and 2 of the paper with our scores next to the paper's, from the results of evaluations.
 
 The paper is Huang et al., "Improving generalizability of distilled self-supervised speech processing models
-under distorted settings". One table here is one task of it (ASR twice: without and with a language model), so
-that each condition has room for both numbers. What the paper does not have follows in tables of its own.
+under distorted settings". A table here is one task of it (ASR twice: without and with a language model), so
+that each condition has room for both numbers. Other tasks follow in tables of their own.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from distill.downstream.paper import ABOUT, CONDITIONS, paper_numbers
 from distill.downstream.results import METRICS, Result, read_results
 from distill.downstream.table_cells import make_cell
-from distill.downstream.table_choices import beside_paper, choose, choose_lr, note_features
+from distill.downstream.table_choices import choose, choose_lr, compared_features, note_features
 from distill.downstream.table_formats import to_csv, to_latex, to_markdown
 from distill.downstream.table_notes import (
     Notes,
@@ -42,11 +42,11 @@ _NO_INTERVAL = "No confidence interval where the outcomes of utterances were not
 def build_tables(
     results: Iterable[Result], *, protocol: str | None = None, variant: str | None = None
 ) -> list[Table]:
-    """The paper's tables with our numbers in them, then those of what the paper does not have.
+    """The paper's tables with our numbers in them, then tables of other tasks.
 
     Args:
         results: of any tasks, students and settings.
-        protocol: use only results of this one; None: there must be but one in each table.
+        protocol: use only results of this one; None: each table must have only one.
         variant: the same of the distortions.
 
     Raises:
@@ -93,28 +93,29 @@ def _in_order(
     """The paper's rows, those of ours with other features below each, then others by name.
 
     Returns:
-        Each with what the paper has to stand beside it; no numbers where the features are others.
+        Each with the paper's columns; without its numbers where the features are others.
     """
-    heard: dict[str, set[str]] = defaultdict(set)
+    available: dict[str, set[str]] = defaultdict(set)
     for line in kept:
-        heard[line.name].add(line.features)
-    beside = {name: beside_paper(name, heard[name]) for name in {*paper, *heard}}
-    empty = [Line(name, beside[name], "") for name in paper if beside[name] not in heard[name]]
-    place = {name: number for number, name in enumerate(paper)}
+        available[line.name].add(line.features)
+    compared = {name: compared_features(name, available[name]) for name in {*paper, *available}}
+    empty = [Line(name, compared[name], "") for name in paper if compared[name] not in available[name]]
+    position = {name: number for number, name in enumerate(paper)}
     order = sorted(
-        [*kept, *empty], key=lambda x: (place.get(x.name, len(place)), x.features != beside[x.name], x)
+        [*kept, *empty],
+        key=lambda x: (position.get(x.name, len(position)), x.features != compared[x.name], x),
     )
     for line in order:
-        if line.name in paper and line.features in heard[line.name]:
-            note_features(line.name, line.label(), line.features, heard[line.name], notes)
+        if line.name in paper and line.features in available[line.name]:
+            note_features(line.name, line.label(), line.features, available[line.name], notes)
     about = {name: {key: row[key] for key in ("model", *ABOUT)} for name, row in paper.items()}
-    return [(x, (paper if x.features == beside[x.name] else about).get(x.name, {})) for x in order]
+    return [(x, (paper if x.features == compared[x.name] else about).get(x.name, {})) for x in order]
 
 
 def _row(
     line: Line, results: Sequence[Result], paper: Mapping[str, str], columns: Sequence[str], notes: Notes
 ) -> Row:
-    """One row; `paper` is what of the paper's stands beside it."""
+    """One row; `paper` has the paper's columns."""
     cells = []
     for condition in columns:
         chosen = [result for result in results if result.condition == condition]
@@ -131,18 +132,18 @@ def make_tables(
     protocol: str | None = None,
     variant: str | None = None,
 ) -> str:
-    """Tables 1 and 2, ours beside the paper's, as text.
+    """Tables 1 and 2, ours next to the paper's, as text.
 
     Args:
         folders: run folders, outputs of evaluations or of a sweep; without any, the paper's numbers alone.
         format: "markdown", "csv" (one file, a line for each row of each table) or "latex" (booktabs).
-        measured: leave out tables and rows in which nothing is ours.
+        measured: leave out tables and rows without scores of ours.
         protocol: use only results of this one.
         variant: use only results of this variant of the distortions.
 
     Raises:
-        UserError: for a folder that is missing, if none of them has a result, or if what numbers follow must
-            be chosen (`build_tables`).
+        UserError: for a missing folder, if none of them has a result, or if a protocol, variant or learning
+            rate must be chosen (`build_tables`).
         ValueError: for another format.
     """
     writers = {"markdown": to_markdown, "csv": to_csv, "latex": to_latex}

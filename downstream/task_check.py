@@ -1,11 +1,11 @@
-"""Is everything there that an evaluation needs? All that is missing or cannot work, before a head is made."""
+"""Checks of all that an evaluation needs: everything missing or unusable, before a head is trained."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from distill.atomic import read_json
 from distill.data.sources import split_query
 from distill.data_prep import PUBLISHED
 from distill.data_prep.advice import how_to_make
@@ -25,26 +25,26 @@ from distill.preflight.survey import survey
 
 
 def check_task(config: EvaluationConfig, out: Path, *, sample: int | None = SAMPLE) -> CheckReport:
-    """Look at everything that an evaluation needs but the model: speech, labels, noise, licences, the folder.
+    """Check everything that an evaluation needs but the model: speech, labels, noise, licences, the folder.
 
     Args:
         config: the task and how.
         out: folder of evaluations.
-        sample: audio files of each source that are opened, at random; None: all. That files are there is
-            asked for all.
+        sample: audio files of each source that are opened, at random; None: all. That files exist is checked
+            for all.
 
     Returns:
-        Problems are collected, nothing is raised for them.
+        All findings; problems are not raised.
     """
     report = CheckReport(recipe=config.task)
     for name in manifests_of(config):
-        # Training does without some unreadable files; a test set is whole or it is another one.
+        # Training may skip some unreadable files; a test set must be complete.
         tolerated = (
             config.max_bad_fraction if name in config.defaults.train and not config.defaults.folds else 0.0
         )
         what, source = f"{_role(config, name)}: {name}", source_of(config, name)
         report.findings.append(_source(what, source, sample, config.seed, tolerated))
-    if report.ok:  # else it would be said twice
+    if report.ok:  # else the same would be reported twice
         report.findings += _check_speech(config, out)
     for corpus, sources in noise_sources(config).items():
         for source in sources:
@@ -70,13 +70,13 @@ def _source(what: str, source: str, sample: int | None, seed: int, tolerated: fl
 
 
 def _check_speech(config: EvaluationConfig, out: Path) -> Iterator[Finding]:
-    """What an evaluation refuses although all files are there; sizes of the test sets; classes."""
+    """What an evaluation refuses although all files exist; sizes of the test sets; classes."""
     speech = TaskSpeech(config)
     try:
         for name in manifests_of(config):
             speech.split(name)
     except DataError as error:
-        yield wrong("speech", "cannot be used", str(error), "mend the manifest, or prepare the corpus again")
+        yield wrong("speech", "cannot be used", str(error), "fix the manifest, or prepare the corpus again")
         return
     yield from _sizes(config, speech)
     try:
@@ -93,7 +93,7 @@ def _check_speech(config: EvaluationConfig, out: Path) -> Iterator[Finding]:
             said.add(" x ".join(str(len(slot)) for slot in slots))
     except DataError as error:
         yield wrong(
-            "labels", "cannot be used", str(error), "mend the labels, or set label=COLUMN or lexicon=FILE"
+            "labels", "cannot be used", str(error), "fix the labels, or set label=COLUMN or lexicon=FILE"
         )
         return
     kind = "classes" if config.defaults.kind == "classes" else "symbols"
@@ -106,17 +106,17 @@ def _sizes(config: EvaluationConfig, speech: TaskSpeech) -> Iterator[Finding]:
     seen = set()
     for fold in config.effective_folds:
         for condition in config.effective_conditions:
-            place = condition if condition in RECORDED else "test set" if fold is None else f"fold {fold}"
-            if place in seen:
+            test_set = condition if condition in RECORDED else "test set" if fold is None else f"fold {fold}"
+            if test_set in seen:
                 continue
-            seen.add(place)
+            seen.add(test_set)
             count, size = len(speech.test(condition, fold)), size_of_test(config.task, condition, fold)
             detail = f"{count:,} utterances, {whose} {size:,}" if size else f"{count:,} utterances"
             advice = f"scores are not comparable: {whose} has {size:,} utterances, this one {count:,}"
             if count == size or size is None:
-                yield Finding(what=f"size: {place}", state="ok", detail=detail)
+                yield Finding(what=f"size: {test_set}", state="ok", detail=detail)
             else:
-                yield Finding(what=f"size: {place}", state="note", detail=detail, fix=advice)
+                yield Finding(what=f"size: {test_set}", state="note", detail=detail, fix=advice)
 
 
 def _check_decoding(config: EvaluationConfig) -> Iterator[Finding]:
@@ -131,7 +131,7 @@ def _check_decoding(config: EvaluationConfig) -> Iterator[Finding]:
 
 
 def _licences(config: EvaluationConfig) -> Iterator[Finding]:
-    """Under which terms the corpora are published that are heard."""
+    """Licences of the corpora."""
     sources = [source_of(config, name) for name in manifests_of(config)]
     sources += [source for several in noise_sources(config).values() for source in several]
     corpora: dict[str, None] = {}
@@ -146,9 +146,9 @@ def _licences(config: EvaluationConfig) -> Iterator[Finding]:
 
 
 def _corpus_of(manifest: Path) -> str:
-    """The published corpus that a manifest is of, as `distill data prepare` noted; "" if it is none."""
+    """The published corpus of a manifest, as noted by `distill data prepare`; "" if there is none."""
     try:
-        name = json.loads((manifest.parent / "prepared.json").read_text(encoding="utf-8"))["corpus"]
-    except (OSError, ValueError, KeyError, TypeError):
+        name = read_json(manifest.parent / "prepared.json")["corpus"]
+    except (OSError, ValueError, KeyError):
         name = manifest.parent.name
     return name if name in PUBLISHED else ""

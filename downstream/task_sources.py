@@ -1,4 +1,4 @@
-"""Where the speech and noise of a task are, and whether they exist."""
+"""The sources of a task's speech and noise."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from distill.preflight.survey import check_files
 
 
 def manifests_of(config: EvaluationConfig) -> list[str]:
-    """Names of the manifests of all speech that an evaluation hears: training, dev, test, recorded tests."""
+    """Names of the manifests of an evaluation's speech: training, dev, test, recorded test sets."""
     task = config.defaults
     names = [*task.train, *(name for name in (task.dev, task.test) if name)]
     return list(dict.fromkeys([*names, *(name for name in config.effective_conditions if name in RECORDED)]))
 
 
 def source_of(config: EvaluationConfig, name: str) -> str:
-    """Where a manifest is: as `config.sources` says, else in the data folder."""
+    """Source of a manifest: from `config.sources`, else in the data folder."""
     below = RECORDED.get(name, f"{config.defaults.corpus}/{name}")
     return config.sources.get(name, f"{config.data}/{below}.jsonl.gz")
 
 
 def check_sources(config: EvaluationConfig) -> None:
-    """Name all manifests and noises that are missing at once, and the commands that make them.
+    """Refuse missing manifests and noises, naming all of them and the commands that make them.
 
     Raises:
         DataError: if any is.
@@ -71,7 +71,7 @@ def read_split(config: EvaluationConfig, name: str, model: HubertConfig) -> list
 
 
 def noise_sources(config: EvaluationConfig) -> dict[str, list[str]]:
-    """The noise that the conditions need, by corpus.
+    """Sources of the noise that the conditions need, by corpus.
 
     Raises:
         UsageError: for an unknown condition.
@@ -83,7 +83,7 @@ def noise_sources(config: EvaluationConfig) -> dict[str, list[str]]:
 
 
 def noise_corpora(condition: str) -> list[str]:
-    """The corpora whose noise a condition needs.
+    """The corpora of noise and rooms that a condition needs.
 
     Raises:
         UsageError: for an unknown condition.

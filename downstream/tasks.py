@@ -1,4 +1,4 @@
-"""The SUPERB tasks and their settings, where an evaluation does not say otherwise."""
+"""The SUPERB tasks and their default settings."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any, Literal
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What a task is, and its settings where an evaluation does not say otherwise."""
+    """A task and its default settings."""
 
     title: str
-    """For people."""
+    """Its name in words."""
     corpus: str
-    """Folder of its manifests below the data folder."""
+    """Folder of its manifests in the data folder."""
     train: tuple[str, ...]
-    """Manifests of training speech; of ER the sessions, of which a fold tests on one."""
+    """Manifests of training speech; of ER all sessions, of which each fold tests on one."""
     dev: str | None
-    """Manifest to choose the best head on; None: a part of the training speech."""
+    """Manifest on which the best head is chosen; None: a part of the training speech."""
     test: str | None
     """Manifest of the test speech; None: a session of `train`."""
     kind: Literal["classes", "characters", "phones"]
@@ -25,7 +25,7 @@ class Task:
     label: str = "label"
     """Custom field with the class; several classes are joined by `|`."""
     conditions: tuple[str, ...] = ("clean", "2-dist", "fsd", "dns")
-    """What to test under."""
+    """Conditions to test under."""
     batch_size: int = 32
     """Utterances of the global batch."""
     lr: float = 1e-4
@@ -37,19 +37,19 @@ class Task:
     folds: int = 0
     """Folds of a cross-validation; 0: none."""
     balanced: bool = False
-    """Draw every class equally often in training, and weigh it so in validation."""
+    """Draw every class equally often in training, and weight it equally in validation."""
     crop_s: float | None = None
-    """Training utterances that are longer are cropped at a random place, anew each time, seconds."""
+    """Longer training utterances are cropped, at a new random position in every epoch, seconds."""
     buckets: int = 1
-    """Batches that are made together of utterances of similar duration; 1: of any."""
+    """Batches that are formed together, of utterances of similar duration; 1: no sorting."""
     gain_db: float = 0.0
     """Change of the level of all speech, in dB."""
     dev_seed: int | None = None
-    """Without a dev set: seed of torch's `random_split` of the training speech; None: the run's."""
+    """Without a dev set: seed of torch's `random_split` of the training speech; None: the evaluation's."""
 
     @property
     def metric(self) -> str:
-        """What its score is called."""
+        """Name of its score."""
         return {"classes": "accuracy", "characters": "wer", "phones": "per"}[self.kind]
 
 
@@ -126,7 +126,7 @@ TASKS: dict[str, Task] = {
     },
 }
 
-# Whose values are taken where the paper leaves them open: what differs from `TASKS`. In s3prl 0.4.18, ER adds
+# Values where the paper gives none, as differences from `TASKS`. In s3prl 0.4.18, ER adds
 # the gradients of 8 batches of 4, ASR halves batches of 32 with an utterance of over 2000 samples (all have
 # one), KS reads with sox `gain -3`.
 PROTOCOLS: dict[str, dict[str, dict[str, Any]]] = {
@@ -144,14 +144,14 @@ def task_of(name: str, protocol: str) -> Task:
 
     Args:
         name: a key of `TASKS`.
-        protocol: a key of `PROTOCOLS`; an unknown one, of a later version perhaps, changes nothing.
+        protocol: a key of `PROTOCOLS`; an unknown one (of a later version) changes nothing.
     """
     return replace(TASKS[name], **PROTOCOLS.get(protocol, {}).get(name, {}))
 
 
-# Test sets of their own, that are not distorted: condition -> manifest below the data folder. CHiME-3's
-# channel 0 is the likely one of the paper; another one is named in `sources`.
+# Recorded test sets, which are not distorted: condition -> manifest in the data folder. CHiME-3's
+# channel 0 is probably the paper's; another one is chosen with `sources`.
 RECORDED = {"test-other": "librispeech/test-other", "chime3": "chime3/et05_real_ch0"}
 
-# Where noise for testing is, below the data folder, unless `noises` says otherwise.
+# Manifests of the noise for testing, in the data folder, unless `noises` names others.
 NOISES = {"musan": "musan/all", "wham": "wham/tt", "fsd": "fsd50k/test", "dns": "dns/noise", "rir": "dns/rir"}

@@ -1,4 +1,4 @@
-"""What utterances are, as manifests and lexica have it: classes, transcripts, phonemes."""
+"""The truth about utterances from manifests and lexica: classes, transcripts, phonemes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 def truths(cuts: Sequence[Cut], config: EvaluationConfig) -> list[str]:
-    """What is to be said of utterances, as manifest and lexicon have it: class, transcript or phonemes."""
+    """What is to be predicted of utterances: class, transcript or phonemes."""
     kind = config.defaults.kind
     if kind == "classes":
         return [class_of(cut, config.label or config.defaults.label) for cut in cuts]
@@ -33,15 +33,15 @@ def class_of(
 ) -> str:
     """The class of an utterance: a custom field of its own or of its supervision.
 
-    Blanks around it, and around each of its slots, are no part of it.
+    Spaces around it, and around each of its slots, are removed.
 
     Raises:
-        DataError: if it has none, the class of one of its slots is empty, or it is no text or number.
+        DataError: if it is missing, a list or the like, or one of its slots is empty.
     """
-    for place in [getattr(cut, "custom", None) or {}, *(s.custom or {} for s in cut.supervisions)]:
-        if column not in place:
+    for fields in [getattr(cut, "custom", None) or {}, *(s.custom or {} for s in cut.supervisions)]:
+        if column not in fields:
             continue
-        found = _cell(place[column], f"{cut.id}: its {column}")
+        found = _cell(fields[column], f"{cut.id}: its {column}")
         slots = [slot.strip() for slot in found.split("|")]
         if not all(slots):
             raise DataError(f"{cut.id}: its {column} is empty ({found!r}): fill it in, or leave the row out")
@@ -50,7 +50,7 @@ def class_of(
 
 
 def _cell(value: Any, what: str) -> str:
-    """A value of a manifest as text: "" for none and for NaN, as pandas has it for an empty cell.
+    """A value of a manifest as text; "" for None and for NaN, which is pandas' empty cell.
 
     Raises:
         DataError: for a list or the like.
@@ -73,7 +73,7 @@ def phones_of(cut: Cut, pronunciations: Mapping[str, Sequence[str]] | None) -> l
     """Phonemes: an alignment of the supervision, else a custom field `phones`, else by the lexicon.
 
     Raises:
-        DataError: there are none, a word is missing in the lexicon, or a symbol cannot be a phone.
+        DataError: if there are none, a word is missing in the lexicon, or a symbol cannot be a phone.
     """
     if (phones := own_phones(cut)) is not None:
         if wrong := [phone for phone in phones if not can_be_phone(phone)]:
@@ -88,7 +88,7 @@ def phones_of(cut: Cut, pronunciations: Mapping[str, Sequence[str]] | None) -> l
 
 
 def own_phones(cut: Cut) -> list[str] | None:
-    """The phonemes that a manifest says, if it does."""
+    """The phonemes that a manifest states, if any."""
     for supervision in cut.supervisions:
         if supervision.alignment and "phone" in supervision.alignment:
             return [item.symbol for item in supervision.alignment["phone"]]
@@ -97,10 +97,10 @@ def own_phones(cut: Cut) -> list[str] | None:
 
 
 def check_words(cuts: Iterable[Cut], config: EvaluationConfig, listing: Path) -> None:
-    """Refuse lexicons that lack words of the transcripts, naming all of them at once; doubt odd phones.
+    """Refuse lexica that lack words of the transcripts, naming all of them at once; warn of odd phones.
 
     Args:
-        cuts: all utterances that there are.
+        cuts: all utterances.
         config: of phoneme recognition.
         listing: the missing words are written here, one a line.
 
@@ -112,7 +112,7 @@ def check_words(cuts: Iterable[Cut], config: EvaluationConfig, listing: Path) ->
         return
     if odd := [f"{phone} (in {word})" for phone, word in odd_phones(lexicon).items()]:
         some = ", ".join(odd[:5]) + ", ..." * (len(odd) > 5)
-        logger.warning("%s: no phones, perhaps, as one word alone has them: %s", config.lexicon, some)
+        logger.warning("%s: perhaps not phones, as only one word has each: %s", config.lexicon, some)
     words = {word for cut in cuts if own_phones(cut) is None for word in text_of(cut).upper().split()}
     if not (missing := sorted(words - lexicon.keys())):
         return
@@ -128,7 +128,7 @@ def check_words(cuts: Iterable[Cut], config: EvaluationConfig, listing: Path) ->
 
 
 def pronunciations_of(config: EvaluationConfig) -> dict[str, list[str]] | None:
-    """The phonemes of words, of the first lexicon that has each; None without a lexicon."""
+    """The phonemes of each word, from the first lexicon that has it; None without a lexicon."""
     found: dict[str, list[str]] = {}
     for path in config.lexicons:
         found = read_pronunciations(Path(path)) | found

@@ -97,7 +97,7 @@ def test_a_table_of_outcomes(tmp_path):
         ("id\terrors\tcount\na\tfew\t2\n", "line 2: could not convert string to float: 'few'"),
         ("id\terrors\tcount\na\tnan\t2\n", "line 2: a: nan errors in 2"),
         ("id\terrors\tcount\na\t1\t-2\n", "line 2: a: 1 errors in -2"),
-        ("id\terrors\tcount\na\t1\t2\na\t1\t2\n", "line 3: a: is there twice"),
+        ("id\terrors\tcount\na\t1\t2\na\t1\t2\n", "line 3: a: is listed twice"),
         ("id\twrong\n", "no column 'errors', 'count'"),
     ],
 )

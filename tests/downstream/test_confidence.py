@@ -93,7 +93,7 @@ def test_outcomes_that_are_not_those_of_the_score_make_none(odd):
     cut[3] = str(1 - int(cut[3]))
     file.write_text("\n".join([head, "\t".join(cut), *rest]), encoding="utf-8")
     found = make_tables([odd], measured=True)
-    assert "no confidence interval: ks-last-seed0-clean.tsv has outcomes of another score than" in found
+    assert "no confidence interval: the outcomes in ks-last-seed0-clean.tsv do not give the score" in found
     file.write_text("\n".join([head, *rest]), encoding="utf-8")
     assert "outcomes of another score" in make_tables([odd], measured=True)
     file.unlink()

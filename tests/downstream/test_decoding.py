@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from distill.downstream.decoding import (
     LanguageModelDecoder,
     arpa_words,
-    as_the_model_writes,
     greedy,
+    in_the_models_case,
     language_model_kind,
 )
 from distill.downstream.labels import CHARACTERS, WORD_END
@@ -129,12 +129,12 @@ def test_words_are_written_as_the_model_writes_them(tmp_path):
     the, cat, dog = [["T", "H", "E", "|"]], [["C", "A", "T", "|"]], [["D", "O", "G", "|"]]
     known = {"the", "The", "CAT"}
     spellings = {"THE": the, "cat": cat, "Dog": dog}
-    assert as_the_model_writes(spellings, known, tmp_path) == {"the": the, "CAT": cat, "Dog": dog}
-    assert as_the_model_writes({"THE": the, "the": the}, known, tmp_path) == {"the": the}  # not twice
+    assert in_the_models_case(spellings, known, tmp_path) == {"the": the, "CAT": cat, "Dog": dog}
+    assert in_the_models_case({"THE": the, "the": the}, known, tmp_path) == {"the": the}  # not twice
     both = {"the", "THE"}  # both are words of the model: either may be said
-    assert as_the_model_writes({"The": the}, both, tmp_path) == {"the": the, "THE": the}
-    with pytest.raises(DataError, match="knows none of the lexicon's words: name the lexicon that belongs"):
-        as_the_model_writes({"DOG": dog}, known, tmp_path)
+    assert in_the_models_case({"The": the}, both, tmp_path) == {"the": the, "THE": the}
+    with pytest.raises(DataError, match="knows none of the lexicon's words: give the lexicon that belongs"):
+        in_the_models_case({"DOG": dog}, known, tmp_path)
     (tmp_path / "lower.txt").write_text("the t h e |\n")
     assert read_spellings(tmp_path / "lower.txt", CHARACTERS, WORD_END) == {"the": the}
 
@@ -183,7 +183,7 @@ def test_what_else_can_be_wrong_with_it(arpa, tmp_path, monkeypatch):
     with pytest.raises(DataError, match="no such file"):
         LanguageModelDecoder(tmp_path / "none.arpa", CHARACTERS, word_end=WORD_END)
     (tmp_path / "b.bin").write_bytes(b"mmap lm http://kheafield.com/code format version 5\n\0")
-    with pytest.raises(DataError, match="is binary and does not list its words: name a lexicon=FILE"):
+    with pytest.raises(DataError, match="is binary and does not list its words: give a lexicon=FILE"):
         LanguageModelDecoder(tmp_path / "b.bin", CHARACTERS, word_end=WORD_END)
     (tmp_path / "words.txt").write_text("HELLO\n")
     with pytest.raises(DataError, match="line 1: HELLO has no spelling, expected WORD W O R D"):

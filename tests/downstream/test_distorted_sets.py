@@ -339,7 +339,7 @@ def test_a_call_that_was_stopped_can_be_made_again(originals, tmp_path, monkeypa
     out, whole = tmp_path / "set", tmp_path / "whole"
     stopped(originals, out, monkeypatch)
     assert (out / "a.flac").exists() and not (out / "distortions.tsv").exists()
-    with pytest.raises(UserError, match="set holds the beginning of another set: remove it"):
+    with pytest.raises(UserError, match="set holds an unfinished copy of another set: remove it"):
         materialise(str(originals), out, "reverb", {})
     materialise(str(originals), out, "gaussian", {})
     materialise(str(originals), whole, "gaussian", {})

@@ -172,7 +172,7 @@ class Ear:
     def eval(self):
         return self
 
-    def hear(self, waves, lengths):
+    def encode(self, waves, lengths):
         self.waves = [wave[:n].clone() for wave, n in zip(waves, lengths.tolist(), strict=True)]
         return waves, lengths
 
@@ -271,7 +271,7 @@ def test_unreadable_training_audio_and_what_to_do(quick, student, tones, tmp_pat
     other = {
         "sources": {split: source.replace("/tones/", "/elsewhere/") for split, source in sources.items()}
     }
-    with pytest.raises(UserError, match="has a head of other training audio"):  # what was broken there?
+    with pytest.raises(UserError, match=r"was made with other settings \(training audio\)"):
         evaluate(student, quick("ks", steps=20, every_n_steps=6, **options | other), tmp_path / "out")
     assert evaluate(student, config, tmp_path / "out")
     assert "mending" not in json.loads((tmp_path / "out/heads/ks-last-seed0/head.json").read_text())
@@ -391,7 +391,7 @@ def test_heads_of_another_model_or_length_are_left_alone(quick, student, tones, 
         evaluate("random:mini", quick("ks", **options), tmp_path)
     with pytest.raises(UserError, match="head of other width"):
         evaluate(student, quick("ks", width=8, conditions=["pitch"], sources=tones), tmp_path)
-    with pytest.raises(UserError, match="clean.json was measured with other width: choose another --out"):
+    with pytest.raises(UserError, match=r"clean.json was made with other settings \(width\):"):
         evaluate(student, quick("ks", width=8, **options), tmp_path)
     with pytest.raises(UserError, match="trained for 4 steps already: set steps=4"):
         evaluate(student, quick("ks", steps=2, **options), tmp_path)

@@ -80,7 +80,7 @@ def test_a_score_with_another_language_model_is_refused(
         for named in (files, files | change)
     )
     evaluate(student, first, tmp_path / "out")
-    with pytest.raises(UserError, match=f"clean-lm.json was measured with other {what}: choose another"):
+    with pytest.raises(UserError, match=rf"clean-lm.json was made with other settings \({what}\):"):
         evaluate(student, second, tmp_path / "out")
     (path,) = tmp_path.glob("out/results/*-lm.json")  # one of an earlier version does not say
     old = read([path])[0]
@@ -112,11 +112,11 @@ def test_a_score_of_other_test_data_is_refused(quick, student, task_data, tmp_pa
     assert cuts[0].custom["label"] != "yes" and cuts[0].duration > 0.5
     for changed in changes.values():
         write_cuts(changed, manifest)
-        with pytest.raises(UserError, match="clean.json was measured with other test set: choose another"):
+        with pytest.raises(UserError, match=r"clean.json was made with other settings \(test set\):"):
             evaluate(student, moved, tmp_path / "out")
     write_cuts(cuts[::-1], manifest)
     write_cuts(list(open_cuts(str(task_data / "dns/noise.jsonl.gz")))[1:], data / "dns" / "noise.jsonl.gz")
-    with pytest.raises(UserError, match="dns.json was measured with other noise: choose another --out"):
+    with pytest.raises(UserError, match=r"dns.json was made with other settings \(noise\):"):
         evaluate(student, moved, tmp_path / "out")
 
 
@@ -167,16 +167,16 @@ def test_what_is_done_is_done_for_the_audio_that_it_was_done_for(quick, student,
     reverse(moved[split])
     changed = words | {split: moved[split]}
     what = split if split in ("test", "noise") else "training"
-    with pytest.raises(UserError, match=f"json was measured with other {what} audio: choose another --out"):
+    with pytest.raises(UserError, match=rf"json was made with other settings \({what} audio\):"):
         evaluate(student, of_words(quick, changed), tmp_path / "out")
     if what == "training":  # nor is the head tested again
-        with pytest.raises(UserError, match="heads/ks-last-seed0 has a head of other training audio: choose"):
+        with pytest.raises(UserError, match=r"heads/ks-last-seed0 was made with other settings \(training"):
             evaluate(student, of_words(quick, changed, conditions=["pitch"]), tmp_path / "out")
         options = {"data": "", "out": tmp_path / "sweep"}
         given = [f"sources.{name}={changed[name]}" for name in ("train", "dev", "test")]
         (job,) = plan_sweep([str(student)], ["ks"], ["clean"], words=given, **options)
         shutil.copytree(tmp_path / "out" / "heads", job.out / "heads")
-        with pytest.raises(UserError, match="has a head of other training audio: choose another"):
+        with pytest.raises(UserError, match=r"was made with other settings \(training audio\):"):
             plan_sweep([str(student)], ["ks"], ["clean"], words=[*given, *WORDS], **options)
 
 
@@ -191,7 +191,7 @@ def test_training_and_dev_speech_that_change_places_make_another_head(quick, stu
         )
     evaluate(student, of_words(quick, words, conditions=["clean"]), tmp_path / "out")
     swapped = words | {"train": words["dev"], "dev": words["train"]}
-    with pytest.raises(UserError, match="has a head of other dev data and training audio"):
+    with pytest.raises(UserError, match=r"was made with other settings \(dev data; training audio\)"):
         evaluate(student, of_words(quick, swapped, conditions=["pitch"]), tmp_path / "out")
 
 
@@ -229,7 +229,7 @@ def test_words_of_phoneme_recognition_are_looked_up_in_several_lexicons(quick, s
     assert [path.name for path in out.iterdir()] == ["words_without_phones.txt"]
     (path,) = evaluate(student, quick("pr", lexicon=[a, b], **options), out)
     assert evaluate(student, quick("pr", lexicon=f"{a},{b}", **options), out) == [path]
-    with pytest.raises(UserError, match="clean.json was measured with other lexicons: choose another"):
+    with pytest.raises(UserError, match=r"clean.json was made with other settings \(lexicons\):"):
         evaluate(student, quick("pr", lexicon=[b, a], **options), out)
 
 

@@ -67,7 +67,7 @@ def test_word_errors_by_hand():
     assert isinstance(labels, TokenLabels) and labels.symbols == CHARACTERS and len(CHARACTERS) == 28
     found = outcomes(labels, SAID, [cut(text=text) for text in TRUE])
     assert [outcome[:2] for outcome in found] == [(0, 3), (1, 3), (2, 2), (2, 2)]
-    assert [(outcome.truth, outcome.said) for outcome in found] == list(zip(TRUE, SAID, strict=True))
+    assert [(outcome.truth, outcome.prediction) for outcome in found] == list(zip(TRUE, SAID, strict=True))
 
 
 def test_word_and_phoneme_error_rates_are_s3prls():
@@ -114,11 +114,11 @@ def test_an_intent_is_right_if_all_its_slots_are():
     logits[:, [1, 3, 4]] = 1.0  # on, light, hall
     found = labels.outcomes(head, logits, torch.ones(2), [[1, 1, 0], [1, 1, 1]])
     assert found == [(0, 1, "on|light|hall", "on|light|hall"), (1, 1, "on|light|none", "on|light|hall")]
-    with pytest.raises(DataError, match=r"u: its label 'on\|tv\|hall' is not one of the training speech"):
+    with pytest.raises(DataError, match=r"u: its label 'on\|tv\|hall' does not occur in the training speech"):
         labels.targets(cut(label="on|tv|hall"))
     with pytest.raises(DataError, match="u has no 'label': name the field or column"):
         labels.targets(cut())
-    with pytest.raises(DataError, match="not equally many slots"):
+    with pytest.raises(DataError, match="different numbers of slots"):
         ClassLabels.of([*cuts, cut(label="on")], "label")
 
 
@@ -199,8 +199,8 @@ def test_blanks_make_no_other_class_and_other_case_is_warned_of(caplog):
     assert not caplog.messages
     ClassLabels.of([cut(label=name) for name in ("on|A", "On|b", "off|a")], "label")
     assert caplog.messages == [
-        "label: 'On', 'on' differ in upper and lower case alone and are classes of their own",
-        "label: 'A', 'a' differ in upper and lower case alone and are classes of their own",
+        "label: 'On', 'on' differ only in upper and lower case and count as different classes",
+        "label: 'A', 'a' differ only in upper and lower case and count as different classes",
     ]
 
 
@@ -209,7 +209,7 @@ def test_a_column_with_a_class_for_each_utterance_is_warned_of(caplog):
     ClassLabels.of([cut(label=f"class{number}") for number in range(12)], "label")
     assert not caplog.records
     ClassLabels.of([cut(label=f"utterance{number}") for number in range(60)], "label")
-    assert "label: 60 of its 60 classes are those of one training utterance only" in caplog.text
+    assert "label: 60 of its 60 classes have a single training utterance" in caplog.text
 
 
 @pytest.mark.parametrize("wrong", ["0.98", "|", "3", ""])

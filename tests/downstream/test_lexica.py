@@ -62,7 +62,7 @@ def test_probabilities_in_other_forms(tmp_path):
         ("hello /h@l@U/\n", "line 1: '/h@l@U/' cannot be a phone"),
         ("HELLO H E L L O |\n", r"line 1: '\|' cannot be a phone"),
         ("hello HH #1\n", "line 1: '#1' cannot be a phone"),
-        ("new york\tN UW1 Y\n", "line 1: 'new york' in front of the tab is not one word"),
+        ("new york\tN UW1 Y\n", "line 1: 'new york' before the tab is not one word"),
         (";;; nothing\n", "x has no words"),
         ("HELLO\tHH\nDÉJÀ\tD\n".encode("latin1"), r"x is not UTF-8 \(line 2\)"),
     ],
@@ -92,7 +92,7 @@ def test_a_phone_of_one_word_alone_is_doubted(tmp_path, caplog):
     assert odd_phones({word: found[word] for word in list(found)[-500:]}) == {}
     assert odd_phones({word: found[word] for word in list(found)[:1000]}) == {}
     check_words([], EvaluationConfig(task="pr", lexicon=str(tmp_path / "x")), tmp_path / "missing.txt")
-    said = "/x: no phones, perhaps, as one word alone has them: york (in NEW), N (in NEW), UW1 (in NEW)"
+    said = "/x: perhaps not phones, as only one word has each: york (in NEW), N (in NEW), UW1 (in NEW)"
     assert caplog.messages == [f"{tmp_path}{said}"]
 
 

@@ -1,4 +1,4 @@
-"""What a head said of each utterance, on disk: our table and the files of s3prl's experts."""
+"""Predictions on disk: our table and the files of s3prl's experts."""
 
 import csv
 import json

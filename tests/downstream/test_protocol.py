@@ -110,7 +110,7 @@ def test_keywords_are_heard_3_db_lower(monkeypatch):
         module = HeadTraining(
             encoder, Selection("last", 1), labels.head(24, 8), labels, OptimConfig(), gain_db=gain_db
         )
-        module.hear(waves, torch.tensor([1600, 1600]))
+        module.encode(waves, torch.tensor([1600, 1600]))
     assert torch.equal(heard[0], waves)
     torch.testing.assert_close(heard[1], waves * 0.70794578)
 

@@ -67,10 +67,10 @@ def test_asr_with_a_language_model_needs_both_results(students, tmp_path):
     finish(job, lms=(True,))
     assert plan(students[:1], tmp_path, ("asr",), words=words) == []
     assert plan(students[:1], tmp_path, ("asr",)) == []
-    with pytest.raises(UserError, match=r"-lm.json was measured with other lexicons: choose another"):
+    with pytest.raises(UserError, match=r"-lm.json was made with other settings \(lexicons\):"):
         plan(students[:1], tmp_path, ("asr",), words=words[:1])
     (tmp_path / "4.bin").write_text("another language model")
-    with pytest.raises(UserError, match=r"-lm.json was measured with other lm: choose another --out"):
+    with pytest.raises(UserError, match=r"-lm.json was made with other settings \(lm\):"):
         plan(students[:1], tmp_path, ("asr",), words=words)
     (tmp_path / "4.bin").unlink()
     with pytest.raises(DataError, match="4.bin: no such file"):
@@ -91,9 +91,9 @@ def test_results_of_other_test_data_do_not_count_as_done(quick, students, tmp_pa
     others = [f"sources.test={data}/speech_commands/dev.jsonl.gz"]
     shutil.copytree(f"{data}/speech_commands", tmp_path / "data" / "speech_commands")
     shutil.copy(f"{data}/speech_commands/dev.jsonl.gz", tmp_path / "data/speech_commands/test.jsonl.gz")
-    with pytest.raises(UserError, match="clean.json was measured with other test set: choose another"):
+    with pytest.raises(UserError, match=r"clean.json was made with other settings \(test set\):"):
         plan_sweep(students[:1], data=str(tmp_path / "data"), **options)
-    with pytest.raises(UserError, match="clean.json was measured with other test set: choose another"):
+    with pytest.raises(UserError, match=r"clean.json was made with other settings \(test set\):"):
         plan_sweep(students[:1], data=data, words=others, **options)
     with pytest.raises(DataError, match="none/speech_commands/test.jsonl.gz does not exist"):
         plan_sweep(students[:1], data=str(tmp_path / "none"), **options)
@@ -143,13 +143,13 @@ def test_a_head_that_was_begun_with_other_settings_is_refused(students, tmp_path
     (job,) = plan(students[:1], tmp_path, (task,), words=["width=8"])
     begin(job)
     assert plan(students[:1], tmp_path, (task,), words=["width=8"]) == [job]
-    with pytest.raises(UserError, match=r"heads/\S+ has a head of other width: choose another --out"):
+    with pytest.raises(UserError, match=r"heads/\S+ was made with other settings \(width\):"):
         plan(students[:1], tmp_path, (task,), words=["width=9"])
-    with pytest.raises(UserError, match="has a head of other every_n_steps and width"):
+    with pytest.raises(UserError, match=r"was made with other settings \(every_n_steps; width\)"):
         plan(students[:1], tmp_path, (task,), words=["every_n_steps=7"])
     named = job.out / "heads" / job.config.head_name(job.config.effective_folds[0]) / "head.json"
     named.write_text(named.read_text().replace(f'"lr": {job.config.effective_lr}', '"lr": 0.1'))
-    with pytest.raises(UserError, match="has a head of other lr"):  # of an earlier version, which named none
+    with pytest.raises(UserError, match=r"was made with other settings \(lr\)"):
         plan(students[:1], tmp_path, (task,), words=["width=8"])
 
 
@@ -163,12 +163,12 @@ def test_the_same_in_other_words(students, tmp_path):
     assert plan(students[:1], tmp_path, words=["lr=0.1", "batch_size=4", "steps=300000"])
     finish(job)
     assert plan(students[:1], tmp_path, words=["steps=200000", "batch_size=4", "lr=0.1", "workers=0"]) == []
-    with pytest.raises(UserError, match="other batch_size"):
+    with pytest.raises(UserError, match=r"other settings \(batch_size\)"):
         plan(students[:1], tmp_path, words=["lr=0.1"])
 
 
 def test_students_that_are_not_there_are_named_before_anything_starts(students, tmp_path):
-    with pytest.raises(UserError, match=f"^{tmp_path}/s9, {tmp_path}/runs/s2: no such checkpoint; name run"):
+    with pytest.raises(UserError, match=f"^{tmp_path}/s9, {tmp_path}/runs/s2: no such checkpoint; name"):
         plan([students[0], f"{tmp_path}/s9", f"{tmp_path}/runs/s2"], tmp_path)
     assert len(plan(["organisation/model", "HUBERT_BASE", "random:mini"], tmp_path)) == 3
 
@@ -198,9 +198,9 @@ def test_results_of_other_settings_do_not_count_as_done(students, tmp_path):
     finish(job)  # as `distill evaluate` does, which keeps no words
     assert plan(students[:1], tmp_path, words=["width=8", "lr=0.1"], **noise) == []
     assert len(plan(students[:1], tmp_path, words=["lr=0.1", "width=8", "steps=9"], **noise)) == 1
-    with pytest.raises(UserError, match="(clean|2-dist).json was measured with other width: choose another"):
+    with pytest.raises(UserError, match=r"(clean|2-dist).json was made with other settings \(width\):"):
         plan(students[:1], tmp_path, words=["lr=0.1", "width=9"], **noise)
-    with pytest.raises(UserError, match="measured with other width and noises"):
+    with pytest.raises(UserError, match=r"was made with other settings \(width; noises\)"):
         plan(students[:1], tmp_path, words=["lr=0.1", "width=9"])
 
 

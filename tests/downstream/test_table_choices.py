@@ -312,6 +312,8 @@ def test_outcomes_of_another_score_give_no_interval(tmp_path):
     keep(tmp_path, {"seed": 1, "condition": "dns"}, [1, 0, 1])
     keep(tmp_path, {"seed": 2, "condition": "dns"}, [1, 0])
     (table,) = [t for t in build_tables(read_results([tmp_path])) if t.task == "ks"]
-    assert "S4, clean: no confidence interval: 0.tsv has outcomes of another score than 51.00" in table.notes
+    assert (
+        "S4, clean: no confidence interval: the outcomes in 0.tsv do not give the score 51.00" in table.notes
+    )
     assert "S4, dns: no confidence interval: seeds were tested on different utterances" in table.notes
     assert cell(table, "S4", "clean").interval is cell(table, "S4", "dns").interval is None

@@ -331,7 +331,7 @@ def test_results_are_found_below_runs_and_sweeps_once(tmp_path):
     ("content", "reason"),
     [
         ('{"task": "ks"', "Expecting"),
-        ("[1, 2]", "no JSON object"),
+        ("[1, 2]", "holds a list, expected a JSON object"),
         ('{"loss": 1}', "no 'task'"),
         (json.dumps(values(value="high")), "value is 'high'"),
         (json.dumps(values(value=math.nan)), "value is nan"),

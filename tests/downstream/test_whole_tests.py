@@ -133,10 +133,10 @@ def test_noise_that_cannot_be_read_ends_a_test(speech, noises, workers, monkeypa
     monkeypatch.setattr(head_testing, "_WORTH_A_PROCESS", 1)
     break_audio(noises, "broken")
     with pytest.raises(DataError, match="^the noise or room fsd-clip of a test cannot be used: cannot be re"):
-        hear(open_cuts(speech), "fsd", noises, workers=workers)
+        measured(open_cuts(speech), "fsd", noises, workers=workers)
 
 
-def hear(cuts, condition, noises, *, workers=0):
+def measured(cuts, condition, noises, *, workers=0):
     return measure(
         Ear(),  # pyright: ignore
         list(cuts),
@@ -156,12 +156,12 @@ def test_silent_clips_are_counted(speech, tmp_path, caplog):
     soundfile.write(Path(speech).parent / "5.wav", np.zeros(4000), 16_000)
     both = {name: [*loud[name], *quiet[name]] for name in loud}
     cuts = open_cuts(speech)
-    found = hear(cuts, "dns", both).silent
+    found = measured(cuts, "dns", both).silent
     dataset = DistortedSet(cuts, "dns", NoiseReader(both))
     plan = [done for *_, batch in dataset.batches() for done in batch]
     assert found["speech"] == 1 and found["noise"] == sum(done.additive == "none" for done in plan) - 1 > 0
     assert found["rir"] == sum(not done.rir for done in plan) > 0
-    assert dataset.silent == found and not hear(cuts, "clean", both).silent
+    assert dataset.silent == found and not measured(cuts, "clean", both).silent
     (said,) = caplog.messages
     assert said.startswith(f"dns: of 6 utterances 1 with silent speech, {found['noise']} with silent noise, ")
     assert said.endswith(f"{found['rir']} with a silent room response stayed without noise or room")
