@@ -34,7 +34,7 @@ from distill.downstream.features import Selection, load_upstream
 from distill.downstream.head_record import AUDIO, allow_repair, read_head, sign_head
 from distill.downstream.head_run import HeadFolder
 from distill.downstream.head_testing import measure
-from distill.downstream.head_training import HeadTraining
+from distill.downstream.head_training import HeadTraining, load_best, save_layer_weights
 from distill.downstream.identity import audio_of
 from distill.downstream.labels import CHARACTERS, WORD_END, Labels, TokenLabels, make_labels, targets_of
 from distill.downstream.options import EvaluationConfig
@@ -44,13 +44,12 @@ from distill.downstream.speech import TaskSpeech
 from distill.downstream.task_sources import check_sources
 from distill.downstream.tasks import RECORDED
 from distill.downstream.truths import check_words
-from distill.errors import DataError, UserError
+from distill.errors import UserError
 from distill.hashing import hash_lines
 from distill.processes import is_first_process
 from distill.training.faults import TooManyBad
 from distill.training.locking import RunLock
 from distill.training.run_folder import versions
-from distill.training.saving import read_checkpoint
 from distill.training.trainer import finish, fit, make_trainer
 
 logger = logging.getLogger(__name__)
@@ -391,34 +390,6 @@ def warn_of_crops(train: Sequence[Cut], crop_s: float | None) -> None:
             len(train),
             crop_s,
         )
-
-
-def load_best(module: HeadTraining, folder: Path) -> float | None:
-    """Load the weights that were best on dev; returns their error rate there, in per cent, if known.
-
-    Raises:
-        DataError: if they are missing.
-    """
-    path = HeadFolder(folder).best
-    if not path.exists():
-        raise DataError(
-            f"{path} is missing although {folder} is finished: remove the folder to train the head again"
-        )
-    state = read_checkpoint(path)
-    module.cpu()
-    module.on_load_checkpoint(state)
-    module.load_state_dict(state["state_dict"])
-    for key, value in state.get("callbacks", {}).items():
-        if key.startswith("ModelCheckpoint") and (score := value.get("best_model_score")) is not None:
-            return float(score)
-    return None
-
-
-def save_layer_weights(module: HeadTraining, folder: Path) -> None:
-    """Write the weights of the weighted sum, from the transformer's input to the last layer."""
-    weights = module.selection.weights
-    if weights is not None and is_first_process():
-        write_json(folder / "layer_weights.json", {"weights": weights.detach().softmax(0).tolist()})
 
 
 def own_devices(config: EvaluationConfig) -> list[torch.device]:

@@ -5,19 +5,25 @@ Shapes: B utterances, T samples, F frames, D features, V outputs.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from distill.atomic import write_json
 from distill.downstream.batches import HeadBatch
 from distill.downstream.features import Selection
+from distill.downstream.head_run import HeadFolder
 from distill.downstream.heads import Head, spec_augment
 from distill.downstream.labels import Labels
+from distill.errors import DataError
 from distill.hashing import hash_number
 from distill.hubert import HubertEncoder
 from distill.options import OptimConfig
+from distill.processes import is_first_process
+from distill.training.saving import read_checkpoint
 from distill.waveforms import with_gain
 
 
@@ -155,3 +161,31 @@ class HeadTraining(pl.LightningModule):
 def unpadded(targets: Tensor, lengths: Tensor) -> list[list[int]]:
     """(B, U), (B,) -> a list for each utterance."""
     return [row[:length] for row, length in zip(targets.tolist(), lengths.tolist(), strict=True)]
+
+
+def load_best(module: HeadTraining, folder: Path) -> float | None:
+    """Load the weights that were best on dev; returns their error rate there, in per cent, if known.
+
+    Raises:
+        DataError: if they are missing.
+    """
+    path = HeadFolder(folder).best
+    if not path.exists():
+        raise DataError(
+            f"{path} is missing although {folder} is finished: remove the folder to train the head again"
+        )
+    state = read_checkpoint(path)
+    module.cpu()
+    module.on_load_checkpoint(state)
+    module.load_state_dict(state["state_dict"])
+    for key, value in state.get("callbacks", {}).items():
+        if key.startswith("ModelCheckpoint") and (score := value.get("best_model_score")) is not None:
+            return float(score)
+    return None
+
+
+def save_layer_weights(module: HeadTraining, folder: Path) -> None:
+    """Write the weights of the weighted sum, from the transformer's input to the last layer."""
+    weights = module.selection.weights
+    if weights is not None and is_first_process():
+        write_json(folder / "layer_weights.json", {"weights": weights.detach().softmax(0).tolist()})
