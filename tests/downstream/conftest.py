@@ -1,4 +1,4 @@
-"""The tasks' corpora in their real layouts, prepared; a small student; a quick evaluation."""
+"""What tests of evaluations share: prepared corpora, a small student, quick options, caches, tones."""
 
 import stat
 import sys
@@ -6,13 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.signal
 import soundfile
 import torch
+from lhotse import CutSet
 
+from distill.data.noise import NoiseReader
+from distill.data.sources import open_cuts
 from distill.downstream import cache as cache_module
 from distill.downstream.options import EvaluationConfig
 from distill.hubert import HubertEncoder
 from distill.options import LoggingConfig
+from tests.downstream.tone_sets import NOISE_HZ, NOISES
 
 
 @pytest.fixture(scope="session")
@@ -105,3 +110,46 @@ def speech(tmp_path_factory) -> Path:
 @pytest.fixture
 def small_blocks(monkeypatch):
     monkeypatch.setattr(cache_module, "_BLOCK", 3)
+
+
+@pytest.fixture(scope="module")
+def corpora(tmp_path_factory) -> dict[str, str]:
+    root = tmp_path_factory.mktemp("corpora")
+    generator = np.random.default_rng(0)
+    for name in NOISES:
+        (root / name).mkdir()
+        for index, n_samples in enumerate((4000, 40_000)):  # shorter and longer than the speech
+            if name == "rir":
+                clip = generator.standard_normal(800) * np.exp(-np.arange(800) / 150)
+                clip[:20] = 0
+                clip[20] = 3.0  # the direct path
+                clip /= 4
+            else:
+                clip = 0.2 * np.sin(2 * np.pi * NOISE_HZ[name] * np.arange(n_samples) / 16_000)
+            soundfile.write(root / name / f"{index}.wav", clip, 16_000, subtype="FLOAT")
+    return {name: str(root / name) for name in NOISES}
+
+
+@pytest.fixture(scope="module")
+def reader(corpora) -> NoiseReader:
+    return NoiseReader(corpora)
+
+
+@pytest.fixture(scope="module")
+def low_speech(tmp_path_factory) -> Path:
+    """Eleven utterances of low-passed noise: nothing where the tones are."""
+    root = tmp_path_factory.mktemp("speech")
+    generator = np.random.default_rng(1)
+    low = np.asarray(scipy.signal.firwin(401, 200, fs=16_000))
+    (root / "deep").mkdir()
+    for index in range(11):
+        noise = generator.standard_normal(int(generator.integers(8000, 20_000)))
+        samples = np.convolve(noise, low, mode="same")
+        samples *= 0.2 / samples.std()
+        soundfile.write(root / "deep" / f"u{index}.wav", samples, 16_000, subtype="FLOAT")
+    return root
+
+
+@pytest.fixture(scope="module")
+def low_cuts(low_speech) -> CutSet:
+    return open_cuts(low_speech)

@@ -6,14 +6,11 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from lhotse import MonoCut, Recording
-from lhotse.audio import AudioSource
 
 from distill.data.audio import samples_at_16k
 from distill.data_prep.manifests import cut_from_file
 from distill.downstream.batches import BalancedSampler, HeadSpeech, class_weights
 from distill.downstream.options import EvaluationConfig
-from distill.downstream.silence import whole_recordings
 from distill.downstream.speech import TaskSpeech
 from distill.errors import DataError
 from distill.hubert import HubertEncoder
@@ -43,24 +40,6 @@ def test_draws_are_resumed_and_shared_among_processes():
         assert numbers[::2] == even and numbers[1::2] == odd
 
 
-def test_silence_is_a_new_second_of_whole_recordings(task_data):
-    config = EvaluationConfig(task="ks", data=str(task_data))
-    train, dev = TaskSpeech(config).training(None)
-    silence = [cut for cut in train if cut.custom["label"] == "_silence_"]  # pyright: ignore
-    recording, _ = silence
-    assert recording.duration == pytest.approx(3.7) and len({cut.id for cut in train}) == len(train)
-    assert {cut.duration for cut in dev} == {1.0}
-    number = train.index(recording)
-    speech = HeadSpeech(train, {cut.id: [0] for cut in train}, crop_samples=16_000, seed=5)
-    batch = speech[(0, 3, [number, number, 0])]
-    assert batch.lengths.tolist() == [16_000] * 3
-    assert not torch.equal(batch.waveforms[0], batch.waveforms[1])
-    assert torch.equal(speech[(0, 3, [number, number, 0])].waveforms, batch.waveforms)
-    assert not torch.equal(speech[(1, 3, [number, number, 0])].waveforms[0], batch.waveforms[0])
-    other = HeadSpeech(train, speech.targets, crop_samples=16_000, seed=6)
-    assert not torch.equal(other[(0, 3, [number])].waveforms[0], batch.waveforms[0])
-
-
 def test_ranks_crop_as_one_process_would(task_data):
     config = EvaluationConfig(task="ks", data=str(task_data))
     train, _ = TaskSpeech(config).training(None)
@@ -69,46 +48,6 @@ def test_ranks_crop_as_one_process_would(task_data):
     whole = HeadSpeech(train, **make)[(0, 0, [number] * 4)].waveforms
     ranks = [HeadSpeech(train, **make, rank=r, world_size=2)[(0, 0, [number] * 2)].waveforms for r in (0, 1)]
     assert torch.equal(whole[::2], ranks[0]) and torch.equal(whole[1::2], ranks[1])
-
-
-def test_whole_recordings_leaves_the_rest_alone(task_data):
-    config = EvaluationConfig(task="ks", data=str(task_data))
-    cuts = TaskSpeech(config).split("train")
-    words = [cut for cut in cuts if cut.custom["label"] != "_silence_"]  # pyright: ignore
-    assert [cut.id for cut in whole_recordings(cuts)][: len(words)] == [cut.id for cut in words]
-    assert sum(cut.custom["label"] == "_silence_" for cut in cuts) == 6  # pyright: ignore
-
-
-def seconds_of(name: str, labels: list[str | None]) -> list[MonoCut]:
-    """A recording, cut into a second for each label; None: not there."""
-    recording = Recording(
-        name, [AudioSource("file", [0], f"{name}.wav")], 16_000, 16_000 * len(labels), len(labels)
-    )
-    return [
-        MonoCut(f"{name}-{second}", second, 1.0, 0, recording=recording, custom={"label": label})
-        for second, label in enumerate(labels)
-        if label is not None
-    ]
-
-
-def test_labelled_seconds_of_a_recording_stay_utterances_of_their_own():
-    """Four recordings of four words each are sixteen utterances, whether words are said again or not."""
-    for labels in (["yes", "no", "up", "down"], ["yes", "yes", "no", "_silence_"]):
-        cuts = [cut for name in "abcd" for cut in seconds_of(name, labels)]
-        assert whole_recordings(cuts) == cuts and len(cuts) == 16
-
-
-def test_silence_is_joined_with_its_own_neighbours_only():
-    quiet, word = "_silence_", "yes"
-    cuts = seconds_of("a", [quiet, quiet, word, quiet, quiet, None, quiet]) + seconds_of("b", [quiet] * 3)
-    found = {cut.id: (cut.start, cut.duration, cut.custom["label"]) for cut in whole_recordings(cuts)}
-    assert found == {
-        "a-0": (0, 2, quiet),
-        "a-2": (2, 1, word),
-        "a-3": (3, 2, quiet),
-        "a-6": (6, 1, quiet),
-        "b": (0, 3, quiet),
-    }
 
 
 class OneKept:
@@ -141,24 +80,6 @@ def test_frames_are_those_of_the_model(task_data, extra):
     assert batch.frames is not None and batch.frames.tolist() == frames
     out = HubertEncoder(model)(batch.waveforms)
     assert batch.features is not None and out.last_hidden_state.shape[1] == batch.features.shape[1]
-
-
-def test_folds_of_emotion_recognition(task_data):
-    """Each session is tested on once, by heads that have not heard it; the dev part follows the seed."""
-    parts = {}
-    for seed in (0, 1):
-        config = EvaluationConfig(task="er", data=str(task_data), seed=seed)
-        speech = TaskSpeech(config)
-        for fold in range(1, 6):
-            train, dev = speech.training(fold)
-            test = speech.test("clean", fold)
-            assert (len(train), len(dev), len(test)) == (32, 8, 10)
-            names = [{cut.id for cut in part} for part in (train, dev, test)]
-            assert len(set.union(*names)) == 50
-            assert {name[:5] for name in names[2]} == {f"Ses{fold:02d}"}
-            assert f"Ses{fold:02d}" not in {name[:5] for name in names[0] | names[1]}
-            parts[seed, fold] = names[1]
-    assert parts[0, 1] != parts[1, 1]
 
 
 def test_what_cannot_be_read_is_left_out_and_said(task_data, tmp_path):

@@ -24,7 +24,7 @@ from distill.downstream.materialise import materialise
 from distill.downstream.probe import ProbeTask, probe
 from distill.errors import DataError
 from distill.hubert import HubertEncoder
-from tests.downstream.test_evaluate import Ear
+from tests.downstream.stand_ins import Ear
 
 
 @pytest.fixture(scope="module")
@@ -182,9 +182,6 @@ def test_sounds_of_what_is_silent_are_left_out(speech, tmp_path, caplog):
     _, samples = samples_of_distortions(speech, {"fsd": quiet["fsd"]})
     assert not any("FSD50K" in sample.title for sample in samples) and len(samples) == 5
     assert "no sound of fsd with 0: the utterance or the noise is silent" in caplog.text
-
-
-# ------------------------------------------------------------------------------------------ speech
 
 
 def test_speech_that_cannot_be_read_ends_a_set(speech):

@@ -2,12 +2,10 @@
 
 import json
 import os
-import re
 import shutil
 import signal
 from dataclasses import fields
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,19 +13,15 @@ import soundfile
 import torch
 
 from distill.data.noise import NoiseReader
-from distill.distortions import Distorter
 from distill.downstream.distorted_sets import DistortedSet
 from distill.downstream.evaluate import evaluate
 from distill.downstream.features import load_upstream
-from distill.downstream.head_testing import measure
-from distill.downstream.labels import Outcome
-from distill.downstream.options import EvaluationConfig
 from distill.downstream.results import Result, parse_result
 from distill.downstream.speech import TaskSpeech
 from distill.downstream.task_sources import noise_sources
 from distill.downstream.tasks import TASKS
 from distill.errors import DataError, UsageError, UserError
-from distill.hubert import HubertConfig, HubertEncoder
+from distill.hubert import HubertEncoder
 from distill.training.stopping import Interrupted
 
 TESTED = {"ks": 21, "ic": 6, "er": 10, "asr": 3, "pr": 4, "slurp_action": 8, "slurp_scenario": 8}
@@ -159,62 +153,6 @@ def test_the_score_is_that_of_the_head_on_the_distorted_set(quick, student, task
     assert len({result["value"] for result in results}) > 1 or results[0]["value"] > 100 / 12
 
 
-class Ear:
-    """Stands in for a model: keeps what it hears."""
-
-    device = torch.device("cpu")
-    encoder = SimpleNamespace(config=HubertConfig())
-
-    def __init__(self):
-        self.heard = {}
-        self.labels = self
-
-    def eval(self):
-        return self
-
-    def encode(self, waves, lengths):
-        self.waves = [wave[:n].clone() for wave, n in zip(waves, lengths.tolist(), strict=True)]
-        return waves, lengths
-
-    def selection(self, selected):
-        return selected
-
-    def head(self, features, frames):
-        return features
-
-    def outcomes(self, head, outputs, frames, targets, decode):
-        self.heard |= dict(zip((name for (name,) in targets), self.waves, strict=True))
-        return [Outcome(1.0, 2.0, "truth", "said")] * len(targets)
-
-
-def test_the_audio_depends_on_seed_and_utterance_only(quick, task_data):
-    config = quick("ic", conditions=["2-dist"])
-    cuts = TaskSpeech(config).test("2-dist", None)
-    noises = NoiseReader(noise_sources(config))
-    distorter = Distorter.from_config("2-dist", split="test")
-    heard = {}
-    for size, workers, seed in ((1, 0, 0), (4, 1, 0), (4, 0, 1)):
-        ear = Ear()
-        measured = measure(
-            ear,  # pyright: ignore
-            cuts,
-            {cut.id: [cut.id] for cut in cuts},  # pyright: ignore
-            distorter,
-            noises,
-            seed=seed,
-            batch_size=size,
-            workers=workers,
-            name="test",
-            decoders=(None, None),
-        )
-        assert measured.outcomes == [dict.fromkeys(ear.heard, Outcome(1.0, 2.0, "truth", "said"))] * 2
-        assert len(ear.heard) == 6 and not measured.silent
-        heard[size, workers, seed] = ear.heard
-    for name, wave in heard[1, 0, 0].items():
-        torch.testing.assert_close(wave, heard[4, 1, 0][name], atol=2e-6, rtol=0)
-    assert any(not torch.equal(wave, heard[4, 0, 1][name]) for name, wave in heard[1, 0, 0].items())
-
-
 def test_an_interrupted_training_goes_on(quick, student, tmp_path, monkeypatch):
     """Ctrl-C after three steps, the same command again: the head of an uninterrupted training."""
     options = {"conditions": ["clean"], "steps": 6, "every_n_steps": 2, "batch_size": 8}
@@ -275,49 +213,6 @@ def test_unreadable_training_audio_and_what_to_do(quick, student, tones, tmp_pat
         evaluate(student, quick("ks", steps=20, every_n_steps=6, **options | other), tmp_path / "out")
     assert evaluate(student, config, tmp_path / "out")
     assert "mending" not in json.loads((tmp_path / "out/heads/ks-last-seed0/head.json").read_text())
-
-
-# ------------------------------------------------------------------------------------------------- mistakes
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"task": "kss"}, "unknown task 'kss': did you mean 'ks'?"),
-        ({"task": "ks", "features": "layer"}, "features must be last, weighted_sum or layer:K, not 'layer'"),
-        (
-            {"task": "asr", "lexicon": "a.txt"},
-            "lexicon: asr without a language model needs none, set lm=FILE",
-        ),
-        ({"task": "ks", "lexicon": "a.txt"}, "lexicon: ks without a language model needs none, leave it out"),
-        ({"task": "er", "folds": [6]}, "fold 6 does not exist: there are 1 to 5"),
-        ({"task": "ks", "folds": [1]}, "fold 1 does not exist: ks has none"),
-        ({"task": "ks", "lm": "4gram.arpa"}, "lm: ks is not decoded with a language model"),
-        ({"task": "ks", "conditions": ["chime3"]}, "condition chime3 is for asr only, not for ks"),
-        ({"task": "ks", "finetune": True, "cache": "float16"}, "set cache=off"),
-        ({"task": "ks", "cache": "int8"}, "cache must be off, float16 or float32"),
-        ({"task": "ks", "steps": 0}, "steps must be at least 1"),
-        ({"task": "ks", "max_bad_fraction": 2.0}, "max_bad_fraction must be in [0, 1], not 2.0"),
-        ({"task": "pr", "lexicon": 3}, "lexicon must be one file or several, [a.txt,b.txt], not 3"),
-        ({"task": "ks", "lr": 0.0}, "lr must be positive"),
-        ({"task": "ic", "sources": {"tset": "a.tsv"}}, "sources.tset: ic has dev, test, train, valid"),
-        ({"task": "er", "sources": {"test": "a.tsv"}}, "sources.test: er has session1, session2, session3"),
-        ({"task": "ks", "crop_s": -1.0}, "crop_s must be 0 (never crop) or at least 0.1 seconds, not -1.0"),
-        ({"task": "ks", "trainer": {"max_steps": 3}}, "trainer.max_steps is not passed on"),
-    ],
-)
-def test_wrong_options_are_refused(options, message):
-    with pytest.raises(UsageError, match=re.escape(message)):
-        EvaluationConfig(**options)
-
-
-def test_sources_by_role_and_by_name():
-    roles = {"train": "a.tsv", "dev": "b.tsv", "test": "c.tsv"}
-    names = {"train": "a.tsv", "valid": "b.tsv", "test": "c.tsv"}
-    assert EvaluationConfig(task="ic", sources=roles).sources == names
-    assert EvaluationConfig(task="ic", sources=names).sources == names
-    asr = EvaluationConfig(task="asr", sources={"train": "a.tsv", "chime3": "d.tsv"})
-    assert asr.sources == {"train-clean-100": "a.tsv", "chime3": "d.tsv"}
 
 
 def test_a_layer_that_the_model_does_not_have(quick, student, tmp_path):

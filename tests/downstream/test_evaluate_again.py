@@ -249,9 +249,6 @@ def test_heads_of_two_learning_rates_live_in_one_folder_and_dev_chooses(student,
     assert f" {best['value']:.2f} " in text
 
 
-# ------------------------------------------------------------------------------------- the folder of a head
-
-
 def test_a_moved_head_keeps_its_best_weights(quick, student, tmp_path):
     """No validation is as good as the best that is there, which says so itself."""
     options = {"conditions": ["clean"], "every_n_steps": 1}

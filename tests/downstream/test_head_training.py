@@ -104,3 +104,24 @@ def test_what_to_use_instead_of_a_trainer_key_is_an_option_of_evaluations(key):
 def test_accumulating_is_a_larger_batch():
     with pytest.raises(UsageError, match="use batch_size, which is of a whole update"):
         EvaluationConfig(task="er", trainer={"accumulate_grad_batches": 8})
+
+
+def test_keywords_are_heard_3_db_lower(monkeypatch):
+    """As sox `gain -3`: 10 ** (-3 / 20)."""
+    torch.manual_seed(0)
+    encoder = HubertEncoder.from_preset("mini", layers=1)
+    labels = ClassLabels((("a", "b"),), "label")
+    heard = []
+    monkeypatch.setattr(
+        encoder,
+        "forward",
+        lambda waves, lengths: heard.append(waves) or HubertEncoder.forward(encoder, waves, lengths),
+    )
+    waves = torch.randn(2, 1600)
+    for gain_db in (0.0, -3.0):
+        module = HeadTraining(
+            encoder, Selection("last", 1), labels.head(24, 8), labels, OptimConfig(), gain_db=gain_db
+        )
+        module.encode(waves, torch.tensor([1600, 1600]))
+    assert torch.equal(heard[0], waves)
+    torch.testing.assert_close(heard[1], waves * 0.70794578)

@@ -53,9 +53,6 @@ def test_sizes_are_superbs():
     assert count(PhoneHead(768, 72)) == 769 * 256 + 257 * 72
 
 
-# ------------------------------------------------------------ against s3prl
-
-
 @pytest.fixture(scope="module")
 def s3prl():
     """s3prl's head modules; read from their files, which need none of its other packages."""
@@ -138,9 +135,6 @@ def test_phone_head_is_s3prls(s3prl, features):
     theirs.linear.load_state_dict(ours.linear.state_dict())
     logits, _ = theirs(ours.projector(features), FRAMES)
     exactly(ours(features, FRAMES), logits.log_softmax(-1))
-
-
-# ------------------------------------------------------------ SpecAugment
 
 
 @settings(max_examples=25, deadline=None)

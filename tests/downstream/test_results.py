@@ -1,8 +1,15 @@
 """What a result file holds, of this version and of earlier ones."""
 
+import json
+import logging
+import math
+
 import pytest
 
-from distill.downstream.results import parse_result
+from distill.downstream.results import parse_result, read_results
+from distill.downstream.tables import make_tables
+from distill.errors import UserError
+from tests.downstream.made_results import values, write
 
 EARLIER = {
     "task": "ks",
@@ -49,3 +56,43 @@ def test_what_later_versions_add_is_read():
 def test_what_they_add_is_checked(wrong, text):
     with pytest.raises(ValueError, match=text):
         parse_result(EARLIER | wrong)
+
+
+def test_results_are_found_below_runs_and_sweeps_once(tmp_path):
+    write(tmp_path / "sweep" / "s4-1a2b" / "ks-last-seed0", {})
+    assert len(read_results([tmp_path / "sweep", tmp_path / "sweep" / "s4-1a2b"])) == 1
+    assert len(read_results([tmp_path / "sweep/s4-1a2b/ks-last-seed0/results"])) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ('{"task": "ks"', "Expecting"),
+        ("[1, 2]", "holds a list, expected a JSON object"),
+        ('{"loss": 1}', "no 'task'"),
+        (json.dumps(values(value="high")), "value is 'high'"),
+        (json.dumps(values(value=math.nan)), "value is nan"),
+        (json.dumps(values(value=True)), "value is True"),
+        (json.dumps(values(lm=1)), "lm is 1"),
+        (json.dumps(values(seed=None)), "seed is None"),
+        (json.dumps(values(metric="bleu")), "metric is 'bleu'"),
+        ("\udcff", "codec"),
+    ],
+)
+def test_damaged_and_foreign_files_are_named_and_left_out(tmp_path, caplog, content, reason):
+    write(tmp_path, {})
+    bad = tmp_path / "results" / "bad.json"
+    bad.write_bytes(content.encode("utf-8", "surrogateescape"))
+    with caplog.at_level(logging.WARNING):
+        assert len(read_results([tmp_path])) == 1
+    assert str(bad) in caplog.text
+    assert reason in caplog.text
+
+
+def test_a_missing_folder_and_one_without_results(tmp_path):
+    with pytest.raises(UserError, match="nowhere is not a folder"):
+        make_tables([tmp_path / "nowhere"])
+    with pytest.raises(UserError, match="no results in"):
+        make_tables([tmp_path])
+    with pytest.raises(ValueError, match="markdown, csv, latex"):
+        make_tables([], "html")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from distill.downstream.evaluate import evaluate
 from distill.downstream.identity import student_folder
 from distill.downstream.speech import TaskSpeech
 from distill.downstream.sweep import plan_sweep
@@ -224,3 +225,31 @@ def test_learning_rates_are_heads_of_their_own(students, tmp_path):
     for word in ("lr=0.1", "ks:lr=0.1"):
         with pytest.raises(UsageError, match=f"^{word}: a sweep takes lr from --lr, use that$"):
             plan(students, tmp_path, words=[word], **rates)
+
+
+def test_a_sweep_does_what_has_no_result_of_its_protocol(quick, student, task_data, tmp_path):
+    words = ["steps=1", "every_n_steps=1", "workers=0", "width=16", "trainer.accelerator=cpu"]
+    planned = {"data": str(task_data), "out": tmp_path}
+    (job,) = plan_sweep([str(student)], ["ic"], ["clean"], words=words, **planned)
+    evaluate(student, job.config, job.out)
+    assert not plan_sweep([str(student)], ["ic"], ["clean"], words=words, **planned)
+    (job,) = plan_sweep([str(student)], ["ic"], ["clean"], words=[*words, "protocol=s3prl"], **planned)
+    assert job.config.conditions == ["clean"] and job.head == "ic-last-seed0-s3prl"
+    assert "protocol=s3prl" in job.command()
+
+
+def test_a_sweep_does_what_has_no_result_of_its_variant(quick, student, task_data, tmp_path):
+    words = ["steps=1", "every_n_steps=1", "workers=0", "width=16", "trainer.accelerator=cpu"]
+    planned = {"data": str(task_data), "out": tmp_path}
+    (job,) = plan_sweep([str(student)], ["ic"], ["clean", "fsd"], words=words, **planned)
+    evaluate(student, job.config, job.out)
+    (job,) = plan_sweep(
+        [str(student)], ["ic"], ["clean", "fsd"], words=[*words, "variant=authors"], **planned
+    )
+    assert job.config.conditions == ["fsd"]
+
+
+def test_a_sweep_of_several_models_has_no_row(student, task_data, tmp_path):
+    planned = {"data": str(task_data), "out": tmp_path}
+    with pytest.raises(UsageError, match="row=... puts one model into a row"):
+        plan_sweep([str(student), "org/other"], ["ic"], ["clean"], words=["ic:row=S1"], **planned)

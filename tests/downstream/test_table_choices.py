@@ -1,21 +1,12 @@
 """What the numbers of a table follow is chosen or asked for, and said; intervals are of their outcomes."""
 
-import csv
-import io
-import json
-from pathlib import Path
-
-import numpy as np
 import pytest
 
 from distill.cli import main
-from distill.downstream.paper import size_of_test
-from distill.downstream.results import parse_result, read_results
-from distill.downstream.tables import build_tables, make_tables
+from distill.downstream.results import parse_result
+from distill.downstream.tables import build_tables
 from distill.errors import UserError
 from tests.downstream.made_results import KS, cell, tables, values, write
-
-# --------------------------------------------------------------------------------- protocol and variant
 
 
 def build(*changes: dict, **choice):
@@ -99,9 +90,6 @@ def test_all_that_must_be_chosen_is_said_at_once():
         build({}, {"protocol": "s3prl"}, alone, noisy, noisy | {"variant": "authors"})
 
 
-# ------------------------------------------------------------------------------- teachers, rows by name
-
-
 @pytest.mark.parametrize(("recipe", "row"), [("t1_prime", "T1'"), (None, "T1")])
 def test_a_teachers_weighted_sum_stands_beside_the_papers_number(recipe, row):
     """The paper's numbers of teachers are most probably SUPERB's."""
@@ -140,9 +128,6 @@ def test_a_published_checkpoint_in_a_row_by_name(row):
     assert cell(table, label, "clean").ours() == "90.00"
     assert cell(table, label, "clean").paper
     assert f"{label}: put into this row by its name (row=...): distilhubert.pt" in table.notes
-
-
-# -------------------------------------------------------------------------------------- learning rates
 
 
 def heads(*rates: tuple[float, float, float], **about) -> list[dict]:
@@ -204,116 +189,3 @@ def test_without_scores_on_dev_no_rate_is_chosen():
     assert str(error.value).startswith("S4: there are results of lr 0.0001, 0.001 without their score on dev")
     apart = tables(results[0], results[1] | {"seed": 1})[KS]  # of earlier versions
     assert "S4, clean: results of different lr are averaged" in apart.notes
-
-
-# ------------------------------------------------------------------------------- rows beside each other
-
-
-@pytest.mark.parametrize(
-    ("setting", "what"),
-    [("test set", "speech"), ("test audio", "speech"), ("noise", "noise"), ("noise audio", "noise")],
-)
-def test_rows_that_were_tested_on_different_things_are_named(setting, what):
-    """A corpus that was prepared anew between two evaluations, say."""
-    one, other = ({"condition": "fsd", "settings": {setting: {"fsd": value}}} for value in "ab")
-    clean = {"settings": {setting: {}}}
-    s1 = [{"recipe": "s1"} | row for row in (clean, one)]
-    table = tables(*s1, clean, other)[KS]
-    assert f"S4, fsd: tested on other {what} than S1: not comparable" in table.notes
-    assert not any("comparable" in note for note in tables(*s1, clean, one)[KS].notes)
-    assert not any("comparable" in note for note in tables(*s1, {"condition": "fsd"})[KS].notes)
-    folds = [
-        {"task": "er", "recipe": recipe, "fold": fold, "settings": {setting: fold}}
-        for recipe in ("s1", "s4")
-        for fold in (1, 2)
-    ]
-    assert not any("comparable" in note for note in tables(*folds)["er", "accuracy", False].notes)
-
-
-def test_a_model_in_two_rows_is_named():
-    """Put there by name in some of its results only."""
-    model = {"recipe": None, "model": "published", "checkpoint_hash": "b" * 32}
-    found = tables(model | {"row": "S1"}, model | {"condition": "fsd"}, {})[KS].notes
-    assert "S1: the same model is in row published, too" in found
-    assert "published: the same model is in row S1, too" in found
-    assert not any("S4" in note and "the same model" in note for note in found)
-    weighted = model | {"row": "T1", "features": "weighted_sum"}
-    assert not any("same model" in note for note in tables(weighted, model | {"row": "T1"})[KS].notes)
-
-
-# ------------------------------------------------------------------------------------------- intervals
-
-
-def keep(folder: Path, change: dict, errors, counts=None) -> None:
-    """A result with the outcomes of its utterances."""
-    (folder / "results").mkdir(parents=True, exist_ok=True)
-    counts = np.ones(len(errors)) if counts is None else counts
-    number = len(list(folder.glob("results/*.json")))
-    rate = 100 * np.sum(errors) / np.sum(counts)
-    about = {"value": rate if change.get("metric") == "wer" else 100 - rate, "predictions": f"{number}.tsv"}
-    (folder / "results" / f"{number}.json").write_text(json.dumps(values(**(about | change))))
-    rows = [f"u{n}\t{e:g}\t{c:g}" for n, (e, c) in enumerate(zip(errors, counts, strict=True))]
-    (folder / f"{number}.tsv").write_text("\n".join(["id\terrors\tcount", *rows]) + "\n")
-
-
-def test_an_interval_stands_in_every_format(tmp_path):
-    keep(tmp_path, {}, [1] * 300 + [0] * 2700)
-    (table,) = [t for t in build_tables(read_results([tmp_path])) if t.task == "ks"]
-    low, high = cell(table, "S4", "clean").interval
-    half = 196 * (0.1 * 0.9 / 3000) ** 0.5
-    assert (low, high) == pytest.approx((90 - half, 90 + half), abs=0.1)
-    assert not any("confidence" in note for note in table.notes)
-    text = f"90.00 [{low:.2f}, {high:.2f}]"
-    assert f"| {text} | 96.27 |" in make_tables([tmp_path])
-    assert f"& 90.00 {{[}}{low:.2f}, {high:.2f}{{]}} & 96.27 &" in make_tables([tmp_path], "latex")
-    (line,) = csv.DictReader(io.StringIO(make_tables([tmp_path], "csv", measured=True)))
-    assert (line["clean low"], line["clean high"]) == (f"{low:.4f}", f"{high:.4f}")
-
-
-def test_an_interval_of_several_seeds_and_of_error_rates(tmp_path):
-    wer = {"task": "asr", "metric": "wer"}
-    for seed in range(2):
-        keep(tmp_path, wer | {"seed": seed}, [0, 3, 1, 0] * 50, [5, 9, 20, 1] * 50)
-    (table,) = [t for t in build_tables(read_results([tmp_path])) if t.task == "asr" and not t.lm]
-    found = cell(table, "S4", "clean")
-    assert found.mean == pytest.approx(100 * 4 / 35)
-    assert found.interval[0] < found.mean < found.interval[1] < found.mean + 3
-
-
-def test_folds_are_drawn_within(tmp_path):
-    for fold in range(1, 6):
-        size = size_of_test("er", "clean", fold)
-        keep(tmp_path, {"task": "er", "fold": fold}, [1] * (size // fold) + [0] * (size - size // fold))
-    (table,) = [t for t in build_tables(read_results([tmp_path])) if t.task == "er"]
-    found = cell(table, "S4", "clean")
-    assert found.interval[1] - found.interval[0] == pytest.approx(2 * 1.2, rel=0.2)
-    assert found.interval[0] < found.mean < found.interval[1]
-
-
-def test_missing_outcomes_are_said_once(tmp_path):
-    keep(tmp_path, {}, [1, 0, 0])
-    write(tmp_path, *({"condition": c, "seed": s, "value": 1.0} for c in ("dns", "fsd") for s in (7, 8)))
-    (tmp_path / "0.tsv").write_text("id\terrors\tcount\n")
-    notes = [n for t in build_tables(read_results([tmp_path])) for n in t.notes if "confidence" in n]
-    assert notes == ["No confidence interval where the outcomes of utterances were not kept: 2 of 2 cells"]
-
-
-@pytest.mark.parametrize("place", ["../outside.tsv", "/etc/hostname", "results", "no\0name", "gone.tsv"])
-def test_outcomes_are_read_from_the_results_own_folder(tmp_path, place):
-    run = tmp_path / "run"
-    keep(run, {"predictions": place}, [1, 0])
-    (tmp_path / "outside.tsv").write_text((run / "0.tsv").read_text())
-    (result,) = read_results([run])
-    assert result.predictions is None
-
-
-def test_outcomes_of_another_score_give_no_interval(tmp_path):
-    keep(tmp_path, {"value": 51.0}, [1, 0])
-    keep(tmp_path, {"seed": 1, "condition": "dns"}, [1, 0, 1])
-    keep(tmp_path, {"seed": 2, "condition": "dns"}, [1, 0])
-    (table,) = [t for t in build_tables(read_results([tmp_path])) if t.task == "ks"]
-    assert (
-        "S4, clean: no confidence interval: the outcomes in 0.tsv do not give the score 51.00" in table.notes
-    )
-    assert "S4, dns: no confidence interval: seeds were tested on different utterances" in table.notes
-    assert cell(table, "S4", "clean").interval is cell(table, "S4", "dns").interval is None

@@ -7,10 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from lhotse import CutSet, Recording
 
 from distill.data_prep.manifests import cut_from_file, write_cuts
 from distill.downstream.evaluate import evaluate
+from distill.downstream.options import EvaluationConfig
+from distill.downstream.task_sources import read_split
 from distill.errors import DataError
+from distill.hubert import HubertConfig
 
 
 @pytest.fixture
@@ -55,3 +59,12 @@ def test_sessions_that_are_trained_on_together_are_one_split(quick, student, tas
         DataError, match=r"session1.jsonl.gz, .*: .* are both called Ses.*; names must differ"
     ):
         evaluate(student, config, tmp_path / "out")
+
+
+def test_a_line_that_is_no_cut_is_named(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.zeros(8_000), 16_000)
+    path = tmp_path / "test.jsonl"
+    CutSet.from_cuts([Recording.from_file(tmp_path / "a.wav").to_cut()]).to_file(path)
+    path.write_text(path.read_text() + '{"id": "b"}\n')
+    with pytest.raises(DataError, match="1 audio files of 2 .*test.jsonl, line 2: no cut"):
+        read_split(EvaluationConfig(task="ks", sources={"test": str(path)}), "test", HubertConfig())
