@@ -12,6 +12,7 @@ from pathlib import Path
 import soundfile
 from lhotse import MonoCut
 from lhotse.cut import Cut
+from torch import Tensor
 from tqdm import tqdm
 
 from distill.data.noise import NoiseReader
@@ -25,6 +26,10 @@ from distill.waveforms import SAMPLE_RATE
 
 logger = logging.getLogger(__name__)
 
+_COLUMNS = (
+    *("path", "id", "additive", "snr_db", "non_additive", "parameters", "rir", "gain", "left_out"),
+    *("noise", "noise_start_s", "room"),
+)
 _UNFINISHED = ".distorting"  # in a folder that `materialise` is still writing
 
 
@@ -82,21 +87,24 @@ def materialise(
             stem = re.sub(r"[^A-Za-z0-9._-]+", "_", cut.id)
             used[stem] += 1
             file = out / (f"{stem}.flac" if used[stem] == 1 else f"{stem}~{used[stem]}.flac")
-            samples = wave[: int(length)]
-            peak = float(samples.abs().max())
-            gain = 1.0 if peak <= 0.99 else 0.99 / peak  # scaled, not clipped: 16-bit files end at 1
-            soundfile.write(file, (samples * gain).numpy(), SAMPLE_RATE, subtype="PCM_16")
+            gain = _write_audio(file, wave[: int(length)])
             clips = _clips(distorted.noises, done, int(length))
             rows.append([file.name, cut.id, *describe(done), f"{gain:.4f}", why, *clips])
             written.append(_labelled(cut, file))
     _list_skipped(distorted, out / "skipped.tsv")
     write_cuts(sorted(written, key=lambda cut: cut.id), out / "cuts.jsonl.gz")
-    header = ["path", "id", "additive", "snr_db", "non_additive", "parameters", "rir", "gain", "left_out"]
-    header += ["noise", "noise_start_s", "room"]
-    lines = ["\t".join(row) for row in [header, *sorted(rows)]]
+    lines = ["\t".join(row) for row in [_COLUMNS, *sorted(rows)]]
     listing.write_text("\n".join(lines) + "\n", encoding="utf-8")
     unfinished.unlink()
     return listing
+
+
+def _write_audio(file: Path, samples: Tensor) -> float:
+    """Write (T,) samples; returns the gain: 16-bit files end at 1, so that louder ones are scaled down."""
+    peak = float(samples.abs().max())
+    gain = 1.0 if peak <= 0.99 else 0.99 / peak
+    soundfile.write(file, (samples * gain).numpy(), SAMPLE_RATE, subtype="PCM_16")
+    return gain
 
 
 def _list_skipped(distorted: DistortedSet, path: Path) -> None:

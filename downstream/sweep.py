@@ -14,6 +14,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from distill.checkpoints import split_source
 from distill.checkpoints.huggingface import is_hub_id
@@ -76,7 +77,7 @@ def plan_sweep(
         tasks: of `distill.downstream.tasks.TASKS`.
         conditions: clean, 2-dist, fsd, dns, ...; test-other and chime3 are left out for all but ASR; none:
             each task's own.
-        out: folder of the whole sweep.
+        out: folder of the sweep.
         data: folder of the manifests.
         features: last, weighted_sum, layer:K; none: the default, as for seeds and rates.
         seeds: of the heads.
@@ -101,28 +102,29 @@ def plan_sweep(
         raise UsageError(
             "row=... puts one model into a row of the paper's tables: sweep each model by itself"
         )
-    given = {"data": data, "noises": noises}
-    grid = list(
-        itertools.product(*map(dict.fromkeys, (features or (None,), seeds or (None,), rates or (None,))))
-    )
+    given: dict[str, Any] = {"data": data, "noises": noises}
+    varied = [dict.fromkeys(values or (None,)) for values in (features, seeds, rates)]
     jobs = []
     speech: dict[str, TaskSpeech] = {}
     for checkpoint in dict.fromkeys(checkpoints):
         folder = out / student_folder(checkpoint)
         results = read_results([folder / "results"]) if (folder / "results").is_dir() else []
         for task in dict.fromkeys(tasks):
-            own = TASKS[task].conditions
-            tested = [c for c in dict.fromkeys(conditions or own) if c in own or c not in RECORDED]
-            for chosen in grid:
-                values = dict(zip(("features", "seed", "lr"), chosen, strict=True))
-                config = EvaluationConfig.from_words(
-                    task, words_for(task, words), given | {"conditions": tested} | values
-                )
+            given["conditions"] = conditions_for(task, conditions)
+            for name, seed, lr in itertools.product(*varied):
+                values = given | {"features": name, "seed": seed, "lr": lr}
+                config = EvaluationConfig.from_words(task, words_for(task, words), values)
                 job = Job(checkpoint=checkpoint, config=config, out=folder)
                 missing = missing_conditions(job, results, speech.setdefault(task, TaskSpeech(config)))
                 if missing:
                     jobs.append(replace(job, config=replace(config, conditions=missing)))
     return jobs
+
+
+def conditions_for(task: str, conditions: Sequence[str]) -> list[str]:
+    """The conditions that a task can be tested under, of those named; its own if none is."""
+    own = TASKS[task].conditions
+    return [name for name in dict.fromkeys(conditions or own) if name in own or name not in RECORDED]
 
 
 def is_missing(checkpoint: str) -> bool:

@@ -127,7 +127,7 @@ def _check_decoding(config: EvaluationConfig) -> Iterator[Finding]:
         if Path(file).is_file():
             yield Finding(what=what, state="ok", detail=f"{Path(file).stat().st_size / 1e6:.1f} MB")
         else:
-            yield wrong(what, "not there", f"{file} does not exist", "correct it, or leave it out")
+            yield wrong(what, "missing", f"{file} does not exist", "correct it, or leave it out")
 
 
 def _licences(config: EvaluationConfig) -> Iterator[Finding]:
