@@ -25,6 +25,7 @@ import torch
 from lhotse import Recording
 from lhotse.cut import Cut
 from pytorch_lightning.callbacks import Callback
+from typing_extensions import override
 
 from distill.data.sources import open_cuts
 from distill.downstream.batches import HeadData
@@ -156,7 +157,8 @@ class Stopwatch(Callback):
     def __init__(self) -> None:
         self.started = self.seconds = 0.0
 
-    def on_train_batch_end(  # noqa: D102
+    @override
+    def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if pl_module.device.type == "cuda":
@@ -176,7 +178,8 @@ class RandomFeatures:
     def __contains__(self, name: str) -> bool:  # noqa: D105
         return True
 
-    def read(self, name: str) -> torch.Tensor:  # noqa: D102
+    @override
+    def read(self, name: str) -> torch.Tensor:
         return torch.from_numpy(np.array(self.values[int(name) % 8], dtype=np.float32))
 
 

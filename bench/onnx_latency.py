@@ -22,11 +22,12 @@ import soundfile
 import torch
 from torch import Tensor
 
-from bench.distortions import RATE, speech_batch
+from bench.distortions import speech_batch
 from distill.checkpoints import load_student, load_teacher, onnx
 from distill.errors import CheckpointError
 from distill.hubert import HubertEncoder
 from distill.student import Student
+from distill.waveforms import SAMPLE_RATE
 
 SECONDS = (1.0, 5.0, 15.0)
 
@@ -92,10 +93,10 @@ def run(
         for contender in contenders:
             _compare(contender, speech)
         for duration in seconds:
-            waves = _of_length(speech, round(duration * RATE))
+            waves = _of_length(speech, round(duration * SAMPLE_RATE))
             for contender in contenders:
                 contender.encode(waves)
-            for _ in range(rounds):  # in turns, so that whatever else the machine does hits all alike
+            for _ in range(rounds):  # in turns, so that whatever else the machine does affects all alike
                 for contender in contenders:
                     # CPU time: with one thread it is the latency of a machine with nothing else to do.
                     started = time.process_time()
@@ -173,8 +174,8 @@ def _main() -> None:
     options = parser.parse_args()
     student, teacher = load_student(options.student), load_teacher(options.teacher)
     samples, rate = soundfile.read(options.speech, dtype="float32")
-    if rate != RATE or samples.ndim != 1:
-        parser.error(f"{options.speech} has {rate} Hz, expected one channel at {RATE} Hz")
+    if rate != SAMPLE_RATE or samples.ndim != 1:
+        parser.error(f"{options.speech} has {rate} Hz, expected one channel at {SAMPLE_RATE} Hz")
     print_table(run(teacher, student, torch.from_numpy(samples)[None], rounds=options.rounds))
 
 

@@ -1,4 +1,4 @@
-"""Other libraries doing the same, each in the way that its own documentation shows, on one thread."""
+"""Other libraries doing the same, each as its own documentation shows, on one thread."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bench.distortions import GAUSSIAN, IN_MEMORY, RATE, RECORDED, Contender, Run
+from bench.contenders import BAND_REJECTION, GAUSSIAN, IN_MEMORY, PITCH, RECORDED, REVERB, Contender, Run
 from bench.sox_accuracy import room_effect, sinc
 from distill.distortions import Distorter, UtterancePlan
+from distill.waveforms import SAMPLE_RATE
 
 
 def peers(speech: np.ndarray, noises: Path) -> dict[str, list[Contender]]:
@@ -22,37 +23,33 @@ def peers(speech: np.ndarray, noises: Path) -> dict[str, list[Contender]]:
         speech: (B, T) float32.
         noises: folder of noise files.
     """
+    audio_s = speech.size / SAMPLE_RATE
+    ways: dict[str, dict[str, Callable[[], Run]]] = {
+        GAUSSIAN: {
+            "audiomentations AddGaussianSNR": lambda: audiomentations_gaussian(speech),
+            "torch-audiomentations AddColoredNoise": lambda: torch_gaussian(speech),
+        },
+        RECORDED: {"torch-audiomentations AddBackgroundNoise": lambda: torch_background(speech, noises)},
+        IN_MEMORY: {"audiomentations AddBackgroundNoise": lambda: audiomentations_background(speech, noises)},
+        REVERB: {
+            "sox reverb 50 50 ROOM": lambda: sox_effect(speech, lambda p: room_effect(p.room_scale)),
+            "pedalboard Reverb": lambda: pedalboard_reverb(speech),
+        },
+        PITCH: {
+            "sox pitch": lambda: sox_effect(speech, lambda p: ("pitch", p.cents, "rate", SAMPLE_RATE)),
+            "sox pitch -q (quick)": lambda: sox_effect(
+                speech, lambda p: ("pitch", "-q", p.cents, "rate", "-q", SAMPLE_RATE)
+            ),
+            "pedalboard PitchShift": lambda: pedalboard_pitch(speech),
+            "audiomentations PitchShift": lambda: audiomentations_pitch(speech),
+        },
+        BAND_REJECTION: {
+            "sox sinc -a 120": lambda: sox_effect(speech, lambda p: sinc(p.low_hz, p.high_hz)),
+        },
+    }
     return {
-        GAUSSIAN: [
-            Contender("audiomentations AddGaussianSNR", lambda: audiomentations_gaussian(speech)),
-            Contender("torch-audiomentations AddColoredNoise", lambda: torch_gaussian(speech)),
-        ],
-        RECORDED: [
-            Contender("torch-audiomentations AddBackgroundNoise", lambda: torch_background(speech, noises))
-        ],
-        IN_MEMORY: [
-            Contender(
-                "audiomentations AddBackgroundNoise", lambda: audiomentations_background(speech, noises)
-            )
-        ],
-        "reverb": [
-            Contender(
-                "sox reverb 50 50 ROOM", lambda: sox_effect(speech, lambda p: room_effect(p.room_scale))
-            ),
-            Contender("pedalboard Reverb", lambda: pedalboard_reverb(speech)),
-        ],
-        "pitch": [
-            Contender("sox pitch", lambda: sox_effect(speech, lambda p: ("pitch", p.cents, "rate", RATE))),
-            Contender(
-                "sox pitch -q (quick)",
-                lambda: sox_effect(speech, lambda p: ("pitch", "-q", p.cents, "rate", "-q", RATE)),
-            ),
-            Contender("pedalboard PitchShift", lambda: pedalboard_pitch(speech)),
-            Contender("audiomentations PitchShift", lambda: audiomentations_pitch(speech)),
-        ],
-        "band rejection": [
-            Contender("sox sinc -a 120", lambda: sox_effect(speech, lambda p: sinc(p.low_hz, p.high_hz))),
-        ],
+        effect: [Contender(name, make, audio_s) for name, make in group.items()]
+        for effect, group in ways.items()
     }
 
 
@@ -61,7 +58,7 @@ def audiomentations_gaussian(speech: np.ndarray) -> Run:
     import audiomentations
 
     noise = audiomentations.AddGaussianSNR(min_snr_db=10, max_snr_db=20, p=1)
-    return lambda _: [noise(row, RATE) for row in speech]
+    return lambda _: [noise(row, SAMPLE_RATE) for row in speech]
 
 
 def audiomentations_background(speech: np.ndarray, noises: Path) -> Run:
@@ -69,7 +66,7 @@ def audiomentations_background(speech: np.ndarray, noises: Path) -> Run:
     import audiomentations
 
     noise = audiomentations.AddBackgroundNoise(noises, min_snr_db=10, max_snr_db=20, p=1)
-    return lambda _: [noise(row, RATE) for row in speech]
+    return lambda _: [noise(row, SAMPLE_RATE) for row in speech]
 
 
 def audiomentations_pitch(speech: np.ndarray) -> Run:
@@ -77,7 +74,7 @@ def audiomentations_pitch(speech: np.ndarray) -> Run:
     import audiomentations
 
     shift = audiomentations.PitchShift(-3, 3, p=1)
-    return lambda _: [shift(row, RATE) for row in speech]
+    return lambda _: [shift(row, SAMPLE_RATE) for row in speech]
 
 
 def torch_gaussian(speech: np.ndarray) -> Run:
@@ -86,7 +83,7 @@ def torch_gaussian(speech: np.ndarray) -> Run:
 
     noise = torch_audiomentations.AddColoredNoise(10, 20, 0, 0, p=1, output_type="tensor")
     batch = torch.from_numpy(speech)[:, None]
-    return lambda _: noise(batch, RATE)
+    return lambda _: noise(batch, SAMPLE_RATE)
 
 
 def torch_background(speech: np.ndarray, noises: Path) -> Run:
@@ -95,7 +92,7 @@ def torch_background(speech: np.ndarray, noises: Path) -> Run:
 
     noise = torch_audiomentations.AddBackgroundNoise(noises, 10, 20, p=1, output_type="tensor")
     batch = torch.from_numpy(speech)[:, None]
-    return lambda _: noise(batch, RATE)
+    return lambda _: noise(batch, SAMPLE_RATE)
 
 
 def pedalboard_reverb(speech: np.ndarray) -> Run:
@@ -103,7 +100,7 @@ def pedalboard_reverb(speech: np.ndarray) -> Run:
     import pedalboard
 
     reverb = pedalboard.Reverb(room_size=0.5, damping=0.5)
-    return lambda _: [reverb(row, RATE) for row in speech]
+    return lambda _: [reverb(row, SAMPLE_RATE) for row in speech]
 
 
 def pedalboard_pitch(speech: np.ndarray) -> Run:
@@ -112,7 +109,7 @@ def pedalboard_pitch(speech: np.ndarray) -> Run:
 
     def run(number: int) -> None:
         for row, plan in zip(speech, _plan(speech, number), strict=True):
-            pedalboard.PitchShift(plan.cents / 100)(row, RATE)
+            pedalboard.PitchShift(plan.cents / 100)(row, SAMPLE_RATE)
 
     return run
 
@@ -122,7 +119,7 @@ def sox_effect(speech: np.ndarray, effect: Callable[[UtterancePlan], tuple[objec
     if not shutil.which("sox"):
         raise FileNotFoundError("no sox binary on the path")
     samples = (speech.reshape(-1) * 32767).astype("<i2").tobytes()
-    source = ["-t", "raw", "-r", str(RATE), "-e", "signed-integer", "-b", "16", "-c", "1", "-"]
+    source = ["-t", "raw", "-r", str(SAMPLE_RATE), "-e", "signed-integer", "-b", "16", "-c", "1", "-"]
 
     def run(number: int) -> None:
         words = [str(word) for word in effect(_plan(speech, number)[0])]

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-RATE = 16_000
+from distill.waveforms import SAMPLE_RATE
 
 
 def available() -> bool:
@@ -30,7 +30,7 @@ def apply(samples: np.ndarray, *effects: object) -> np.ndarray:
     """
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder, "in.wav"), Path(folder, "out.wav")
-        soundfile.write(source, samples, RATE, subtype="FLOAT")
+        soundfile.write(source, samples, SAMPLE_RATE, subtype="FLOAT")
         words = [str(word) for word in effects]
         encoding = ["-e", "floating-point", "-b", "32"]
         subprocess.run(["sox", source, *encoding, target, *words], check=True, capture_output=True)

@@ -12,8 +12,8 @@ import torch
 
 from bench import sox
 from distill.distortions import Distorter, band_reject, pitch, reverb
+from distill.waveforms import SAMPLE_RATE
 
-RATE = 16_000
 BAND, SPECTRUM = "error below the change, dB", "long-term mel spectrum, dB RMS"
 ENVELOPE, LEVEL = "10 ms envelope, correlation", "level, dB"
 N_BANDS, N_ROOMS, N_SHIFTS = 100, 10, 40  # random ones, through the binary
@@ -88,7 +88,7 @@ def random_draws(speech: np.ndarray) -> list[Figure]:
     rooms = [p.room_scale for p in plan[:N_ROOMS]]
     snrs = [snr_db(sox.apply(speech, *room_effect(room)), reverberated(speech, room)) for room in rooms]
     shifts = [p.cents for p in plan[:N_SHIFTS]]
-    theirs = [sox.apply(speech, "pitch", cents, "rate", RATE) for cents in shifts]
+    theirs = [sox.apply(speech, "pitch", cents, "rate", SAMPLE_RATE) for cents in shifts]
     pitches = [pitch_figures("", speech, y, cents) for cents, y in zip(shifts, theirs, strict=True)]
     spectra, envelopes, levels = zip(*pitches, strict=True)
     # No bound on the worst spectrum: sox itself differs from itself by 0.9 dB when speech starts 20 ms later.
@@ -149,8 +149,8 @@ def mel_spectrum_db(x: np.ndarray) -> np.ndarray:
     window = torch.hann_window(1024)
     frames = torch.stft(torch.from_numpy(x), 1024, hop_length=160, window=window, return_complex=True)
     power = frames.abs().square().mean(-1).numpy()
-    hz = np.linspace(0, RATE / 2, 513)
-    edges = 700 * (10 ** (np.linspace(0, 2595 * np.log10(1 + RATE / 2 / 700), 82) / 2595) - 1)
+    hz = np.linspace(0, SAMPLE_RATE / 2, 513)
+    edges = 700 * (10 ** (np.linspace(0, 2595 * np.log10(1 + SAMPLE_RATE / 2 / 700), 82) / 2595) - 1)
     low, centre, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
     weights = np.clip(np.minimum((hz - low) / (centre - low), (high - hz) / (high - centre)), 0, None)
     mel = weights @ power
@@ -167,7 +167,7 @@ def tone_figures() -> list[Figure]:
     """Harmonic tones: how far the strongest line near each harmonic is from where it belongs."""
     worst = 0.0
     for f0 in (90.0, 150.0, 220.0):
-        t = np.arange(24_000) / RATE
+        t = np.arange(24_000) / SAMPLE_RATE
         x = 0.1 * np.sum([np.sin(2 * np.pi * f0 * h * t) / h for h in range(1, 8)], axis=0)
         x = x.astype(np.float32)
         for cents in (-300.0, -175.0, -50.0, 25.0, 120.0, 300.0):
@@ -178,6 +178,6 @@ def tone_figures() -> list[Figure]:
 
 def _off_cents(y: np.ndarray, target_hz: float) -> float:
     spectrum = np.abs(np.fft.rfft(y * np.hanning(len(y)), 1 << 20))
-    hz = np.arange(len(spectrum)) * RATE / (1 << 20)
+    hz = np.arange(len(spectrum)) * SAMPLE_RATE / (1 << 20)
     near = np.flatnonzero(np.abs(hz / target_hz - 1) < 0.04)
     return abs(1200 * float(np.log2(hz[near[np.argmax(spectrum[near])]] / target_hz)))

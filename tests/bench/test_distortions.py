@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from bench import distortions
+from bench.contenders import Contender
 from tests.paths import GOLDEN
 
 PATH = GOLDEN / "sox_effects.npz"
@@ -33,7 +34,7 @@ def test_every_effect_is_measured_and_missing_libraries_are_named(small, capsys)
 
 
 def test_the_ratio_is_ours_over_theirs(capsys):
-    ours, theirs = (distortions.Contender(name, lambda: print) for name in ("ours", "theirs"))
+    ours, theirs = (Contender(name, lambda: print, 1.0) for name in ("ours", "theirs"))
     ours.speeds, theirs.speeds = [100.0, 300.0, 200.0], [50.0, 50.0, 80.0]
     distortions.report("reverb", [ours, theirs])
     first, second = capsys.readouterr().out.splitlines()
