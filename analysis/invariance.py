@@ -28,12 +28,12 @@ from distill.checkpoints import load_teacher
 from distill.data.manifest import ListedCuts
 from distill.data.noise import NoiseReader
 from distill.data.sources import open_cuts
-from distill.devices import best_device, device_of
 from distill.downstream.distorted_sets import DistortedSet
 from distill.downstream.embeddings import load_encoders
 from distill.errors import UserError
 from distill.hubert import HubertEncoder
 from distill.options import AdaptRecipe
+from distill.training.devices import best_device, device_of
 from distill.training.run_folder import RunFolder
 from distill.waveforms import frame_mask
 

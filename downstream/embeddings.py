@@ -14,9 +14,9 @@ from lhotse.cut import Cut
 from torch import Tensor
 
 from distill.checkpoints import inspect, load_student, load_teacher
-from distill.devices import best_device, device_of
 from distill.downstream.distorted_sets import DistortedSet
 from distill.hubert import HubertEncoder
+from distill.training.devices import best_device, device_of
 from distill.waveforms import masked_mean
 
 

@@ -23,7 +23,6 @@ from lhotse.cut import Cut
 from tqdm import tqdm
 
 from distill.atomic import read_json, write_json
-from distill.devices import devices_of
 from distill.distortions import Distorter
 from distill.downstream.batches import HeadData
 from distill.downstream.cache import FeatureCache
@@ -47,6 +46,7 @@ from distill.downstream.truths import check_words
 from distill.errors import UserError
 from distill.hashing import hash_lines
 from distill.processes import is_first_process
+from distill.training.devices import devices_of
 from distill.training.faults import TooManyBad
 from distill.training.locking import RunLock
 from distill.training.run_folder import versions

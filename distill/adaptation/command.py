@@ -24,10 +24,10 @@ from distill.atomic import read_json, write_json
 from distill.checkpoints import load_teacher
 from distill.config import load, recipe_names
 from distill.data.sources import open_cuts
-from distill.devices import devices_of
 from distill.errors import ConfigError, UsageError
 from distill.hubert import HubertEncoder
 from distill.options import AdaptRecipe, DataConfig, Recipe, TargetsConfig
+from distill.training.devices import devices_of
 
 _RECIPE_SUFFIXES = (".yaml", ".yml")
 _FAIRSEQ_NAMES = {"train": "train", "dev": "valid", "": "train"}

@@ -17,11 +17,11 @@ from distill.adaptation.utterances import describe_audio, list_utterances
 from distill.atomic import read_json
 from distill.data.datamodule import SpeechData
 from distill.data.manifest import Cuts
-from distill.devices import devices_of
 from distill.errors import ConfigError, DataError
 from distill.hubert import HubertEncoder
 from distill.options import AdaptRecipe, TargetsConfig
 from distill.processes import is_first_process
+from distill.training.devices import devices_of
 
 logger = logging.getLogger(__name__)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from distill.devices import Layout, layout_of
 from distill.errors import MissingSource
 from distill.hubert import HubertConfig
 from distill.options import AdaptRecipe, Recipe
@@ -12,6 +11,7 @@ from distill.preflight.check_machine import check_needs, check_out
 from distill.preflight.check_sources import HowToMake, check_data
 from distill.preflight.check_teacher import check_teacher
 from distill.preflight.findings import CheckReport, Finding, missing, wrong
+from distill.training.devices import Layout, layout_of
 
 SAMPLE = 2000
 """Files of a source that are opened by default."""

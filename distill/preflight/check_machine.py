@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 
 from distill.data.parcels import SHARED_MEMORY, most_open_files
-from distill.devices import Layout
 from distill.errors import UserError
 from distill.hubert import HubertConfig
 from distill.options import AdaptRecipe, Recipe
 from distill.preflight.findings import Finding, missing, wrong
 from distill.preflight.needs import Needs, available_memory, estimate, targets_bytes
+from distill.training.devices import Layout
 from distill.training.run_folder import RunFolder
 
 _LESS_MEMORY = "optim.accumulate=2 halves what a step needs, fewer data.workers need less"

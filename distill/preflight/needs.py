@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from distill.data.parcels import OPEN_FILES_PER_BATCH
-from distill.devices import Layout
 from distill.hubert import HubertConfig, HubertEncoder
 from distill.options import CDM, AdaptRecipe, DistillRecipe, Recipe
 from distill.student import Student
+from distill.training.devices import Layout
 from distill.waveforms import SAMPLE_RATE
 
 _FLOAT = 4  # bytes: weights, gradients and optimiser are float32 in mixed precision, too

@@ -5,11 +5,11 @@ from collections import namedtuple
 from types import SimpleNamespace
 
 from distill.config import load
-from distill.devices import layout_of
 from distill.hubert import PRESETS
 from distill.preflight import check_machine
 from distill.preflight.check import check
 from distill.preflight.needs import estimate
+from distill.training.devices import layout_of
 from tests.distill.preflight.reports import finding, mini
 
 

@@ -14,10 +14,10 @@ from distill.adaptation.targets_options import TargetsOptions
 from distill.analysis.invariance import layer_cosines
 from distill.checkpoints import export, load_teacher
 from distill.config import load
-from distill.devices import best_device, device_of, devices_of
 from distill.downstream.embeddings import embed_set, load_encoders
 from distill.downstream.evaluate import own_devices
 from distill.downstream.options import EvaluationConfig
+from distill.training.devices import best_device, device_of, devices_of
 
 
 @pytest.fixture
