@@ -17,7 +17,7 @@ def run_completion(options: argparse.Namespace) -> None:
     """`distill completion`."""
     from distill.cli.completion import completion_script
 
-    print(completion_script(options.shell))
+    print(completion_script(options.parser, options.shell))
 
 
 def run_demo(options: argparse.Namespace) -> None:

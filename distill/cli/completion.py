@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from distill.cli.parser import build_parser
 from distill.config import recipe_names
 from distill.downstream.tasks import TASKS
 
@@ -17,11 +16,16 @@ _FILES = {"checkpoint", "checkpoints", "student", "students", "teacher", "codebo
 """Arguments that are files or folders, or may be, and are read as plain words."""
 
 
-def completion_script(shell: str) -> str:
-    """What `distill completion SHELL` prints."""
+def completion_script(parser: argparse.ArgumentParser, shell: str) -> str:
+    """What `distill completion SHELL` prints.
+
+    Args:
+        parser: of the `distill` command; it is changed.
+        shell: one of `SHELLS`.
+    """
     import shtab
 
-    parser = _fit_for_shells(build_parser())
+    parser = _fit_for_shells(parser)
     choices = {"recipe": recipe_names(), "task": list(TASKS)}
     for action in _actions(parser):
         if action.dest in choices:

@@ -26,7 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="completion by bash, zsh and fish: distill completion --help",
     )
     parser.add_argument("--version", action="version", version=f"distill {__version__}")
-    parser.set_defaults(run=None)
+    parser.set_defaults(run=None, parser=parser)
     top = parser.add_subparsers(title="verbs", metavar="VERB")
     groups: dict[str, Any] = {}
     for words, verb in VERBS.items():

@@ -6,6 +6,7 @@ import subprocess
 import pytest
 
 from distill.cli.completion import SHELLS, completion_script
+from distill.cli.parser import build_parser
 from distill.cli.verbs import GROUPS, VERBS
 from distill.config import recipe_names
 from distill.downstream.tasks import TASKS
@@ -14,7 +15,7 @@ from distill.downstream.tasks import TASKS
 @pytest.fixture(scope="module")
 def bash_script(tmp_path_factory):
     path = tmp_path_factory.mktemp("completion") / "distill"
-    path.write_text(completion_script("bash"))
+    path.write_text(completion_script(build_parser(), "bash"))
     return path
 
 
