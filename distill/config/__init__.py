@@ -3,7 +3,7 @@
 A recipe is a YAML file. `extends:` names another one to start from, so that a recipe states only what
 differs. `key=value` words of the command line override both. Unknown keys and wrong types are refused by
 name. A value may refer to another key of the recipe, as in `${data.root}`, and to nothing else
-(`distill.references`).
+(`distill.config.references`).
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
+from distill.config.references import check_override, check_text, check_values
 from distill.distortions.options import VARIANTS
 from distill.errors import ConfigError
 from distill.options import AdaptRecipe, DistillRecipe, Recipe
-from distill.references import check_override, check_text, check_values
 
 Options = TypeVar("Options")
 
