@@ -27,10 +27,11 @@ test-s3prl-stock:  ## the upstream on torch and torchaudio 2.8, where s3prl work
 		torch==2.8.0 torchaudio==2.8.0 --editable '.[s3prl]' pytest
 	$(STOCK)/bin/python -m pytest tests/upstream
 
-lint: venv  ## style, then types
+lint: venv  ## style, types, then who imports whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+	$(BIN)/lint-imports --no-cache
 
 format: venv
 	$(BIN)/ruff check --fix .
