@@ -1,4 +1,4 @@
-"""Curves of training as SVG charts that follow the page's theme."""
+"""Curves of training as SVG charts in the colours of the page around them."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from distill.analysis.run_logs import Curve
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
 DASHES = ("", "6 3", "2 3", "8 3 2 3")
 _MOST_POINTS = 400
-_INK = "#010203"  # stands for the page's own text colour until the chart is in the page
+_INK = "#010203"  # drawn with, then replaced by the page's text colour
 
 
 def style(index: int) -> tuple[str, str]:
-    """Colour and dashes of a run; after all colours the next dashes."""
+    """Colour and dashes of a run: all colours with one pattern of dashes, then with the next."""
     return COLOURS[index % len(COLOURS)], DASHES[index // len(COLOURS) % len(DASHES)]
 
 
 def thin(curve: Curve) -> Curve:
-    """At most `_MOST_POINTS` points: means over neighbours."""
+    """At most `_MOST_POINTS` points: means over consecutive ones."""
     if len(curve[0]) <= _MOST_POINTS:
         return curve
     steps, values = (np.array_split(part, _MOST_POINTS) for part in curve)
@@ -40,14 +40,14 @@ def curve_chart(
     *,
     prefix: str,
 ) -> str:
-    """An SVG that takes its text colour from the page.
+    """Draw curves as an SVG that takes its text colour from the page.
 
     Args:
         title: plain text.
         unit: of the values.
         curves: by run.
         styles: by run, colour and dashes.
-        prefix: what makes the ids inside unique on the page.
+        prefix: makes the ids inside unique on the page.
     """
     import matplotlib
     from matplotlib.figure import Figure

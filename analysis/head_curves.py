@@ -1,6 +1,6 @@
-"""How heads were trained: their curves by task, of the folders that `distill evaluate` wrote.
+"""Curves of the training of heads by task, from folders that `distill evaluate` wrote.
 
-Heads of the same model that differ in seed or fold only are one curve, the mean.
+Heads of the same model that differ only in seed or fold are averaged into one curve.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ HeadCurves = dict[str, dict[str, Curve]]
 
 
 def read_heads(folders: Sequence[Path]) -> dict[str, HeadCurves]:
-    """The curves of all heads in or below some folders, by task."""
+    """The curves of all heads in some folders and their subfolders, by task."""
     paths = {path.resolve().parent for folder in folders for path in folder.rglob("heads/*/csv")}
     models = sorted({path.parents[1] for path in paths})
     labels = dict(zip(models, unique_labels(models), strict=True))
@@ -47,7 +47,7 @@ def _means(curves: Mapping[str, Sequence[Curve]]) -> dict[str, Curve]:
 
 
 def mean_curve(curves: Sequence[Curve]) -> Curve:
-    """The mean at the updates that all have; the first curve if they have none in common."""
+    """The mean at the updates that all curves have; the first curve if no update is common to all."""
     steps = curves[0][0]
     for others, _ in curves[1:]:
         steps = np.intersect1d(steps, others)

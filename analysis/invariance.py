@@ -1,7 +1,7 @@
 """What a distortion changes inside a model.
 
-The cosine of each layer between clean and distorted speech; of a teacher, how well it still predicts the
-clusters of masked frames.
+The cosine between clean and distorted speech at each layer; of a run of `distill adapt`, also the share of
+masked frames whose cluster it predicts in distorted speech.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def compare(
     seed: int = 0,
     out: Path | None = None,
 ) -> str:
-    """Cosines, and masked accuracies where a model is a run of `distill adapt`.
+    """Compare distorted with clean speech: cosines, and masked accuracies of runs of `distill adapt`.
 
     Args:
         checkpoints: students or teachers.
@@ -122,7 +122,7 @@ def masked_accuracies(run: Path, tests: Mapping[str, DistortedSet], *, seed: int
     Args:
         run: folder of a finished `distill adapt`, with its head and codebook.
         tests: by name; "clean" among them.
-        seed: of k-means' ties, the masks are the same for all.
+        seed: of labelling; the masks are the same for all.
     """
     recipe, head = config.load(str(RunFolder(run).recipe)), read_head(str(run))
     assert isinstance(recipe, AdaptRecipe) and head is not None
@@ -160,7 +160,7 @@ def _batches(test: DistortedSet, targets: Targets) -> Iterator[Batch]:
 
 
 def table_of_cosines(cosines: Mapping[str, Mapping[str, np.ndarray]]) -> str:
-    """Markdown, with empty cells where a model has fewer layers."""
+    """A Markdown table, with empty cells where a model has fewer layers."""
     most = max(len(layers) for found in cosines.values() for layers in found.values())
     rows = [
         [name, condition, *(f"{value:.3f}" for value in layers), *[""] * (most - len(layers))]
@@ -171,7 +171,7 @@ def table_of_cosines(cosines: Mapping[str, Mapping[str, np.ndarray]]) -> str:
 
 
 def draw(cosines: Mapping[str, Mapping[str, np.ndarray]], out: Path) -> None:
-    """One panel per condition, one line per model."""
+    """Draw a panel for each condition, with a line for each model."""
     from matplotlib.figure import Figure
 
     conditions = list(next(iter(cosines.values())))

@@ -1,4 +1,4 @@
-"""One utterance under each distortion, to be heard and seen.
+"""One utterance under each distortion, as sound and spectrogram.
 
 Shapes: T samples at 16 kHz, F frames, M mel bands.
 """
@@ -40,8 +40,8 @@ KINDS = {
     "dns": "Room and DNS noise, not heard in training",
 }
 LONGEST_S = 3.0
-_DRAWS = 100  # of which one does everything: 2-dist does with 9 in 16
-_LOOK_AT = 200  # utterances among which one is chosen
+_DRAWS = 100  # tries for a plan that applies both effects, which 9 in 16 plans of 2-dist do
+_N_CANDIDATES = 200  # utterances among which one is chosen
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,11 @@ class Sample:
 def choose_utterance(speech: str) -> Cut:
     """Of the first utterances, the one nearest to three seconds, cut to that if it is longer."""
     usable = (cut for cut in iter(open_cuts(speech)) if not why_unusable(cut))  # pyright: ignore
-    cuts = list(itertools.islice(usable, _LOOK_AT))
+    cuts = list(itertools.islice(usable, _N_CANDIDATES))
     if not cuts:
         raise DataError(f"{speech}: none of its files can be used")
     best: Cut = min(cuts, key=lambda cut: abs(cut.duration - LONGEST_S))  # pyright: ignore
-    # Distortions are drawn from the id: it must stay.
+    # Distortions are drawn from the id, which must therefore stay the same.
     return best.truncate(duration=LONGEST_S, preserve_id=True) if best.duration > LONGEST_S else best  # pyright: ignore
 
 
@@ -92,7 +92,7 @@ def samples_of_distortions(speech: str, noises: Mapping[str, Sequence[str]]) -> 
 
 
 def _sample(cut: Cut, kind: str, title: str, reader: NoiseReader) -> Sample | None:
-    """None if nothing of the kind can be applied, as the utterance or all that is drawn is silent."""
+    """None if the kind cannot be applied because the utterance, or all noise that is drawn, is silent."""
     config = find_condition(kind)
     for seed in range(_DRAWS):
         dataset = DistortedSet(CutSet.from_cuts([cut]), config, reader, seed=seed)
@@ -100,7 +100,7 @@ def _sample(cut: Cut, kind: str, title: str, reader: NoiseReader) -> Sample | No
         done = plan[0]
         effects = [(done.additive, config.additive), (done.non_additive, config.non_additive)]
         if all(name != "none" or set(choices) == {"none"} for name, choices in effects):
-            break  # where a kind may do nothing ("2-dist"), a draw that does everything
+            break  # a kind that may leave an effect out ("2-dist") is shown with all of them
     else:
         logger.warning("no sound of %s with %s: the utterance or the noise is silent", kind, cut.id)
         return None
@@ -109,7 +109,7 @@ def _sample(cut: Cut, kind: str, title: str, reader: NoiseReader) -> Sample | No
 
 
 def encode_flac(samples: np.ndarray) -> bytes:
-    """(T,) -> FLAC file; too loud a sound is scaled rather than clipped."""
+    """(T,) -> FLAC file; a sound that is too loud is scaled rather than clipped."""
     peak = float(np.abs(samples).max(initial=0.0))
     file = io.BytesIO()
     soundfile.write(file, samples * min(1.0, 0.99 / max(peak, 1e-9)), SAMPLE_RATE, "PCM_16", format="FLAC")

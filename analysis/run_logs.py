@@ -1,4 +1,4 @@
-"""What run folders tell: recipe, versions, and the curves of training, whole again after resumes."""
+"""What run folders hold: recipe, versions, and the curves of training, put together after resumes."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ Curve = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True, kw_only=True)
 class RunLog:
-    """A training run, or a folder of evaluations, as far as its files tell."""
+    """A training run or a folder of evaluations, as far as its files could be read."""
 
     label: str
-    """The folder's name, with as many parents as it takes to be told from the others."""
+    """The folder's name, with as many parents as tell it apart from the others."""
     folder: Path
-    """Where it is."""
+    """Its path as it was given."""
     recipe_text: str
     """The resolved recipe; empty if there is none."""
     recipe: dict[str, Any]
-    """The same, read; empty if it cannot be."""
+    """The parsed recipe; empty if it cannot be parsed."""
     versions: dict[str, Any]
-    """Of the software."""
+    """Of the software, by name."""
     finished: bool
-    """Whether training came to its end."""
+    """Whether training was completed."""
     curves: dict[str, Curve]
-    """By name of the metric."""
+    """By metric."""
 
     @property
     def kind(self) -> str:
@@ -47,7 +47,7 @@ class RunLog:
         return str(self.recipe.get("kind", "distil")) if self.recipe_text or self.curves else ""
 
     def best(self, metric: str) -> tuple[float, int] | None:
-        """Lowest value of a metric and the update it was measured after."""
+        """Lowest value of a metric, and the update after which it was measured."""
         if metric not in self.curves:
             return None
         steps, values = self.curves[metric]
@@ -56,7 +56,7 @@ class RunLog:
 
 
 def read_runs(folders: Sequence[Path]) -> list[RunLog]:
-    """Read run folders; what is damaged in one is warned about and left out.
+    """Read run folders; damaged files are warned about and left out.
 
     Raises:
         UserError: for a folder that is missing, or holds neither a run nor results.
@@ -95,8 +95,9 @@ def unique_labels(folders: Sequence[Path]) -> list[str]:
 def read_curves(folder: Path) -> dict[str, Curve]:
     """All metrics of a run from `csv/metrics*.csv`.
 
-    A resumed run has a file for each part; it goes on from a checkpoint, so what the part before logged after
-    that is not of this run any more: updates from the first one of the next part on are dropped.
+    A resumed run has a file for each part. It continues from a checkpoint, so what the previous part logged
+    after that checkpoint does not belong to the run: of each part, updates from the first one of the next
+    part on are dropped.
     """
     merged: dict[str, dict[int, float]] = {}
     for file in sorted(folder.glob("csv/metrics*.csv"), key=_age):
@@ -113,13 +114,13 @@ def read_curves(folder: Path) -> dict[str, Curve]:
 
 
 def _age(file: Path) -> tuple[float, str]:
-    """Order of the parts: metrics-1.csv, metrics-2.csv, ..., and at last metrics.csv."""
+    """Sort key of the parts: metrics-1.csv, metrics-2.csv, ..., and metrics.csv last."""
     number = file.stem.removeprefix("metrics-")
     return (int(number) if number.isdecimal() else math.inf, file.name)
 
 
 def _read_part(file: Path) -> dict[str, dict[int, float]]:
-    """By metric: value by number of updates. Cells that are empty or no numbers are left out."""
+    """By metric, values by number of updates. Cells that hold no finite number are left out."""
     points: dict[str, dict[int, float]] = {}
     text = file.read_text(encoding="utf-8", errors="replace").replace("\0", "")
     for row in csv.DictReader(text.splitlines()):
@@ -145,7 +146,7 @@ def _read_text(path: Path) -> str:
 
 
 def _as_mapping(text: str, path: Path) -> dict[str, Any]:
-    """YAML or JSON that holds a mapping; anything else is warned about, and empty."""
+    """The mapping in YAML or JSON; empty for other values and, with a warning, for damaged text."""
     import yaml
 
     try:

@@ -1,8 +1,8 @@
 """t-SNE of the last layer under six kinds of speech (section 6.1, Fig. 2 of the paper).
 
-Every utterance is averaged over time; the set is divided into 100 splits, each averaged again; every kind of
-speech gives each split one point. Points of one split that fall together mean a representation that the
-distortion does not move.
+Representations are averaged over the time of each utterance, then over the utterances of each of 100 splits
+of the set: a point for each split and kind of speech. Where the points of a split coincide, the distortion
+does not change the representation.
 """
 
 from __future__ import annotations
@@ -35,7 +35,10 @@ def split_means(
     splits: int = 100,
     seed: int = 0,
 ) -> dict[str, dict[str, np.ndarray]]:
-    """By encoder and kind of speech, (splits, D). Kinds whose noise is not given are left out, and named."""
+    """Averages, (splits, D), by encoder and kind of speech.
+
+    Kinds whose noise is not given are left out; a warning names them and the options that add them.
+    """
     left_out = []
     means: dict[str, dict[str, np.ndarray]] = {name: {} for name in encoders}
     for kind in KINDS:
@@ -44,7 +47,7 @@ def split_means(
             continue
         speech = DistortedSet(cuts, kind, noises, seed=seed, encoders=encoders.values())
         found, vectors = embed_set(encoders, speech)
-        order = np.argsort([cut.id for cut in found])  # the same splits whatever the kind
+        order = np.argsort([cut.id for cut in found])  # the same splits for every kind
         for name, embedded in vectors.items():
             parts = np.array_split(embedded[order], min(splits, len(order)))
             means[name][kind] = np.stack([part.mean(0) for part in parts])
@@ -54,7 +57,7 @@ def split_means(
 
 
 def project(means: Mapping[str, np.ndarray], *, seed: int = 0) -> dict[str, np.ndarray]:
-    """t-SNE of all kinds together: by kind, (splits, 2)."""
+    """One t-SNE of all kinds together: (splits, 2) by kind."""
     from sklearn.manifold import TSNE
 
     points = np.concatenate(list(means.values()))
@@ -65,7 +68,7 @@ def project(means: Mapping[str, np.ndarray], *, seed: int = 0) -> dict[str, np.n
 
 
 def draw(projections: Mapping[str, Mapping[str, np.ndarray]], out: Path) -> Path:
-    """One panel per model, one colour per kind of speech."""
+    """Draw a panel for each model, with a colour for each kind of speech; returns `out`."""
     from matplotlib.figure import Figure
 
     columns = min(3, len(projections))
@@ -96,7 +99,7 @@ def plot(
     *,
     seed: int = 0,
 ) -> Path:
-    """Fig. 2 for one's own models.
+    """Draw Fig. 2 of the paper for any models.
 
     Args:
         checkpoints: students or teachers.
