@@ -15,6 +15,7 @@ import torch.distributed as dist
 from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
+from typing_extensions import override
 
 from distill.batch import Batch
 from distill.distortions import LABELS, Distorter
@@ -67,27 +68,26 @@ class Distillation(pl.LightningModule):
         self.teacher = teacher.requires_grad_(False).eval()
         self.student = student
         self.distorter = distorter
-        self.teacher_hears, self.student_hears = CDM[cdm]
+        self.teacher_view, self.student_view = CDM[cdm]
         self.provenance = provenance or {}
         if self.dat.enabled:
             self.classifier = DistortionClassifier(student.encoder.config.dim, len(LABELS))
             self.classifier_optimizer = adamw(self.classifier.parameters(), self.optim, self.dat.lr)
             names = [f"classifier.{name}" for name, _ in self.classifier.named_parameters()]
             self._ddp_params_and_buffers_to_ignore = names  # read by DistributedDataParallel
-        self._noted: dict[str, Tensor] = {}  # summed over the micro-batches of a step
+        self._collected: dict[str, Tensor] = {}  # summed over the micro-batches of a step
         self._by_type: dict[str, Tensor] = {}  # (K,) each, summed over the steps since the last log line
         self._validation: dict[str, Tensor] = {}  # summed over the dev set
 
-    # ------------------------------------------------------------------------------------ the training step
-
+    @override
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One update of the classifier (Eq. 3) and of the student (Eq. 4)."""
-        n_frames, n_utterances = self._global_means(batch)
+        n_frames, n_utterances = self._global_counts(batch)
         parts = batch.split(self.optim.accumulate)
         for part in parts:
             with gradient_sync(self, last=part is parts[-1]):
-                teacher_waves, _ = self.hear(part, self.teacher_hears)  # (B, T)
-                student_waves, labels = self.hear(part, self.student_hears)  # (B, T), (B, K)
+                teacher_waves, _ = self.distort(part, self.teacher_view)  # (B, T)
+                student_waves, labels = self.distort(part, self.student_view)  # (B, T), (B, K)
                 targets = self.teacher_targets(teacher_waves, part.lengths)  # (B, N, F, D)
                 student = self.student(student_waves, part.lengths)
                 loss = distillation_loss(
@@ -97,27 +97,27 @@ class Distillation(pl.LightningModule):
                     cosine_weight=self.cosine_weight,
                     n_frames=n_frames,
                 )
-                self._note(loss_parts(loss, self.student.targets))
-                self._note_by_type(labels, loss.per_utterance, student.lengths)
+                self._collect(loss_parts(loss, self.student.targets))
+                self._collect_by_type(labels, loss.per_utterance, student.lengths)
                 total = loss.total
                 if self.dat.enabled:
                     self._teach_classifier(student, labels, n_utterances)
-                    if self.optim.accumulate == 1:  # in turn: the student meets the updated classifier
+                    if self.optim.accumulate == 1:  # the student is trained against the updated classifier
                         self._step_classifier()
                     total = total - self.dat.weight * self._adversarial_loss(student, labels, n_utterances)
                 self.manual_backward(total)
-        if self.dat.enabled and self.optim.accumulate > 1:  # all parts met the one of the previous update
+        if self.dat.enabled and self.optim.accumulate > 1:  # all parts used that of the previous update
             self._step_classifier()
         self._step_student()
 
-    def hear(self, batch: Batch, stream: str | None) -> tuple[Tensor, Tensor]:
-        """The waveforms (B, T) of a view of the batch, and their distortion labels (B, K)."""
-        if stream is None:
+    def distort(self, batch: Batch, view_name: str | None) -> tuple[Tensor, Tensor]:
+        """One view of the batch, clean where it has no name: waveforms (B, T), distortion labels (B, K)."""
+        if view_name is None:
             labels = batch.waveforms.new_zeros(len(batch), len(LABELS))
             labels[:, LABELS.index("clean")] = 1.0
             return batch.waveforms, labels
         assert self.distorter is not None, "cdm needs a distorter"
-        view = batch.views[stream]
+        view = batch.views[view_name]
         return self.distorter(batch.waveforms, batch.lengths, view.plan, view.noises, view.rirs)
 
     @torch.no_grad()
@@ -127,16 +127,16 @@ class Distillation(pl.LightningModule):
         return torch.stack([features[layer] for layer in self.student.targets], dim=1)
 
     def _teach_classifier(self, student: StudentOutput, labels: Tensor, n_utterances: Tensor) -> None:
-        """Gradients of L_D for the classifier, which the student does not feel (Eq. 3)."""
+        """Gradients of L_D for the classifier alone: z is detached (Eq. 3)."""
         logits = self.classifier(student.z.detach(), student.lengths)
         loss = classification_loss(logits, labels, n_utterances=n_utterances)
         loss.backward()
-        right = ((logits.detach() > 0) == labels.bool()).float()  # (B, K)
-        self._note({"dat/loss": loss, "dat/accuracy": right.mean(1).sum() / n_utterances})
-        add(self._by_type, {"right": right.sum(0), "answers": torch.ones_like(right).sum(0)})
+        correct = ((logits.detach() > 0) == labels.bool()).float()  # (B, K)
+        self._collect({"dat/loss": loss, "dat/accuracy": correct.mean(1).sum() / n_utterances})
+        add_to(self._by_type, {"correct": correct.sum(0), "answers": torch.ones_like(correct).sum(0)})
 
     def _adversarial_loss(self, student: StudentOutput, labels: Tensor, n_utterances: Tensor) -> Tensor:
-        """L_D for the student, which the classifier does not feel (Eq. 4)."""
+        """L_D for the student alone: the classifier is frozen (Eq. 4)."""
         logits = self.classifier(student.z, student.lengths, frozen=True)
         return classification_loss(logits, labels, n_utterances=n_utterances)
 
@@ -149,9 +149,8 @@ class Distillation(pl.LightningModule):
         for group in self.classifier_optimizer.param_groups:
             group["lr"] = (self.dat.lr or self.optim.lr) * self.optim.schedule(self.global_step + 1)
         gradients = [p.grad for p in self.classifier.parameters() if p.grad is not None]
-        if torch.isfinite(
-            torch.nn.utils.get_total_norm(gradients)
-        ):  # left out, as the student's update will be
+        # Otherwise the student's update will be left out, too.
+        if torch.isfinite(torch.nn.utils.get_total_norm(gradients)):
             self.classifier_optimizer.step()
         self.classifier_optimizer.zero_grad()
 
@@ -164,29 +163,29 @@ class Distillation(pl.LightningModule):
         every: int = self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
         if self.global_step % every == 0:
             # Each process holds its share of the global mean: their mean is the loss of the global batch.
-            values = self._all_sum(torch.stack(list(self._noted.values()))) / self.trainer.world_size
-            self.log_dict(dict(zip(self._noted, values, strict=True)))
+            values = self._all_sum(torch.stack(list(self._collected.values()))) / self.trainer.world_size
+            self.log_dict(dict(zip(self._collected, values, strict=True)))
             self.log_dict({"gradient_norm": self._gradient_norm, "lr": scheduler.get_last_lr()[0]})
             self.log_dict(self._means_by_type())
-        self._noted = {}
+        self._collected = {}
         scheduler.step()
 
-    def _note(self, parts: dict[str, Tensor]) -> None:
+    def _collect(self, parts: dict[str, Tensor]) -> None:
         """Add the parts of a micro-batch to what this step will log."""
-        add(self._noted, {name: value.detach() for name, value in parts.items()})
+        add_to(self._collected, {name: value.detach() for name, value in parts.items()})
 
-    def _note_by_type(self, labels: Tensor, loss: Tensor, frames: Tensor) -> None:
-        """Add loss and frames of each utterance (B,) to those of the distortions that it carries (B, K)."""
-        labels = (
-            labels * loss.isfinite()[:, None]
-        )  # one broken utterance shall not spoil all until the next line
+    def _collect_by_type(self, labels: Tensor, loss: Tensor, frames: Tensor) -> None:
+        """Add loss and frames of each utterance (B,) to those of its distortions, by its labels (B, K)."""
+        # One utterance whose loss is not finite would spoil the sums until the next log line.
+        labels = labels * loss.isfinite()[:, None]
         sums = {"loss": loss.nan_to_num(0.0, 0.0, 0.0), "frames": frames}
-        add(self._by_type, {name: (labels * value[:, None]).sum(0) for name, value in sums.items()})
+        add_to(self._by_type, {name: (labels * value[:, None]).sum(0) for name, value in sums.items()})
 
     def _means_by_type(self) -> dict[str, Tensor]:
-        """Loss over the frames with a distortion, accuracy over all utterances, of all processes.
+        """By distortion, of all processes: the loss over its frames, the accuracy over all utterances.
 
-        A distortion that has not occurred since the last log line has none: Lightning repeats its last one.
+        Of a distortion that has not occurred since the last log line there is no loss: Lightning repeats the
+        value before.
         """
         sums = self._all_sum(torch.stack(list(self._by_type.values())))
         found, self._by_type = dict(zip(self._by_type, sums, strict=True)), {}
@@ -197,24 +196,24 @@ class Distillation(pl.LightningModule):
             if occurred[k]
         }
         if self.dat.enabled:
-            accuracy = found["right"] / found["answers"]
+            accuracy = found["correct"] / found["answers"]
             means |= {f"dat_accuracy_by_type/{label}": accuracy[k] for k, label in enumerate(LABELS)}
         return means
 
-    # -------------------------------------------------------------------------------------------- validation
-
+    @override
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The distillation loss under the recipe's own CDM and on clean speech, summed over frames."""
-        heard = {"val/loss": (self.teacher_hears, self.student_hears), "val/loss_clean": (None, None)}
-        for name, (teacher_hears, student_hears) in heard.items():
-            targets = self.teacher_targets(self.hear(batch, teacher_hears)[0], batch.lengths)
-            student = self.student(self.hear(batch, student_hears)[0], batch.lengths)
+        views = {"val/loss": (self.teacher_view, self.student_view), "val/loss_clean": (None, None)}
+        for name, (teacher_view, student_view) in views.items():
+            targets = self.teacher_targets(self.distort(batch, teacher_view)[0], batch.lengths)
+            student = self.student(self.distort(batch, student_view)[0], batch.lengths)
             loss = distillation_loss(
                 student.predictions, targets, student.lengths, cosine_weight=self.cosine_weight, n_frames=1.0
             )
-            add(self._validation, {name: loss.total})
-        add(self._validation, {"frames": student.lengths.sum().float()})
+            add_to(self._validation, {name: loss.total})
+        add_to(self._validation, {"frames": student.lengths.sum().float()})
 
+    @override
     def on_validation_epoch_end(self) -> None:
         """Means over the frames of the whole set, on all processes."""
         frames = self._all_sum(self._validation.pop("frames"))
@@ -222,22 +221,22 @@ class Distillation(pl.LightningModule):
         self._validation = {}
         self.log_dict(means, prog_bar=True)
 
-    # ------------------------------------------------------------------------------------------ optimisation
-
+    @override
     def configure_optimizers(self) -> Any:
         """AdamW and its schedule, for the student."""
         optimizer = adamw(self.student.parameters(), self.optim)
         return [optimizer], [LambdaLR(optimizer, self.optim.next_factor)]
 
+    @override
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Clip here: mixed precision has unscaled the gradients by now."""
         limit = self.optim.clip_norm or float("inf")
         self._gradient_norm = torch.nn.utils.clip_grad_norm_(self.student.parameters(), limit)
 
-    def _global_means(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Valid frames and utterances of the global batch, each over the number of processes.
+    def _global_counts(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Valid frames and utterances of the global batch, each divided by the number of processes.
 
-        DistributedDataParallel averages gradients over processes; with these as divisors the average is the
+        DistributedDataParallel averages gradients over processes: divided by these, the average is the
         gradient of the mean over the global batch, however unevenly it is spread.
         """
         frames = self.student.encoder.config.frames(batch.lengths).sum()
@@ -250,16 +249,16 @@ class Distillation(pl.LightningModule):
             dist.all_reduce(value)
         return value
 
-    # ------------------------------------------------------------------------------------- modes, checkpoints
-
+    @override
     def train(self, mode: bool = True) -> Distillation:
-        """The teacher stays in eval mode: no dropout in what the student shall predict."""
+        """Keep the teacher in eval mode: no dropout in the student's targets."""
         super().train(mode)
         self.teacher.eval()
         return self
 
+    @override
     def on_fit_start(self) -> None:
-        """The classifier starts the same on every process, and its optimiser's state where it is."""
+        """Start the classifier the same on every process; move its optimiser's state to its device."""
         if not self.dat.enabled:
             return
         for parameter in self.classifier.parameters():
@@ -267,12 +266,13 @@ class Distillation(pl.LightningModule):
                 dist.broadcast(parameter.data, src=0)
         state = self.classifier_optimizer.state_dict()
         self.classifier_optimizer = adamw(self.classifier.parameters(), self.optim, self.dat.lr)
-        # The checkpoint's moments, moved to the parameters' device; the recipe's settings, which may be new.
+        # The moments of the checkpoint, but the settings of the recipe, which may have changed.
         state["param_groups"] = self.classifier_optimizer.state_dict()["param_groups"]
         self.classifier_optimizer.load_state_dict(state)
 
+    @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Everything but the teacher, and what is needed to rebuild the student."""
+        """Leave the teacher out; add what is needed to rebuild the student."""
         weights = checkpoint["state_dict"]
         checkpoint["state_dict"] = {
             name: value for name, value in weights.items() if not name.startswith("teacher.")
@@ -285,8 +285,9 @@ class Distillation(pl.LightningModule):
         if self.dat.enabled:
             checkpoint["classifier_optimizer"] = self.classifier_optimizer.state_dict()
 
+    @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The teacher comes from its own checkpoint."""
+        """Add the teacher's weights, which come from its own checkpoint."""
         for name, value in self.teacher.state_dict().items():
             checkpoint["state_dict"][f"teacher.{name}"] = value
         if self.dat.enabled and "classifier_optimizer" in checkpoint:
@@ -294,7 +295,7 @@ class Distillation(pl.LightningModule):
 
 
 def gradient_sync(module: pl.LightningModule, *, last: bool) -> contextlib.AbstractContextManager[None]:
-    """Gradients are exchanged between processes with the last micro-batch only."""
+    """Exchange gradients between processes with the last micro-batch only."""
     model = module.trainer.model
     if last or not isinstance(model, torch.nn.parallel.DistributedDataParallel):
         return contextlib.nullcontext()
@@ -310,7 +311,7 @@ def loss_parts(loss: DistillationLoss, targets: Sequence[int]) -> dict[str, Tens
     return parts
 
 
-def add(total: dict[str, Tensor], parts: dict[str, Tensor]) -> None:
+def add_to(total: dict[str, Tensor], parts: dict[str, Tensor]) -> None:
     """Add `parts` to the running sums in `total`."""
     for name, value in parts.items():
         total[name] = total[name] + value if name in total else value

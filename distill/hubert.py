@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 from torch.utils.checkpoint import checkpoint
+from typing_extensions import override
 
 from distill.waveforms import check_samples, frame_mask, normalize_waveforms
 
@@ -231,7 +232,8 @@ class PositionalConv(nn.Module):
         nn.init.zeros_(conv.bias)
         self.conv = weight_norm(conv, name="weight", dim=2)
 
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+    @override
+    def forward(self, x: Tensor) -> Tensor:
         frames = x.shape[1]  # an even kernel gives one frame too many, dropped at the end
         return F.gelu(self.conv(x.transpose(1, 2))[:, :, :frames]).transpose(1, 2)
 

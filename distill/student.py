@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
 from distill.hubert import HubertConfig, HubertEncoder
 
@@ -56,7 +57,8 @@ class PredictionHeads(nn.Module):
         nn.init.uniform_(self.weight, -bound, bound)
         nn.init.uniform_(self.bias, -bound, bound)
 
-    def forward(self, z: Tensor) -> Tensor:  # noqa: D102
+    @override
+    def forward(self, z: Tensor) -> Tensor:
         x = F.gelu(self.expand(z))  # (B, F, N * D)
         x = x.unflatten(2, (self.n_targets, -1)).transpose(1, 2)  # (B, N, F, D)
         return x @ self.weight + self.bias

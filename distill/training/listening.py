@@ -36,7 +36,7 @@ class Heard:
 class Listening(Callback):
     """Every so many steps, what teacher and student hear of one utterance: audio and log-mel spectrograms.
 
-    For modules that name the views of their networks (`teacher_hears`, `student_hears`); of others, the
+    For modules that name the views of their networks (`teacher_view`, `student_view`); of others, the
     view "student" of the batch if it has one, else the clean speech.
     """
 
@@ -63,8 +63,8 @@ def heard(module: pl.LightningModule, batch: Batch) -> dict[str, Heard]:
     """What each network hears of a batch's first utterance."""
     first = batch[:1]
     streams: dict[str, str | None] = {"model": "student" if "student" in first.views else None}
-    if hasattr(module, "student_hears"):
-        streams = {name: getattr(module, f"{name}_hears") for name in ("teacher", "student")}
+    if hasattr(module, "student_view"):
+        streams = {name: getattr(module, f"{name}_view") for name in ("teacher", "student")}
     sounds = {}
     for name, stream in streams.items():
         waveforms, how = first.waveforms, "clean"

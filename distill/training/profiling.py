@@ -168,7 +168,7 @@ class StepClock(Callback):
         assert isinstance(pl_module, Distillation)
         if trainer.strategy.root_device.type == "cuda":
             self.mark = _cuda_mark
-        self._wrap(pl_module, "hear", "distortions")
+        self._wrap(pl_module, "distort", "distortions")
         self._wrap(pl_module, "teacher_targets", "teacher")
         self._wrap(pl_module, "manual_backward", "backward")
         self._wrap(pl_module, "_step_student", "optimiser")

@@ -46,8 +46,8 @@ def largest_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -
 def test_each_setup_gives_teacher_and_student_what_the_paper_says(cdm):
     module = make_module(dat=False, cdm=cdm)
     batch = make_batches(1)[0]
-    teacher_waves, _ = module.hear(batch, module.teacher_hears)
-    student_waves, labels = module.hear(batch, module.student_hears)
+    teacher_waves, _ = module.distort(batch, module.teacher_view)
+    student_waves, labels = module.distort(batch, module.student_view)
     clean = batch.waveforms
     assert torch.equal(teacher_waves, clean) == (cdm in ("none", "setup1"))
     assert torch.equal(student_waves, clean) == (cdm == "none")
@@ -66,8 +66,8 @@ def test_one_step_matches_the_equations_written_out(dat):
     reference = make_module(dat, optim=optim)
 
     adam = {"lr": 1e-3 * optim.schedule(1), "betas": (0.9, 0.98), "eps": 1e-6, "weight_decay": 1e-6}
-    teacher_waves, _ = reference.hear(batch, "teacher")
-    student_waves, labels = reference.hear(batch, "student")
+    teacher_waves, _ = reference.distort(batch, "teacher")
+    student_waves, labels = reference.distort(batch, "student")
     out = reference.student(student_waves, batch.lengths)
     with torch.no_grad():
         states = reference.teacher(teacher_waves, batch.lengths).hidden_states
@@ -143,7 +143,7 @@ def test_micro_batches_add_up_to_the_whole_batch(dat):
 def test_the_gradient_of_the_distortion_loss_is_reversed_for_the_student():
     module = make_module(dat=True)
     batch = make_batches(1)[0]
-    waves, labels = module.hear(batch, "student")
+    waves, labels = module.distort(batch, "student")
     out = module.student(waves, batch.lengths)
     loss = module._adversarial_loss(out, labels, torch.tensor(float(len(batch))))
     loss.backward()

@@ -24,9 +24,9 @@ def test_numbers_by_type_are_those_of_the_utterances_that_carry_it(tmp_path, acc
         for batch in batches:
             for row in range(len(batch)):
                 one = batch[row : row + 1]
-                waves, labels = module.hear(one, "student")
+                waves, labels = module.distort(one, "student")
                 student = module.student(waves, one.lengths)
-                targets = module.teacher_targets(module.hear(one, "teacher")[0], one.lengths)
+                targets = module.teacher_targets(module.distort(one, "teacher")[0], one.lengths)
                 loss = distillation_loss(student.predictions, targets, student.lengths).total
                 frames = int(student.lengths)
                 for label in (name for name, set_ in zip(LABELS, labels[0], strict=True) if set_):
@@ -56,7 +56,7 @@ def test_a_broken_utterance_does_not_spoil_the_losses_by_type():
     module = make_module(dat=False)
     labels = torch.zeros(3, len(LABELS))
     labels[[0, 1], LABELS.index("pitch")] = labels[2, LABELS.index("clean")] = 1.0
-    module._note_by_type(labels, torch.tensor([6.0, float("nan"), float("inf")]), torch.tensor([3, 4, 5]))
+    module._collect_by_type(labels, torch.tensor([6.0, float("nan"), float("inf")]), torch.tensor([3, 4, 5]))
     assert module._means_by_type() == {"loss_by_type/pitch": torch.tensor(2.0)}
 
 

@@ -36,7 +36,7 @@ def test_modules_with_one_network_have_one_sound(distorted):
     """Masked prediction: the student's view of the batch, or clean speech."""
     batch = make_batches(1)[0]
     module: Any = SimpleNamespace(distorter=Distorter.from_config(NO_NOISE_FILES))
-    expected = make_module(dat=False).hear(batch, "student")[0]
+    expected = make_module(dat=False).distort(batch, "student")[0]
     if not distorted:
         batch.views, expected = {}, batch.waveforms
     sounds = heard(module, batch)

@@ -110,7 +110,7 @@ def test_wandb_plays_what_the_networks_heard(logged):
     (folder,) = logged.glob("wandb/offline-run-*/files")
     for name in ("teacher", "student"):
         samples, rate = soundfile.read(folder / rows[1][f"heard/{name}.path"])
-        waves, _ = module.hear(batch, name)
+        waves, _ = module.distort(batch, name)
         assert rate == 16_000 and len(samples) == batch.lengths[0]
         assert np.abs(samples - waves[0, : len(samples)].clamp(-1, 1).numpy()).max() < 1e-4  # 16 bit
         caption = f"{name}, batch5-0: {describe(batch.views[name].plan[0])}"
