@@ -18,7 +18,8 @@ from torch import Tensor
 from distill.data.audio import read_audio, samples_at_16k
 from distill.data.dataset import check_length
 from distill.data.noise import NoiseReader
-from distill.distortions import CONDITIONS, LABELS, VARIANTS, Distorter, DistortionConfig, Plan, UtterancePlan
+from distill.distortions import CONDITIONS, VARIANTS, Distorter, DistortionConfig, Plan, UtterancePlan
+from distill.distortions.options import NON_ADDITIVE
 from distill.downstream.results import describe_silent
 from distill.errors import DataError, UsageError
 from distill.hubert import HubertConfig, HubertEncoder
@@ -152,7 +153,7 @@ def _left_out(plan: UtterancePlan, silent: Sequence[str]) -> str:
 
 
 def find_condition(condition: str | DistortionConfig, variant: str = "paper") -> DistortionConfig:
-    """A condition by name, or one distortion alone: musan, wham, gaussian, reverb, pitch, band_reject.
+    """A condition by name, or one distortion alone: musan, wham, gaussian, or one of `NON_ADDITIVE`.
 
     Args:
         condition: name, or a `DistortionConfig`, which is returned unchanged.
@@ -172,9 +173,10 @@ def find_condition(condition: str | DistortionConfig, variant: str = "paper") ->
 def _named_condition(condition: str) -> DistortionConfig:
     if condition in CONDITIONS:
         return CONDITIONS[condition]
-    if condition in ("musan", "wham", "gaussian"):
+    additive = ("musan", "wham", "gaussian")
+    if condition in additive:
         return DistortionConfig(additive=(condition,), non_additive=("none",))
-    if condition in ("reverb", "pitch", "band_reject"):
+    if condition in NON_ADDITIVE:
         return DistortionConfig(additive=("none",), non_additive=(condition,))
-    single = [label for label in LABELS if label != "clean"]
-    raise UsageError(f"unknown condition {condition!r}; there are {', '.join([*CONDITIONS, *single])}")
+    known = (*CONDITIONS, *additive, *NON_ADDITIVE)
+    raise UsageError(f"unknown condition {condition!r}; there are {', '.join(known)}")

@@ -172,6 +172,8 @@ def describe(plan: UtterancePlan) -> list[str]:
         "reverb": f"room_scale={plan.room_scale}",
         "pitch": f"cents={plan.cents:.1f}",
         "band_reject": f"hz={plan.low_hz:.1f}-{plan.high_hz:.1f}",
+        "clipping": f"factor={plan.clip_factor:.3f}",
+        "time_drop": f"ms={1000 * plan.n_dropped / SAMPLE_RATE:.1f}",
     }[plan.non_additive]
     if plan.rir and plan.rir_db is not None:  # None: unit energy
         parameters = ", ".join(filter(None, [parameters, f"rir_db={plan.rir_db:g}"]))

@@ -1,4 +1,4 @@
-"""Clipping, as of an overdriven microphone: an extra that is no part of the paper's mix and has no label.
+"""Clipping, as of an overdriven microphone. No part of the paper's mix, and without a label.
 
 After WavAugment's `clip` (Kharitonov et al., "Data Augmenting Contrastive Learning of Speech Representations
 in the Time Domain", 2021).

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distill.distortions import additive, band_reject, pitch, reverb
+from distill.distortions import additive, band_reject, clipping, pitch, reverb, time_drop
 from distill.distortions.options import DistortionConfig, as_config
 from distill.distortions.padded import float_copy, valid_lengths
 from distill.distortions.plan import LABELS, Plan, UtterancePlan, draw_batch
@@ -20,10 +20,18 @@ from distill.waveforms import check_samples
 # that the allocator returns them to the system each time, and half the time goes into page faults.
 _CPU_SAMPLES = 8 * 12 * 16_000
 
-_EFFECTS: dict[str, tuple[Callable[..., Tensor], Callable[[UtterancePlan], tuple]]] = {
-    "reverb": (reverb.apply, lambda p: (p.room_scale,)),
-    "pitch": (pitch.apply, lambda p: (p.cents,)),
-    "band_reject": (band_reject.apply, lambda p: (p.low_hz, p.high_hz)),
+
+def _dropped(p: UtterancePlan, n_samples: int) -> tuple[int, int]:
+    """First sample and number of samples that are silenced in an utterance of so many."""
+    return time_drop.stretch(n_samples, p.n_dropped, p.drop_place)
+
+
+_EFFECTS: dict[str, tuple[Callable[..., Tensor], Callable[[UtterancePlan, int], tuple]]] = {
+    "reverb": (reverb.apply, lambda p, n_samples: (p.room_scale,)),
+    "pitch": (pitch.apply, lambda p, n_samples: (p.cents,)),
+    "band_reject": (band_reject.apply, lambda p, n_samples: (p.low_hz, p.high_hz)),
+    "clipping": (clipping.apply, lambda p, n_samples: (p.clip_factor,)),
+    "time_drop": (time_drop.apply, _dropped),
 }
 """By kind of effect: what applies it to a batch, and its arguments for one utterance."""
 
@@ -121,12 +129,18 @@ class Distorter:
     ) -> tuple[Tensor, Plan]:
         """The same waveforms as by calling it, and in place of labels the plan of what was applied.
 
-        Where silence made noise or a room impossible, `additive` is "none" or `rir` is False. Unlike a call,
-        it waits for the device.
+        Where silence made noise or a room impossible, `additive` is "none" or `rir` is False; of a short
+        utterance, `n_dropped` may be less. Unlike a call, it waits for the device.
         """
         out, reverberated, noisy = self._distort(waveforms, lengths, plan, noises, rirs)
+        counts = valid_lengths(waveforms, lengths)
         applied = [
-            replace(p, additive=p.additive if added else "none", rir=row in reverberated)
+            replace(
+                p,
+                additive=p.additive if added else "none",
+                rir=row in reverberated,
+                n_dropped=_dropped(p, counts[row])[1],
+            )
             for row, (p, added) in enumerate(zip(plan, noisy.tolist(), strict=True))
         ]
         return out, Plan(tuple(applied))
@@ -197,7 +211,7 @@ def _labels(plan: Plan, reverberated: set[int], noisy: Tensor) -> Tensor:
 def _apply_effects(out: Tensor, counts: list[int], plan: Plan) -> None:
     """Apply what comes after the noise, in place: at most one effect for each utterance."""
     for name, (effect, arguments) in _EFFECTS.items():
-        given = {row: arguments(p) for row, p in enumerate(plan) if p.non_additive == name}
+        given = {row: arguments(p, counts[row]) for row, p in enumerate(plan) if p.non_additive == name}
         _on_rows(out, counts, effect, given)
 
 

@@ -14,7 +14,11 @@ NOISE_CORPORA = (*CORPUS_NOISES, "rir")
 """All corpora of `noises` options: noise, and room impulse responses."""
 
 _ADDITIVE = (*CORPUS_NOISES, "gaussian", "none")
-_NON_ADDITIVE = ("reverb", "pitch", "band_reject", "none")
+NON_ADDITIVE = ("reverb", "pitch", "band_reject", "clipping", "time_drop")
+"""Effects that can come after the noise; the last two are no part of the paper's mix and have no label."""
+
+_CLIP_FACTOR = (0.1, 0.5)  # ours: audible at any level, still intelligible
+_TIME_DROP_S = 0.05  # WavAugment's
 
 
 def _choices(name: str, values: Sequence[str], allowed: Sequence[str]) -> tuple[str, ...]:
@@ -72,7 +76,8 @@ class DistortionConfig:
     additive: tuple[str, ...] = ("musan", "wham", "gaussian", "none")
     """Noise types, each equally likely (repeat one to weight it): musan, wham, gaussian, fsd, dns, none."""
     non_additive: tuple[str, ...] = ("reverb", "pitch", "band_reject", "none")
-    """Other effects, each equally likely, applied after the noise: reverb, pitch, band_reject, none."""
+    """Other effects, each equally likely, applied after the noise: reverb, pitch, band_reject, clipping,
+    time_drop, none."""
     rir: bool = False
     """Whether to convolve with a recorded room impulse response before the noise."""
     snr_db: tuple[float, float] | None = None
@@ -83,6 +88,11 @@ class DistortionConfig:
     """Largest pitch shift in cents, up or down."""
     band_scaler: float | None = None
     """Largest rejected band as a multiple of 27 of 256 mel bins; every band has at least one bin."""
+    clip_factor: tuple[float, float] | None = None
+    """Lowest and highest share of an utterance's own extremes at which it is clipped; with "clipping" in
+    `non_additive` 0.1 and 0.5 unless given."""
+    time_drop_s: float | None = None
+    """Longest stretch that is silenced, in seconds; with "time_drop" in `non_additive` 0.05 unless given."""
     variant: str = "paper"
     """Whose values and ways: "paper" or "authors" (their released code); see `VARIANTS`."""
 
@@ -94,7 +104,7 @@ class DistortionConfig:
             if getattr(self, name) is None:
                 object.__setattr__(self, name, getattr(own, name))
         assert self.snr_db is not None and self.pitch_cents is not None and self.band_scaler is not None
-        for name, allowed in (("additive", _ADDITIVE), ("non_additive", _NON_ADDITIVE)):
+        for name, allowed in (("additive", _ADDITIVE), ("non_additive", (*NON_ADDITIVE, "none"))):
             object.__setattr__(self, name, _choices(name, getattr(self, name), allowed))
         snr = _interval("snr_db", self.snr_db, -100, 100)
         if own.whole_db and any(value != int(value) for value in snr):
@@ -111,6 +121,18 @@ class DistortionConfig:
             raise ValueError(
                 f"band_scaler must be between {least:.3f} and {most:.2f}, got {self.band_scaler}"
             )
+        self._complete_extras()
+
+    def _complete_extras(self) -> None:
+        """Check the options of effects outside the paper's mix; those of effects not drawn may stay None."""
+        if self.clip_factor is None and "clipping" in self.non_additive:
+            object.__setattr__(self, "clip_factor", _CLIP_FACTOR)
+        if self.time_drop_s is None and "time_drop" in self.non_additive:
+            object.__setattr__(self, "time_drop_s", _TIME_DROP_S)
+        if self.clip_factor is not None:
+            object.__setattr__(self, "clip_factor", _interval("clip_factor", self.clip_factor, 0.01, 0.99))
+        if self.time_drop_s is not None and not 0.001 <= self.time_drop_s <= 10:
+            raise ValueError(f"time_drop_s must be between 0.001 and 10, got {self.time_drop_s}")
 
     @property
     def corpora(self) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ Legend: B utterances.
 """
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, overload
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from distill.distortions.band_reject import mel_band
 from distill.distortions.options import CORPUS_NOISES, VARIANTS, DistortionConfig
+from distill.waveforms import SAMPLE_RATE
 
 LABELS = ("musan", "gaussian", "wham", "reverb", "pitch", "band_reject", "clean")
 """The domain classifier's classes, in the order of the label columns."""
@@ -21,7 +23,7 @@ LABELS = ("musan", "gaussian", "wham", "reverb", "pitch", "band_reject", "clean"
 
 @dataclass(frozen=True)
 class UtterancePlan:
-    """Everything random about one utterance's distortion. All is drawn always, used or not."""
+    """One utterance's distortion. All that an option governs is drawn always, used or not."""
 
     utterance_id: str
     """The utterance this plan is for."""
@@ -53,6 +55,12 @@ class UtterancePlan:
     """By how many dB the room impulse response has less energy than the speech; None: it has unit energy."""
     stretch_noise: bool = False
     """Whether a clip shorter than the speech is stretched by repeating each sample, instead of tiled."""
+    clip_factor: float = 1.0
+    """Share of its own extremes at which the utterance is clipped."""
+    n_dropped: int = 0
+    """Samples that are silenced; never more than half of the utterance."""
+    drop_place: float = 0.0
+    """In [0, 1): where in the utterance."""
 
     @property
     def noise_corpus(self) -> str | None:
@@ -82,8 +90,8 @@ class Plan:
     def labels(self) -> Tensor:
         """Multi-hot domain labels, (B, 7) float32 in the order of `LABELS`.
 
-        "clean" is set only where nothing at all is applied. fsd, dns and room impulse responses have no
-        column: they are never seen in training.
+        "clean" is set only where nothing at all is applied. fsd, dns and room impulse responses, which are
+        never seen in training, have no column, nor have clipping and time drop.
         """
         labels = torch.zeros(len(self), len(LABELS))
         for row, plan in enumerate(self.utterances):
@@ -124,10 +132,9 @@ def draw(config: DistortionConfig, utterance_id: str, key: Sequence[object]) -> 
     text = "\0".join(str(part) for part in (*key, utterance_id))
     digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
     generator = np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
-    u = generator.random(12).tolist()
+    u = generator.random(15).tolist()  # a new one goes to the end: the others stay what they were
     own = VARIANTS[config.variant]
     assert config.snr_db is not None and config.pitch_cents is not None and config.band_scaler is not None
-    snr_low, snr_high = config.snr_db
     room_low, room_high = config.room_scale
     low_hz, high_hz = mel_band(config.band_scaler, u[9], u[10])
     return UtterancePlan(
@@ -135,7 +142,7 @@ def draw(config: DistortionConfig, utterance_id: str, key: Sequence[object]) -> 
         additive=config.additive[int(u[0] * len(config.additive))],
         non_additive=config.non_additive[int(u[1] * len(config.non_additive))],
         rir=config.rir,
-        snr_db=_whole(config.snr_db, u[2]) if own.whole_db else snr_low + u[2] * (snr_high - snr_low),
+        snr_db=_whole(config.snr_db, u[2]) if own.whole_db else _between(config.snr_db, u[2]),
         noise_choice=u[3],
         noise_offset=u[4],
         rir_choice=u[5],
@@ -146,7 +153,16 @@ def draw(config: DistortionConfig, utterance_id: str, key: Sequence[object]) -> 
         high_hz=high_hz,
         rir_db=None if own.rir_db is None else _whole(own.rir_db, u[11]),
         stretch_noise=own.stretch,
+        clip_factor=1.0 if config.clip_factor is None else _between(config.clip_factor, u[12]),
+        n_dropped=math.ceil((config.time_drop_s or 0) * SAMPLE_RATE * (1 - u[13])),
+        drop_place=u[14],
     )
+
+
+def _between(interval: tuple[float, float], u: float) -> float:
+    """A number of an interval, by a draw in [0, 1)."""
+    low, high = interval
+    return low + u * (high - low)
 
 
 def _whole(interval: tuple[float, float], u: float) -> float:

@@ -1,4 +1,4 @@
-"""Time drop: a stretch of silence, as of a lost packet. An extra without a label, no part of the paper's mix.
+"""Time drop: a stretch of silence, as of a lost packet. No part of the paper's mix, and without a label.
 
 After WavAugment's `time_dropout` (Kharitonov et al., "Data Augmenting Contrastive Learning of Speech
 Representations in the Time Domain", 2021), which drops up to 50 ms.
@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from distill.distortions.padded import PerRow, float_copy, per_row, valid_lengths
-from distill.waveforms import SAMPLE_RATE
 
 
 @torch.no_grad()
@@ -30,7 +29,7 @@ def apply(
         waveforms: (B, T) at 16 kHz; not modified.
         lengths: (B,) valid samples; None means full rows.
         start: (B,) first sample to drop, or one for all.
-        n_dropped: (B,) samples to drop, or one for all; 0 leaves the utterance as it is. `draw` draws both.
+        n_dropped: (B,) samples to drop, or one for all; 0 leaves the utterance as it is.
 
     Returns:
         (B, T) float32, padding zero.
@@ -50,29 +49,16 @@ def apply(
     return out
 
 
-def draw(
-    lengths: Tensor | Sequence[int], seeds: Sequence[int], max_dropped_s: float = 0.05
-) -> tuple[list[int], list[int]]:
-    """Draw where to drop: a length uniform from 0 to the maximum, then a place uniform in the utterance.
+def stretch(n_samples: int, n_dropped: int, place: float) -> tuple[int, int]:
+    """Where an utterance is silenced: never more than half of it.
 
     Args:
-        lengths: (B,) valid samples.
-        seeds: B generator seeds, one per utterance, so that the batch does not decide.
-        max_dropped_s: longest drop in seconds; never more than the utterance.
+        n_samples: of the utterance.
+        n_dropped: samples to silence, if the utterance is long enough.
+        place: in [0, 1): where.
 
     Returns:
-        (starts, numbers of samples), as `apply` takes them.
-
-    Raises:
-        ValueError: if the numbers of lengths and seeds differ or the longest drop is negative.
+        First sample and number of samples, as `apply` takes them.
     """
-    if max_dropped_s < 0:
-        raise ValueError(f"max_dropped_s must not be negative, got {max_dropped_s}")
-    counts = [int(n) for n in (lengths.tolist() if isinstance(lengths, Tensor) else lengths)]
-    starts, dropped = [], []
-    for count, seed in zip(counts, seeds, strict=True):
-        u = torch.rand(2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).tolist()
-        n = int(u[0] * (min(round(max_dropped_s * SAMPLE_RATE), count) + 1))
-        dropped.append(n)
-        starts.append(int(u[1] * (count - n + 1)))
-    return starts, dropped
+    n = min(n_dropped, n_samples // 2)
+    return int(place * (n_samples - n + 1)), n

@@ -86,6 +86,8 @@ def describe(plan: UtterancePlan) -> str:
         "reverb": f"reverb of a {plan.room_scale} % room",
         "pitch": f"pitch {plan.cents:+.0f} cents",
         "band_reject": f"without {plan.low_hz:.0f}-{plan.high_hz:.0f} Hz",
+        "clipping": f"clipped at {100 * plan.clip_factor:.0f} % of its extremes",
+        "time_drop": f"{1000 * plan.n_dropped / SAMPLE_RATE:.1f} ms silenced",
     }[plan.non_additive]
     steps = ["recorded room" if plan.rir else "", noise, effect]
     return ", then ".join(step for step in steps if step) or "clean"

@@ -56,6 +56,14 @@ def test_a_materialised_set_is_that_of_the_runs(low_speech, low_cuts, corpora, r
     assert len(list(open_cuts(f"{path}?non_additive=none"))) == sum(r["non_additive"] == "none" for r in rows)
 
 
+@pytest.mark.parametrize(("kind", "parameter"), [("clipping", "factor"), ("time_drop", "ms")])
+def test_a_materialised_set_of_one_effect_outside_the_papers_mix(speech, tmp_path, kind, parameter):
+    rows = listing(materialise(str(speech), tmp_path / "set", kind, {}))
+    assert len(rows) == 11 and {(row["additive"], row["non_additive"]) for row in rows} == {("none", kind)}
+    assert {row["parameters"].partition("=")[0] for row in rows} == {parameter}
+    assert all(float(row["parameters"].partition("=")[2]) > 0 for row in rows)
+
+
 def test_a_materialised_set_keeps_classes_and_texts_and_names_its_rooms(low_speech, corpora, tmp_path):
     spoken = []
     for number, cut in enumerate(open_cuts(str(low_speech))):

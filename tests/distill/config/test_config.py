@@ -52,6 +52,17 @@ def test_overrides_win_and_are_typed():
     assert recipe.logging.wandb == "off" and recipe.data.noises["musan"] == ["a", "b"]
 
 
+def test_recipes_reach_clipping_and_time_drop_and_do_not_use_them_unless_told():
+    for name in recipe_names():
+        distortion = load(name).distortion
+        assert distortion.clip_factor is None and distortion.time_drop_s is None
+        assert not {"clipping", "time_drop"} & set(distortion.non_additive)
+    chosen = ["distortion.non_additive=[reverb,clipping,time_drop,none]", "distortion.time_drop_s=0.2"]
+    distortion = load("s4", chosen).distortion
+    assert (distortion.clip_factor, distortion.time_drop_s) == ((0.1, 0.5), 0.2)
+    assert load("s4", [*chosen, "distortion.clip_factor=[0.3,0.4]"]).distortion.clip_factor == (0.3, 0.4)
+
+
 def test_a_variant_wins_over_the_numbers_below_it_and_not_over_those_beside_it(tmp_path):
     authors = CONDITIONS["2-dist"].of_variant("authors")
     assert load("s4", ["distortion.variant=authors"]).distortion == authors

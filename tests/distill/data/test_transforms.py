@@ -48,6 +48,15 @@ def test_equals_the_distorter():
     assert seen == {"musan", "wham", "gaussian", "reverb", "pitch", "band_reject", "none"}
 
 
+@pytest.mark.parametrize("effect", ["clipping", "time_drop"])
+def test_effects_outside_the_papers_mix(effect):
+    config = only(non_additive=effect)
+    distorter = Distorter.from_config(config)
+    expected, _ = distorter(speech()[None], None, distorter.plan(["a"]))
+    assert torch.equal(DistortTransform(config)(speech(), "a"), expected[0])
+    assert not torch.equal(expected[0], speech())
+
+
 def test_rooms_come_first():
     rirs = [torch.tensor([0.0, 1.0, 0.5]), torch.tensor([1.0, 0.0, 0.0, 0.7])]
     transform = DistortTransform("dns", CLIPS, rirs=rirs, split="test")

@@ -22,6 +22,9 @@ from distill.distortions import (
 )
 
 MIX = Distorter.from_config("2-dist")
+EXTRAS = Distorter.from_config(
+    {"additive": ["wham", "gaussian", "none"], "non_additive": ["reverb", "clipping", "time_drop", "none"]}
+)
 
 
 def batch(n_rows: int = 16, n_samples: int = 4000, seed: int = 0):
@@ -42,39 +45,44 @@ def on(labels: torch.Tensor) -> set[str]:
     return {name for name, value in zip(LABELS, labels, strict=True) if value}
 
 
+@pytest.mark.parametrize("distorter", [MIX, EXTRAS])
 @settings(deadline=None, max_examples=15)
 @given(seed=st.integers(0, 1000))
-def test_invariants(seed):
+def test_invariants(distorter, seed):
     x, lengths, noises, ids = batch(6, 3000, seed)
     x[0, int(lengths[0]) :] = 7.0  # rubbish in the padding
     before = x.clone(), [n.clone() for n in noises]
-    plan = MIX.plan(ids, seed)
-    y, labels = MIX(x, lengths, plan, noises)
+    plan = distorter.plan(ids, seed)
+    y, labels = distorter(x, lengths, plan, noises)
     assert torch.equal(x, before[0])
     assert all(torch.equal(a, b) for a, b in zip(noises, before[1], strict=True))
     assert y.shape == x.shape and y.dtype == torch.float32 and bool(y.isfinite().all())
     assert torch.equal(labels, plan.labels())
     for row, n in enumerate(lengths):
         assert not y[row, n:].any()
-    again, _ = MIX(x, lengths, MIX.plan(ids, seed), noises)
+    again, _ = distorter(x, lengths, distorter.plan(ids, seed), noises)
     assert torch.equal(y, again)
 
 
-def test_an_utterance_does_not_depend_on_its_batch():
+@pytest.mark.parametrize("distorter", [MIX, EXTRAS])
+def test_an_utterance_does_not_depend_on_its_batch(distorter):
     x, lengths, noises, ids = batch(24)
-    plan = MIX.plan(ids)
-    assert {p.additive for p in plan} | {p.non_additive for p in plan} >= set(LABELS[:6])
-    y, labels = MIX(x, lengths, plan, noises)
+    plan = distorter.plan(ids)
+    config = distorter.config
+    assert {p.additive for p in plan} == set(config.additive)
+    assert {p.non_additive for p in plan} == set(config.non_additive)
+    y, labels = distorter(x, lengths, plan, noises)
     for row, n in enumerate(lengths.tolist()):
-        alone, label = MIX(x[row : row + 1, :n], None, plan[row : row + 1], noises[row : row + 1])
+        alone, label = distorter(x[row : row + 1, :n], None, plan[row : row + 1], noises[row : row + 1])
         torch.testing.assert_close(y[row : row + 1, :n], alone, atol=1e-5, rtol=0)
         assert torch.equal(labels[row], label[0])
 
 
-def test_rows_get_exactly_the_effects_of_their_plan_in_order():
+@pytest.mark.parametrize("distorter", [MIX, EXTRAS])
+def test_rows_get_exactly_the_effects_of_their_plan_in_order(distorter):
     x, lengths, noises, ids = batch(48, 2000)
-    plan = MIX.plan(ids, seed=5)
-    y, _ = MIX(x, lengths, plan, noises)
+    plan = distorter.plan(ids, seed=5)
+    y, _ = distorter(x, lengths, plan, noises)
     for row, (p, n) in enumerate(zip(plan, lengths.tolist(), strict=True)):
         z = x[row : row + 1, :n]
         if p.additive != "none":
@@ -86,6 +94,11 @@ def test_rows_get_exactly_the_effects_of_their_plan_in_order():
             z = pitch.apply(z, None, [p.cents])
         elif p.non_additive == "band_reject":
             z = band_reject.apply(z, None, [p.low_hz], [p.high_hz])
+        elif p.non_additive == "clipping":
+            z = clipping.apply(z, None, [p.clip_factor])
+        elif p.non_additive == "time_drop":
+            start, n_dropped = time_drop.stretch(n, p.n_dropped, p.drop_place)
+            z = time_drop.apply(z, None, [start], [n_dropped])
         torch.testing.assert_close(y[row : row + 1, :n], z, atol=1e-5, rtol=0)
 
 
@@ -133,6 +146,18 @@ def test_silent_rir_is_left_out():
     assert torch.equal(y[0], x[0]) and not torch.equal(y[1], x[1])
     assert [on(row) for row in labels] == [{"clean"}, set()]
     assert distorter.skipped_silent == 1
+
+
+@pytest.mark.parametrize("effect", ["clipping", "time_drop"])
+def test_clipping_and_time_drop_are_applied_and_not_clean(effect):
+    distorter = only("none", effect)
+    x, lengths, _, ids = batch(8)
+    plan = distorter.plan(ids)
+    y, labels = distorter(x, lengths, plan)
+    assert not labels.any() and all(not torch.equal(a, b) for a, b in zip(x, y, strict=True))
+    short, applied = distorter.apply(x[:, :400], None, plan)
+    assert short.isfinite().all() and [p.non_additive for p in applied] == [effect] * 8
+    assert all(p.n_dropped == min(drawn.n_dropped, 200) for p, drawn in zip(applied, plan, strict=True))
 
 
 def test_micro_batches_equal_the_batch():

@@ -95,12 +95,18 @@ def test_draws_stay_the_same_over_releases():
         {"pitch_cents": 50.0},
         {"band_scaler": 2.0},
         {"rir": True},
+        {"clip_factor": (0.2, 0.3)},
+        {"time_drop_s": 0.1},
     ],
 )
 def test_changing_one_option_leaves_the_other_draws_alone(change):
     before = Distorter.from_config(DistortionConfig()).plan(IDS[:50])
     after = Distorter.from_config(replace(DistortionConfig(), **change)).plan(IDS[:50])
-    allowed = {"pitch_cents": {"cents"}, "band_scaler": {"low_hz", "high_hz"}}
+    allowed = {
+        "pitch_cents": {"cents"},
+        "band_scaler": {"low_hz", "high_hz"},
+        "time_drop_s": {"n_dropped"},
+    }
     option = next(iter(change))
     changed = {
         f.name
@@ -130,6 +136,28 @@ def test_test_conditions_have_no_column():
     assert Distorter.from_config(None).plan(["a"])[0].noise_corpus is None
 
 
+def test_clipping_and_time_drop_are_drawn_if_asked_for():
+    config = DistortionConfig(non_additive=("clipping", "time_drop", "none"))
+    assert (config.clip_factor, config.time_drop_s) == ((0.1, 0.5), 0.05)
+    plan = Distorter.from_config(config).plan(IDS, seed=1)
+    counts = [sum(p.non_additive == kind for p in plan) for kind in config.non_additive]
+    assert chisquare(counts).pvalue > 1e-3
+    factors = np.array([p.clip_factor for p in plan])
+    assert kstest((factors - 0.1) / 0.4, "uniform").pvalue > 1e-3
+    assert kstest([p.drop_place for p in plan], "uniform").pvalue > 1e-3
+    dropped = np.bincount([p.n_dropped for p in plan], minlength=801)
+    assert len(dropped) == 801 and dropped[0] == 0  # 1 to 800 samples, 50 ms
+    assert chisquare(dropped[1:].reshape(20, 40).sum(1)).pvalue > 1e-3
+
+
+def test_clipping_and_time_drop_have_no_label_and_are_not_clean():
+    config = DistortionConfig(additive=("wham", "none"), non_additive=("clipping", "time_drop", "none"))
+    plan = Distorter.from_config(config).plan(IDS[:200])
+    for row, p in zip(plan.labels(), plan, strict=True):
+        expected = {"wham"} if p.additive == "wham" else {"clean"} if p.non_additive == "none" else set()
+        assert {name for name, on in zip(LABELS, row, strict=True) if on} == expected
+
+
 def test_slices_are_plans_and_to_dict_is_json():
     plan = Distorter.from_config("2-dist").plan(["a", "b", "c"])
     assert isinstance(plan[1:], Plan) and len(plan[1:]) == 2
@@ -151,6 +179,13 @@ def test_slices_are_plans_and_to_dict_is_json():
         ("pitch_cents", 5000.0),
         ("band_scaler", 0.0),
         ("band_scaler", 10.0),
+        ("clip_factor", (0.0, 0.5)),
+        ("clip_factor", (0.5, 1.0)),
+        ("clip_factor", (0.5, 0.2)),
+        ("clip_factor", 0.5),
+        ("time_drop_s", 0.0),
+        ("time_drop_s", 11.0),
+        ("time_drop_s", float("nan")),
     ],
 )
 def test_config_mistakes_name_the_field(field, value):

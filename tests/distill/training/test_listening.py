@@ -27,6 +27,10 @@ def test_plans_in_words():
     assert words(additive="wham", non_additive="none") == "wham at 12.3 dB SNR"
     assert words(additive="none", non_additive="pitch") == "pitch -120 cents"
     assert words(additive="none", non_additive="band_reject") == "without 500-612 Hz"
+    assert (
+        words(additive="none", non_additive="clipping", clip_factor=0.25) == "clipped at 25 % of its extremes"
+    )
+    assert words(additive="none", non_additive="time_drop", n_dropped=200) == "12.5 ms silenced"
     everything = words(additive="dns", non_additive="reverb", rir=True)
     assert everything == "recorded room, then dns at 12.3 dB SNR, then reverb of a 40 % room"
 
