@@ -16,7 +16,7 @@ from distill.distortions.plan import Plan
 
 @dataclass
 class View:
-    """How one network hears a batch: a plan of distortions and the recordings that the plan asks for."""
+    """A batch as one network hears it: a plan of distortions and the recordings that the plan needs."""
 
     plan: Plan
     noises: list[Tensor | None]
@@ -38,7 +38,7 @@ def _each(tensors: Sequence[Tensor | None], device: torch.device | str) -> list[
 
 @dataclass
 class Batch:
-    """Clean speech, padded at the end with zeros, and the views of it."""
+    """Clean speech, padded at the end with zeros, and the views of the networks."""
 
     ids: list[str]
     waveforms: Tensor
@@ -46,21 +46,21 @@ class Batch:
     lengths: Tensor
     """(B,) int64, valid samples; stays on the CPU, where reading it costs nothing."""
     views: dict[str, View] = field(default_factory=dict)
-    """By stream: "student" and "teacher", as far as the setup needs them."""
+    """By name: "student", "teacher" or both, as the setup needs."""
     targets: Tensor | None = None
     """(B, F) int64 cluster labels, -1 in the padding (masked prediction only)."""
     position: tuple[int, int] = (0, 0)
-    """Epoch, and which of its batches this is: where a resumed run has to go on behind."""
+    """Epoch, and number of this batch in it: a resumed run continues after it."""
     skipped: list[tuple[str, str]] = field(default_factory=list)
-    """(id, reason) of utterances that were to be in it and could not be used."""
+    """(id, reason) of utterances of this batch that could not be used."""
     noise_reads: int = 0
-    """Recordings of noise and rooms that were to be read for its views."""
+    """Recordings of noise and rooms that its views need."""
     noise_lost: list[tuple[str, str]] = field(default_factory=list)
     """(id, reason) of those that could not be read."""
     noise_silent: list[tuple[str, str]] = field(default_factory=list)
-    """(id, reason) of those in which there is nothing but silence."""
+    """(id, reason) of those that are silent from beginning to end."""
     noise_pauses: int = 0
-    """Those of which the stretch that was drawn is silent, and the rest is not."""
+    """Number of those that are silent only in the stretch that was drawn."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -82,7 +82,7 @@ class Batch:
         return [self[start : start + size] for start in range(0, len(self), size)]
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same on `device`, lengths excepted."""
+        """The same on `device`; lengths stay on the CPU."""
         return Batch(
             self.ids,
             self.waveforms.to(device, non_blocking=True),

@@ -165,7 +165,7 @@ class HubertOutput:
 
 
 class _ScaledGradient(torch.autograd.Function):
-    """The very same values, in every precision; their gradient times a factor."""
+    """The identity, to the last bit in every precision; its gradient is multiplied by a factor."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: float) -> Tensor:
@@ -373,7 +373,7 @@ class HubertEncoder(nn.Module):
         """(B, T) -> (B, F, C)."""
         if self.config.normalize_input:
             waveforms = normalize_waveforms(waveforms, lengths)
-        elif lengths is not None:  # 0 times what is not finite is not 0, in the statistics
+        elif lengths is not None:  # in the statistics, 0 times a padding that is not finite would not be 0
             waveforms = waveforms.masked_fill(~frame_mask(lengths, waveforms.shape[1]), 0.0)
         x = waveforms.to(self.projection.weight.dtype)[:, None]
         valid = lengths
@@ -407,7 +407,7 @@ class HubertEncoder(nn.Module):
         if waveforms.dim() != 2:
             raise ValueError(f"waveforms must be (B, T), not {tuple(waveforms.shape)}")
         shortest = waveforms.shape[1]
-        # Lengths on a GPU are trusted: looking at them would make it wait. `distill.data` checks them.
+        # Lengths on a GPU are trusted: reading them would wait for it. `distill.data` checks them.
         if lengths is not None and lengths.device.type == "cpu" and not torch.compiler.is_compiling():
             if lengths.shape != waveforms.shape[:1]:
                 raise ValueError(
@@ -425,11 +425,11 @@ class HubertEncoder(nn.Module):
 
 
 def beyond_weights(config: HubertConfig) -> str:
-    """What decides the features of a model and is not seen in its weights; "" where it is as in HuBERT base.
+    """What decides a model's features but is not visible in its weights; "" where it is that of base.
 
-    It belongs into the identity of everything that is made of features: the same weights give others when
-    they are read with other strides or heads, with or without normalising the waveforms. Pre-norm models are
-    named since features of their last layer were once taken before the final norm.
+    Part of the identity of everything made of features: the same weights give other features with other
+    strides or heads, or with the waveforms normalised. Pre-norm models are named because features of their
+    last layer were once taken before the final norm.
     """
     found = {
         "strides": tuple(stride for _, _, stride in config.conv_layers),

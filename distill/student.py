@@ -20,8 +20,8 @@ INHERITED = (
     *("conv_layers", "conv_norm", "conv_bias", "normalize_input"),
     *("dim", "heads", "ffn_dim", "pre_norm", "position_kernel", "position_groups"),
 )
-"""What a student has of its teacher's configuration: the shape of the weights that it starts with, and how
-they are used. How it is trained is its own."""
+"""What a student takes from its teacher's configuration: the shapes of the weights that it starts with, and
+how they are used. Dropout and the like are its own."""
 
 
 @dataclass
@@ -33,8 +33,8 @@ class StudentOutput:
     hidden_states: list[Tensor]
     """[0] the transformer's input, [i] the output of layer i, each (B, F, D)."""
     z: Tensor
-    """(B, F, D), the last layer, after the final layer norm of pre-norm models: what the heads hear and what
-    is used downstream (Eq. 1)."""
+    """(B, F, D), the last layer, after the final layer norm of pre-norm models: the input of the heads and
+    of downstream tasks (Eq. 1)."""
     lengths: Tensor
     """(B,) int64, valid frames."""
 

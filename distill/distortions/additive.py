@@ -23,7 +23,7 @@ def apply(
 ) -> Tensor:
     """Add noise so that the SNR over each utterance's valid samples is exactly `snr_db`.
 
-    Nothing is clipped at +-1. Where speech or noise is silent no gain gives the SNR, and the speech is
+    Nothing is limited to +-1. Where speech or noise is silent no gain gives the SNR, and the speech is
     returned as it is.
 
     Args:

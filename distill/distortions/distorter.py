@@ -22,7 +22,7 @@ _CPU_SAMPLES = 8 * 12 * 16_000
 
 
 def _dropped(p: UtterancePlan, n_samples: int) -> tuple[int, int]:
-    """First sample and number of samples that are silenced in an utterance of so many."""
+    """First sample and number of samples that are silenced in an utterance of `n_samples`."""
     return time_drop.stretch(n_samples, p.n_dropped, p.drop_place)
 
 
@@ -43,7 +43,7 @@ class Distorter:
         plan = distorter.plan(["a", "b"], seed=1, epoch=0)
         distorted, labels = distorter(waveforms, lengths, plan, noises)
 
-    Nothing is clipped at +-1: the waves go on as floats.
+    Nothing is limited to +-1: waveforms stay floats.
     """
 
     def __init__(self, config: DistortionConfig, split: str = "train") -> None:

@@ -63,7 +63,7 @@ def per_row(name: str, values: PerRow, n_rows: int, low: float, high: float) -> 
 
 
 def clear_padding_(waveforms: Tensor, lengths: Sequence[int]) -> Tensor:
-    """Zero everything behind each row's valid samples, in place; touches nothing else."""
+    """Zero everything after each row's valid samples, in place."""
     for row, n in enumerate(lengths):
         if n < waveforms.shape[1]:
             waveforms[row, n:] = 0

@@ -136,8 +136,8 @@ def _resample(stretched: Tensor, unit_in: int, unit_out: int, n_samples: int) ->
     guard = math.ceil(_GUARD / min(unit_in, unit_out))  # units
     kept = _UNITS - 2 * guard
     n_blocks = math.ceil(n_samples / (kept * unit_out))
-    behind = (n_blocks * kept + guard) * unit_in - len(stretched)
-    blocks = F.pad(stretched, (guard * unit_in, behind)).unfold(0, _UNITS * unit_in, kept * unit_in)
+    n_after = (n_blocks * kept + guard) * unit_in - len(stretched)
+    blocks = F.pad(stretched, (guard * unit_in, n_after)).unfold(0, _UNITS * unit_in, kept * unit_in)
     n_bins = _UNITS * min(unit_in, unit_out) // 2 + 1
     spectra = torch.fft.rfft(blocks)[:, :n_bins]
     first = int(_PASSBAND * (n_bins - 1))

@@ -50,7 +50,7 @@ def apply(waveforms: Tensor, lengths: Tensor | Sequence[int] | None, room_scale:
         room_scale: (B,) integers 0-100, per cent, or one for all.
 
     Returns:
-        (B, T) float32 of the same lengths (the tail behind the last sample is cut, padding is zero).
+        (B, T) float32 of the same lengths (the tail after the last sample is cut, padding is zero).
 
     Raises:
         ValueError: if a shape is wrong or a room scale is not an integer in 0-100.
