@@ -1,4 +1,4 @@
-"""The training step: who hears what, who is updated, and that processes and micro-batches add up."""
+"""The training step: which view each network gets, what is updated, how micro-batches add up."""
 
 import subprocess
 import sys
@@ -269,7 +269,7 @@ def test_dat_without_distortions_is_refused():
         make_module(dat=True, cdm="none")
 
 
-def test_the_top_layer_of_a_large_teacher_is_predicted_behind_its_final_norm():
+def test_the_top_layer_of_a_large_teacher_is_predicted_after_its_final_norm():
     module = make_module(dat=False, size="large")
     batch = make_batches(1)[0]
     torch.nn.init.uniform_(module.teacher.norm.weight, 0.5, 1.5)

@@ -1,3 +1,6 @@
+"""Noise at an exact signal-to-noise ratio."""
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -111,3 +114,36 @@ def test_noise_segment_reaches_both_ends():
 def test_wrong_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         additive.apply(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("n_samples", "stretched"),
+    [(4, [0, 0, 1, 1]), (5, [0, 0, 1, 1, 2]), (6, [0, 0, 0, 1, 1, 1]), (7, [0, 0, 0, 1, 1, 1, 2])],
+)
+def test_short_noise_is_stretched(n_samples, stretched):
+    """Each sample n // len(noise) + 1 times, as numpy.repeat, and cut to the speech."""
+    noise = torch.tensor([0.3, -0.7, 0.5])
+    assert stretched == np.repeat([0, 1, 2], n_samples // 3 + 1)[:n_samples].tolist()
+    speech = torch.linspace(0.1, 1, n_samples)[None]
+    found = additive.apply(speech, None, [noise], [10.0], stretch=True)
+    expected = additive.apply(speech, None, [noise[stretched]], [10.0])
+    torch.testing.assert_close(found, expected)
+    assert not torch.allclose(found, additive.apply(speech, None, [noise], [10.0]))
+
+
+@pytest.mark.parametrize("n_noise", [8, 12])
+def test_noise_that_is_long_enough_is_not_stretched(n_noise):
+    speech, noise = torch.linspace(0.1, 1, 8)[None], torch.randn(n_noise)
+    found = additive.apply(speech, None, [noise], [10.0], stretch=True)
+    assert torch.equal(found, additive.apply(speech, None, [noise], [10.0]))
+
+
+def test_stretching_is_per_utterance():
+    waves, noise = (
+        torch.randn(2, 8, generator=torch.Generator().manual_seed(0)),
+        torch.tensor([0.3, -0.7, 0.5]),
+    )
+    found = additive.apply(waves, None, [noise] * 2, 10, stretch=[True, False])
+    for row, stretch in enumerate((True, False)):
+        expected = additive.apply(waves[row : row + 1], None, [noise], 10, stretch=stretch)
+        torch.testing.assert_close(found[row : row + 1], expected)

@@ -1,3 +1,5 @@
+"""Clipping at a share of an utterance's own extremes."""
+
 import pytest
 import torch
 from hypothesis import given, settings

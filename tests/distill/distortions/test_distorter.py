@@ -1,3 +1,5 @@
+"""Plans applied to batches: who gets which effect, silence, padding, devices."""
+
 import pickle
 import subprocess
 import sys
@@ -9,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distill.distortions import (
+    CONDITIONS,
     LABELS,
+    VARIANTS,
     Distorter,
     DistortionConfig,
     Plan,
@@ -269,6 +273,21 @@ def test_the_plan_of_what_was_applied():
     assert torch.equal(out, dns(waves, None, plan, noises, rirs)[0])
     assert [(p.additive, p.rir) for p in applied] == [("dns", True), ("none", True), ("dns", False)]
     assert [p.snr_db for p in applied] == [p.snr_db for p in plan]
+
+
+def test_the_distorter_does_as_its_variant():
+    generator = torch.Generator().manual_seed(0)
+    waves, noise = 0.1 * torch.randn(1, 4000, generator=generator), torch.randn(900, generator=generator)
+    rir = torch.randn(300, generator=generator)
+    heard = {}
+    for variant in VARIANTS:
+        distorter = Distorter.from_config(CONDITIONS["dns"].of_variant(variant))
+        plan = distorter.plan(["a"])
+        heard[variant], _ = distorter(waves, None, plan, [noise], [rir])
+        room = reverb.convolve_rir(waves, None, [rir], None if variant == "paper" else [plan[0].rir_db])
+        expected = additive.apply(room, None, [noise], [plan[0].snr_db], stretch=variant == "authors")
+        torch.testing.assert_close(heard[variant], expected)
+    assert not torch.allclose(heard["paper"], heard["authors"])
 
 
 def test_imports_without_the_data_stack():

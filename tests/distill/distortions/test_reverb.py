@@ -1,3 +1,5 @@
+"""The synthetic room against sox, recorded rooms against their formulas."""
+
 import numpy as np
 import pytest
 import torch
@@ -101,3 +103,38 @@ def test_wrong_rirs():
         reverb.convolve_rir(torch.zeros(2, 5), None, [torch.ones(3)])
     with pytest.raises(ValueError, match="1-D"):
         reverb.convolve_rir(torch.zeros(1, 5), None, [torch.ones(1, 3)])
+
+
+def test_the_authors_rooms_have_the_energy_of_a_noise_at_that_snr():
+    """h · sqrt(sum x^2 / sum h^2 · 10^(-dB / 10)), x * h cut to the length of x: not aligned at its peak."""
+    generator = torch.Generator().manual_seed(0)
+    waves = torch.randn(2, 6000, generator=generator) * 0.05
+    rir = torch.randn(900, generator=generator) * torch.exp(-torch.arange(900) / 200)
+    found = reverb.convolve_rir(waves, [6000, 4000], [rir, rir], [10.0, 17.0])
+    for row, (n_samples, energy_db) in enumerate(((6000, 10.0), (4000, 17.0))):
+        x, h = waves[row, :n_samples].double().numpy(), rir.double().numpy()
+        scale = np.sqrt((x**2).sum() / (h**2).sum() * 10 ** (-energy_db / 10))
+        expected = fftconvolve(x, h * scale)[:n_samples]
+        np.testing.assert_allclose(found[row, :n_samples].numpy(), expected, atol=1e-5)
+        assert (found[row, n_samples:] == 0).all()
+
+
+def test_the_level_grows_with_the_square_root_of_the_length():
+    generator = torch.Generator().manual_seed(0)
+    rir = torch.randn(800, generator=generator) * torch.exp(-torch.arange(800) / 100)
+    gains = []
+    for seconds in (3, 12):
+        wave = 0.03 * torch.randn(1, 16_000 * seconds, generator=generator)
+        gains.append(float(reverb.convolve_rir(wave, None, [rir], [14.5]).norm() / wave.norm()))
+    assert gains[1] / gains[0] == pytest.approx(2, rel=0.05)
+
+
+def test_both_kinds_of_rooms_in_one_batch():
+    generator = torch.Generator().manual_seed(0)
+    waves, rirs = torch.randn(2, 3000, generator=generator), list(torch.randn(2, 500, generator=generator))
+    together = reverb.convolve_rir(waves, None, rirs, [None, 12.0])
+    torch.testing.assert_close(together[:1], reverb.convolve_rir(waves[:1], None, rirs[:1]))
+    torch.testing.assert_close(together[1:], reverb.convolve_rir(waves[1:], None, rirs[1:], [12.0]))
+    assert not torch.allclose(together[1:], reverb.convolve_rir(waves[1:], None, rirs[1:]))
+    with pytest.raises(ValueError, match="energy_db must have one value per response"):
+        reverb.convolve_rir(waves, None, rirs, [1.0])

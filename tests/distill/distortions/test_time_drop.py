@@ -1,3 +1,5 @@
+"""Time drop: which stretch is silenced."""
+
 import pytest
 import torch
 from hypothesis import given, settings
