@@ -57,8 +57,8 @@ def test_a_materialised_set_is_that_of_the_runs(low_speech, low_cuts, corpora, r
 
 
 @pytest.mark.parametrize(("kind", "parameter"), [("clipping", "factor"), ("time_drop", "ms")])
-def test_a_materialised_set_of_one_effect_outside_the_papers_mix(speech, tmp_path, kind, parameter):
-    rows = listing(materialise(str(speech), tmp_path / "set", kind, {}))
+def test_a_materialised_set_of_one_effect_outside_the_papers_mix(low_speech, tmp_path, kind, parameter):
+    rows = listing(materialise(str(low_speech), tmp_path / "set", kind, {}))
     assert len(rows) == 11 and {(row["additive"], row["non_additive"]) for row in rows} == {("none", kind)}
     assert {row["parameters"].partition("=")[0] for row in rows} == {parameter}
     assert all(float(row["parameters"].partition("=")[2]) > 0 for row in rows)
