@@ -25,7 +25,7 @@ from distill.adaptation.target_making import make_targets
 from distill.batch import Batch
 from distill.data.sources import open_cuts
 from distill.hubert import HubertEncoder
-from distill.options import OptimConfig
+from distill.optim import OptimConfig
 from distill.waveforms import SAMPLE_RATE
 
 BATCH, SECONDS = 4, 8  # of the preset base one utterance: several would take minutes on one thread

@@ -21,7 +21,8 @@ from distill.batch import Batch
 from distill.distortions import LABELS, Distorter
 from distill.hubert import HubertEncoder
 from distill.objective import DistillationLoss, DistortionClassifier, classification_loss, distillation_loss
-from distill.options import CDM, DatConfig, OptimConfig, adamw
+from distill.optim import OptimConfig, adamw
+from distill.options import CDM, DatConfig
 from distill.student import Student, StudentOutput
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -120,3 +121,15 @@ def refuse_other_settings(
     """
     if differing:
         raise error(f"{made} was made with other settings ({'; '.join(differing)}): {advice}")
+
+
+def check_finite(options: Any) -> None:
+    """Refuse NaN and infinities among the fields of a dataclass; NaN would pass most comparisons.
+
+    Raises:
+        ValueError: naming the field.
+    """
+    for name, value in vars(options).items():
+        for number in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(number, float) and not math.isfinite(number):
+                raise ValueError(f"{name} must be finite, not {number}")

@@ -21,7 +21,7 @@ from distill.downstream.labels import Labels
 from distill.errors import DataError
 from distill.hashing import hash_number
 from distill.hubert import HubertEncoder
-from distill.options import OptimConfig
+from distill.optim import OptimConfig
 from distill.processes import is_first_process
 from distill.training.saving import read_checkpoint
 from distill.waveforms import with_gain

@@ -15,7 +15,8 @@ from distill.downstream.paper import paper_row
 from distill.downstream.tasks import PROTOCOLS, RECORDED, TASKS, Task, task_of
 from distill.errors import UsageError
 from distill.hashing import file_identity
-from distill.options import DataConfig, LoggingConfig, OptimConfig, ValidationConfig
+from distill.optim import OptimConfig
+from distill.options import DataConfig, LoggingConfig, ValidationConfig
 
 _PRECISIONS = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed", "64": "64-true"}
 """Lightning's long names of precisions by their short ones."""

@@ -39,6 +39,22 @@ BANNERS = re.compile(r"^[ \t]*# ?[-=#*]{4,}", re.MULTILINE)
 SMALL = 40
 """Lines of code up to which a module may be tested by its users' tests alone."""
 
+TESTED_ELSEWHERE = {
+    "bench/adapt.py": "benchmarks are run, not asserted",
+    "bench/heads.py": "benchmarks are run, not asserted",
+    "bench/manifest.py": "benchmarks are run, not asserted",
+    "bench/onnx_latency.py": "benchmarks are run, not asserted",
+    "bench/peers.py": "needs packages of the extra bench; test_contenders has stand-ins",
+    "data_prep/__init__.py": "test_corpora prepares every corpus by its name",
+    "data_prep/mini_tasks.py": "test_mini: the layouts that it fills",
+    "distill/batch.py": "test_distillation: micro-batches, views",
+    "distill/cli/verbs.py": "test_parser, test_main: the command line",
+    "distill/distortions/padded.py": "every effect is tested on padded batches",
+    "downstream/identity.py": "test_cache, test_evaluate_again: what makes an evaluation another one",
+    "downstream/truths.py": "test_labels: the labels of every task",
+}
+"""Modules without a test file of their name, and where their tests are."""
+
 LIMITS = {
     "loose files": 17,
     "levels": 9,
@@ -271,6 +287,14 @@ def figures(house: House) -> dict[str, int]:
 @pytest.fixture(scope="module")
 def house() -> House:
     return House()
+
+
+def test_tests_mirror_the_packages(house):
+    assert without_namesake(house) == sorted(TESTED_ELSEWHERE)
+
+
+def test_hooks_say_override_and_no_file_needs_banners(house):
+    assert marked(house, OVERRIDES) + marked(house, BANNERS) == []
 
 
 @pytest.mark.parametrize("figure", LIMITS)

@@ -31,7 +31,8 @@ from distill.distillation import gradient_sync
 from distill.distortions import Distorter
 from distill.errors import CheckpointError
 from distill.hubert import HubertEncoder
-from distill.options import MaskingConfig, OptimConfig, adamw
+from distill.optim import OptimConfig, adamw
+from distill.options import MaskingConfig
 from distill.waveforms import frame_mask
 
 # fairseq numbers labels after its dictionary's <s>, <pad>, </s> and <unk>, which label no frame.

@@ -15,7 +15,8 @@ from distill.batch import Batch, View
 from distill.distillation import Distillation
 from distill.distortions import Distorter, DistortionConfig
 from distill.hubert import HubertEncoder
-from distill.options import DatConfig, OptimConfig
+from distill.optim import OptimConfig
+from distill.options import DatConfig
 from distill.student import Student
 from distill.waveforms import pad
 

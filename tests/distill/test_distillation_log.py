@@ -5,7 +5,7 @@ import torch
 
 from distill.distortions import LABELS
 from distill.objective import distillation_loss
-from distill.options import OptimConfig
+from distill.optim import OptimConfig
 from tests.distill.ddp_worker import make_batches, make_module
 from tests.distill.training.logs import STEPS, columns, train
 

@@ -16,7 +16,7 @@ from distill.downstream.labels import ClassLabels
 from distill.downstream.options import EvaluationConfig
 from distill.errors import UsageError
 from distill.hubert import HubertEncoder
-from distill.options import OptimConfig
+from distill.optim import OptimConfig
 from distill.trainer_keys import INSTEAD_OF
 
 LABELS = ClassLabels((("a", "b", "c"),), "label")

@@ -131,9 +131,6 @@ def submit(variables: dict[str, str], *arguments: str) -> subprocess.Popen[str]:
     return begin("sbatch", *arguments, env=variables)
 
 
-# ---------------------------------------------------------------------------------------------- the scripts
-
-
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_is_valid_bash_that_stops_at_errors(script):
     subprocess.run(["bash", "-n", script], check=True)
@@ -186,9 +183,6 @@ def test_a_new_run_and_one_that_goes_on(tmp_path):
     assert "--nproc-per-node 1 " in arguments(CUDA_VISIBLE_DEVICES="")
 
 
-# --------------------------------------------------------------------------------------------- real processes
-
-
 @pytest.mark.slow
 def test_two_processes(mini_data, tmp_path):
     out = tmp_path / "run"
@@ -209,9 +203,6 @@ def test_two_nodes_on_one_machine(mini_data, tmp_path):
     errors = finish(first) + finish(second)
     assert_two_processes_trained(tmp_path / "run", errors)
     assert load(str(tmp_path / "run" / "recipe.yaml")).trainer["num_nodes"] == 2
-
-
-# ------------------------------------------------------------------------------------------------------ SLURM
 
 
 def test_slurm_is_asked_for_a_signal_and_a_place_in_the_queue():

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 
-from distill.options import MaskingConfig, OptimConfig
+from distill.optim import OptimConfig
+from distill.options import MaskingConfig
 from tests.distill.adaptation.tiny_training import (
     loader_of,
     tiny_batch,

@@ -12,7 +12,8 @@ from distill.batch import View
 from distill.distortions import Distorter
 from distill.errors import CheckpointError
 from distill.hubert import HubertConfig, HubertEncoder
-from distill.options import MaskingConfig, OptimConfig
+from distill.optim import OptimConfig
+from distill.options import MaskingConfig
 from tests.distill.adaptation.tiny_training import (
     OPTIM,
     batch_of,

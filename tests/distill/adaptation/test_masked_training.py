@@ -10,7 +10,8 @@ import torch
 
 from distill.adaptation.masked_prediction import MaskedPrediction
 from distill.hubert import HubertConfig, HubertEncoder
-from distill.options import MaskingConfig, OptimConfig
+from distill.optim import OptimConfig
+from distill.options import MaskingConfig
 from tests.distill.adaptation.tiny_training import (
     CLUSTERS,
     fit,

@@ -8,7 +8,7 @@ import torch
 from distill.adaptation.masked_prediction import MaskedPrediction
 from distill.batch import Batch
 from distill.hubert import HubertConfig, HubertEncoder
-from distill.options import OptimConfig
+from distill.optim import OptimConfig
 
 OPTIM = OptimConfig(lr=1e-3, max_steps=40)
 CLUSTERS = 5

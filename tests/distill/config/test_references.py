@@ -136,8 +136,6 @@ def test_no_control_character_gets_into_messages_and_paths(character, tmp_path):
     assert "has a control character" in refused("s4", f'teacher="a{character}b"')
 
 
-# ---------------------------------------------------------------------------------------------------- names
-
 NAMES = [
     "../../x",
     "/tmp/x",

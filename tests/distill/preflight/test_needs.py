@@ -10,7 +10,7 @@ from distill import Student
 from distill.config import load
 from distill.hubert import PRESETS, HubertEncoder
 from distill.objective import distillation_loss
-from distill.options import OptimConfig, adamw
+from distill.optim import OptimConfig, adamw
 from distill.preflight.needs import activation_bytes, estimate
 from distill.training.devices import Layout
 from tests.distill.preflight.reports import mini

@@ -8,7 +8,7 @@ import torch
 from distill.checkpoints import load_student
 from distill.distillation import Distillation
 from distill.errors import UserError
-from distill.options import OptimConfig
+from distill.optim import OptimConfig
 from distill.run import run
 from distill.training.faults import NotFinite
 from distill.training.stopping import Interrupted
@@ -44,7 +44,7 @@ def test_a_left_out_update_changes_nothing(mini_data, tmp_path, monkeypatch):
     spoil(monkeypatch, 2, 3)
     # The learning rate depends on max_steps, except in the first step of the warm-up.
     recipe = tiny(mini_data, "optim.warmup=0", "validation.every_n_steps=1", name="s6", steps=3)
-    monkeypatch.setattr("distill.options.OptimConfig.schedule", lambda *_: 1.0)
+    monkeypatch.setattr("distill.optim.OptimConfig.schedule", lambda *_: 1.0)
     run(recipe, tmp_path / "three")
     run(tiny(mini_data, "optim.warmup=0", name="s6", steps=1), tmp_path / "one_more")
     assert differs(weights(tmp_path / "three"), weights(tmp_path / "one_more")) == 0
