@@ -110,7 +110,7 @@ def index(manifest: str) -> dict[str, float]:
 
 
 def first_batches(manifest: str, skip: str) -> dict[str, float]:
-    """Open, start behind `skip` batches, and draw some."""
+    """Open, start after `skip` batches, and draw some."""
     from distill.data.dataset import SpeechDataset
     from distill.data.loading import train_loader
     from distill.data.sources import index_cuts

@@ -25,9 +25,9 @@ class AudioMarks:
 
     def __init__(self, blocks: Sequence[Sequence[Cut]]):
         self.blocks = blocks
-        places, states = audio_of([cut for block in blocks for cut in block])
+        locations, states = audio_of([cut for block in blocks for cut in block])
         rest = iter(states)
-        self.places = hash_lines(places)
+        self.locations = hash_lines(locations)
         self.states = [hash_lines(itertools.islice(rest, len(block))) for block in blocks]
         self.is_here = all(all(state.split("\t")) for state in states)  # URLs have no state
         self.is_moved = False

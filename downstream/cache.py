@@ -106,7 +106,7 @@ class FeatureCache:
             features=features,
             dtype=dtype,
             speech=hash_lines(f"{cut.id}\t{n}" for cut, n in zip(self.cuts, samples, strict=True)),
-            audio=self.marks.places,
+            audio=self.marks.locations,
             gain_db=gain_db,
         )
         self._maps: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}

@@ -61,8 +61,8 @@ def make_card_scores(results: Iterable[Result]) -> list[MeasuredScore]:
         key = (result.task, result.metric, result.features, result.lm, result.protocol)
         heads[key].append(result)
     scores = []
-    for _, of_head in sorted(heads.items(), key=lambda item: str(item[0])):
-        chosen = choose_lr(of_head, of_head[0].task, Notes())
+    for _, seeds in sorted(heads.items(), key=lambda item: str(item[0])):
+        chosen = choose_lr(seeds, seeds[0].task, Notes())
         conditions: dict[tuple[str, str], list[Result]] = defaultdict(list)
         for result in chosen:
             variant = result.variant if is_distorted(result.condition) else ""

@@ -6,9 +6,9 @@
 #   sbatch --gpus-per-node=1 --ntasks-per-node=1 slurm.sh mini
 #
 # Two minutes before its time is up the job is sent SIGUSR1: distill saves a checkpoint, puts the job back into
-# the queue and ends; when it starts again, it goes on from there. The same happens when the job is preempted,
+# the queue and ends; when it starts again, it continues from there. The same happens when the job is preempted,
 # if the cluster sends that signal (PreemptParameters=send_user_signal) or leaves SIGTERM time to work
-# (GraceTime): distill saves on SIGTERM, too. Killed without a warning it goes on from the last validation.
+# (GraceTime): distill saves on SIGTERM, too. Killed without a warning, it continues from the last validation.
 #
 # From the environment:
 #   OUT    run folder (runs/RECIPE), on a disk that all nodes share

@@ -9,7 +9,7 @@
 #   NNODES=2 NODE_RANK=0 MASTER_ADDR=gpu01 torchrun.sh s4      on gpu01
 #   NNODES=2 NODE_RANK=1 MASTER_ADDR=gpu01 torchrun.sh s4      on gpu02
 #
-# Run it again after a crash or a stop and it goes on from the run's last checkpoint. A recipe or overrides that
+# Run it again after a crash or a stop and it continues from the run's last checkpoint. A recipe or overrides that
 # have changed since are refused: such a run needs a folder of its own (OUT=...).
 #
 # From the environment:

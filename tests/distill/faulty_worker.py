@@ -1,4 +1,4 @@
-"""`distill` with something amiss in the second process; run by test_processes.py in two processes.
+"""`distill` with a fault in the second process; run by test_processes.py in two processes.
 
 Usage: faulty_worker.py FAULT WORD ...
 """

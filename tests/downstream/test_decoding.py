@@ -52,7 +52,7 @@ def arpa(tmp_path):
 
 
 def spoken(text: str, unsure: dict[int, tuple[str, float]]) -> torch.Tensor:
-    """Log-probabilities of a text, spelled with a blank behind every character.
+    """Log-probabilities of a text, spelled with a blank after every character.
 
     Args:
         unsure: by character, another one with its share.

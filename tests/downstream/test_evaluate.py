@@ -184,7 +184,7 @@ def test_an_interrupted_training_goes_on(quick, student, tmp_path, monkeypatch):
 
 
 def test_unreadable_training_audio_and_what_to_do(quick, student, tones, tmp_path):
-    """No words of `distill train`: the same command goes on, once it is mended or allowed."""
+    """No words of `distill train`: the same command continues once the fault is repaired or allowed."""
     folder = tmp_path / "tones"
     shutil.copytree(Path(tones["train"].partition("?")[0]).parent, folder)
     sources = {split: f"{folder}/all.tsv?split={split}" for split in tones}

@@ -1,4 +1,4 @@
-"""The speech of a task, refused as long as something of it is amiss."""
+"""The speech of a task, refused as long as any of it is faulty."""
 
 import pytest
 import torch

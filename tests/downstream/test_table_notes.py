@@ -112,7 +112,7 @@ def test_the_width_of_a_head_that_none_stands_for():
     [("test set", "speech"), ("test audio", "speech"), ("noise", "noise"), ("noise audio", "noise")],
 )
 def test_rows_that_were_tested_on_different_things_are_named(setting, what):
-    """A corpus that was prepared anew between two evaluations, say."""
+    """A corpus that was prepared again between two evaluations, say."""
     one, other = ({"condition": "fsd", "settings": {setting: {"fsd": value}}} for value in "ab")
     clean = {"settings": {setting: {}}}
     s1 = [{"recipe": "s1"} | row for row in (clean, one)]

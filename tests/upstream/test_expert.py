@@ -63,7 +63,7 @@ def test_a_fairseq_teacher_gives_fairseq_layers(size):
     expected = torch.load(GOLDEN / f"hubert_{size}_expected.pt", weights_only=True)
     hidden_states = expert([expected["wave"][0], expected["wave"][1, :26_000]])["hidden_states"]
     assert len(hidden_states) == {"base": 5, "large": 6}[size]
-    if size == "large":  # the last one is behind the final norm, see test_s3prl.py
+    if size == "large":  # the last one comes after the final norm, see test_s3prl.py
         hidden_states = hidden_states[:-1]
     for layer, ours in enumerate(hidden_states[1:], 1):
         torch.testing.assert_close(ours[:1], expected[f"layer{layer}"][:1], atol=1e-4, rtol=1e-4)

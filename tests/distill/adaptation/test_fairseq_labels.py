@@ -41,7 +41,7 @@ class FairseqReader:
     """What fairseq's documentation says that its HuBERT task does with a folder, written independently.
 
     The .tsv names a root and then, tab-separated, path and number of samples; line i of the .km belongs to
-    line i of those; its words are looked up in the dictionary, whose numbers start behind four special
+    line i of those; its words are looked up in the dictionary, whose numbers start after four special
     symbols; and labels and audio must agree in duration to a tenth of a second.
     """
 

@@ -66,7 +66,7 @@ def assert_same(ours: HubertEncoder, theirs) -> None:
     pairs = list(zip(out.hidden_states, expected.hidden_states, strict=True))
     for mine, other in pairs[:-1]:
         torch.testing.assert_close(mine, other, rtol=0, atol=TOLERANCE)
-    # Whether the last one is behind the final norm of pre-norm models differs between versions of theirs.
+    # Whether the last one comes after the final norm of pre-norm models differs between versions of theirs.
     last = [(mine - expected.hidden_states[-1]).abs().max() for mine in (pairs[-1][0], out.features[-1])]
     assert min(last) <= TOLERANCE
     torch.testing.assert_close(out.features[-1], expected.last_hidden_state, rtol=0, atol=TOLERANCE)

@@ -110,7 +110,7 @@ def test_workers_do_not_change_what_an_id_gets():
 def test_workers_do_not_repeat_each_other():
     data = Utterances(DistortTransform(only("gaussian")), named=False)
     loader = DataLoader(data, batch_size=None, num_workers=2, generator=torch.Generator().manual_seed(0))
-    waves = [*loader, *loader]  # two epochs: fresh copies of the transform start to count anew
+    waves = [*loader, *loader]  # two epochs: fresh copies of the transform start counting again
     assert all(not torch.equal(a, b) for i, a in enumerate(waves) for b in waves[:i])
     again = loaded(False, 2), loaded(False, 2), loaded(False, 2, seed=1)
     assert all(torch.equal(a, b) for a, b in zip(again[0], again[1], strict=True))

@@ -118,7 +118,7 @@ def test_a_lost_stretch_of_the_corpus_does_not_end_the_run(mini_data, tmp_path):
     """However long it is: its batches are made of utterances from elsewhere."""
     cuts = list(CutSet.from_file(mini_data / "speech_train.jsonl.gz"))
     many = [fastcopy(cut, id=f"{cut.id}-{copy}") for copy in range(100) for cut in cuts]
-    for cut in many[:600]:  # more on end than are tried
+    for cut in many[:600]:  # more in a row than are tried
         cut.recording = fastcopy(cut.recording, sources=[AudioSource("file", [0], f"{tmp_path}/gone.flac")])
     CutSet.from_cuts(many).to_file(tmp_path / "some.jsonl.gz")
     options = ["data.batch_size=1", "data.workers=1", "data.max_bad_fraction=0.5", "data.max_samples=1600"]
@@ -159,7 +159,7 @@ def test_what_was_read_and_listed_is_kept_over_jobs(mini_data, tmp_path, monkeyp
         run(recipe, tmp_path, resume=True)
     names = [line.split("\t")[0] for line in (tmp_path / "skipped.tsv").read_text().splitlines()]
     assert len(names) == 1
-    # Mended, with the list of before: judged anew.
+    # Repaired, with the earlier list: judged again.
     monkeypatch.setattr(SpeechDataset, "_utterance", read)
     assert run(recipe, tmp_path, resume=True).exists()
 

@@ -85,7 +85,7 @@ def test_what_is_measured_is_the_student_that_trains(mini_data):
 
 
 def test_medians_and_shares_of_known_marks():
-    """Marks in seconds, put in by hand: two parts, one of them twice a step, behind the warm-up."""
+    """Marks in seconds, put in by hand: two parts, one of them twice a step, after the warm-up."""
     clock = StepClock()
     now = iter(range(10_000))
     clock.mark = lambda: float(next(now))

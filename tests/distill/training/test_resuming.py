@@ -38,7 +38,7 @@ def never_stopped(mini_data, tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("step", [2, 3, 4, 7])
 def test_a_resumed_run_ends_where_it_would_have(mini_data, tmp_path, monkeypatch, never_stopped, step):
-    """In the first epoch, at its end (3), at a validation (4) and behind both: the same weights and log."""
+    """In the first epoch, at its end (3), at a validation (4) and after both: the same weights and log."""
     recipe = tiny(mini_data, *STEADY, name="s6", steps=10)
     before = signal.getsignal(signal.SIGINT)  # ignored, if a shell started this in the background
     with monkeypatch.context() as patch:

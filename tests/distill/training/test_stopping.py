@@ -27,7 +27,7 @@ from tests.paths import ROOT
 
 
 class StopInValidation(pl.Callback):
-    """Sends this process a signal while it validates behind that step."""
+    """Sends this process a signal while it validates after that step."""
 
     def __init__(self, step: int, signum: int):
         self.step, self.signum = step, signum
@@ -64,7 +64,7 @@ def test_a_validation_that_was_broken_off_is_done_again(
 
 
 def test_the_last_validation_is_finished(mini_data, tmp_path, monkeypatch):
-    """There would be nothing to go on with."""
+    """There would be nothing to continue from."""
     recipe = tiny(mini_data, "data.batch_size=1", steps=2)
     stop = StopInValidation(2, signal.SIGUSR1)
     add_callback(monkeypatch, stop)
