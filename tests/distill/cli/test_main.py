@@ -143,7 +143,9 @@ def test_an_error_from_a_data_worker_is_one_line(tmp_path, distill, models):
     code, _, err = distill("train", "s4", *words, *options, "--out", tmp_path / "run")
     last = err.splitlines()[-1]
     assert code == 1 and "Traceback" not in err
-    assert last.startswith("distill: no utterance of a batch can be used, nor any of those tried in their")
+    assert last.startswith(
+        "distill: no utterance of a batch can be used, nor any of those tried in its place"
+    )
     assert ": samples are not finite; " in last and f"{tmp_path}/run/skipped.tsv lists" in last
 
 
