@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from typing_extensions import override
 
 from distill.config import differing_values
+from distill.errors import ConfigError
 from distill.hashing import hash_number
 from distill.options import Recipe
 from distill.training.run_folder import RunFolder
@@ -76,7 +77,16 @@ class RecipeSettings(Callback):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Say how the model differs from that of the checkpoint, for instance in dropout."""
+        """Refuse to train for fewer steps than were made; say how the model differs, for instance in dropout.
+
+        Raises:
+            ConfigError: the recipe ends before the checkpoint.
+        """
+        made, wanted = checkpoint["global_step"], trainer.max_steps
+        if made > wanted:
+            raise ConfigError(
+                f"the run has made {made} steps: optim.max_steps must be {made} or more, not {wanted}"
+            )
         now: dict[str, Any] = {"state_dict": {}}
         pl_module.on_save_checkpoint(now)
         before, after = (_architecture(one) for one in (checkpoint, now))

@@ -13,7 +13,7 @@ from lhotse.utils import fastcopy
 
 from distill.checkpoints import load_student
 from distill.config import load
-from distill.errors import DataError
+from distill.errors import ConfigError, DataError
 from distill.run import run
 from distill.training.run_folder import RunFolder
 from distill.training.stopping import Interrupted
@@ -99,6 +99,22 @@ def test_a_resumed_adaptation_ends_where_it_would_have(mini_data, tmp_path, monk
     assert stopped.value.exit_code == 143
     run(recipe, tmp_path / "stopped", resume=True)
     assert differs(weights(tmp_path / "whole"), weights(tmp_path / "stopped")) < 1e-7
+
+
+def test_a_run_is_not_resumed_for_fewer_steps_than_it_has_made(mini_data, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        interrupt(patch, 3, signal.SIGTERM)
+        with pytest.raises(Interrupted):
+            run(tiny(mini_data, name="s6", steps=6), tmp_path)
+    before = (tmp_path / "recipe.yaml").read_bytes()
+    with pytest.raises(
+        ConfigError, match="^the run has made 3 steps: optim.max_steps must be 3 or more, not 2$"
+    ):
+        run(tiny(mini_data, name="s6", steps=2), tmp_path, resume=True)
+    assert (tmp_path / "recipe.yaml").read_bytes() == before
+    assert not (tmp_path / "student.safetensors").exists()
+    run(tiny(mini_data, name="s6", steps=3), tmp_path, resume=True)
+    assert (tmp_path / "student.safetensors").exists()
 
 
 class Watch(pl.Callback):
