@@ -7,7 +7,6 @@ The output folder holds `heads/NAME` (a training run each), `results/NAME.json` 
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import logging
 import os
@@ -44,7 +43,7 @@ from distill.downstream.task_sources import check_sources
 from distill.downstream.tasks import RECORDED
 from distill.downstream.truths import check_words
 from distill.errors import UserError
-from distill.hashing import hash_lines
+from distill.hashing import hash_lines, hash_text
 from distill.processes import is_first_process
 from distill.training.devices import devices_of
 from distill.training.faults import TooManyBad
@@ -278,7 +277,7 @@ class Evaluation:
     def _identity(self, labels: Labels, targets: Mapping[str, Mapping[str, list[int]]]) -> dict[str, Any]:
         """What determines a head, kept with it: a folder with another head is refused."""
         pairs = {(name, tuple(target)) for part in targets.values() for name, target in part.items()}
-        says = hashlib.blake2b(json.dumps(sorted(pairs)).encode(), digest_size=16).hexdigest()
+        says = hash_text(json.dumps(sorted(pairs)), digest_size=16)
         return self.config.head_settings | {
             "checkpoint": self.upstream.checkpoint_hash,
             "training data": says,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from distill.data.contents import contents_of
 from distill.data.manifest import Cuts
 from distill.data.sources import twins
 from distill.errors import DataError
+from distill.hashing import hash_text
 from distill.waveforms import SAMPLE_RATE
 
 MOST_COMPARED = 20_000  # utterances whose audio tells one corpus from another: enough, and minutes at most
@@ -45,7 +45,7 @@ class Utterances:
     def digest(self) -> str:
         """Changes with any id or length."""
         text = "\n".join(f"{name}\t{n}" for name, n in zip(self.ids, self.n_samples.tolist(), strict=True))
-        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+        return hash_text(text, digest_size=8)
 
 
 def list_utterances(cuts: Speech) -> Utterances:

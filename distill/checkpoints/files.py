@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from distill.atomic import atomic as atomic_or_os_error
+from distill import atomic as whole_files
 from distill.errors import CheckpointError, first_line
 
 
@@ -66,12 +66,11 @@ def read_json(path: Path) -> dict[str, Any]:
         CheckpointError: if it is missing, damaged or no object.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        return whole_files.read_json(path)
+    except OSError as error:
         raise CheckpointError(f"{path} is not a readable JSON file: {first_line(error)}") from None
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path} holds a {type(values).__name__}, expected a JSON object")
-    return values
+    except ValueError as error:  # names the path
+        raise CheckpointError(str(error)) from None
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
@@ -97,7 +96,7 @@ def atomic(path: Path) -> Iterator[Path]:
         CheckpointError: if the folder cannot be made or written.
     """
     try:
-        with atomic_or_os_error(path) as temporary:
+        with whole_files.atomic(path) as temporary:
             yield temporary
             temporary.chmod(0o644)  # safetensors makes files that only their owner can read
     except (OSError, SafetensorError) as error:

@@ -3,27 +3,14 @@
 import json
 from pathlib import Path
 
+from tests.downstream.made_results import values
+
 NASTY = "s4 <script>alert(1)</script> $x_1$ & \"q\" 'p' ${title} ñ"
 
 
 def result(**changes) -> dict:
-    return {
-        "task": "ks",
-        "condition": "clean",
-        "metric": "accuracy",
-        "value": 90.0,
-        "seed": 0,
-        "fold": None,
-        "lm": False,
-        "features": "last",
-        "model": NASTY,
-        "checkpoint_hash": "a",
-        "recipe": "s4",
-        "head_steps": 100,
-        "n_utterances": 10,
-        "versions": {},
-        "finished": "2026-01-01",
-    } | changes
+    """A result of a model with a nasty name."""
+    return values(**{"model": NASTY, "versions": {}} | changes)
 
 
 def write_results(folder: Path) -> None:
