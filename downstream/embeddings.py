@@ -26,14 +26,19 @@ def load_encoders(checkpoints: Sequence[str]) -> dict[str, HubertEncoder]:
     Returns:
         By the last part of their path, or by the full path where two share it.
     """
-    names = [Path(checkpoint).name for checkpoint in checkpoints]
     encoders: dict[str, HubertEncoder] = {}
-    for checkpoint, name in zip(checkpoints, names, strict=True):
+    for checkpoint, name in zip(checkpoints, short_names(checkpoints), strict=True):
         info = inspect(checkpoint)
         with_heads = info.kind == "student" and info.targets is not None
         encoder = load_student(checkpoint).encoder if with_heads else load_teacher(checkpoint)
-        encoders[checkpoint if names.count(name) > 1 else name] = encoder.to(best_device())
+        encoders[name] = encoder.to(best_device())
     return encoders
+
+
+def short_names(sources: Sequence[str]) -> list[str]:
+    """The last part of each path, or the full path where two share it."""
+    names = [Path(source).name for source in sources]
+    return [source if names.count(name) > 1 else name for source, name in zip(sources, names, strict=True)]
 
 
 @torch.no_grad()

@@ -1,0 +1,97 @@
+"""The folder of an analysis: what was measured, row by row, so that it can be continued and drawn again.
+
+`analysis.json` holds the kind of analysis, its settings and its rows; `rows.csv` the rows for other programs;
+figures lie beside them. `distill report` shows every such folder that it finds.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from distill.atomic import read_json, write_json, write_text
+from distill.errors import UserError, differing_keys, refuse_other_settings
+
+FILE = "analysis.json"
+Row = dict[str, Any]
+"""Plain values by column."""
+
+
+class Record:
+    """Rows of one analysis in a folder.
+
+    Args:
+        folder: made if it does not exist.
+        kind: of analysis, such as "probe waveform".
+        settings: what the rows depend on besides their own columns, plain values: identities of speech and
+            models, seeds.
+        key: columns that identify a row.
+
+    Raises:
+        UserError: if the folder holds another analysis, naming what differs.
+    """
+
+    def __init__(self, folder: Path, kind: str, settings: Mapping[str, Any], key: Sequence[str]):
+        self.folder, self.kind, self.settings, self.key = folder, kind, dict(settings), tuple(key)
+        self.rows: list[Row] = []
+        if (folder / FILE).exists():
+            found = read_record(folder)
+            if found["kind"] != kind:
+                raise UserError(f"{folder} holds {found['kind']}, not {kind}: choose another --out")
+            refuse_other_settings(folder, differing_keys(found["settings"], self.settings))
+            self.rows = found["rows"]
+
+    def find(self, **key: Any) -> list[Row]:
+        """The rows with these values."""
+        return [row for row in self.rows if all(row.get(name) == value for name, value in key.items())]
+
+    def __contains__(self, key: Mapping[str, Any]) -> bool:
+        return bool(self.find(**key))
+
+    def add(self, *rows: Row) -> None:
+        """Add rows, in place of those with the same key, and write everything."""
+        new = {self._key(row): row for row in rows}
+        self.rows = [row for row in self.rows if self._key(row) not in new] + list(rows)
+        self.write()
+
+    def _key(self, row: Row) -> tuple[Any, ...]:
+        return tuple(row[name] for name in self.key)
+
+    def write(self) -> None:
+        """Write both files."""
+        write_json(self.folder / FILE, {"kind": self.kind, "settings": self.settings, "rows": self.rows})
+        write_csv(self.folder / "rows.csv", self.rows)
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The `kind`, `settings` and `rows` of an analysis.
+
+    Raises:
+        UserError: if it is damaged.
+    """
+    path = folder / FILE
+    try:
+        found = read_json(path)
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}): remove it to measure again") from None
+    if not {"kind", "settings", "rows"} <= found.keys() or not isinstance(found["rows"], list):
+        raise UserError(f"{path} is not the record of an analysis: remove it to measure again")
+    return found
+
+
+def find_records(folders: Sequence[Path]) -> Iterator[Path]:
+    """The folders of analyses in and below some folders, sorted, each once."""
+    yield from sorted({path.parent.resolve() for folder in folders for path in folder.rglob(FILE)})
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Rows as a table, with the columns of all of them."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    table = csv.DictWriter(text, columns, lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    write_text(path, text.getvalue())

@@ -1,0 +1,77 @@
+"""Layers by name: read, and changed in the middle of the computation."""
+
+import pytest
+import torch
+
+from distill.analysis.models import OurModel
+from distill.errors import UsageError
+from distill.hubert import HubertEncoder
+from distill.student import Student
+
+WAVEFORMS = torch.randn(2, 16_000, generator=torch.Generator().manual_seed(0))
+LENGTHS = torch.tensor([16_000, 12_000])
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["post-norm", "pre-norm"])
+def model(request):
+    torch.manual_seed(7)
+    return OurModel(HubertEncoder.from_preset("mini", pre_norm=request.param), "m")
+
+
+def test_layers_are_those_of_the_encoder(model):
+    out = model.encoder(WAVEFORMS, LENGTHS, return_cnn=True)
+    found = model.activations(WAVEFORMS, LENGTHS)
+    assert list(found.states) == ["cnn", *map(str, range(7))] == list(model.transformer)
+    for number, state in enumerate(out.features):
+        assert torch.equal(found.states[str(number)], state)
+    assert torch.equal(found.states["cnn"], out.cnn)
+    assert all(lengths.tolist() == [49, 37] for lengths in found.lengths.values())
+    assert [len(rows) for rows in found.valid("3")] == [49, 37]
+
+
+def test_convolutions_have_their_own_frames(model):
+    found = model.activations(WAVEFORMS, LENGTHS, ["conv1", "conv3"])
+    assert {name: tuple(state.shape) for name, state in found.states.items()} == {
+        "conv1": (2, 3199, 32),
+        "conv3": (2, 799, 32),
+    }
+    assert found.lengths["conv3"].tolist() == [799, 599]
+    assert [model.hop(layer) for layer in ("conv1", "conv3", "cnn", "0", "6")] == [5, 20, 320, 320, 320]
+
+
+def test_a_change_reaches_its_layer_and_those_above(model):
+    before = model.activations(WAVEFORMS, LENGTHS, model.layers)
+    for number, layer in enumerate(model.layers):
+        with model.injected(layer, lambda states: states + 1.0):
+            after = model.activations(WAVEFORMS, LENGTHS, model.layers)
+        changed = [name for name in model.layers if not torch.equal(before.states[name], after.states[name])]
+        assert changed == list(model.layers[number:])
+        if layer in ("conv2", "cnn", "0", "3"):
+            assert torch.allclose(after.states[layer], before.states[layer] + 1.0)
+    again = model.activations(WAVEFORMS, LENGTHS, model.layers)
+    assert all(torch.equal(again.states[name], state) for name, state in before.states.items())
+
+
+def test_a_layer_that_does_not_exist_is_refused(model):
+    with pytest.raises(UsageError, match="m has no layer '7'; it has conv1, .*, cnn, 0, .*, 6"):
+        model.activations(WAVEFORMS, LENGTHS, ["7"])
+    with pytest.raises(UsageError, match="no layer 'x'"):
+        model.injected("x", lambda states: states)
+
+
+def test_a_random_twin_has_the_shape_but_not_the_weights(model):
+    twin, same, other = (model.random_twin(seed) for seed in (0, 0, 1))
+    assert twin.layers == model.layers and twin.identity == same.identity != other.identity
+    assert twin.identity != model.identity and twin.name == "m (random weights)"
+
+
+def test_gradients_reach_the_waveforms(model):
+    waveforms = WAVEFORMS.clone().requires_grad_()
+    model.activations(waveforms, LENGTHS, ["6"]).states["6"].sum().backward()
+    assert waveforms.grad is not None and waveforms.grad.abs().sum() > 0
+
+
+def test_of_a_student_the_encoder_is_analysed():
+    student = Student.from_teacher(HubertEncoder.from_preset("mini"), layers=2, targets=(2, 4, 6))
+    model = OurModel(student, "s")
+    assert model.transformer == ("cnn", "0", "1", "2") and model.student is student
