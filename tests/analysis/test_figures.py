@@ -1,19 +1,128 @@
 """The look of figures."""
 
+import itertools
+import math
+
+import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from distill.analysis.figures import COLUMN_IN, add_legend, draw_lines, new_figure, save, style
+from distill.analysis.figures import (
+    COLUMN_IN,
+    add_legend,
+    draw_bars,
+    draw_layers,
+    draw_lines,
+    draw_scatter,
+    new_figure,
+    save,
+    style,
+)
+
+NASTY = ["_teacher", "s1 $x_1$", "a $", "s4" * 40, "$" * 20, "new\nline", r"\frac{"]
+
+
+def lightness(colour) -> float:
+    return sum(w * c for w, c in zip((0.299, 0.587, 0.114), to_rgb(colour), strict=True))
+
+
+def rendered(axis, texts):
+    """Boxes of texts, in pixels, after the layout is made."""
+    axis.figure.draw_without_rendering()
+    return [text.get_window_extent() for text in texts]
 
 
 def test_neighbouring_series_differ_in_marker_dashes_and_lightness():
     for one, other in zip(map(style, range(7)), map(style, range(1, 8)), strict=True):
         assert one["marker"] != other["marker"] and one["linestyle"] != other["linestyle"]
-        light = [
-            sum(w * c for w, c in zip((0.299, 0.587, 0.114), to_rgb(s["color"]), strict=True))
-            for s in (one, other)
-        ]
-        assert abs(light[0] - light[1]) > 0.05
+        assert abs(lightness(one["color"]) - lightness(other["color"])) > 0.05
+
+
+def test_no_two_of_many_series_look_the_same():
+    looks = [(look["color"], look["marker"], look["linestyle"]) for look in map(style, range(32))]
+    assert len(set(looks)) == 32
+
+
+@pytest.mark.filterwarnings("error")
+def test_names_are_shown_as_they_are_and_all_of_them_within_the_figure(tmp_path):
+    figure = new_figure()
+    axis = figure.subplots()
+    draw_lines(
+        axis, {name: ([0, 1], [2, 3]) for name in NASTY}, xlabel="x" * 90, ylabel="y", title="a $ title " * 9
+    )
+    height = figure.get_figheight()
+    add_legend(figure, axis)
+    save(figure, tmp_path / "a", [])
+    (legend,) = figure.legends
+    texts = legend.get_texts()
+    shown = [text.get_text().replace("\n", "").replace("\u200b", "") for text in texts]
+    assert shown == [name.replace("$", r"\$").replace("\n", " ") for name in NASTY]
+    assert figure.get_figheight() > height  # so that the axis keeps its size
+    for box in rendered(axis, [*texts, axis.title, axis.xaxis.label]):
+        assert box.x0 >= 0 and box.x1 <= figure.bbox.x1 and box.y0 >= 0 and box.y1 <= figure.bbox.y1
+
+
+def test_layers_go_from_dark_to_light():
+    axis = new_figure().subplots()
+    draw_layers(axis, {str(layer): ([0, 1], [layer, 2]) for layer in range(13)}, xlabel="x", ylabel="y")
+    light = [lightness(line.get_color()) for line in axis.lines]
+    assert light == sorted(light) and light[-1] - light[0] > 0.4
+    assert all(b - a > 0.01 for a, b in itertools.pairwise(light))
+    markers = [line.get_marker() for line in axis.lines]
+    assert all(a != b for a, b in itertools.pairwise(markers))
+
+
+@pytest.mark.filterwarnings("error")
+def test_bars_have_their_heights_and_texts(tmp_path):
+    axis = new_figure().subplots()
+    groups = {"ks": {"best": 0.5, "all": -0.25}, "asr$": {"best": math.nan, "$all": 0.75}}
+    draw_bars(axis, groups, ylabel="score", labels={("ks", "best"): "4", ("ks", "all"): "a_$"})
+    heights = [[bar.get_height() for bar in series] for series in axis.containers]
+    assert heights[0][0] == 0.5 and heights[1][0] == -0.25 and heights[2][1] == 0.75
+    assert math.isnan(heights[0][1]) and math.isnan(heights[1][1]) and math.isnan(heights[2][0])
+    texts = {text.get_text(): text for text in axis.texts if text.get_text()}
+    assert set(texts) == {"4", r"a_\$", "n/a"}
+    assert sum(text.get_text() == "n/a" for text in axis.texts) == 3
+    first = axis.containers[0][0]
+    assert texts["4"].xy == pytest.approx((first.get_x() + first.get_width() / 2, 0.5))
+    assert len({series[0].get_hatch() for series in axis.containers}) == 3
+    assert [text.get_text() for text in axis.get_xticklabels()] == ["ks", r"asr\$"]
+    add_legend(axis.figure, axis)
+    save(axis.figure, tmp_path / "a", [])
+
+
+def test_texts_of_bars_stay_within_the_axis_when_there_are_many():
+    axis = new_figure().subplots()
+    groups = {f"a long name {g}": {f"s{s}": 90.0 for s in range(4)} for g in range(7)}
+    draw_bars(axis, groups, ylabel="%", labels={(g, s): "layer 10" for g in groups for s in groups[g]})
+    for box in rendered(axis, axis.texts):
+        assert box.y1 <= axis.bbox.y1 + 1
+    boxes = rendered(axis, axis.texts)
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+
+
+def test_labels_of_points_do_not_cover_each_other():
+    axis = new_figure(width_in=COLUMN_IN, height_in=2.3).subplots()
+    points = [(math.cos(k) * k, k // 2, str(k)) for k in range(12)] + [
+        (0.0, 0.0, "12"),
+        (0.0, math.nan, "no"),
+    ]
+    draw_scatter(axis, points, xlabel="x", ylabel="y", title="t")
+    assert [text.get_text() for text in axis.texts] == [str(k) for k in range(13)]
+    boxes = rendered(axis, axis.texts)
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+    assert axis.get_title() == "t\nwithout a value: no"
+    assert list(axis.lines[0].get_ydata()) == [y for _, y, _ in points[:-1]]
+
+
+def test_nothing_to_draw_is_an_empty_axis(tmp_path):
+    figure = new_figure()
+    one, other, third = figure.subplots(1, 3)
+    draw_bars(one, {}, ylabel="y")
+    draw_scatter(other, [], xlabel="x", ylabel="y")
+    draw_layers(third, {}, xlabel="x", ylabel="y")
+    add_legend(figure, one)
+    save(figure, tmp_path / "a", [])
 
 
 def test_a_figure_is_written_with_its_data(tmp_path):
