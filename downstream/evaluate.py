@@ -283,6 +283,7 @@ class Evaluation:
             "training data": says,
             "dev data": hash_lines(sorted(targets["dev"])),
             "labels": list(labels.symbols) if isinstance(labels, TokenLabels) else labels.slots,
+            "label": None if isinstance(labels, TokenLabels) else labels.column,
         }
 
     def _trained_on(self, fold: int | None) -> dict[str, Any]:

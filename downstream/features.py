@@ -6,6 +6,7 @@ Shapes: B utterances, T samples, F frames, L + 1 hidden states, D features.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,8 +51,13 @@ def load_upstream(checkpoint: str | Path) -> Upstream:
 
 def hash_encoder(encoder: HubertEncoder) -> str:
     """BLAKE2b over names, shapes and values of all weights, and settings that affect the features."""
-    digest = hashlib.blake2b(beyond_weights(encoder.config).encode(), digest_size=16)
-    for name, value in sorted(encoder.state_dict().items()):
+    return hash_weights(encoder.state_dict(), beyond_weights(encoder.config))
+
+
+def hash_weights(state: Mapping[str, Tensor], settings: str = "") -> str:
+    """BLAKE2b over names, shapes and values of weights, and settings; 128 bits in hexadecimal."""
+    digest = hashlib.blake2b(settings.encode(), digest_size=16)
+    for name, value in sorted(state.items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -8,6 +8,7 @@ import soundfile
 
 from distill.analysis.report import make_report
 from tests.analysis.made_runs import NASTY, write_head, write_results, write_run
+from tests.downstream.conftest import quick, student, task_data  # noqa: F401  # fixtures
 
 
 @pytest.fixture(scope="session")
