@@ -67,10 +67,10 @@ def pwcca(
     """Projection-weighted CCA: directions from the training part, correlations from the held-out part.
 
     Each view's covariance S is divided by its largest entry; features of variance below epsilon are dropped;
-    the directions are singular vectors of (S_x + epsilon_x I)^(-1/2) S_xy (S_y + epsilon_y I)^(-1/2), whitened
-    back. Each part is centred on its own mean. The score is sum_i a_i rho_i / sum_i a_i, with a_i = sum_j |<q_i, f_j>|, f_j the
-    features of the view with fewer dimensions (of equals, y) and q_i its projections, made orthonormal in
-    the order of the training correlations.
+    the directions are singular vectors of (S_x + epsilon_x I)^(-1/2) S_xy (S_y + epsilon_y I)^(-1/2), mapped
+    back to the features. Each part is centred on its own mean. The score is sum_i a_i rho_i / sum_i a_i,
+    with a_i = sum_j |<q_i, f_j>|: f_j are the features of the view with fewer dimensions (of equals, y), q_i
+    its projections, made orthonormal in the order of the training correlations.
 
     A direction along which a part does not vary has correlation 0 (of one-hot labels there is always one).
 
