@@ -13,12 +13,13 @@ from __future__ import annotations
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from lhotse.cut import Cut
 from torch import Tensor
 from typing_extensions import override
 
@@ -61,6 +62,21 @@ class Perturbation(ABC):
     label: ClassVar[str]
     """Of the axis of the value, with its unit."""
     harder_when_lower: ClassVar[bool] = False
+    """Whether lower values disturb more: signal-to-noise ratios."""
+
+    @property
+    def per_model(self) -> bool:
+        """Whether each model hears other audio; else all hear the same."""
+        return False
+
+    def of(self, recogniser: Any, cut: Cut) -> Callable[[Tensor, torch.Generator], Tensor]:
+        """What changes the waveform of one utterance: itself, unless it needs to know more than the audio.
+
+        Args:
+            recogniser: the model that will hear it.
+            cut: the utterance.
+        """
+        return self
 
     @property
     def drawn(self) -> str:
