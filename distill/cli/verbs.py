@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.adaptation.targets_options import TargetsOptions
-from distill.cli import commands
+from distill.cli import analysing, commands
 from distill.data_prep import CORPORA
 
 
@@ -331,6 +331,54 @@ VERBS: Mapping[str, Verb] = {
             _NOISE,
             _out("picture of the cosines by layer"),
             _seed("of distortions and masks"),
+        ),
+    ),
+    "probe waveform": Verb(
+        analysing.run_waveform,
+        "errors and time of recognition: noise, speed, dropped chunks, attacks",
+        "distill probe waveform facebook/wav2vec2-base-960h facebook/hubert-large-ls960-ft \\\n"
+        "    --speech data/librispeech/test-clean.jsonl.gz --out e1\n"
+        "  distill probe waveform runs/s4@evaluations/s4/heads/ks-last-seed0 --speech kws.tsv \\\n"
+        "    --perturb white_noise=0,0.5,1 --perturb background:fsd --noise fsd=noises/ --perturb pgd=40,20",
+        (
+            Argument(
+                "models",
+                nargs="+",
+                metavar="MODEL",
+                help="CHECKPOINT@HEAD, a model with the folder of its head that evaluate trained; or folder "
+                "or hub id of a fine-tuned CTC model",
+            ),
+            _SPEECH,
+            Argument(
+                "--utterances",
+                type=sample_size,
+                default=200,
+                metavar="N|all",
+                help="of the speech, at random, the same for all models (200)",
+            ),
+            Argument(
+                "--perturb",
+                action="append",
+                metavar="NAME[=VALUES]",
+                help="white_noise, speed, chunk_length, chunk_count, fgsm, pgd; background:SOURCE with "
+                "2-dist, musan, wham, gaussian, fsd, dns or a folder; repeat for several (the first four)",
+            ),
+            _NOISE,
+            Argument(
+                "--level",
+                type=float,
+                default=1.0,
+                help="of white noise, in standard deviations of the utterance (1)",
+            ),
+            Argument("--absolute", action="store_true", help="the level is in units of full scale"),
+            Argument("--steps", type=int, default=10, help="of pgd (10)"),
+            Argument(
+                "--made-on",
+                metavar="MODEL",
+                help="attack this model and let all hear that audio (each its own)",
+            ),
+            _seed("of utterances and perturbations"),
+            _out("folder for results and figures; continued if it exists"),
         ),
     ),
     "tsne": Verb(
