@@ -72,7 +72,8 @@ def pwcca(
     with a_i = sum_j |<q_i, f_j>|: f_j are the features of the view with fewer dimensions (of equals, y), q_i
     its projections, made orthonormal in the order of the training correlations.
 
-    A direction along which a part does not vary has correlation 0 (of one-hot labels there is always one).
+    A direction along which a part does not vary has correlation 0. Of one-hot labels there is always one; by
+    rounding it decides over signs, so that "reference" is then reproducible to some 1e-3 only.
 
     Args:
         x_train: (n, D_x), any real type; computed in float64 where x_train is.
@@ -90,7 +91,7 @@ def pwcca(
         UsageError: for arguments that make no sense.
     """
     check_options([(epsilon_x, epsilon_y)], definition)
-    device = _float64_device(x_train)
+    device = float64_device(x_train)
     x, y = as_rows(x_train, "x_train", device), as_rows(y_train, "y_train", device)
     x_held, y_held = as_rows(x_test, "x_test", device), as_rows(y_test, "y_test", device)
     check_same_rows(x, y, "x_train", "y_train")
@@ -103,10 +104,9 @@ def pwcca(
             )
         check_enough(len(train), train.shape[1], f"{name}_train")
         check_varying(train, f"{name}_train")
-        if not len(held) or bool((held == held[0]).all()):
-            raise UserError(f"{name}_test: all rows are alike, so that nothing correlates with them")
+        check_heldout(len(held), min(x.shape[1], y.shape[1]), f"{name}_test")
+        check_varied(held, f"{name}_test")
     directions = fit(x, y, epsilon_x, epsilon_y)
-    check_heldout(len(x_held), directions.x.shape[1], "x_test and y_test")
     train_score, train_correlations = _evaluate(directions, x, y, definition)
     score, heldout_correlations = _evaluate(directions, x_held, y_held, definition)
     return CcaResult(score, train_score, train_correlations.cpu().numpy(), heldout_correlations.cpu().numpy())
@@ -187,7 +187,7 @@ def correlate(
 
 
 def importance(projections: Tensor, features: Tensor, null: Tensor | None = None) -> Tensor:
-    """How much of the features each direction accounts for: (..., k), sums to 1.
+    """How much of the features each direction accounts for: (..., k), sums to 1, or 0 if all are null.
 
     Args:
         projections: (..., n, k); made orthonormal from the first to the last.
@@ -200,7 +200,8 @@ def importance(projections: Tensor, features: Tensor, null: Tensor | None = None
     q, _ = torch.linalg.qr(projections.gather(-1, order[..., None, :].expand_as(projections)))
     weights = torch.zeros_like(order, dtype=q.dtype).scatter(-1, order, (q.mT @ features).abs().sum(-1))
     weights = weights.masked_fill(null, 0.0)
-    return weights / weights.sum(-1, keepdim=True)
+    total = weights.sum(-1, keepdim=True)
+    return weights / torch.where(total > 0, total, 1.0)  # all are null: so are all correlations
 
 
 def check_options(epsilons: Sequence[tuple[float, float]], definition: str) -> None:
@@ -219,7 +220,8 @@ def check_options(epsilons: Sequence[tuple[float, float]], definition: str) -> N
                 )
 
 
-def _float64_device(values: Array) -> torch.device:
+def float64_device(values: Array) -> torch.device:
+    """Where to compute."""
     device = values.device if isinstance(values, Tensor) else torch.device("cpu")
     return torch.device("cpu") if device.type == "mps" else device  # which has no float64
 
@@ -292,9 +294,19 @@ def check_varying(rows: Tensor, name: str) -> None:
     constant = (rows.amax(0) == rows.amin(0)).nonzero().flatten().tolist()
     if constant:
         raise UserError(
-            f"{name}: {len(constant)} of {rows.shape[1]} features are constant: number {listed(constant)}; "
-            "leave them out (of labels: those that occur in every instance or in none)"
+            f"{name}: {len(constant)} of {rows.shape[1]} features are constant: {listed(constant)}, "
+            "counted from 0; leave them out (of labels: those that every instance has, or none)"
         )
+
+
+def check_varied(rows: Tensor, name: str) -> None:
+    """Refuse held-out rows that are all the same.
+
+    Raises:
+        UserError: naming the view.
+    """
+    if bool((rows == rows[:1]).all()):
+        raise UserError(f"{name}: all rows are alike, so that nothing correlates with them")
 
 
 def check_scale(variance: float, name: str) -> None:
