@@ -1,18 +1,14 @@
-"""Speech models whose layers can be read and disturbed, under one interface.
+"""Speech models whose layers can be read and disturbed, under one interface: ours, and how any is opened.
 
-Layers have names, in the order of the computation: `conv1`, `conv2`, ... the convolutions; `cnn` the last
-one, the "local features" (layer 0 of Pasad et al. 2023); `0` the input of the transformer; `1` to `L` its
-layers, the last one after the final layer norm of pre-norm models.
+The names of layers: `distill.analysis.layered`.
 
 Shapes: B utterances, T samples at 16 kHz, F frames of a layer, C channels, D features, L layers.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -20,100 +16,16 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from distill.analysis.foreign_models import TransformersModel, is_foreign
+from distill.analysis.layered import CNN, INPUT, Activations, LayeredModel
+from distill.analysis.s3prl_models import PREFIX, S3prlModel
 from distill.checkpoints.loading import load_any
 from distill.downstream.embeddings import short_names
 from distill.downstream.features import hash_encoder
-from distill.errors import UsageError
+from distill.errors import CheckpointError
 from distill.hubert import HubertEncoder
 from distill.student import Student
 from distill.training.devices import best_device, device_of
-
-CNN = "cnn"
-"""The output of the last convolution."""
-
-
-@dataclass(frozen=True)
-class Activations:
-    """What layers put out for a batch."""
-
-    states: dict[str, Tensor]
-    """By layer, (B, F, D)."""
-    lengths: dict[str, Tensor]
-    """By layer, (B,) int64, valid frames."""
-
-    def valid(self, layer: str) -> list[Tensor]:
-        """The valid frames of each utterance, (F, D)."""
-        lengths = self.lengths[layer].tolist()
-        return [rows[:n_frames] for rows, n_frames in zip(self.states[layer], lengths, strict=True)]
-
-
-class LayeredModel(ABC):
-    """A model in eval mode, its layers by name."""
-
-    name: str
-    """For people; differs from those of other models that were opened with it."""
-    layers: tuple[str, ...]
-    """All names, in the order of the computation."""
-    identity: str
-    """A hash that changes with the activations."""
-    device: torch.device
-    """Of its weights; waveforms are moved there."""
-    receptive_field: int
-    """Samples at 16 kHz that give one frame; shorter utterances have none."""
-
-    @abstractmethod
-    def activations(
-        self, waveforms: Tensor, lengths: Tensor, layers: Collection[str] | None = None
-    ) -> Activations:
-        """What layers put out; differentiable with respect to the waveforms.
-
-        Args:
-            waveforms: (B, T), padded at the end.
-            lengths: (B,) int64, valid samples.
-            layers: wanted; None: all but the convolutions before `cnn`.
-
-        Raises:
-            UsageError: for a layer that does not exist.
-        """
-
-    @abstractmethod
-    def hop(self, layer: str) -> int:
-        """Samples from one frame of a layer to the next."""
-
-    @abstractmethod
-    def injected(self, layer: str, change: Callable[[Tensor], Tensor]) -> Any:
-        """A context in which the output of a layer is changed before anything reads it.
-
-        Args:
-            layer: its name.
-            change: (B, F, D) -> (B, F, D).
-
-        Raises:
-            UsageError: for a layer that does not exist.
-        """
-
-    @abstractmethod
-    def random_twin(self, seed: int) -> LayeredModel:
-        """The same architecture with random weights: a control.
-
-        Args:
-            seed: of the weights.
-        """
-
-    @property
-    def transformer(self) -> tuple[str, ...]:
-        """`cnn`, if there is one, and the layers `0` to `L`."""
-        return tuple(layer for layer in self.layers if not layer.startswith("conv"))
-
-    def check(self, layers: Collection[str]) -> None:
-        """Refuse layers that do not exist.
-
-        Raises:
-            UsageError: naming those that do.
-        """
-        for layer in layers:
-            if layer not in self.layers:
-                raise UsageError(f"{self.name} has no layer {layer!r}; it has {', '.join(self.layers)}")
 
 
 class OurModel(LayeredModel):
@@ -173,7 +85,8 @@ class OurModel(LayeredModel):
 
     @override
     def injected(self, layer: str, change: Callable[[Tensor], Tensor]) -> Any:
-        self.check([layer])
+        if layer != INPUT:
+            self.check([layer])
         return self._hooked(layer, change)
 
     @contextmanager
@@ -189,7 +102,12 @@ class OurModel(LayeredModel):
         def before_transformer(_module: nn.Module, inputs: tuple[Tensor, Any]) -> tuple[Tensor, Any]:
             return change(inputs[0]), inputs[1]
 
-        if layer.startswith("conv") or layer == CNN:
+        def before_first(_module: nn.Module, inputs: tuple[Tensor, Any]) -> tuple[Tensor, Any]:
+            return change(inputs[0].transpose(1, 2)).transpose(1, 2), inputs[1]
+
+        if layer == INPUT:
+            handle = self.encoder.cnn[0].register_forward_pre_hook(before_first)
+        elif layer.startswith("conv") or layer == CNN:
             handle = self.encoder.cnn[self._n_convolutions(layer) - 1].register_forward_hook(
                 after_convolution
             )
@@ -223,5 +141,12 @@ def open_models(sources: Sequence[str]) -> list[LayeredModel]:
 
 
 def open_model(source: str, name: str) -> LayeredModel:
-    """One of `open_models`."""
-    return OurModel(load_any(source)[0], name)
+    """One of `open_models`: ours where it can be read as such, for speed."""
+    if source.startswith(PREFIX):
+        return S3prlModel(source, name)
+    try:
+        return OurModel(load_any(source)[0], name)
+    except CheckpointError:
+        if not is_foreign(source):
+            raise
+        return TransformersModel.load(source, name)

@@ -16,8 +16,11 @@ from lhotse.cut import Cut
 from torch import Tensor
 from typing_extensions import override
 
+from distill.analysis.foreign_models import config_of
+from distill.analysis.hf_recognisers import TransformersRecogniser, is_ctc_model
 from distill.analysis.models import OurModel
 from distill.analysis.recognition import Recognised, Recogniser, character_errors, ctc_losses
+from distill.checkpoints.huggingface import is_hub_id
 from distill.checkpoints.loading import load_any
 from distill.downstream.embeddings import short_names
 from distill.downstream.features import Selection, hash_encoder, hash_weights
@@ -174,6 +177,8 @@ def _split(source: str) -> tuple[str, str]:
 def _open(checkpoint: str, head: str, name: str) -> Recogniser:
     if head:
         return HeadRecogniser(checkpoint, Path(head), name)
+    if is_ctc_model(checkpoint) or (is_hub_id(checkpoint) and not config_of(checkpoint)):
+        return TransformersRecogniser(checkpoint, name)
     raise UserError(
         f"{checkpoint} has no head that recognises speech: train one with `distill evaluate asr --student "
         f"{checkpoint}` and give {checkpoint}@EVALUATIONS/heads/asr-last-seed0, or name a fine-tuned CTC "

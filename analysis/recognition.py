@@ -15,7 +15,7 @@ from lhotse.cut import Cut
 from rapidfuzz.distance import Levenshtein
 from torch import Tensor
 
-from distill.analysis.models import LayeredModel
+from distill.analysis.layered import LayeredModel
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,22 @@ def test_a_change_reaches_its_layer_and_those_above(model):
     assert all(torch.equal(again.states[name], state) for name, state in before.states.items())
 
 
+def test_the_input_is_what_the_first_convolution_gets():
+    torch.manual_seed(7)
+    model = OurModel(HubertEncoder.from_preset("mini", conv_norm="layer", normalize_input=True), "m")
+    heard = []
+    with model.injected("input", lambda x: heard.append(x) or x + 1.0):
+        after = model.activations(WAVEFORMS, LENGTHS, ["conv1", "6"])
+    (x,) = heard
+    assert x.shape == (2, 16_000, 1) and not x[1, 12_000:].any()
+    assert torch.allclose(x[1, :12_000].std(), torch.tensor(1.0), atol=1e-3)
+    before = model.activations(WAVEFORMS, LENGTHS, ["conv1", "6"])
+    assert not torch.allclose(after.states["6"], before.states["6"])
+    with model.injected("input", lambda x: 0 * x):
+        zero = model.activations(WAVEFORMS, LENGTHS, ["conv1"]).states["conv1"]
+    assert torch.allclose(zero, zero[:, :1])
+
+
 def test_a_layer_that_does_not_exist_is_refused(model):
     with pytest.raises(UsageError, match="m has no layer '7'; it has conv1, .*, cnn, 0, .*, 6"):
         model.activations(WAVEFORMS, LENGTHS, ["7"])
