@@ -1,0 +1,109 @@
+"""Mel filter banks at the frames of a model: the acoustic view of layer-wise CCA.
+
+The reference's spectrogram (Pasad et al.) begins before the first sample, so that frame j has its middle at
+sample 160 j. A frame i of HuBERT and its like sees the samples 320 i to 320 i + 400. Here a window is 400
+samples, too, and begins where the model's does: both views see the same samples, and there are as many of
+them. Nothing else differs.
+
+Shapes: T samples at 16 kHz, F frames, D features.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from distill.errors import DataError
+from distill.waveforms import SAMPLE_RATE
+
+WIDTH = 80
+WINDOW = SAMPLE_RATE // 40
+"""Samples that a frame sees: 25 ms."""
+STEP = SAMPLE_RATE // 100
+"""Samples from frame to frame before decimation: 10 ms."""
+_N_FFT, _LOWEST_HZ = 2048, 50.0
+_PEAK, _PRE_EMPHASIS = 0.999, 0.97
+_RANGE_DB, _SMALLEST = 80.0, 1e-5
+MOST_APART = 2
+"""Frames that two views of an utterance may differ by: rounding at its end."""
+
+
+def mel_view(waveform: Tensor, *, every: int = 2) -> Tensor:
+    """The logarithm of the mel spectrum, as dB / 80 + 1, within 80 dB of the utterance's loudest value.
+
+    The peak is brought to 0.999, then y[t] = x[t] - 0.97 x[t - 1]; Hann windows of 25 ms; magnitudes of 2048
+    points; 80 triangles from 50 Hz to 8 kHz of equal area (Slaney's scale and norm).
+
+    Args:
+        waveform: (T,), at least one window.
+        every: of the frames at 10 ms, keep the first of this many: 2 for frames at 20 ms.
+
+    Returns:
+        (F, 80) float32, F = (T - 400) // 160 // every + 1.
+
+    Raises:
+        ValueError: the waveform is too short or not 1-D.
+    """
+    if waveform.dim() != 1 or len(waveform) < WINDOW:
+        raise ValueError(f"waveform must be (T,) with T >= {WINDOW}, not {tuple(waveform.shape)}")
+    waveform = waveform.float()
+    waveform = waveform * (_PEAK / waveform.abs().max().clamp(min=1e-30))
+    waveform = torch.cat([waveform[:1], waveform[1:] - _PRE_EMPHASIS * waveform[:-1]])
+    windows = waveform.unfold(0, WINDOW, STEP) * torch.hann_window(WINDOW, device=waveform.device)
+    magnitudes = torch.fft.rfft(windows, n=_N_FFT).abs()
+    level_db = 20 * torch.log10((magnitudes @ _triangles().to(waveform.device)).clamp(min=_SMALLEST))
+    return (level_db.clamp(min=float(level_db.max()) - _RANGE_DB) / _RANGE_DB + 1)[::every]
+
+
+@functools.cache
+def _triangles() -> Tensor:
+    """(1025, 80)."""
+    from torchaudio.functional import melscale_fbanks
+
+    n_frequencies = _N_FFT // 2 + 1
+    scale = {"norm": "slaney", "mel_scale": "slaney"}
+    return melscale_fbanks(n_frequencies, _LOWEST_HZ, SAMPLE_RATE / 2, WIDTH, SAMPLE_RATE, **scale)
+
+
+def at_mel_rate(features: Tensor, *, hop: int, receptive_field: int, every: int = 2) -> Tensor:
+    """Means of the frames of an early convolution that see nothing but the samples of one window.
+
+    The reference compares such layers in the same way: its first convolution (10 samples seen, 5 apart) in
+    means of 79 frames, 32 apart, at 10 ms.
+
+    Args:
+        features: (F', D) of one utterance.
+        hop: samples from one of its frames to the next, a divisor of 160.
+        receptive_field: samples that one of its frames sees, at most 400.
+        every: as for `mel_view`.
+
+    Returns:
+        (F, D), as many frames as `mel_view` has.
+
+    Raises:
+        ValueError: if there is no whole number of frames in a window or a step.
+    """
+    if receptive_field > WINDOW or (WINDOW - receptive_field) % hop or STEP * every % hop:
+        raise ValueError(
+            f"frames of {receptive_field} samples, {hop} apart, do not fill windows of {WINDOW} samples, "
+            f"{STEP * every} apart"
+        )
+    kernel = (WINDOW - receptive_field) // hop + 1
+    return F.avg_pool1d(features.float().T[None], kernel, STEP * every // hop)[0].T
+
+
+def cut_to_shorter(one: Tensor, other: Tensor, utterance: str) -> tuple[Tensor, Tensor]:
+    """Two views (F, D) and (F', D') of an utterance with the same number of frames, cut at the end.
+
+    Raises:
+        DataError: the numbers of frames differ by more than two.
+    """
+    if abs(len(one) - len(other)) > MOST_APART:
+        raise DataError(
+            f"{utterance}: views of {len(one)} and {len(other)} frames are not of the same speech"
+        )
+    n_frames = min(len(one), len(other))
+    return one[:n_frames], other[:n_frames]
