@@ -7,8 +7,9 @@ from leaving names that begin with "_" out of legends.
 from __future__ import annotations
 
 import math
+import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,19 @@ def plain(text: str) -> str:
     """A text that matplotlib shows as it is, in one line."""
     shown = "".join(letter if letter.isprintable() else " " for letter in text).replace("$", r"\$")
     return f"\u200b{shown}" if shown.startswith("_") else shown
+
+
+def by_seed(names: Iterable[str]) -> dict[str, list[str]]:
+    """Models that are one line of a figure: those whose names differ only in a `-seedN` at the end.
+
+    Example:
+        >>> by_seed(["teacher", "s1-seed0", "s1-seed1"])
+        {'teacher': ['teacher'], 's1': ['s1-seed0', 's1-seed1']}
+    """
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(re.sub(r"-seed\d+$", "", name), []).append(name)
+    return {name if len(members) > 1 else members[0]: members for name, members in groups.items()}
 
 
 def wrapped(text: str, width_in: float, *, size: float = 8) -> str:

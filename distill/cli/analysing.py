@@ -5,6 +5,11 @@ from __future__ import annotations
 import argparse
 
 from distill.cli.commands import noise_sources
+from distill.errors import UsageError
+
+IN_MANIFEST = "supervisions"
+"""Where the times of words and phones are if no other place is named."""
+MANIFESTS = (".jsonl", ".jsonl.gz")
 
 
 def run_waveform(options: argparse.Namespace) -> None:
@@ -30,3 +35,56 @@ def run_waveform(options: argparse.Namespace) -> None:
     if options.out:
         waveform_figures.draw(rows, options.out)
     print(waveform_figures.tables(rows))
+
+
+def run_cca(options: argparse.Namespace) -> None:
+    """`distill cca`."""
+    from distill.analysis.cca.command import compare_layers
+    from distill.analysis.cca.layerwise import CcaOptions
+
+    given = [view for view, source in (("phone", options.phones), ("word", options.words)) if source]
+    chosen = CcaOptions(
+        views=tuple(options.view or ["local", "mel", *given]),
+        phones=options.phones or IN_MANIFEST,
+        words=options.words or IN_MANIFEST,
+        phone_map=options.phone_map,
+        layers=tuple(options.layer) if options.layer else None,
+        utterances=options.utterances,
+        samples=options.samples,
+        definition=options.definition,
+        seed=options.seed,
+    )
+    print(
+        compare_layers(
+            options.checkpoints,
+            options.speech,
+            chosen,
+            options.out,
+            random=options.random,
+            scores=options.scores,
+            protocol=options.protocol,
+        )
+    )
+
+
+def run_layers(options: argparse.Namespace) -> None:
+    """`distill layers`."""
+    from distill.analysis.cca.command import recommend
+    from distill.analysis.cca.layerwise import CcaOptions
+
+    sources = {"phone": options.phones, "word": options.words}
+    manifest = next((source for source in sources.values() if (source or "").endswith(MANIFESTS)), None)
+    speech = options.speech or manifest
+    if speech is None:
+        raise UsageError("name the speech: --speech MANIFEST, or a manifest with alignments as --words")
+    inside = {view: IN_MANIFEST if source in (None, speech) else source for view, source in sources.items()}
+    chosen = CcaOptions(
+        views=tuple(view for view, source in sources.items() if source),
+        phones=inside["phone"],
+        words=inside["word"],
+        phone_map=options.phone_map,
+        most_utterances=options.utterances,
+        samples=options.samples,
+        seed=options.seed,
+    )
+    print(recommend(options.checkpoint, speech, chosen, options.out, scores=options.scores))

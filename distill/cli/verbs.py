@@ -81,6 +81,27 @@ _NOISE = Argument(
     metavar="CORPUS=SOURCE",
     help="where musan, wham, fsd, dns or rir recordings are; repeat for several",
 )
+_PHONES, _WORDS = (
+    Argument(
+        f"--{tier}",
+        nargs="?",
+        const=analysing.IN_MANIFEST,
+        metavar="SOURCE",
+        help=f"times of {tier}: a folder of TextGrids or a CTM file; without SOURCE, in the manifest",
+    )
+    for tier in ("phones", "words")
+)
+_PHONE_MAP = Argument(
+    "--phone-map", metavar="FILE", help="lines SYMBOL <tab> PHONE, for phones of other alphabets"
+)
+_SCORES = Argument(
+    "--scores",
+    type=Path,
+    action="append",
+    default=[],
+    metavar="EVALUATIONS",
+    help="folder of heads on single layers (distill sweep --features layer:K) to compare with; repeatable",
+)
 _CHOICES = (
     Argument("--protocol", metavar="NAME", help="only results of this one: paper, s3prl"),
     Argument("--variant", metavar="NAME", help="only with distortions as: paper, authors"),
@@ -379,6 +400,55 @@ VERBS: Mapping[str, Verb] = {
             ),
             _seed("of utterances and perturbations"),
             _out("folder for results and figures; continued if it exists"),
+        ),
+    ),
+    "cca": Verb(
+        analysing.run_cca,
+        "how much of sounds, phones and words each layer carries (canonical correlations)",
+        "distill cca runs/t1 runs/s4 --speech data/mini/speech_train.jsonl.gz --phones --words --out cca",
+        (
+            _CHECKPOINTS,
+            _SPEECH,
+            Argument(
+                "--view",
+                action="append",
+                choices=("local", "mel", "phone", "word"),
+                help="to compare with; repeat for several (local, mel; phone and word where given)",
+            ),
+            _PHONES,
+            _WORDS,
+            _PHONE_MAP,
+            Argument("--layer", action="append", help="repeat for several (all, every convolution too)"),
+            Argument("--random", action="store_true", help="the same with random weights too, as a control"),
+            Argument("--utterances", type=int, default=500, help="of a sample, for local and mel (500)"),
+            Argument("--samples", type=int, default=3, help="of the speech (3)"),
+            Argument(
+                "--definition",
+                choices=("centred", "reference"),
+                default="centred",
+                help="of PWCCA's weights; reference: as the code of Pasad et al. has them (centred)",
+            ),
+            _SCORES,
+            _CHOICES[0],
+            _out("folder for scores and figures (cca)", default=Path("cca")),
+            _seed("of samples and parts"),
+        ),
+    ),
+    "layers": Verb(
+        analysing.run_layers,
+        "which layer to feed a task, without training a head",
+        "distill layers runs/t1 --words data/mini/speech_train.jsonl.gz --phones",
+        (
+            Argument("checkpoint", help="student or teacher"),
+            _WORDS,
+            _PHONES,
+            _PHONE_MAP,
+            Argument("--speech", help="manifest, TSV or folder of audio (the manifest given as --words)"),
+            Argument("--utterances", type=int, default=500, help="to use, at random (500)"),
+            Argument("--samples", type=int, default=3, help="of these (3)"),
+            _SCORES,
+            _out("folder for scores and figures (layers)", default=Path("layers")),
+            _seed("of samples and parts"),
         ),
     ),
     "tsne": Verb(

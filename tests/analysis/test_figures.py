@@ -10,6 +10,7 @@ from PIL import Image
 from distill.analysis.figures import (
     COLUMN_IN,
     add_legend,
+    by_seed,
     draw_bars,
     draw_layers,
     draw_lines,
@@ -138,3 +139,8 @@ def test_a_figure_is_written_with_its_data(tmp_path):
     assert paths[2].read_text() == "layer,distance\n0,2\n"
     with Image.open(paths[0]) as image:
         assert image.width == round(300 * COLUMN_IN)
+
+
+def test_seeds_of_a_model_are_one_line():
+    names = ["t", "s1-seed0", "s4-seed3", "s1-seed12", "s1"]
+    assert by_seed(names) == {"t": ["t"], "s1": ["s1-seed0", "s1-seed12", "s1"], "s4-seed3": ["s4-seed3"]}
