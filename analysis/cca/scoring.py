@@ -31,7 +31,7 @@ EPSILONS: tuple[tuple[float, float], ...] = tuple(
     (x, y) for grid in ((1e-11, 1e-10, 1e-9), (1e-8, 1e-7, 1e-6, 1e-5)) for x in grid for y in grid
 )
 """Pairs for the layer and for what it is compared with, relative to the largest variance (Pasad et al.)."""
-_TIE = 1e-9
+TIE = 1e-9
 """Scores on dev that differ by less are equal: rounding must not choose."""
 _NULL = 1e-7
 """A projection that varies less than this, relative to its direction's length times the deviation of the
@@ -83,7 +83,7 @@ def score_fold(
     fit = _Fit(train, name, exact=definition == "reference")
     found = [fit.directions(*pair) for pair in epsilons]
     on_dev = [score(each, dev, definition) for each in found]
-    best = next(number for number, value in enumerate(on_dev) if value >= max(on_dev) - _TIE)
+    best = next(number for number, value in enumerate(on_dev) if value >= max(on_dev) - TIE)
     return FoldScore(score(found[best], test, definition), on_dev[best], *map(float, epsilons[best]))
 
 
