@@ -18,7 +18,7 @@ from distill.analysis.cca.ctm import read_ctm
 from distill.analysis.cca.segments import Interval
 from distill.analysis.cca.textgrid import Tier, read_textgrid
 from distill.data.files import files_below
-from distill.errors import DataError, UsageError, listed
+from distill.errors import DataError, UsageError, first_line, listed
 
 logger = logging.getLogger(__name__)
 
@@ -157,12 +157,22 @@ def _of_supervisions(cut: Any, tier: str) -> list[Interval] | None:
             continue
         recording_s = part.recording.duration if getattr(part, "recording", None) else part.end
         place = _Place(f"{cut.id} ({tier}s)", part.start - begins_s, recording_s, cut.duration)
-        intervals = [Interval(item.symbol, item.start, item.start + item.duration) for item in items]
+        intervals = _as_intervals(items, place.where)
         _check_inside(intervals, supervision, part.start, place)
         found = (found or []) + _placed(intervals, place)
     if found is None:
         return None
     return _placed(found, _Place(f"{cut.id} ({tier}s)", 0.0, cut.duration, cut.duration))  # of all together
+
+
+def _as_intervals(items: Iterable[Any], where: str) -> list[Interval]:
+    try:
+        return [
+            Interval(str(item.symbol), float(item.start), float(item.start) + float(item.duration))
+            for item in items
+        ]
+    except (AttributeError, TypeError, ValueError) as error:
+        raise DataError(f"{where}: an item is not [SYMBOL, START, DURATION] ({first_line(error)})") from None
 
 
 def _check_inside(intervals: Sequence[Interval], supervision: Any, start_s: float, place: _Place) -> None:
@@ -214,8 +224,13 @@ def _textgrids(source: Path, tier: str) -> dict[str, _Entry]:
     if not paths:
         raise DataError(f"{source} holds no TextGrid files (NAME.TextGrid)")
     home = source if source.is_dir() else source.parent
-    named = {path.relative_to(home).with_suffix("").as_posix(): path for path in paths}
-    return {name: _Entry(str(path), partial(_of_textgrid, path, tier)) for name, path in named.items()}
+    entries: dict[str, _Entry] = {}
+    for path in paths:
+        name = path.relative_to(home).with_suffix("").as_posix()
+        if name in entries:
+            raise DataError(f"{entries[name].where} and {path} have the same name but for their suffix")
+        entries[name] = _Entry(str(path), partial(_of_textgrid, path, tier))
+    return entries
 
 
 def _names_of(cut: Any) -> list[tuple[str, bool]]:

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from distill.analysis.cca.cross_validation import Split
 from distill.errors import DataError
 from distill.waveforms import SAMPLE_RATE
 
@@ -54,15 +54,6 @@ class Instance(NamedTuple):
     """The first frame."""
     end: int
     """One past the last frame."""
-
-
-@dataclass(frozen=True)
-class Split:
-    """Row numbers of the three parts of a cross-validation."""
-
-    train: np.ndarray
-    dev: np.ndarray
-    test: np.ndarray
 
 
 def span(start_s: float, end_s: float, *, hop: int = HOP) -> tuple[int, int]:

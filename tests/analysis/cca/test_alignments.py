@@ -194,6 +194,32 @@ def test_a_frame_too_much_is_clipped_and_nothing_is_dropped(caplog):
     assert "1 intervals of no length are left out" in caplog.text
 
 
+def test_two_files_that_differ_in_their_suffix_are_refused(tmp_path):
+    for suffix in ("TextGrid", "textgrid"):
+        (tmp_path / f"a.{suffix}").write_text(textgrid(WORDS))
+    with pytest.raises(DataError, match="a.TextGrid and .*a.textgrid have the same name"):
+        read_alignments(str(tmp_path), [cut_of("a")], "word")
+
+
+@pytest.mark.parametrize("item", [("on", None, 0.5), ("on", "first", 0.5)])
+def test_items_that_are_none_are_refused(item):
+    cut = spoken("a", WORDS)
+    cut.supervisions[0].alignment["word"].append(AlignmentItem(*item))
+    with pytest.raises(DataError, match=r"a \(words\): an item is not \[SYMBOL, START, DURATION\]"):
+        read_alignments(None, [cut], "word")
+
+
+def test_padding_and_mixing_move_alignments():
+    cut = spoken("a", WORDS)
+    padded = cut.pad(duration=3.0, direction="left")
+    assert near(
+        read_alignments(None, [padded], "word")[padded.id],
+        [one._replace(start_s=one[1] + 1, end_s=one[2] + 1) for one in WORDS],
+    )
+    mixed = cut.mix(cut_of("noise", duration=2.0))
+    assert near(read_alignments(None, [mixed], "word")[mixed.id], WORDS)
+
+
 def test_two_cuts_of_a_name_are_refused():
     with pytest.raises(DataError, match="two utterances are called a"):
         read_alignments(None, [spoken("a", WORDS), spoken("a", WORDS)], "word")

@@ -10,11 +10,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from distill.analysis.cca.cross_validation import Split
 from distill.analysis.cca.segments import (
     PARTS,
     Instance,
     Interval,
-    Split,
     instances_of,
     middle_third,
     one_hot,
