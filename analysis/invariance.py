@@ -12,8 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 from tqdm import tqdm
 
 from distill import config, markdown
@@ -23,6 +21,9 @@ from distill.adaptation.heads import agreement, read_head
 from distill.adaptation.masked_prediction import MaskedPrediction
 from distill.adaptation.target_making import make_targets
 from distill.adaptation.targets import Targets
+from distill.analysis.layered import CNN
+from distill.analysis.models import OurModel
+from distill.analysis.probes.activations import Comparison
 from distill.batch import Batch
 from distill.checkpoints import load_teacher
 from distill.data.manifest import ListedCuts
@@ -33,9 +34,8 @@ from distill.downstream.embeddings import load_encoders
 from distill.errors import UserError
 from distill.hubert import HubertEncoder
 from distill.options import AdaptRecipe
-from distill.training.devices import best_device, device_of
+from distill.training.devices import best_device
 from distill.training.run_folder import RunFolder
-from distill.waveforms import frame_mask
 
 
 def compare(
@@ -97,23 +97,20 @@ def layer_cosines(
     Returns:
         By encoder, (L + 1,).
     """
-    sums = {name: torch.zeros(e.config.layers + 1, dtype=torch.float64) for name, e in encoders.items()}
-    n_frames = dict.fromkeys(encoders, 0)
-    for (_, waves, lengths, _), (_, other_waves, _, _) in zip(
+    models = [OurModel(encoder, name) for name, encoder in encoders.items()]
+    found = {m.name: {layer: Comparison() for layer in m.transformer if layer != CNN} for m in models}
+    for (cuts, waves, lengths, _), (_, other_waves, _, _) in zip(
         clean.batches(), distorted.batches(), strict=True
     ):
-        for name, encoder in encoders.items():
-            device = device_of(encoder)
-            one, other = (encoder.eval()(w.to(device), lengths) for w in (waves, other_waves))
-            valid = frame_mask(one.lengths, one.last_hidden_state.shape[1])  # (B, F)
-            n_frames[name] += int(valid.sum())
-            pairs = zip(one.features, other.features, strict=True)
-            sums[name] += torch.stack([_cosine_sum(a, b, valid) for a, b in pairs]).cpu()
-    return {name: (total / n_frames[name]).numpy() for name, total in sums.items()}
-
-
-def _cosine_sum(a: Tensor, b: Tensor, valid: Tensor) -> Tensor:
-    return F.cosine_similarity(a, b, dim=2)[valid].double().sum()
+        for model in models:
+            layers = found[model.name]
+            one, other = (model.activations(w, lengths, layers) for w in (waves, other_waves))
+            for layer, comparison in layers.items():
+                comparison.add([cut.id for cut in cuts], layer, one, other)
+    return {
+        name: np.array([comparison.mean("cosine") for comparison in layers.values()])
+        for name, layers in found.items()
+    }
 
 
 def masked_accuracies(run: Path, tests: Mapping[str, DistortedSet], *, seed: int = 0) -> dict[str, float]:

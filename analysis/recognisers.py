@@ -168,6 +168,11 @@ def open_recognisers(sources: Sequence[str]) -> list[Recogniser]:
     return [_open(*pair, name) for pair, name in zip(pairs, names, strict=True)]
 
 
+def recognises(source: str) -> bool:
+    """Whether a source names a model with a head."""
+    return bool(_split(source)[1]) or is_ctc_model(source)
+
+
 def _split(source: str) -> tuple[str, str]:
     """The checkpoint, and the folder of the head or ""."""
     checkpoint, mark, head = source.rpartition("@")

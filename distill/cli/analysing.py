@@ -88,3 +88,52 @@ def run_layers(options: argparse.Namespace) -> None:
         seed=options.seed,
     )
     print(recommend(options.checkpoint, speech, chosen, options.out, scores=options.scores))
+
+
+def run_layer_noise(options: argparse.Namespace) -> None:
+    """`distill probe layers`."""
+    from distill.analysis.probes import layer_noise, layer_noise_figures
+    from distill.analysis.probes.waveform import choose_utterances
+    from distill.data.sources import open_cuts
+
+    judges = layer_noise.open_judges(options.models, options.teacher)
+    cuts = choose_utterances(open_cuts(options.speech), options.utterances, seed=options.seed)
+    rows = layer_noise.probe_layers(
+        judges,
+        cuts,
+        layers=options.layer,
+        noises=options.kind or layer_noise.NOISES,
+        sigmas=options.sigma or layer_noise.SIGMAS,
+        seed=options.seed,
+        batch_size=options.batch_size,
+        out=options.out,
+    )
+    if options.out:
+        layer_noise_figures.draw(rows, options.out)
+    print(layer_noise_figures.tables(rows))
+
+
+def run_activations(options: argparse.Namespace) -> None:
+    """`distill probe activations`."""
+    from distill.analysis.models import open_models
+    from distill.analysis.probes import activations, activations_figures
+    from distill.analysis.probes.waveform import choose_utterances
+    from distill.data.noise import NoiseReader
+    from distill.data.sources import open_cuts
+
+    cuts = choose_utterances(open_cuts(options.speech), options.utterances, seed=options.seed)
+    rows = activations.probe_activations(
+        open_models(options.models),
+        cuts,
+        rhos=options.rho or (() if options.condition else activations.RHOS),
+        conditions=options.condition or (),
+        reader=NoiseReader(noise_sources(options.noise)),
+        layers=options.layer,
+        cca=not options.no_cca,
+        seed=options.seed,
+        batch_size=options.batch_size,
+        out=options.out,
+    )
+    if options.out:
+        activations_figures.draw(rows, options.out)
+    print(activations_figures.tables(rows))

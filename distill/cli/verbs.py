@@ -102,6 +102,16 @@ _SCORES = Argument(
     metavar="EVALUATIONS",
     help="folder of heads on single layers (distill sweep --features layer:K) to compare with; repeatable",
 )
+_UTTERANCES = Argument(
+    "--utterances",
+    type=sample_size,
+    default=200,
+    metavar="N|all",
+    help="of the speech, at random, the same for all models (200)",
+)
+_BATCH_SIZE = Argument(
+    "--batch-size", type=sample_size, default=8, metavar="N", help="utterances at once (8)"
+)
 _CHOICES = (
     Argument("--protocol", metavar="NAME", help="only results of this one: paper, s3prl"),
     Argument("--variant", metavar="NAME", help="only with distortions as: paper, authors"),
@@ -370,13 +380,7 @@ VERBS: Mapping[str, Verb] = {
                 "or hub id of a fine-tuned CTC model",
             ),
             _SPEECH,
-            Argument(
-                "--utterances",
-                type=sample_size,
-                default=200,
-                metavar="N|all",
-                help="of the speech, at random, the same for all models (200)",
-            ),
+            _UTTERANCES,
             Argument(
                 "--perturb",
                 action="append",
@@ -399,6 +403,86 @@ VERBS: Mapping[str, Verb] = {
                 help="attack this model and let all hear that audio (each its own)",
             ),
             _seed("of utterances and perturbations"),
+            _out("folder for results and figures; continued if it exists"),
+        ),
+    ),
+    "probe layers": Verb(
+        analysing.run_layer_noise,
+        "what noise after one layer does to errors, to the last layer or to the loss",
+        "distill probe layers facebook/wav2vec2-base-960h --out e2a \\\n"
+        "    --speech data/librispeech/test-clean.jsonl.gz\n"
+        "  distill probe layers runs/t1 runs/s1 runs/s4 --speech my_speech --out e2a\n"
+        "  distill probe layers runs/s1 runs/s4 --teacher runs/t1 --speech my_speech --sigma 0 --sigma 0.4",
+        (
+            Argument(
+                "models",
+                nargs="+",
+                metavar="MODEL",
+                help="recognisers (CHECKPOINT@HEAD, fine-tuned CTC models), judged by their errors; or any "
+                "models, judged by the distance of their last layer",
+            ),
+            _SPEECH,
+            _UTTERANCES,
+            Argument(
+                "--teacher", metavar="CKPT", help="judge students by their distillation loss against it"
+            ),
+            Argument(
+                "--layer",
+                action="append",
+                metavar="NAME",
+                help="after which noise goes: cnn, 0, 1 ..., conv1 ...; repeat for several (cnn, 0, 1 ...)",
+            ),
+            Argument(
+                "--kind",
+                action="append",
+                metavar="NAME",
+                help="additive: h + sigma g; multiplicative: h (1 + sigma g); repeat for several (both)",
+            ),
+            Argument(
+                "--sigma",
+                type=float,
+                action="append",
+                help="standard deviation; repeat for several (0 to 0.6 by 0.1)",
+            ),
+            _BATCH_SIZE,
+            _seed("of utterances and noise"),
+            _out("folder for results and figures; continued if it exists"),
+        ),
+    ),
+    "probe activations": Verb(
+        analysing.run_activations,
+        "distance, cosine and CCA of each layer between clean and disturbed speech",
+        "distill probe activations facebook/wav2vec2-base-960h --out e2b \\\n"
+        "    --speech data/librispeech/test-clean.jsonl.gz\n"
+        "  distill probe activations runs/s1 runs/s4 --speech my_speech --out e2b \\\n"
+        "    --rho 0.1 --condition fsd --noise fsd=noises/",
+        (
+            Argument(
+                "models",
+                nargs="+",
+                metavar="MODEL",
+                help="checkpoints, folders or hub ids of transformers, s3prl:NAME[=CHECKPOINT]",
+            ),
+            _SPEECH,
+            _UTTERANCES,
+            Argument(
+                "--rho",
+                type=float,
+                action="append",
+                help="standard deviation of white noise at the input, over that of the utterance; repeat for "
+                "several (0.1 to 0.5 by 0.1 without --condition)",
+            ),
+            _condition("other disturbance: 2-dist, fsd, dns, musan ...; repeat for several"),
+            _NOISE,
+            Argument(
+                "--layer",
+                action="append",
+                metavar="NAME",
+                help="to look at: cnn, 0, 1 ..., conv1 ...; repeat for several (cnn, 0, 1 ...)",
+            ),
+            Argument("--no-cca", action="store_true", help="without canonical correlations, which take time"),
+            _BATCH_SIZE,
+            _seed("of utterances and noise"),
             _out("folder for results and figures; continued if it exists"),
         ),
     ),
