@@ -218,11 +218,8 @@ def run_tsne(options: argparse.Namespace) -> None:
     """`distill tsne`."""
     from distill.analysis.tsne import plot
 
-    print(
-        plot(
-            options.checkpoints, options.speech, noise_sources(options.noise), options.out, seed=options.seed
-        )
-    )
+    noises = noise_sources(options.noise)
+    print(plot(options.checkpoints, options.speech, noises, options.out, seed=options.seed))
 
 
 def run_evaluate(options: argparse.Namespace) -> None:

@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import soundfile
 from lhotse import CutSet
-from torch import nn
 
 from distill import markdown
 from distill.atomic import read_json, write_json, write_text
@@ -25,6 +24,7 @@ from distill.data.noise import NoiseReader
 from distill.data.sources import open_cuts
 from distill.distortions.options import NOISE_CORPORA
 from distill.errors import UserError
+from distill.hubert import HubertEncoder
 from distill.options import LoggingConfig
 from distill.run import run
 from distill.training.run_folder import RunFolder
@@ -83,7 +83,7 @@ def run_demo(out: Path) -> str:
         results.append(Result(name, evaluate_keywords(runs, data, out)))
     text = write_results(results, out)
     say("drawing curves and t-SNE, writing audio and the report", started)
-    illustrate(out, data)
+    ratios = illustrate(out, data)
     say(f"done: open {out}/report.html; table.md, curves.png, tsne.png, audio/, runs/ are beside it", started)
     chance = 100.0 / N_KEYWORDS
     if results[0].mean("clean") < 3 * chance:
@@ -91,7 +91,7 @@ def run_demo(out: Path) -> str:
             f"the demo's teacher is at {results[0].mean('clean'):.1f} % on clean keywords, below three times "
             f"chance ({3 * chance:.0f} %): its students mean nothing; please report this with {out}/table.md"
         )
-    return text
+    return f"{text}\n\n{ratios}"
 
 
 def say(what: str, started: float) -> None:
@@ -239,15 +239,19 @@ def verdict(plain: Result, robust: Result, condition: str) -> str:
     )
 
 
-def illustrate(out: Path, data: Path) -> None:
-    """Draw curves and t-SNE, write distorted audio and the report."""
+def illustrate(out: Path, data: Path) -> str:
+    """Draw curves and t-SNE, write distorted audio and the report.
+
+    Returns:
+        The numbers that t-SNE stands for, as Markdown.
+    """
     from distill.analysis.report import make_report
 
     noises, keywords = NoiseReader(test_noises(data)), keyword_set(data, "test")
     draw_curves(out)
-    models: dict[str, nn.Module] = {"teacher": load_teacher(str(run_folder(out, "teacher")))}
+    models: dict[str, HubertEncoder] = {"teacher": load_teacher(str(run_folder(out, "teacher")))}
     models |= {name: load_student(str(run_folder(out, name, seed=0))).encoder for name in STUDENTS}
-    draw_tsne(models, keywords.subset(first=100), noises, out / "tsne.png")
+    ratios = draw_tsne(models, keywords.subset(first=100), noises, out / "tsne.png")
     write_audio(keywords, noises, out / "audio")
     make_report(
         [*sorted((out / "runs").iterdir()), out / "evaluations"],
@@ -256,6 +260,7 @@ def illustrate(out: Path, data: Path) -> None:
         noises=test_noises(data),
         tsne=out / "tsne.png",
     )
+    return ratios
 
 
 def draw_curves(out: Path) -> Path:
@@ -284,11 +289,18 @@ def draw_curves(out: Path) -> Path:
     return path
 
 
-def draw_tsne(models: Mapping[str, nn.Module], cuts: CutSet, noises: NoiseReader, path: Path) -> Path:
-    """Draw the paper's Fig. 2 for the demo's models."""
-    from distill.analysis.tsne import draw, project, split_means
+def draw_tsne(models: Mapping[str, HubertEncoder], cuts: CutSet, noises: NoiseReader, path: Path) -> str:
+    """Draw the paper's Fig. 2 for the demo's models, and write its points (CSV) and ratios (JSON) beside it.
 
-    return draw({name: project(kinds) for name, kinds in split_means(models, cuts, noises).items()}, path)
+    Returns:
+        The ratios as Markdown.
+    """
+    from distill.analysis.models import OurModel
+    from distill.analysis.splits import make_splits
+    from distill.analysis.tsne import ratios_table, write_picture
+
+    found = make_splits([OurModel(model, name) for name, model in models.items()], cuts, noises)
+    return ratios_table(write_picture(found, path, {"speech": f"{len(cuts)} test utterances of the demo"}))
 
 
 def write_audio(cuts: CutSet, noises: NoiseReader, folder: Path) -> None:

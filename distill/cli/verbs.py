@@ -537,14 +537,18 @@ VERBS: Mapping[str, Verb] = {
     ),
     "tsne": Verb(
         commands.run_tsne,
-        "draw the last layer, clean and distorted (Fig. 2)",
-        "distill tsne runs/s1 runs/s4 --speech data/mini/speech_test.jsonl.gz --out tsne.png",
+        "draw the last layer, clean and distorted (Fig. 2), and say how far apart they are",
+        "distill tsne runs/s1 runs/s4 --speech data/mini/speech_test.jsonl.gz \\\n"
+        "    --noise musan=noises/ --out tsne",
         (
             _CHECKPOINTS,
             _SPEECH,
             _NOISE,
-            _out("picture to write (tsne.png)", default=Path("tsne.png")),
-            _seed("of distortions and t-SNE"),
+            _out(
+                "folder, for `distill report` and to add models later, or picture (tsne.png)",
+                default=Path("tsne.png"),
+            ),
+            _seed("of distortions, t-SNE and intervals"),
         ),
     ),
     "completion": Verb(

@@ -11,7 +11,8 @@ import torch
 
 from distill.analysis.invariance import layer_cosines
 from distill.analysis.listening import samples_of_distortions
-from distill.analysis.tsne import split_means
+from distill.analysis.models import OurModel
+from distill.analysis.splits import make_splits
 from distill.data.noise import NoiseReader
 from distill.data.sources import open_cuts
 from distill.distortions import Distorter
@@ -89,8 +90,8 @@ SIBLINGS = {
         {"m": encoder},
         *(DistortedSet(open_cuts(speech), name, NoiseReader(noises)) for name in ("clean", "dns")),
     ),
-    "t-SNE": lambda speech, noises, encoder, out: split_means(
-        {"m": encoder}, open_cuts(speech), NoiseReader(noises)
+    "t-SNE": lambda speech, noises, encoder, out: make_splits(
+        [OurModel(encoder, "m")], open_cuts(speech), NoiseReader(noises)
     ),
     "sounds of a report": lambda speech, noises, encoder, out: samples_of_distortions(speech, noises),
     "a set that is written": lambda speech, noises, encoder, out: materialise(

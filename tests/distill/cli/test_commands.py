@@ -110,8 +110,14 @@ def test_distort(distill, noise_folder, tmp_path):
 def test_tsne(distill, models, noise_folder, tmp_path):
     words = ["tsne", models["student"], models["teacher"], "--speech", noise_folder]
     code, out, err = distill(*words, "--noise", f"musan={noise_folder}", "--out", tmp_path / "x.png")
-    assert code == 0 and out == f"{tmp_path}/x.png\n", err
+    lines = out.splitlines()
+    assert code == 0 and lines[-1] == f"{tmp_path}/x.png", err
+    assert lines[0] == "| within / between splits | all | musan | gaussian | reverb |"
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG\r\n")
+    code, out, err = distill(*words, "--out", tmp_path / "folder")
+    assert code == 0 and out.endswith(f"\n{tmp_path}/folder/tsne.png\n"), err
+    code, out, err = distill(*words, "--out", tmp_path / "folder", "--seed", 1)
+    assert code == 1 and "was made with other settings (seed)" in err.splitlines()[-1] and not out
 
 
 def test_provenance_is_kept_by_export(distill, models, tmp_path):
