@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import soundfile
@@ -24,10 +25,12 @@ from distill.data.noise import NoiseReader
 from distill.data.sources import open_cuts
 from distill.distortions.options import NOISE_CORPORA
 from distill.errors import UserError
-from distill.hubert import HubertEncoder
 from distill.options import LoggingConfig
 from distill.run import run
 from distill.training.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from distill.hubert import HubertEncoder
 
 CONDITIONS = ("clean", "2-dist", "fsd", "dns")
 STUDENTS = {"s1": "none", "s4": "setup2"}  # name: cdm
