@@ -1,4 +1,4 @@
-"""One HTML page about some runs, with everything in it: tables, curves, robustness, t-SNE, sounds.
+"""One HTML page about some runs, with everything in it: tables, curves, robustness, analyses, sounds.
 
 The page fetches nothing and executes nothing (its content security policy says so); it follows the reader's
 light or dark theme and fits a phone. `report_contents` collects what it shows, `templates/` say how.
@@ -35,7 +35,7 @@ def make_report(
     """Write the page; a warning names the parts that it lacks and the options that add them.
 
     Args:
-        runs: run folders, folders of evaluations or sweeps.
+        runs: run folders, folders of evaluations, sweeps or analyses.
         out: the .html file.
         speech: manifest, TSV or folder; one of its utterances is played under every distortion.
         noises: by corpus (musan, wham, fsd, dns, rir), sources of noise; without them, distortions that need
@@ -61,7 +61,7 @@ def make_report(
         missing.append("sounds (add --speech SOURCE --noise CORPUS=SOURCE)")
     elif not noises:
         missing.append("the sound of noise (add --noise CORPUS=SOURCE)")
-    if not contents.pictures:
+    if not contents.pictures and not any(analysis.kind == "tsne" for analysis in contents.analyses):
         missing.append("t-SNE (add --tsne PICTURE, made by `distill tsne`)")
     if missing:
         logger.warning("%s is without %s", out, "; ".join(missing))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +12,17 @@ import numpy as np
 from distill.analysis.curves import COLOURS, curve_chart, style
 from distill.analysis.head_curves import read_heads
 from distill.analysis.listening import Sample, samples_of_distortions
+from distill.analysis.report_analyses import Analysis, read_analyses
 from distill.analysis.run_logs import RunLog, read_runs
+from distill.analysis.separation import ratio_cells
+from distill.atomic import read_json
 from distill.downstream.results import read_results
 from distill.downstream.table_types import Table, is_measured
 from distill.downstream.tables import build_tables
 from distill.downstream.tasks import TASKS
 from distill.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 CONDITION_COLOURS: dict[str, str] = {
     "clean": COLOURS[0],
@@ -107,6 +113,9 @@ class Picture:
     name: str
     media_type: str
     content: bytes
+    header: Sequence[str] = ()
+    ratios: Sequence[Sequence[str]] = ()
+    """The numbers that it stands for, as cells of a table; empty if they are not known."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +138,7 @@ class Contents:
     training: Sequence[CurveCharts] = ()
     heads: CurveCharts | None = None
     pictures: Sequence[Picture] = ()
+    analyses: Sequence[Analysis] = ()
     sounds: Sounds | None = None
     recipes: Sequence[RunLog] = ()
     """Runs whose recipe or versions are known."""
@@ -156,7 +166,12 @@ def collect(
     """Read everything that a report shows; arguments and errors are those of `make_report`."""
     logs = read_runs(folders)
     tables = build_tables(read_results(folders), protocol=protocol, variant=variant)
-    pictures = [path for log in logs if (path := log.folder / "tsne.png").is_file()]
+    analyses = read_analyses(folders)
+    pictures = [
+        path
+        for log in logs
+        if (path := log.folder / "tsne.png").is_file() and log.folder.resolve() not in analyses
+    ]
     return Contents(
         labels=[log.label for log in logs],
         runs=[run_facts(log) for log in logs if log.kind],
@@ -164,6 +179,7 @@ def collect(
         training=training_charts(logs),
         heads=head_charts(folders),
         pictures=[read_picture(path) for path in (*pictures, *([tsne] if tsne else []))],
+        analyses=list(analyses.values()),
         sounds=Sounds(*samples_of_distortions(speech, noises or {})) if speech else None,
         recipes=[log for log in logs if log.recipe_text or log.versions],
     )
@@ -266,4 +282,16 @@ def read_picture(path: Path) -> Picture:
     if media_type is None or not path.is_file():
         raise UserError(f"{path}: expected a .png or .svg, as `distill tsne --out tsne.png` makes")
     name = f"{path.resolve().parent.name}/{path.name}"
-    return Picture(name=name, media_type=media_type, content=path.read_bytes())
+    header, ratios = _read_ratios(path.with_suffix(".json"))
+    return Picture(name=name, media_type=media_type, content=path.read_bytes(), header=header, ratios=ratios)
+
+
+def _read_ratios(path: Path) -> tuple[list[str], list[list[str]]]:
+    """What `distill tsne` wrote beside a picture, as header and rows; a warning says if it is damaged."""
+    if not path.is_file():
+        return [], []
+    try:
+        return ratio_cells(read_json(path)["rows"])
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        logger.warning("%s is left out: it does not hold the ratios of t-SNE (%s)", path, error)
+        return [], []

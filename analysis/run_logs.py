@@ -24,7 +24,7 @@ Curve = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True, kw_only=True)
 class RunLog:
-    """A training run or a folder of evaluations, as far as its files could be read."""
+    """A training run, or a folder of evaluations or analyses, as far as its files could be read."""
 
     label: str
     """The folder's name, with as many parents as tell it apart from the others."""
@@ -43,7 +43,7 @@ class RunLog:
 
     @property
     def kind(self) -> str:
-        """What was trained: distil, adapt, ...; empty for a folder of evaluations."""
+        """What was trained: distil, adapt, ...; empty for other folders."""
         return str(self.recipe.get("kind", "distil")) if self.recipe_text or self.curves else ""
 
     def best(self, metric: str) -> tuple[float, int] | None:
@@ -59,15 +59,17 @@ def read_runs(folders: Sequence[Path]) -> list[RunLog]:
     """Read run folders; damaged files are warned about and left out.
 
     Raises:
-        UserError: for a folder that is missing, or holds neither a run nor results.
+        UserError: for a folder that is missing, or holds no run and no results of evaluations or analyses.
     """
     unique = list({folder.resolve(): folder for folder in folders}.values())
     for folder in unique:
         if not folder.is_dir():
-            raise UserError(f"{folder} is not a folder: name run folders, or folders of evaluations")
-        marks = ("recipe.yaml", "csv/metrics*.csv", "results/*.json", "**/results/*.json")
+            raise UserError(f"{folder} is not a folder: name run folders, folders of evaluations or analyses")
+        marks = ("recipe.yaml", "csv/metrics*.csv", "results/*.json", "**/results/*.json", "**/analysis.json")
         if not any(any(folder.glob(mark)) for mark in marks):
-            raise UserError(f"{folder} holds neither a run (recipe.yaml, csv/) nor results of evaluations")
+            raise UserError(
+                f"{folder} holds neither a run (recipe.yaml, csv/) nor results of evaluations or analyses"
+            )
     return [
         RunLog(
             label=label,

@@ -6,8 +6,10 @@ Shapes: S splits of some speech, C conditions, D features, R rounds of the boots
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -35,8 +37,8 @@ class Separation:
     def __str__(self) -> str:
         if self.ratio is None:
             return "undefined"
-        text = f"{self.ratio:.2f}" if self.ratio >= 0.1 else f"{self.ratio:.2g}"
-        digits = max(2, len(text.partition(".")[2]))
+        digits = max(2, 1 - math.floor(math.log10(self.ratio))) if self.ratio > 0 else 2
+        text = f"{self.ratio:.{digits}f}"
         return text if self.low is None else f"{text} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
 
 
@@ -88,6 +90,24 @@ def separation(
         ratios = (drawn @ moved / n_splits) * n_pairs / ((drawn @ apart) * drawn).sum(1)
         low, high = map(float, np.quantile(ratios, [(1 - level) / 2, (1 + level) / 2]))
     return Separation(ratio=within / between, low=low, high=high, within=within, between=between)
+
+
+def ratio_cells(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """The cells of a table of ratios: a row for each model, a column for each condition.
+
+    Args:
+        rows: each with a "model", a "condition" and the fields of a `Separation`.
+
+    Returns:
+        Header, and cells.
+    """
+    conditions = list(dict.fromkeys(str(row["condition"]) for row in rows))
+    models: dict[str, dict[str, str]] = {}
+    for row in rows:
+        fields = {name: row[name] for name in ("ratio", "low", "high", "within", "between")}
+        models.setdefault(str(row["model"]), {})[str(row["condition"])] = str(Separation(**fields))
+    cells = [[model, *(found.get(name, "") for name in conditions)] for model, found in models.items()]
+    return ["within / between splits", *conditions], cells
 
 
 def _distances(points: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from distill import markdown
 from distill.analysis.figures import COLUMN_IN, PAGE_IN, new_figure, save, wrapped
 from distill.analysis.models import open_models
 from distill.analysis.record import Record, Row
-from distill.analysis.separation import FEWEST_SPLITS, Separation, separation
+from distill.analysis.separation import FEWEST_SPLITS, Separation, ratio_cells, separation
 from distill.analysis.splits import (
     KINDS,
     SPLITS,
@@ -169,15 +169,7 @@ def _write_figure(splits: Splits, stem: Path, *, seed: int, also: Path | None = 
 
 def ratios_table(rows: Sequence[Row]) -> str:
     """The ratios as Markdown, a row for each model; columns: all conditions, each against clean speech."""
-    conditions = list(dict.fromkeys(row["condition"] for row in rows))
-    cells: dict[str, dict[str, str]] = {}
-    for row in rows:
-        ends = {key: row[key] for key in ("ratio", "low", "high", "within", "between")}
-        cells.setdefault(row["model"], {})[row["condition"]] = str(Separation(**ends))
-    header = ["within / between splits", *conditions]
-    return markdown.table(
-        header, [[model, *found.values()] for model, found in cells.items()], numbers_from=1
-    )
+    return markdown.table(*ratio_cells(rows), numbers_from=1)
 
 
 def _explained(splits: Splits) -> str:

@@ -257,10 +257,16 @@ VERBS: Mapping[str, Verb] = {
     ),
     "report": Verb(
         commands.run_report,
-        "one HTML page: tables, curves, robustness, sounds",
+        "one HTML page: tables, curves, robustness, analyses, sounds",
         "distill report runs/s1 runs/s4 evaluations --speech my_speech --noise musan=noises/",
         (
-            Argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders, folders of evaluations"),
+            Argument(
+                "runs",
+                nargs="+",
+                type=Path,
+                metavar="RUN",
+                help="run folders, folders of evaluations or analyses",
+            ),
             _out("page to write (report.html)", default=Path("report.html")),
             Argument(
                 "--speech", help="manifest, TSV or folder: one utterance to hear under every distortion"

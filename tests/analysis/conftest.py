@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from distill.analysis.report import make_report
-from tests.analysis.made_runs import NASTY, write_head, write_results, write_run
+from tests.analysis.made_runs import NASTY, write_analysis, write_head, write_results, write_run
 from tests.downstream.conftest import quick, student, task_data  # noqa: F401  # fixtures
 
 
@@ -40,5 +40,8 @@ def page(tmp_path_factory, sources) -> Path:
     imsave(runs[0] / "tsne.png", np.random.default_rng(0).random((200, 600, 3)))
     write_results(root / "sweep" / "s4" / "ks")
     write_head(root / "sweep" / NASTY.replace("/", "") / "heads" / "ks-last-seed0", [50, 40])
+    write_analysis(root / "analyses" / NASTY.replace("/", ""), rows=150)
+    write_analysis(root / "analyses" / "tsne", kind="tsne", rows=2)
+    runs.append(root / "analyses")
     noises = {name: [sources[name]] for name in ("fsd", "musan", "wham")}
     return make_report(runs, root / "new" / "report.html", speech=sources["speech"], noises=noises)

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+from distill.analysis.figures import PAGE_IN, draw_lines, new_figure, save
+from distill.analysis.record import Record
 from tests.downstream.made_results import values
 
 NASTY = "s4 <script>alert(1)</script> $x_1$ & \"q\" 'p' ${title} ñ"
@@ -48,3 +50,21 @@ def write_head(folder: Path, errors: list[float], *, every: int = 10) -> None:
     (folder / "csv").mkdir(parents=True)
     lines = [f"{every * number - 1},{error}" for number, error in enumerate(errors, start=1)]
     (folder / "csv" / "metrics.csv").write_text("\n".join(["step,val/error", *lines]) + "\n")
+
+
+def write_analysis(folder: Path, *, kind: str = NASTY, rows: int = 3) -> Path:
+    """A record whose texts try to break a page, with two figures."""
+    row = {
+        "model": NASTY,
+        NASTY: 0.5,
+        "many": list(range(200)),
+        **{f"column {index}": 1 / 3 for index in range(9)},
+    }
+    record = Record(folder, kind, {"speech": "0123456789abcdef" * 2, "text": NASTY}, ["model"])
+    record.rows = [row] * rows
+    record.write()
+    figure = new_figure()
+    draw_lines(figure.subplots(), {NASTY: ([0, 1], [1, 0])}, xlabel="layer", ylabel=NASTY)
+    save(figure, folder / "by_layer", [])
+    save(new_figure(width_in=PAGE_IN), folder / NASTY.replace("/", ""), [])
+    return folder

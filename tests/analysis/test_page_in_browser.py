@@ -62,6 +62,19 @@ def test_long_names_do_not_push_the_numbers_out_of_sight(browser, page):
     assert all(20 < width < 200 and height < 60 for width, height in heads)
 
 
+@pytest.mark.parametrize("width", [1280, 320])
+def test_figures_of_analyses_are_as_wide_as_in_print_or_scroll(browser, page, width):
+    """At least as wide as a column of a paper, 3.39 inches of 96 pixels, in a box within the window."""
+    browser.open(page, width)
+    figures = browser.evaluate(
+        "[...document.querySelectorAll('.figures img')].map(i => [i.getBoundingClientRect().width,"
+        " i.closest('.scroll').getBoundingClientRect().right])"
+    )
+    assert browser.evaluate(WIDTH) <= width
+    assert len(figures) == 4
+    assert all(shown >= 325 and right <= width for shown, right in figures)
+
+
 def test_the_browser_would_notice(browser, tmp_path):
     bad = tmp_path / "bad.html"
     bad.write_text(

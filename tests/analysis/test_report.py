@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import re
 from html.parser import HTMLParser
 
@@ -15,7 +16,7 @@ from distill.downstream.results import parse_result
 from distill.downstream.table_types import Cell, Row, Table
 from distill.downstream.tables import build_tables
 from distill.errors import DataError, UserError
-from tests.analysis.made_runs import NASTY, result, write_run
+from tests.analysis.made_runs import NASTY, result, write_analysis, write_run
 
 
 class Checker(HTMLParser):
@@ -83,6 +84,7 @@ def test_every_part_is_there(page):
         "Training",
         "Heads",
         "t-SNE",
+        "Analyses",
         "Sounds",
         "Recipes and versions",
     ):
@@ -91,6 +93,8 @@ def test_every_part_is_there(page):
     assert "keyword spotting: errors on dev" in text
     assert "0.0500 at 40" in text  # lowest validation loss, 2 / 40
     assert "torch 2.11.0" in text
+    assert "150 rows, the first 100 of which are shown here; all are in rows.csv" in text
+    assert "by_layer" in text and "speech 01234567" in text
 
 
 def test_without_results_speech_and_pictures_their_parts_are_left_out(tmp_path):
@@ -129,6 +133,47 @@ def test_a_confidence_interval_stands_beside_the_mean():
     page = render(Contents(labels=[], tables=[table]))
     assert '<td class="number">93.20<small>(0.40, n=3) [92.30, 94.10]</small></td>' in page
     assert '<td class="number">80.00<small>[79.00, 81.00]</small></td>' in page
+
+
+def test_a_folder_of_analyses_alone_is_enough(tmp_path, caplog):
+    write_analysis(tmp_path / "out" / "a", kind="tsne")
+    text = Checker(make_report([tmp_path / "out"], tmp_path / "r.html").read_text(encoding="utf-8")).text
+    assert "Analyses" in text and "tsne: a" in text
+    assert not [words for words in ("Runs", "Results", "t-SNE", "Training") if words in text]
+    assert "add --tsne" not in caplog.text
+
+
+def test_a_picture_of_a_record_is_shown_once(tmp_path, sources):
+    """A run folder's own picture is shown as t-SNE; that of an analysis in it among the analyses."""
+    run = write_run(tmp_path / "run")
+    write_analysis(run, kind="tsne")
+    (run / "by_layer.png").rename(run / "tsne.png")
+    page = make_report([run], tmp_path / "r.html").read_text(encoding="utf-8")
+    assert page.count(base64.b64encode((run / "tsne.png").read_bytes()).decode()) == 1
+    (run / "analysis.json").write_text("{")
+    page = make_report([run], tmp_path / "r.html").read_text(encoding="utf-8")
+    assert page.count(base64.b64encode((run / "tsne.png").read_bytes()).decode()) == 1
+
+
+def test_the_ratios_beside_a_picture_are_shown(tmp_path, caplog):
+    run = write_run(tmp_path / "run")
+    fields = {"low": 0.25, "high": 0.35, "within": 1.0, "between": 3.0}
+    rows = [{"model": NASTY, "condition": name, "ratio": 0.3, **fields} for name in ("all", "fsd")]
+    write_analysis(tmp_path / "a")
+    picture = (tmp_path / "a" / "by_layer.png").rename(tmp_path / "x.png")
+    for text, complaint in (
+        (json.dumps({"kind": "tsne", "settings": {}, "rows": rows}), False),
+        ("{", True),
+        ("[" * 100_000, True),
+        (json.dumps({"rows": [3]}), True),
+        (json.dumps({"rows": [rows[0] | {"ratio": "<b>"}]}), True),
+    ):
+        (tmp_path / "x.json").write_text(text)
+        caplog.clear()
+        page = make_report([run], tmp_path / "r.html", tsne=picture).read_text(encoding="utf-8")
+        shown = Checker(page).text
+        assert ("0.30 [0.25, 0.35]" in shown) == (not complaint)
+        assert any("x.json is left out" in message for message in caplog.messages) == complaint
 
 
 def test_mistakes_are_named(tmp_path):

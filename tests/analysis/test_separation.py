@@ -99,4 +99,6 @@ def test_numbers_are_written_with_two_digits():
     made_up = {"within": 1.0, "between": 1.0}
     assert str(Separation(ratio=0.3149, low=0.2851, high=0.349, **made_up)) == "0.31 [0.29, 0.35]"
     assert str(Separation(ratio=0.003149, low=0.002851, high=0.00349, **made_up)) == "0.0031 [0.0029, 0.0035]"
+    assert str(Separation(ratio=0.0199, low=0.0195, high=0.0203, **made_up)) == "0.020 [0.019, 0.020]"
+    assert str(Separation(ratio=0.0, low=0.0, high=0.0, **made_up)) == "0.00 [0.00, 0.00]"
     assert str(Separation(ratio=12.3, low=None, high=None, **made_up)) == "12.30"

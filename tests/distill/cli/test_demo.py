@@ -2,18 +2,24 @@
 
 import json
 
+import numpy as np
 import pytest
+import soundfile
 
 from distill.cli.demo import (
     CONDITIONS,
     Result,
     cell,
     draw_curves,
+    draw_tsne,
     relative_error_change,
     run_folder,
     verdict,
     write_results,
 )
+from distill.data.noise import NoiseReader
+from distill.data.sources import open_cuts
+from distill.hubert import HubertEncoder
 
 
 def result(name: str, *accuracies: float) -> Result:
@@ -76,3 +82,21 @@ def test_curves_are_drawn_of_every_run_also_of_one_that_logged_nothing(tmp_path)
         folder.mkdir(parents=True)
         (folder / "metrics.csv").write_text(text)
     assert draw_curves(tmp_path).read_bytes().startswith(b"\x89PNG")
+
+
+def test_tsne_is_drawn_with_its_ratios(tmp_path):
+    generator = np.random.default_rng(0)
+    (tmp_path / "speech").mkdir()
+    for index in range(3):
+        samples = 0.1 * generator.standard_normal(3000)
+        soundfile.write(tmp_path / "speech" / f"{index}.wav", samples, 16_000)
+    models = {"s1": HubertEncoder.from_preset("mini")}
+    cuts = open_cuts(str(tmp_path / "speech"))
+    text = draw_tsne(models, cuts, NoiseReader({}), tmp_path / "tsne.png")
+    assert text.startswith("| within / between splits | all | gaussian | reverb |\n| --- | ---: |")
+    rows = json.loads((tmp_path / "tsne.json").read_text())["rows"]
+    assert [row["condition"] for row in rows] == ["all", "gaussian", "reverb"]
+    assert f"| s1 | {rows[0]['ratio']:.2f} |" in text
+    assert {path.name for path in tmp_path.glob("tsne.*")} == {
+        f"tsne.{end}" for end in ("png", "pdf", "csv", "json")
+    }
