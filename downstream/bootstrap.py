@@ -77,13 +77,39 @@ def interval(
     generator = np.random.Generator(np.random.Philox(key=[seed, 0]))
     if len({len(folds) for folds in seeds}) != 1:
         raise DataError("seeds have different folds")
-    rates = [_fold_rates(fold, rounds, generator) for fold in zip(*seeds, strict=True)]
+    rates = [_fold_rates(fold, rounds, generator).mean(axis=1) for fold in zip(*seeds, strict=True)]
     low, high = np.quantile(np.mean(rates, axis=0), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
+def difference_interval(
+    ours: Outcomes, theirs: Outcomes, *, level: float = LEVEL, rounds: int = ROUNDS, seed: int = 0
+) -> tuple[float, float]:
+    """Confidence interval of the difference of two error rates on the same utterances.
+
+    Both get the same draws: what makes a draw hard for both cancels out.
+
+    Args:
+        ours: outcomes of a model.
+        theirs: those of another.
+        level: share of test sets within the interval.
+        rounds: bootstrap samples.
+        seed: of the draws.
+
+    Returns:
+        Bounds of the error rate of `ours` minus that of `theirs`, in percentage points.
+
+    Raises:
+        DataError: if they are of different utterances.
+    """
+    generator = np.random.Generator(np.random.Philox(key=[seed, 0]))
+    rates = _fold_rates([ours, theirs], rounds, generator)
+    low, high = np.quantile(rates[:, 0] - rates[:, 1], [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
 def _fold_rates(seeds: Sequence[Outcomes], rounds: int, generator: np.random.Generator) -> np.ndarray:
-    """(rounds,) error rates of one fold in per cent, averaged over seeds.
+    """(rounds, seeds) error rates of one fold in per cent; in a round, all seeds have the same utterances.
 
     The number of times each utterance is drawn is multinomial. Utterances with the same outcomes for all
     seeds are counted together: a few kinds in place of thousands, with the same distribution of the sums.
@@ -99,4 +125,4 @@ def _fold_rates(seeds: Sequence[Outcomes], rounds: int, generator: np.random.Gen
         sums = (drawn @ kinds).reshape(len(drawn), len(seeds), 2)
         # A sample of empty transcripts alone has a total of 0.
         rates.append(100.0 * sums[..., 0] / np.maximum(sums[..., 1], 1e-9))
-    return np.concatenate(rates).mean(axis=1)
+    return np.concatenate(rates)

@@ -11,13 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import platform
-import re
-import statistics
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +24,23 @@ from torch import Tensor
 from tqdm import tqdm
 from typing_extensions import override
 
-from distill.analysis.probes.adversarial import Attack
 from distill.analysis.probes.perturbations import Perturbation, generator_for, measured_snr
+from distill.analysis.probes.waveform_rows import (
+    KEY,
+    Heard,
+    add_differences,
+    make_row,
+    outcomes_of,
+    predictions_of,
+    row_key,
+    write_predictions,
+)
 from distill.analysis.recognition import Recognised, Recogniser
 from distill.analysis.record import Record, Row
-from distill.atomic import write_text
 from distill.data.audio import read_audio
 from distill.data.contents import contents_of
-from distill.downstream.bootstrap import error_rate, interval
-from distill.downstream.predictions import escaped
+from distill.data.sources import check_names
+from distill.downstream.bootstrap import Outcomes
 from distill.errors import UsageError, UserError
 from distill.hashing import hash_lines, hash_number
 from distill.preflight.survey import check_files
@@ -46,26 +50,9 @@ logger = logging.getLogger(__name__)
 
 KIND = "probe waveform"
 """In the record of the analysis."""
-KEY = ("model", "perturbation", "value")
-"""Columns that identify a row."""
 UTTERANCES = 200
 """Of the paper."""
 _AT_ONCE = 50  # utterances whose audio is in memory: models take turns, their weights stay in the cache
-
-
-@dataclass(frozen=True)
-class Heard:
-    """What a model made of one perturbed utterance."""
-
-    recognised: Recognised
-    seconds: float | None
-    """Time of the forward pass and greedy decoding; None if no frame was left."""
-    snr_db: float | None
-    """Measured; None without speech, change, or where samples moved."""
-    unchanged: bool
-    """Whether the perturbation left the audio as it was."""
-    silent: bool
-    """Whether the clean utterance is silent."""
 
 
 def choose_utterances(cuts: CutSet, count: int | None, *, seed: int = 0) -> list[Cut]:
@@ -109,6 +96,8 @@ def probe_waveform(
     _check(recognisers, cuts)
     record = _record(out, cuts, seed)
     _refuse_others(record, recognisers, perturbations)
+    outcomes: dict[tuple, Outcomes] = {}
+    silent: set[str] = set()
     pending = [(each, [r for r in recognisers if not _measured(record, r, each)]) for each in perturbations]
     total = len(cuts) * sum(len(models) for _, models in pending)
     with tqdm(total=total, desc="perturbed speech", unit="utterance", disable=None) as progress:
@@ -117,12 +106,17 @@ def probe_waveform(
             heard, audio = _measure(perturbation, models, cuts, seed, progress)
             for recogniser in models:
                 own = heard[recogniser.name]
-                row = _row(recogniser, perturbation, own, audio[recogniser.name], record.rows)
+                row = make_row(recogniser, perturbation, own, audio[recogniser.name], record.rows)
+                outcomes[row_key(row)] = outcomes_of(own, row["metric"])
                 if out is not None:
                     write_predictions(predictions_of(out, row), own)
                 record.add(row)
-            if models:
-                _say(perturbation, heard[models[0].name])
+            _say_short(perturbation, heard)
+            silent |= {name for own in heard.values() for name, each in own.items() if each.silent}
+    if silent:
+        logger.warning("%s silent: no noise has a level relative to it", _some(sorted(silent), len(cuts)))
+    if add_differences(record.rows, recognisers[0].name, outcomes, out):
+        record.write()
     return record.rows
 
 
@@ -163,6 +157,7 @@ def _check(recognisers: Sequence[Recogniser], cuts: Sequence[Cut]) -> None:
                 f"{first.name} is scored by {first.metrics[0]}, {other.name} by {other.metrics[0]}: probe "
                 "them one after the other"
             )
+    check_names(cuts, "the speech")
     check_files(cuts, "the speech")
     for recogniser in recognisers:
         recogniser.check(cuts)
@@ -282,105 +277,15 @@ def _wait(recogniser: Recogniser) -> None:
         torch.cuda.synchronize(recogniser.model.device)
 
 
-def _row(
-    recogniser: Recogniser,
-    perturbation: Perturbation,
-    heard: Mapping[str, Heard],
-    audio: str,
-    others: Sequence[Row],
-) -> Row:
-    seconds = [each.seconds for each in heard.values() if each.seconds is not None]
-    ratios = [each.snr_db for each in heard.values() if each.snr_db is not None]
-    row: Row = {
-        "model": recogniser.name,
-        "identity": recogniser.identity,
-        "perturbation": perturbation.name,
-        "value": perturbation.value,
-        "unit": perturbation.unit,
-        "what": perturbation.what,
-        "metric": recogniser.metrics[0],
-    }
-    for metric in recogniser.metrics:
-        outcomes = {name: each.recognised.errors[metric] for name, each in heard.items()}
-        low, high = interval([[outcomes]])
-        row |= {metric: error_rate(outcomes), f"{metric}_low": low, f"{metric}_high": high}
-    row |= {
-        "time_median_s": statistics.median(seconds) if seconds else None,
-        "time_mean_s": statistics.fmean(seconds) if seconds else None,
-        "snr_db": statistics.fmean(ratios) if ratios else None,
-        "utterances": len(heard),
-        "unchanged": sum(each.unchanged for each in heard.values()),
-        "silent": sum(each.silent for each in heard.values()),
-        "no_frames": len(heard) - len(seconds),
-        "no_gradient": _without_gradient(perturbation, recogniser),
-        "machine": machine(recogniser.model.device),
-        "audio": audio,
-    }
-    if not perturbation.per_model:
-        _refuse_other_audio(row, others)
-    return row
+def _say_short(perturbation: Perturbation, heard: Mapping[str, Mapping[str, Heard]]) -> None:
+    short = {name for own in heard.values() for name, each in own.items() if each.seconds is None}
+    if short:
+        total = len(next(iter(heard.values())))
+        about = f"{perturbation.name} {perturbation.value:g}: {_some(sorted(short), total)}"
+        logger.warning("%s without a frame: all that was said counts as missing", about)
 
 
-def _without_gradient(perturbation: Perturbation, recogniser: Recogniser) -> int:
-    if not isinstance(perturbation, Attack):
-        return 0
-    return perturbation.without_gradient[(perturbation.made_on or recogniser).name]
-
-
-def _refuse_other_audio(row: Row, others: Sequence[Row]) -> None:
-    """What is written down earlier must be of the same audio: another version of a library may resample."""
-    same = (other for other in others if all(other[k] == row[k] for k in ("perturbation", "value")))
-    for other in same:
-        if other["audio"] != row["audio"]:
-            raise UserError(
-                f"{row['perturbation']} {row['value']:g} is other audio now than {other['model']} heard: "
-                "choose another --out, or measure both again"
-            )
-
-
-def _say(perturbation: Perturbation, heard: Mapping[str, Heard]) -> None:
-    """Warn of utterances that were too short or silent."""
-    short = [name for name, each in heard.items() if each.seconds is None]
-    silent = [name for name, each in heard.items() if each.silent]
-    for names, why in (
-        (short, "has no frame left: all that was said counts as missing"),
-        (silent, "is silent: nothing is changed relative to its level"),
-    ):
-        if names:
-            about = f"{perturbation.name} {perturbation.value:g}"
-            others = f" and {len(names) - 1} others of {len(heard)}" if len(names) > 1 else ""
-            logger.warning("%s: %s%s %s", about, names[0], others, why)
-
-
-def machine(device: torch.device) -> str:
-    """What times were measured on."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    try:
-        found = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
-    except OSError:
-        found = None
-    name = found[1].strip() if found else platform.processor() or platform.machine()
-    count = torch.get_num_threads()
-    return f"{name}, {count} thread{'s' * (count > 1)}"
-
-
-def predictions_of(out: Path, row: Row) -> Path:
-    """The table of predictions of a row."""
-    model = re.sub(r"\W+", "-", row["model"])
-    return (
-        out / "predictions" / f"{model}-{row['identity'][:8]}" / f"{row['perturbation']}-{row['value']:g}.tsv"
-    )
-
-
-def write_predictions(path: Path, heard: Mapping[str, Heard]) -> None:
-    """What was recognised; `errors` and `count` are of the first metric, as `read_outcomes` wants them."""
-    metrics = list(next(iter(heard.values())).recognised.errors)
-    columns = [f"{metric}_{part}" for metric in metrics[1:] for part in ("errors", "count")]
-    lines = ["\t".join(["id", "truth", "prediction", "errors", "count", *columns, "snr_db", "time_s"])]
-    for name, each in sorted(heard.items()):
-        texts = [escaped(text) for text in (name, each.recognised.truth, each.recognised.prediction)]
-        counts = [f"{number:g}" for metric in metrics for number in each.recognised.errors[metric]]
-        measured = ["" if value is None else f"{value:.6g}" for value in (each.snr_db, each.seconds)]
-        lines.append("\t".join([*texts, *counts, *measured]))
-    write_text(path, "\n".join(lines) + "\n")
+def _some(names: Sequence[str], total: int) -> str:
+    if len(names) == 1:
+        return f"{names[0]} is"
+    return f"{names[0]} and {len(names) - 1} others of {total} are"

@@ -43,6 +43,7 @@ def tables(rows: Sequence[Row]) -> str:
     for name, own in _by_perturbation(rows):
         metrics = [metric for metric in METRICS if any(metric in row for row in own)]
         columns = ["value", "SNR (dB)", "model", *(f"{metric.upper()} (%)" for metric in metrics)]
+        against = next((row["against"] for row in own if "against" in row), "")
         order = sorted(own, key=lambda row: row["value"], reverse=_is_snr(own))  # models as they came
         cells = [
             [
@@ -50,18 +51,20 @@ def tables(rows: Sequence[Row]) -> str:
                 "" if row["snr_db"] is None else f"{row['snr_db']:.1f}",
                 row["model"],
                 *(_with_interval(row, metric) for metric in metrics),
+                *([_with_interval(row, "difference", sign="+")] if against else []),
                 *(_milliseconds(row[f"time_{average}_s"]) for average in ("median", "mean")),
             ]
             for row in order
         ]
         about = ", ".join(filter(None, [own[0]["unit"], own[0]["what"]]))
         heading = f"{title_of(name)}{f' ({about})' if about else ''}, {own[0]['utterances']} utterances"
+        columns += [f"{own[0]['metric'].upper()} minus {against}'s"] if against else []
         text = markdown.table([*columns, "median ms", "mean ms"], cells, numbers_from=3)
         parts.append(f"{markdown.escape(heading)}\n\n{text}")
     machines = ", ".join(dict.fromkeys(row["machine"] for row in rows))
     parts.append(
-        "In brackets: 95 % intervals over utterances. Times: forward pass and greedy decoding of one "
-        f"utterance at a time on {machines}."
+        "In brackets: 95 % intervals over utterances, of differences over the same ones. Times: forward pass "
+        f"and greedy decoding of one utterance at a time on {machines}."
     )
     return "\n\n".join(parts)
 
@@ -134,10 +137,11 @@ def _is_snr(rows: Sequence[Row]) -> bool:
     return rows[0]["unit"] == Background.unit
 
 
-def _with_interval(row: Row, metric: str) -> str:
-    if metric not in row:
+def _with_interval(row: Row, name: str, sign: str = "") -> str:
+    if name not in row:
         return ""
-    return f"{row[metric]:.1f} [{row[f'{metric}_low']:.1f}, {row[f'{metric}_high']:.1f}]"
+    value, low, high = (f"{row[f'{name}{end}']:{sign}.1f}" for end in ("", "_low", "_high"))
+    return f"{value} [{low}, {high}]"
 
 
 def _milliseconds(seconds: float | None) -> str:

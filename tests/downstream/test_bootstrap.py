@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from distill.downstream.bootstrap import error_rate, interval, read_outcomes
+from distill.downstream.bootstrap import difference_interval, error_rate, interval, read_outcomes
 from distill.errors import DataError
 
 
@@ -56,6 +56,19 @@ def test_seeds_share_the_draws_of_utterances():
     assert (low, high) == pytest.approx((theirs.low, theirs.high), abs=0.2)
     same = interval([[outcomes(heads[0])]] * 3)
     assert same == pytest.approx(interval([[outcomes(heads[0])]]), abs=0.2)
+
+
+def test_a_difference_on_the_same_utterances_against_the_closed_form():
+    """Of 3 000, one model has 300 wrong, the other 240 of these: only the other 60 make the difference."""
+    ours = outcomes([1] * 300 + [0] * 2700)
+    theirs = outcomes([1] * 240 + [0] * 2760)
+    low, high = difference_interval(ours, theirs)
+    half = 1.959964 * 100 * (0.02 * 0.98 / 3000) ** 0.5
+    assert (low, high) == (pytest.approx(2 - half, abs=0.07), pytest.approx(2 + half, abs=0.07))
+    assert difference_interval(theirs, ours) == pytest.approx((-high, -low), abs=0.05)
+    assert difference_interval(ours, ours) == (0, 0)
+    with pytest.raises(DataError, match="different utterances"):
+        difference_interval(ours, outcomes([1]))
 
 
 def test_folds_are_drawn_each_by_itself_and_count_the_same():

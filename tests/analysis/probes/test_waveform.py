@@ -6,10 +6,12 @@ import logging
 import pytest
 import torch
 from lhotse import CutSet
+from lhotse.utils import fastcopy
 
 from distill.analysis.probes.adversarial import Fgsm
 from distill.analysis.probes.perturbations import ChunkCount, Clean, Speed, WhiteNoise
-from distill.analysis.probes.waveform import choose_utterances, predictions_of, probe_waveform
+from distill.analysis.probes.waveform import choose_utterances, probe_waveform
+from distill.analysis.probes.waveform_rows import predictions_of
 from distill.downstream.bootstrap import error_rate, interval, read_outcomes
 from distill.errors import DataError, UsageError, UserError
 from tests.analysis.probes.stand_ins import StandIn, cut_of
@@ -69,10 +71,13 @@ def test_rows_have_errors_intervals_times_and_what_was_heard(recognisers, cuts, 
 
 def test_what_is_too_short_or_silent_is_counted_and_said(recognisers, cuts, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
-        row, _ = probe_waveform(recognisers, cuts, [Speed(200)], out=tmp_path)
+        row, *_ = probe_waveform(recognisers, cuts, [Speed(200), WhiteNoise(0.1)], out=tmp_path)
     assert (row["no_frames"], row["silent"]) == (1, 1)
-    assert "speed 200: u3 has no frame left: all that was said counts as missing" in caplog.text
-    assert "speed 200: u4 is silent" in caplog.text
+    assert "speed 200: u3 is without a frame: all that was said counts as missing" in caplog.text
+    assert (
+        caplog.text.count("silent") == 1
+        and "u4 is silent: no noise has a level relative to it" in caplog.text
+    )
     table = predictions_of(tmp_path, row)
     assert read_outcomes(table)["u3"] == (3, 3)  # all words deleted
     columns, *lines = (line.split("\t") for line in table.read_text().splitlines())
@@ -134,5 +139,7 @@ def test_models_and_speech_must_fit(recognisers, cuts, tmp_path):
         UsageError, match="stand-in is scored by wer, classifier by error: probe them one after"
     ):
         probe_waveform([recognisers[0], classifier], cuts, [Clean()])
+    with pytest.raises(DataError, match="are both called u1"):
+        probe_waveform(recognisers, [*cuts, fastcopy(cuts[1])], [Clean()])
     with pytest.raises(DataError, match="x has no transcript"):
         probe_waveform(recognisers, [cut_of("x", torch.randn(4000), None, tmp_path)], [Clean()])

@@ -64,6 +64,14 @@ def test_a_figure_for_each_perturbation_with_several_values(tmp_path):
     assert [each["perturbation"] for each in found].count("clean") == 2
 
 
+def test_differences_have_a_column():
+    rows = [row("a", "speed", 50, 10, "%"), row("b", "speed", 50, 14, "%")]
+    rows[1] |= {"against": "a", "difference": 4.0, "difference_low": -1.0, "difference_high": 9.0}
+    lines = tables(rows).splitlines()
+    assert lines[2] == "| value | SNR (dB) | model | WER (%) | WER minus a's | median ms | mean ms |"
+    assert "|  | 20.0 |" in lines[4] and "| +4.0 [-1.0, +9.0] | 20.0 |" in lines[5]
+
+
 @pytest.mark.parametrize("metric", ["error", "per"])
 def test_other_metrics_and_missing_times(tmp_path, metric):
     rows = [row("m", "speed", value, 5, "%", metric=metric, time=None) for value in (50, 100)]
