@@ -244,18 +244,19 @@ def _hear(
     recogniser: Recogniser, cut: Cut, perturbation: Perturbation, clean: Tensor, waveform: Tensor
 ) -> Heard:
     if len(waveform) < recogniser.model.receptive_field:
-        recognised, seconds = _nothing(recogniser, cut), None
+        recognised, seconds, cpu_s = _nothing(recogniser, cut), None, None
     else:
         _wait(recogniser)
-        start = time.perf_counter()
+        start, cpu_start = time.perf_counter(), time.process_time()
         outputs, frames = recogniser.outputs(waveform[None], torch.tensor([len(waveform)]))
         (recognised,) = recogniser.recognise(outputs, frames, [cut])
         _wait(recogniser)
-        seconds = time.perf_counter() - start
+        seconds, cpu_s = time.perf_counter() - start, time.process_time() - cpu_start
     same = len(clean) == len(waveform)
     return Heard(
         recognised,
         seconds,
+        cpu_s,
         measured_snr(clean, waveform) if same and perturbation.keeps_samples else None,
         same and torch.equal(clean, waveform),
         is_silent(clean),

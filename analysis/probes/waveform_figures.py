@@ -52,7 +52,7 @@ def tables(rows: Sequence[Row]) -> str:
                 row["model"],
                 *(_with_interval(row, metric) for metric in metrics),
                 *([_with_interval(row, "difference", sign="+")] if against else []),
-                *(_milliseconds(row[f"time_{average}_s"]) for average in ("median", "mean")),
+                *(_milliseconds(row, average) for average in ("median", "mean")),
             ]
             for row in order
         ]
@@ -65,6 +65,7 @@ def tables(rows: Sequence[Row]) -> str:
     parts.append(
         "In brackets: 95 % intervals over utterances, of differences over the same ones. Times: forward pass "
         f"and greedy decoding of one utterance at a time on {machines}."
+        + (" ~: the machine did other work, too." if any(row["busy"] for row in rows) else "")
     )
     return "\n\n".join(parts)
 
@@ -102,10 +103,11 @@ def _draw_one(
         bands[model] = ([row[f"{metric}_low"] for row in own], [row[f"{metric}_high"] for row in own])
         times[model] = (x, [_or_nan(row["time_median_s"], 1000) for row in own])
     count = rows[0]["utterances"]
-    title = f"{title_of(name)}: {count} utterances, 95 % intervals"
+    title = f"{title_of(name)}\n{count} utterances, 95 % intervals"
     figures.draw_lines(above, lines, bands=bands, xlabel="", ylabel=f"{METRICS[metric]} (%)", title=title)
     label = _LABELS.get(name, Background.label)
-    figures.draw_lines(below, times, xlabel=label, ylabel="median time (ms)")
+    busy = ", busy machine" if any(row["busy"] for row in rows) else ""
+    figures.draw_lines(below, times, xlabel=label, ylabel=f"median time (ms){busy}")
     above.set_ylim(bottom=0)
     below.set_ylim(bottom=0)
     if _is_snr(rows):
@@ -144,8 +146,9 @@ def _with_interval(row: Row, name: str, sign: str = "") -> str:
     return f"{value} [{low}, {high}]"
 
 
-def _milliseconds(seconds: float | None) -> str:
-    return "" if seconds is None else f"{1000 * seconds:.1f}"
+def _milliseconds(row: Row, average: str) -> str:
+    seconds = row[f"time_{average}_s"]
+    return "" if seconds is None else f"{'~' * row['busy']}{1000 * seconds:.1f}"
 
 
 def _or_nan(value: float | None, factor: float) -> float:

@@ -23,6 +23,8 @@ from distill.errors import UserError
 
 KEY = ("model", "perturbation", "value")
 """Columns that identify a row."""
+IDLE = 0.9
+"""Share of the time that a CPU spends on a model when it has nothing else to do, at least."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class Heard:
     recognised: Recognised
     seconds: float | None
     """Time of the forward pass and greedy decoding; None if no frame was left."""
+    cpu_s: float | None
+    """Time of the CPU in that, of all threads: less than `seconds` if it worked for others meanwhile."""
     snr_db: float | None
     """Measured; None without speech, change, or where samples moved."""
     unchanged: bool
@@ -87,6 +91,7 @@ def make_row(
     row |= {
         "time_median_s": statistics.median(seconds) if seconds else None,
         "time_mean_s": statistics.fmean(seconds) if seconds else None,
+        "busy": _was_busy(recogniser, heard),
         "snr_db": statistics.fmean(ratios) if ratios else None,
         "utterances": len(heard),
         "unchanged": sum(each.unchanged for each in heard.values()),
@@ -99,6 +104,13 @@ def make_row(
     if not perturbation.per_model:
         _refuse_other_audio(row, others)
     return row
+
+
+def _was_busy(recogniser: Recogniser, heard: Mapping[str, Heard]) -> bool:
+    """Whether the machine did other work while times were taken."""
+    times = [(each.cpu_s, each.seconds) for each in heard.values() if each.cpu_s and each.seconds]
+    cpu_s, seconds = (sum(part) for part in zip(*times, strict=True)) if times else (0.0, 0.0)
+    return recogniser.model.device.type == "cpu" and cpu_s < IDLE * seconds
 
 
 def _without_gradient(perturbation: Perturbation, recogniser: Recogniser) -> int:

@@ -19,6 +19,7 @@ def row(model, perturbation, value, wer, unit, *, metric="wer", time=0.02):
         **{metric: wer, f"{metric}_low": wer - 2, f"{metric}_high": wer + 3},
         "time_median_s": time,
         "time_mean_s": time,
+        "busy": False,
         "snr_db": value if unit == "dB SNR" else None,
         "utterances": 7,
         "machine": "a machine, 1 thread",
@@ -70,6 +71,17 @@ def test_differences_have_a_column():
     lines = tables(rows).splitlines()
     assert lines[2] == "| value | SNR (dB) | model | WER (%) | WER minus a's | median ms | mean ms |"
     assert "|  | 20.0 |" in lines[4] and "| +4.0 [-1.0, +9.0] | 20.0 |" in lines[5]
+
+
+def test_times_on_a_busy_machine_are_marked(tmp_path):
+    rows = [row("a", "speed", value, 10, "%") | {"busy": value == 50} for value in (50, 100)]
+    text = tables(rows)
+    assert (
+        "| ~20.0 | ~20.0 |" in text
+        and "| 20.0 | 20.0 |" in text
+        and text.endswith("~: the machine did other work, too.")
+    )
+    assert draw(rows, tmp_path)
 
 
 @pytest.mark.parametrize("metric", ["error", "per"])

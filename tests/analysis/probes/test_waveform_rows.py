@@ -1,12 +1,17 @@
 """Rows: differences of models on the same utterances, predictions that can be read again."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
 import torch
 
+from distill.analysis.probes.perturbations import Clean
 from distill.analysis.probes.waveform_rows import (
     Heard,
     add_differences,
     machine,
+    make_row,
     outcomes_of,
     predictions_of,
     row_key,
@@ -24,10 +29,11 @@ def heard(model):
     return {
         f"u{n}": Heard(
             Recognised({"wer": (float(wrong), 2.0), "cer": (1.0, 7.0)}, "one\ttwo", "x"),
-            0.01,
-            None,
-            False,
-            False,
+            seconds=0.01,
+            cpu_s=0.01,
+            snr_db=None,
+            unchanged=False,
+            silent=False,
         )
         for n, wrong in enumerate(WRONG[model])
     }
@@ -71,6 +77,14 @@ def test_tables_of_predictions_are_read_again(tmp_path):
     assert ".." not in str(predictions_of(tmp_path, row("a") | {"model": "../x"}))
     with pytest.raises(DataError, match="p-0.9.tsv"):
         add_differences([row("a", 0.9), row("b", 0.9)], "a", {}, tmp_path)
+
+
+def test_times_are_of_a_busy_machine_if_the_cpu_worked_for_others():
+    model = SimpleNamespace(device=torch.device("cpu"))
+    recogniser = SimpleNamespace(name="a", identity="i", metrics=("wer",), model=model)
+    for cpu_s, busy in ((0.01, False), (0.04, False), (0.006, True)):
+        found = {name: replace(each, cpu_s=cpu_s) for name, each in heard("a").items()}
+        assert make_row(recogniser, Clean(), found, "audio", [])["busy"] is busy
 
 
 def test_the_machine_is_named():
