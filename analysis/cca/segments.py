@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from distill.analysis.cca.cross_validation import Split
 from distill.errors import DataError
 from distill.waveforms import SAMPLE_RATE
 
@@ -54,6 +54,16 @@ class Instance(NamedTuple):
     """The first frame."""
     end: int
     """One past the last frame."""
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Which rows directions are learnt from, epsilons chosen on and scores taken of; no row has two uses."""
+
+    train: np.ndarray
+    """Row numbers, (n_train,)."""
+    dev: np.ndarray
+    test: np.ndarray
 
 
 def span(start_s: float, end_s: float, *, hop: int = HOP) -> tuple[int, int]:
