@@ -11,9 +11,10 @@ import re
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
-from distill.analysis.record import write_csv
+from distill.analysis.record import Row, write_csv
 
 COLUMN_IN = 3.39
 """Width of a column in the templates of Interspeech and ICASSP, inches."""
@@ -63,6 +64,32 @@ def by_seed(names: Iterable[str]) -> dict[str, list[str]]:
     for name in names:
         groups.setdefault(re.sub(r"-seed\d+$", "", name), []).append(name)
     return {name if len(members) > 1 else members[0]: members for name, members in groups.items()}
+
+
+def seeds_as_one(
+    rows: Sequence[Row], key: Sequence[str], value: str, *, low: str = "low", high: str = "high"
+) -> list[Row]:
+    """Rows for a figure: models that differ in their seed (`by_seed`) are one, the average.
+
+    Args:
+        rows: with a column "model".
+        key: columns that tell the rows of a model apart.
+        value: column that is averaged; other numbers, such as times, are the first model's.
+        low: column of the lower end of an interval; of several seeds, the lowest value.
+        high: of the upper end; the highest value.
+    """
+    found: list[Row] = []
+    for group, members in by_seed(dict.fromkeys(row["model"] for row in rows)).items():
+        own = [row for row in rows if row["model"] in members]
+        if len(members) == 1:
+            found += own
+            continue
+        for place in dict.fromkeys(tuple(row[name] for name in key) for row in own):
+            same = [row for row in own if tuple(row[name] for name in key) == place]
+            values = [row[value] for row in same if row[value] is not None]
+            ends = {value: mean(values), low: min(values), high: max(values)} if values else {}
+            found.append(same[0] | {"model": group, "models": len(same)} | ends)
+    return found
 
 
 def wrapped(text: str, width_in: float, *, size: float = 8) -> str:

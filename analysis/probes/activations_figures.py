@@ -27,6 +27,7 @@ def draw(rows: Sequence[Row], out: Path) -> list[Path]:
     written = []
     for metric in METRICS:
         own = [row for row in rows if row["metric"] == metric and row["value"] is not None]
+        own = figures.seeds_as_one(own, ["disturbance", "layer"], "value")
         disturbances = list(dict.fromkeys(row["disturbance"] for row in own))
         if len(disturbances) > 1:
             written += _by_model(metric, own, out)

@@ -25,7 +25,8 @@ def draw(rows: Sequence[Row], out: Path) -> list[Path]:
         The files.
     """
     written = []
-    for metric, noise, own in _parts(rows):
+    for metric, noise, every in _parts(rows):
+        own = figures.seeds_as_one(every, ["layer", "sigma"], "value")
         models = list(dict.fromkeys(row["model"] for row in own))
         sizes = {"width_in": figures.COLUMN_IN if len(models) < 5 else figures.PAGE_IN}
         n_columns = 1 if len(models) < 5 else 2

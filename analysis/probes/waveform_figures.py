@@ -77,6 +77,9 @@ def draw(rows: Sequence[Row], out: Path) -> list[Path]:
         The files: `NAME.png`, `NAME.pdf`, `NAME.csv` in `out`.
     """
     written = []
+    metric = rows[0]["metric"]
+    ends = {"low": f"{metric}_low", "high": f"{metric}_high"}
+    rows = figures.seeds_as_one(rows, ["perturbation", "value"], metric, **ends)
     models = list(dict.fromkeys(row["model"] for row in rows))  # the same look in all figures
     clean = [row for row in rows if row["perturbation"] == Clean.name]
     for name, own in _by_perturbation(rows):
@@ -103,7 +106,8 @@ def _draw_one(
         bands[model] = ([row[f"{metric}_low"] for row in own], [row[f"{metric}_high"] for row in own])
         times[model] = (x, [_or_nan(row["time_median_s"], 1000) for row in own])
     count = rows[0]["utterances"]
-    title = f"{title_of(name)}\n{count} utterances, 95 % intervals"
+    seeds = "; of several seeds, all" if any("models" in row for row in rows) else ""
+    title = f"{title_of(name)}\n{count} utterances, 95 % intervals{seeds}"
     figures.draw_lines(above, lines, bands=bands, xlabel="", ylabel=f"{METRICS[metric]} (%)", title=title)
     label = _LABELS.get(name, Background.label)
     busy = ", busy machine" if any(row["busy"] for row in rows) else ""

@@ -17,6 +17,7 @@ from distill.analysis.figures import (
     draw_scatter,
     new_figure,
     save,
+    seeds_as_one,
     style,
 )
 
@@ -144,3 +145,17 @@ def test_a_figure_is_written_with_its_data(tmp_path):
 def test_seeds_of_a_model_are_one_line():
     names = ["t", "s1-seed0", "s4-seed3", "s1-seed12", "s1"]
     assert by_seed(names) == {"t": ["t"], "s1": ["s1-seed0", "s1-seed12", "s1"], "s4-seed3": ["s4-seed3"]}
+
+
+def test_rows_of_seeds_are_averaged():
+    rows = [
+        {"model": name, "layer": layer, "value": value, "low": value - 0.1, "high": value + 0.1}
+        for name, values in {"t": (1.0, 2.0), "s1-seed0": (3.0, 5.0), "s1-seed1": (4.0, 9.0)}.items()
+        for layer, value in zip("12", values, strict=True)
+    ]
+    found = seeds_as_one(rows, ["layer"], "value")
+    assert found[:2] == rows[:2]
+    assert found[2:] == [
+        {"model": "s1", "layer": "1", "value": 3.5, "low": 3.0, "high": 4.0, "models": 2},
+        {"model": "s1", "layer": "2", "value": 7.0, "low": 5.0, "high": 9.0, "models": 2},
+    ]
