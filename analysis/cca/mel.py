@@ -15,7 +15,6 @@ import functools
 import torch
 from torch import Tensor
 
-from distill.errors import DataError
 from distill.waveforms import SAMPLE_RATE
 
 WIDTH = 80
@@ -65,48 +64,3 @@ def _triangles() -> Tensor:
     n_frequencies = _N_FFT // 2 + 1
     scale = {"norm": "slaney", "mel_scale": "slaney"}
     return melscale_fbanks(n_frequencies, _LOWEST_HZ, SAMPLE_RATE / 2, WIDTH, SAMPLE_RATE, **scale)
-
-
-def at_mel_rate(features: Tensor, *, hop: int, receptive_field: int, every: int = 2) -> Tensor:
-    """Means of the frames of an early convolution that see nothing but the samples of one window.
-
-    The reference compares such layers in the same way: its first convolution (10 samples seen, 5 apart) in
-    means of 79 frames, 32 apart, at 10 ms.
-
-    Args:
-        features: (F', D) of one utterance.
-        hop: samples from one of its frames to the next, a divisor of 160.
-        receptive_field: samples that one of its frames sees, at most 400.
-        every: as for `mel_view`.
-
-    Returns:
-        (F, D), as many frames as `mel_view` has.
-
-    Raises:
-        ValueError: if there is no whole number of frames in a window or a step.
-    """
-    if receptive_field > WINDOW or (WINDOW - receptive_field) % hop or STEP * every % hop:
-        raise ValueError(
-            f"frames of {receptive_field} samples, {hop} apart, do not fill windows of {WINDOW} samples, "
-            f"{STEP * every} apart"
-        )
-    kernel, step = (WINDOW - receptive_field) // hop + 1, STEP * every // hop
-    n_frames = max((len(features) - kernel) // step + 1, 0)
-    means = features.new_zeros(n_frames, features.shape[1], dtype=torch.float32)
-    for first in range(kernel):  # whole rows: 20 x faster than pooling over columns
-        means += features[first::step][:n_frames]
-    return means / kernel
-
-
-def cut_to_shorter(one: Tensor, other: Tensor, utterance: str) -> tuple[Tensor, Tensor]:
-    """Two views (F, D) and (F', D') of an utterance with the same number of frames, cut at the end.
-
-    Raises:
-        DataError: the numbers of frames differ by more than two.
-    """
-    if abs(len(one) - len(other)) > MOST_APART:
-        raise DataError(
-            f"{utterance}: views of {len(one)} and {len(other)} frames are not of the same speech"
-        )
-    n_frames = min(len(one), len(other))
-    return one[:n_frames], other[:n_frames]

@@ -35,11 +35,11 @@ for model in "${models[@]}"; do
     [ "$seed" != "$name" ] || seed=0
     distill evaluate ks --student "$model" --seed "$seed" --condition clean --out "$out/analyses/evaluations/$name" \
         sources.train="$data/keywords.tsv?split=train" sources.dev="$data/keywords.tsv?split=dev" \
-        sources.test="$words" label=label crop_s=0 steps=1000 every_n_steps=100 cache=float32 workers=0
+        sources.test="$words" label=label crop_s=0 steps=400 every_n_steps=100 cache=float32 workers=0
     recognisers+=("$model@$out/analyses/evaluations/$name/heads/ks-last-seed$seed")
 done
 distill probe waveform "${recognisers[@]}" --speech "$words" --utterances all "${noises[@]}" \
-    --perturb white_noise --perturb speed --perturb chunk_length --perturb chunk_count \
-    --perturb background:musan --perturb background:fsd --out "$out/analyses/waveform"
-distill probe waveform "${recognisers[@]}" --speech "$words" --utterances 60 \
-    --perturb fgsm=50,40,30,20 --perturb pgd=50,40,30 --out "$out/analyses/attacks"
+    --perturb white_noise=0,0.1,0.3,0.6,1 --perturb speed=50,75,100,150,200 --perturb chunk_length=0,20,50,100 \
+    --perturb background:musan=20,10,5,0,-5 --perturb background:fsd=20,10,5,0,-5 --out "$out/analyses/waveform"
+distill probe waveform "${recognisers[@]}" --speech "$words" --utterances 60 --perturb fgsm=50,40,30,20 \
+    --perturb pgd=50,40,30 --out "$out/analyses/attacks"

@@ -8,9 +8,8 @@ import torchaudio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distill.analysis.cca.mel import at_mel_rate, cut_to_shorter, mel_view
+from distill.analysis.cca.mel import mel_view
 from distill.analysis.models import OurModel
-from distill.errors import DataError
 from distill.hubert import HubertConfig, HubertEncoder
 
 
@@ -110,36 +109,6 @@ def test_a_click_is_in_the_frames_in_which_the_model_sees_it(model, onset, frame
 
 
 FIELDS = (10, 20, 40, 80, 160, 240, 400)  # samples that a frame of each convolution sees
-
-
-def test_early_convolutions_in_means_over_the_windows(model):
-    waveform = noise(3333)
-    n_frames = len(mel_view(waveform))
-    for layer, field in zip(model.layers, FIELDS, strict=False):
-        features, hop = layer_of(model, waveform, layer), model.hop(layer)
-        means = at_mel_rate(features, hop=hop, receptive_field=field)
-        assert len(means) == n_frames
-        for frame in (0, 3, n_frames - 1):
-            inside = [
-                row
-                for row in range(len(features))
-                if hop * row >= 320 * frame and hop * row + field <= 320 * frame + 400
-            ]
-            torch.testing.assert_close(means[frame], features[inside].mean(0), atol=1e-5, rtol=1e-5)
-    assert len(at_mel_rate(layer_of(model, waveform, "conv1"), hop=5, receptive_field=10, every=1)) == 19
-
-
-@pytest.mark.parametrize("hop, field", [(7, 10), (320, 480), (80, 150)])
-def test_convolutions_of_another_grid_are_refused(hop, field):
-    with pytest.raises(ValueError, match="do not fill windows"):
-        at_mel_rate(torch.zeros(100, 4), hop=hop, receptive_field=field)
-
-
-def test_views_are_cut_to_the_shorter():
-    one, other = cut_to_shorter(torch.zeros(12, 3), torch.ones(10, 4), "a")
-    assert (one.shape, other.shape) == ((10, 3), (10, 4))
-    with pytest.raises(DataError, match="a: views of 13 and 10 frames"):
-        cut_to_shorter(torch.zeros(13, 3), torch.ones(10, 4), "a")
 
 
 @pytest.mark.parametrize("shape", [(399,), (1, 4000)])
