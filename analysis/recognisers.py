@@ -29,10 +29,10 @@ from distill.downstream.head_run import HeadFolder
 from distill.downstream.head_training import HeadTraining, load_best
 from distill.downstream.heads import BLANK, UtteranceHead
 from distill.downstream.labels import ClassLabels, Labels, TokenLabels, targets_of
-from distill.downstream.tasks import TASKS, task_of
+from distill.downstream.options import EvaluationConfig
+from distill.downstream.tasks import TASKS
 from distill.downstream.truths import own_phones
 from distill.errors import DataError, UsageError, UserError
-from distill.optim import OptimConfig
 from distill.student import Student
 from distill.waveforms import with_gain
 
@@ -61,7 +61,8 @@ class HeadRecogniser(Recogniser):
         encoder = model.encoder if isinstance(model, Student) else model
         if record["checkpoint"] != hash_encoder(encoder):
             raise UserError(f"{folder} is a head of another model than {checkpoint}: give the one it is of")
-        task = task_of(parts["task"], record.get("protocol", "paper"))
+        config = EvaluationConfig(task=parts["task"], protocol=record.get("protocol", "paper"))
+        task = config.defaults
         self.labels = _labels(record, task.kind, task.label)
         finetune = bool(parts["finetune"])
         module = HeadTraining(
@@ -69,7 +70,7 @@ class HeadRecogniser(Recogniser):
             Selection(parts["features"].replace("layer-", "layer:"), encoder.config.layers),
             self.labels.head(encoder.config.dim, record.get("width")),
             self.labels,
-            OptimConfig(),
+            config.recipe().optim,  # not used
             finetune=finetune,
         )
         load_best(module, folder)  # of a fine-tuned one, also the model
