@@ -20,6 +20,7 @@ from distill.analysis.foreign_models import config_of
 from distill.analysis.hf_recognisers import TransformersRecogniser, is_ctc_model
 from distill.analysis.models import OurModel
 from distill.analysis.recognition import Recognised, Recogniser, character_errors, ctc_losses
+from distill.checkpoints import inspect
 from distill.checkpoints.huggingface import is_hub_id
 from distill.checkpoints.loading import load_any
 from distill.downstream.embeddings import short_names
@@ -185,6 +186,7 @@ def _open(checkpoint: str, head: str, name: str) -> Recogniser:
         return HeadRecogniser(checkpoint, Path(head), name)
     if is_ctc_model(checkpoint) or (is_hub_id(checkpoint) and not config_of(checkpoint)):
         return TransformersRecogniser(checkpoint, name)
+    inspect(checkpoint)  # says so if there is no such checkpoint
     raise UserError(
         f"{checkpoint} has no head that recognises speech: train one with `distill evaluate asr --student "
         f"{checkpoint}` and give {checkpoint}@EVALUATIONS/heads/asr-last-seed0, or name a fine-tuned CTC "

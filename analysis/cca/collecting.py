@@ -86,7 +86,7 @@ def collect(model: LayeredModel, cuts: Sequence[Cut], wanted: Wanted) -> Collect
         raise DataError(f"the speech has no utterance {listed(sorted(lacking))}")
     with tqdm(total=len(chosen), desc=model.name, unit="utterance", disable=None) as progress:
         for batch in _batches(chosen):
-            waves = [_read(cut, model) for cut in batch]
+            waves = [read_wave(cut, model) for cut in batch]
             waveforms, lengths = pad(waves)
             out = model.activations(waveforms, lengths, wanted.layers)
             step = max(model.hop(layer) for layer in wanted.layers)
@@ -137,7 +137,12 @@ def _batches(cuts: Sequence[Cut]) -> Iterator[list[Cut]]:
         yield batch
 
 
-def _read(cut: Cut, model: LayeredModel) -> Tensor:
+def read_wave(cut: Cut, model: LayeredModel) -> Tensor:
+    """The samples of an utterance, enough for a frame of the model.
+
+    Raises:
+        DataError: if there are fewer, or they cannot be read.
+    """
     wave = read_audio(cut)
     if len(wave) < model.receptive_field:
         raise DataError(

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from distill import markdown
 from distill.analysis.cca.alignments import read_alignments
-from distill.analysis.cca.collecting import Collected, FrameView, Wanted, collect
+from distill.analysis.cca.collecting import Collected, FrameView, Wanted, collect, read_wave
 from distill.analysis.cca.correlations import Definition
 from distill.analysis.cca.mel import mel_view
 from distill.analysis.cca.moments import Moments
@@ -52,6 +52,7 @@ from distill.data.sources import check_names, open_cuts
 from distill.errors import UsageError, UserError, listed
 from distill.hashing import hash_lines
 from distill.hubert import HubertConfig
+from distill.waveforms import pad
 
 logger = logging.getLogger(__name__)
 
@@ -227,6 +228,7 @@ def _scores(
         pieces=plan.pieces if frame_views else {},
         instances={view: plan.instances[view] for view in options.views if view in LABEL_VIEWS},
     )
+    _check_sizes(model, cuts, plan, wanted)
     found = collect(model, cuts, wanted)
     work = [
         (view, layer, sample)
@@ -247,6 +249,32 @@ def _scores(
             sizes = dict(zip(("features", "targets"), train.xy.shape, strict=True)) | {"instances": train.n}
             rows.append(about | {"sample": sample, "split": split} | asdict(score) | sizes)
     return rows
+
+
+def _check_sizes(model: LayeredModel, cuts: Sequence[Cut], plan: Plan, wanted: Wanted) -> None:
+    """Refuse too few instances before the pass over the speech; `score_fold` would do so after it.
+
+    Raises:
+        UserError: saying how many are needed.
+    """
+    names = {instance.utterance for found in wanted.instances.values() for instance in found}
+    shortest = min((cut for cut in cuts if cut.id in names), key=lambda cut: cut.duration, default=None)
+    if shortest is None:
+        return
+    waveforms, lengths = pad([read_wave(shortest, model)])
+    with torch.no_grad():
+        states = model.activations(waveforms, lengths, wanted.layers).states
+    for view in wanted.instances:
+        for place in plan.samples[view]:
+            labels = [instance.label for instance in plan.instances[view][place]]
+            for layer, state in states.items():
+                few, many = sorted((state.shape[2], len(set(labels))))
+                needed = max(PARTS * (few + 1), -(-PARTS * (many + 1) // (PARTS - 2)))
+                if len(labels) < needed:
+                    raise UserError(
+                        f"{model.name}, layer {layer}: {len(labels)} instances of {len(set(labels))} {view}s "
+                        f"are too few for {state.shape[2]} dimensions: at least {needed} are needed"
+                    )
 
 
 def frame_folds(

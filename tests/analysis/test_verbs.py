@@ -97,7 +97,6 @@ def test_cca(demo, models, capsys):
         "--speech",
         f"{demo}/data/speech_train.jsonl.gz",
         "--phones",
-        "--words",
         "--samples",
         "1",
         "--random",
