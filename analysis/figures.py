@@ -125,12 +125,15 @@ def draw_lines(
     describe(axis, xlabel=xlabel, ylabel=ylabel, title=title)
 
 
-def draw_layers(axis: Any, series: Series, *, xlabel: str, ylabel: str, title: str = "") -> None:
+def draw_layers(
+    axis: Any, series: Series, order: Sequence[str], *, xlabel: str, ylabel: str, title: str = ""
+) -> None:
     """Draw a line for each layer, from the first (dark) to the last (light), with a marker of its own.
 
     Args:
         axis: of matplotlib.
-        series: by name of the layer, in the order of the layers, x and y.
+        series: by name of the layer, x and y.
+        order: all layers of the figure: one looks the same in every panel.
         xlabel: with the unit.
         ylabel: with the unit.
         title: above the axis.
@@ -138,8 +141,9 @@ def draw_layers(axis: Any, series: Series, *, xlabel: str, ylabel: str, title: s
     from matplotlib import colormaps
 
     scale = colormaps["viridis"]  # its lightness grows from end to end
-    for index, (label, (x, y)) in enumerate(series.items()):
-        colour = scale(0.9 * index / max(1, len(series) - 1))
+    for label, (x, y) in series.items():
+        index = order.index(label)
+        colour = scale(0.9 * index / max(1, len(order) - 1))
         axis.plot(x, y, label=plain(label), **style(index) | {"color": colour, "linewidth": 1.0})
     describe(axis, xlabel=xlabel, ylabel=ylabel, title=title)
 

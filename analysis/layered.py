@@ -11,7 +11,7 @@ Shapes: B utterances, T samples at 16 kHz, F frames of a layer, D features, L la
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,17 @@ CNN = "cnn"
 """The output of the last convolution."""
 INPUT = "input"
 """What the first convolution gets."""
+
+
+def ordered(layers: Iterable[str]) -> list[str]:
+    """Names of layers in the order of the computation, each once."""
+
+    def place(layer: str) -> tuple[int, int]:
+        if layer.startswith("conv"):
+            return 0, int(layer.removeprefix("conv"))
+        return (1, 0) if layer == CNN else (2, int(layer))
+
+    return sorted(set(layers), key=place)
 
 
 @dataclass(frozen=True)

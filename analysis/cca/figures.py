@@ -20,6 +20,7 @@ from distill.analysis.figures import (
     new_figure,
     save,
 )
+from distill.analysis.layered import ordered
 
 YLABELS = {
     "local": "CCA with local features",
@@ -52,7 +53,7 @@ def draw_views(rows: Sequence[Row], out: Path) -> list[Path]:
         shown = {model: views[view] for model, views in by_model.items() if view in views}
         if not shown:
             continue
-        order = _axis(shown.values())
+        order = ordered(name for layers in shown.values() for name in layers)
         place = {layer: number for number, layer in enumerate(order)}
         series, bands = {}, {}
         for group, members in by_seed(shown).items():
@@ -90,14 +91,6 @@ def _spread(models: Sequence[Sequence[float]]) -> tuple[float, float, float]:
     """Mean, lowest and highest: of the scores of one model, or of the means of several seeds."""
     scores = models[0] if len(models) == 1 else [mean(scores) for scores in models]
     return mean(scores), min(scores), max(scores)
-
-
-def _axis(models: Any) -> list[str]:
-    """The layers of all models in the order of the computation."""
-    names = {name for layers in models for name in layers}
-    convolutions = sorted((n for n in names if n.startswith("conv")), key=lambda n: int(n[4:]))
-    transformer = sorted((n for n in names if n.isdecimal()), key=int)
-    return [*convolutions, *(["cnn"] if "cnn" in names else []), *transformer]
 
 
 def _tick(layer: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from distill import markdown
 from distill.analysis import figures
+from distill.analysis.layered import ordered
 from distill.analysis.probes.activations import METRICS
 from distill.analysis.record import Row
 
@@ -77,7 +78,7 @@ def _by_disturbance(metric: str, disturbance: str, rows: Sequence[Row], out: Pat
 
 def _draw(axis: Any, rows: Sequence[Row], of: str, *, title: str) -> None:
     """A line for each value of a column, against the layer."""
-    places = {layer: place for place, layer in enumerate(_ordered(row["layer"] for row in rows))}
+    places = {layer: place for place, layer in enumerate(ordered(row["layer"] for row in rows))}
     lines: dict[str, Any] = {}
     bands: dict[str, Any] = {}
     for name in dict.fromkeys(row[of] for row in rows):
@@ -92,17 +93,6 @@ def _draw(axis: Any, rows: Sequence[Row], of: str, *, title: str) -> None:
     axis.set_xticks(range(len(places)), list(places))
 
 
-def _ordered(layers: Any) -> list[str]:
-    """Names of layers in the order of the computation."""
-
-    def key(layer: str) -> tuple[int, int]:
-        if layer.startswith("conv"):
-            return 0, int(layer.removeprefix("conv"))
-        return (1, 0) if layer == "cnn" else (2, int(layer))
-
-    return sorted(set(layers), key=key)
-
-
 def _or_nan(value: float | None) -> float:
     return math.nan if value is None else value
 
@@ -114,7 +104,7 @@ def tables(rows: Sequence[Row]) -> str:
         own = [row for row in rows if row["metric"] == metric]
         if not own:
             continue
-        layers = _ordered(row["layer"] for row in own)
+        layers = ordered(row["layer"] for row in own)
         cells: dict[tuple[str, str], dict[str, str]] = {}
         for row in own:
             text = "" if row["value"] is None else f"{row['value']:.3f}"

@@ -8,6 +8,7 @@ from typing import Any
 
 from distill import markdown
 from distill.analysis import figures
+from distill.analysis.layered import ordered
 from distill.analysis.probes.judges import METRICS
 from distill.analysis.record import Row
 
@@ -31,6 +32,7 @@ def draw(rows: Sequence[Row], out: Path) -> list[Path]:
         sizes = {"width_in": figures.COLUMN_IN if len(models) < 5 else figures.PAGE_IN}
         n_columns = 1 if len(models) < 5 else 2
         n_rows = -(-len(models) // n_columns)
+        order = ordered(row["layer"] for row in own)
         for of_layers in (True, False):
             figure = figures.new_figure(height_in=0.3 + _PANEL_IN * n_rows, **sizes)
             axes = figure.subplots(n_rows, n_columns, squeeze=False).flatten()
@@ -38,7 +40,7 @@ def draw(rows: Sequence[Row], out: Path) -> list[Path]:
                 axis.set_axis_off()
             for axis, model in zip(axes, models, strict=False):
                 panel = [row for row in own if row["model"] == model]
-                _by_layer(axis, panel, model) if of_layers else _by_sigma(axis, panel, model)
+                _by_layer(axis, panel, model) if of_layers else _by_sigma(axis, panel, model, order)
             most = max(axes[: len(models)], key=lambda axis: len(axis.get_legend_handles_labels()[1]))
             figures.add_legend(figure, most, columns=4 if of_layers else 7)
             stem = out / f"{noise}_{metric}_by_{'layer' if of_layers else 'sigma'}"
@@ -72,14 +74,14 @@ def _by_layer(axis: Any, rows: Sequence[Row], model: str) -> None:
     axis.set_xticks(range(len(layers)), layers)
 
 
-def _by_sigma(axis: Any, rows: Sequence[Row], model: str) -> None:
+def _by_sigma(axis: Any, rows: Sequence[Row], model: str, order: Sequence[str]) -> None:
     lines: dict[str, Any] = {}
     for layer in dict.fromkeys(row["layer"] for row in rows):
         own = sorted((row for row in rows if row["layer"] == layer), key=lambda row: row["sigma"])
         lines[layer] = ([row["sigma"] for row in own], [row["value"] for row in own])
     title = f"{model}: {_SYMBOL[rows[0]['noise']]}"
     ylabel = METRICS[rows[0]["metric"]]
-    figures.draw_layers(axis, lines, xlabel="standard deviation \u03c3", ylabel=ylabel, title=title)
+    figures.draw_layers(axis, lines, order, xlabel="standard deviation \u03c3", ylabel=ylabel, title=title)
 
 
 def tables(rows: Sequence[Row]) -> str:

@@ -66,7 +66,8 @@ def test_names_are_shown_as_they_are_and_all_of_them_within_the_figure(tmp_path)
 
 def test_layers_go_from_dark_to_light():
     axis = new_figure().subplots()
-    draw_layers(axis, {str(layer): ([0, 1], [layer, 2]) for layer in range(13)}, xlabel="x", ylabel="y")
+    names = [str(layer) for layer in range(13)]
+    draw_layers(axis, {name: ([0, 1], [int(name), 2]) for name in names}, names, xlabel="x", ylabel="y")
     light = [lightness(line.get_color()) for line in axis.lines]
     assert light == sorted(light) and light[-1] - light[0] > 0.4
     assert all(b - a > 0.01 for a, b in itertools.pairwise(light))
@@ -122,7 +123,7 @@ def test_nothing_to_draw_is_an_empty_axis(tmp_path):
     one, other, third = figure.subplots(1, 3)
     draw_bars(one, {}, ylabel="y")
     draw_scatter(other, [], xlabel="x", ylabel="y")
-    draw_layers(third, {}, xlabel="x", ylabel="y")
+    draw_layers(third, {}, [], xlabel="x", ylabel="y")
     add_legend(figure, one)
     save(figure, tmp_path / "a", [])
 
@@ -159,3 +160,15 @@ def test_rows_of_seeds_are_averaged():
         {"model": "s1", "layer": "1", "value": 3.5, "low": 3.0, "high": 4.0, "models": 2},
         {"model": "s1", "layer": "2", "value": 7.0, "low": 5.0, "high": 9.0, "models": 2},
     ]
+
+
+def test_a_layer_looks_the_same_in_every_panel():
+    order = ["cnn", *map(str, range(7))]
+    above, below = new_figure().subplots(2, 1)
+    for axis, names in ((above, order), (below, ["cnn", "0", "2"])):
+        draw_layers(axis, {name: ([0, 1], [0, 1]) for name in names}, order, xlabel="x", ylabel="y")
+    looks = [
+        {line.get_label(): (line.get_color(), line.get_marker()) for line in axis.lines}
+        for axis in (above, below)
+    ]
+    assert all(looks[0][name] == look for name, look in looks[1].items())

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from distill.analysis.layered import Activations
+from distill.analysis.layered import Activations, ordered
 from distill.analysis.models import OurModel
 from distill.errors import UsageError
 from distill.hubert import HubertEncoder
@@ -21,3 +21,8 @@ def test_layers_are_checked():
     model.check(["conv1", "2"])
     with pytest.raises(UsageError, match="m has no layer '3'; it has conv1, conv2"):
         model.check(["1", "3"])
+
+
+def test_layers_in_the_order_of_the_computation():
+    names = ["10", "conv2", "0", "cnn", "2", "conv10", "2"]
+    assert ordered(names) == ["conv2", "conv10", "cnn", "0", "2", "10"]
