@@ -10,6 +10,7 @@ Shapes: B utterances, T samples at 16 kHz, F frames of a layer, C channels, D fe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -149,10 +150,7 @@ class TransformersModel(LayeredModel):
     @override
     def hop(self, layer: str) -> int:
         self.check([layer])
-        hop = 1
-        for _, stride in self._convolutions(layer):
-            hop *= stride
-        return hop
+        return math.prod(stride for _, stride in self._convolutions(layer))
 
     @override
     def injected(self, layer: str, change: Callable[[Tensor], Tensor]) -> Any:

@@ -7,6 +7,7 @@ Shapes: B utterances, T samples at 16 kHz, F frames of a layer, C channels, D fe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -78,10 +79,8 @@ class OurModel(LayeredModel):
     @override
     def hop(self, layer: str) -> int:
         self.check([layer])
-        hop = 1
-        for _, _, stride in self.encoder.config.conv_layers[: self._n_convolutions(layer)]:
-            hop *= stride
-        return hop
+        convolutions = self.encoder.config.conv_layers[: self._n_convolutions(layer)]
+        return math.prod(stride for _, _, stride in convolutions)
 
     @override
     def injected(self, layer: str, change: Callable[[Tensor], Tensor]) -> Any:

@@ -42,4 +42,4 @@ distill probe waveform "${recognisers[@]}" --speech "$words" --utterances all "$
     --perturb white_noise=0,0.1,0.3,0.6,1 --perturb speed=50,75,100,150,200 --perturb chunk_length=0,20,50,100 \
     --perturb background:musan=20,10,5,0,-5 --perturb background:fsd=20,10,5,0,-5 --out "$out/analyses/waveform"
 distill probe waveform "${recognisers[@]}" --speech "$words" --utterances 60 --perturb fgsm=50,40,30,20 \
-    --perturb pgd=50,40,30 --out "$out/analyses/attacks"
+    --perturb pgd=40 --out "$out/analyses/attacks"
