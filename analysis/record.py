@@ -42,11 +42,28 @@ class Record:
             if found["kind"] != kind:
                 raise UserError(f"{folder} holds {found['kind']}, not {kind}: choose another --out")
             refuse_other_settings(folder, differing_keys(found["settings"], self.settings))
+            self.settings = found["settings"] | self.settings  # also those that only some rows depend on
             self.rows = found["rows"]
 
     def find(self, **key: Any) -> list[Row]:
         """The rows with these values."""
         return [row for row in self.rows if all(row.get(name) == value for name, value in key.items())]
+
+    def refuse_other_models(self, models: Mapping[str, str]) -> None:
+        """Refuse a model that has the name, but not the identity, of one that the rows are of.
+
+        Args:
+            models: identity by name.
+
+        Raises:
+            UserError: naming it.
+        """
+        for row in self.rows:
+            if models.get(row["model"], row["identity"]) != row["identity"]:
+                raise UserError(
+                    f"{self.folder} has another model by the name {row['model']}: choose another --out, or "
+                    "rename the model"
+                )
 
     def __contains__(self, key: Mapping[str, Any]) -> bool:
         return bool(self.find(**key))

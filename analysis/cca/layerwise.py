@@ -22,7 +22,7 @@ from lhotse.cut import Cut
 from tqdm import tqdm
 
 from distill import markdown
-from distill.analysis.cca.alignments import read_alignments
+from distill.analysis.cca.alignments import Alignments, read_alignments
 from distill.analysis.cca.collecting import Collected, FrameView, Wanted, collect, read_wave
 from distill.analysis.cca.correlations import Definition
 from distill.analysis.cca.mel import mel_view
@@ -48,10 +48,12 @@ from distill.analysis.cca.segments import (
 from distill.analysis.layered import CNN, LayeredModel
 from distill.analysis.record import Record
 from distill.data.audio import samples_at_16k
+from distill.data.contents import contents_of
 from distill.data.sources import check_names, open_cuts
 from distill.errors import UsageError, UserError, listed
 from distill.hashing import hash_lines
 from distill.hubert import HubertConfig
+from distill.preflight.survey import check_files
 from distill.waveforms import pad
 
 logger = logging.getLogger(__name__)
@@ -134,12 +136,16 @@ def analyse(models: Sequence[LayeredModel], speech: str, options: CcaOptions, ou
         model.check(options.layers or ())
         if "local" in options.views and CNN not in model.layers:
             raise UsageError(f"{model.name} shows no layer {CNN} to compare with: leave out --view local")
+    check_files(cuts, "the speech")
+    alignments = {view: _alignments(view, cuts, options) for view in options.views if view in LABEL_VIEWS}
     plans: dict[int, Plan] = {}
     settings = {
-        "speech": hash_lines(sorted(f"{cut.id}\t{samples_at_16k(cut)}" for cut in cuts)),
+        "speech": contents_of(sorted(cuts, key=lambda cut: cut.id), in_full=True),
+        **{view: hash_lines(map(str, sorted(found.items()))) for view, found in alignments.items()},
         **{name: getattr(options, name) for name in ("definition", "seed", "samples", "utterances")},
     }
     record = Record(out, "cca", settings, ["model", "view", "layer", "sample", "split"])
+    record.refuse_other_models({model.name: model.identity for model in models})
     for model in models:
         layers = options.layers or model.layers
         todo = [view for view in options.views if not _is_done(record, model, view, _compared(view, layers))]
@@ -147,7 +153,7 @@ def analyse(models: Sequence[LayeredModel], speech: str, options: CcaOptions, ou
             continue
         hop = max(map(model.hop, layers))
         if hop not in plans:
-            plans[hop] = make_plan(cuts, options, hop)
+            plans[hop] = make_plan(cuts, alignments, options, hop)
         record.add(*_scores(model, cuts, plans[hop], layers, replace(options, views=tuple(todo))))
     return record
 
@@ -162,11 +168,21 @@ def _is_done(record: Record, model: LayeredModel, view: str, layers: Sequence[st
     return {row["layer"] for row in rows} >= set(layers)
 
 
-def make_plan(cuts: Sequence[Cut], options: CcaOptions, hop: int) -> Plan:
+def _alignments(view: str, cuts: Sequence[Cut], options: CcaOptions) -> Alignments:
+    """Where the phones or words are."""
+    if view == "phone":
+        return map_phones(read_alignments(options.phones, cuts, view), options.phone_map)
+    return fold_words(read_alignments(options.words, cuts, view))
+
+
+def make_plan(
+    cuts: Sequence[Cut], alignments: Mapping[str, Alignments], options: CcaOptions, hop: int
+) -> Plan:
     """Draw samples and parts.
 
     Args:
         cuts: the speech.
+        alignments: by view of labels.
         options: how much.
         hop: samples from one frame to the next.
 
@@ -187,16 +203,16 @@ def make_plan(cuts: Sequence[Cut], options: CcaOptions, hop: int) -> Plan:
             piece |= {names[row]: 2 * number + 1 for row in split.test}
         for name, number in piece.items():
             plan.pieces.setdefault(name, []).append((sample, number))
-    for view in LABEL_VIEWS.keys() & set(options.views):
-        _plan_labels(plan, view, cuts, options, hop)
+    for view, found in alignments.items():
+        _plan_labels(plan, view, found, cuts, options, hop)
     return plan
 
 
-def _plan_labels(plan: Plan, view: str, cuts: Sequence[Cut], options: CcaOptions, hop: int) -> None:
+def _plan_labels(
+    plan: Plan, view: str, alignments: Alignments, cuts: Sequence[Cut], options: CcaOptions, hop: int
+) -> None:
     """Draw the instances of a view of labels."""
     phones = view == "phone"
-    alignments = read_alignments(options.phones if phones else options.words, cuts, view)
-    alignments = map_phones(alignments, options.phone_map) if phones else fold_words(alignments)
     n_frames = {
         cut.id: HubertConfig().frames(samples_at_16k(cut)) * HubertConfig().hop // hop for cut in cuts
     }

@@ -12,7 +12,6 @@ from typing_extensions import override
 from distill.analysis.record import Record
 from distill.data.contents import contents_of
 from distill.downstream.bootstrap import Outcomes, interval
-from distill.errors import UserError
 from distill.hashing import hash_lines
 from distill.preflight.survey import check_files
 
@@ -56,12 +55,7 @@ def open_record(
     said = [f"{cut.id}\t{[s.text for s in cut.supervisions]}\t{_columns(cut)}" for cut in cuts]
     about = {"speech": contents_of(cuts, in_full=True), "truths": hash_lines(said), "utterances": len(cuts)}
     record = Record(out, kind, about | settings, key)
-    for row in record.rows:
-        if models.get(row["model"], row["identity"]) != row["identity"]:
-            raise UserError(
-                f"{out} has another model by the name {row['model']}: choose another --out, or rename the "
-                "model"
-            )
+    record.refuse_other_models(models)
     return record
 
 

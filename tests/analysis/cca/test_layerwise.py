@@ -65,11 +65,18 @@ def test_a_second_model_is_added_and_the_first_is_not_measured_again(speech, tmp
         analyse([one], speech, replace(LABELS, seed=1), tmp_path)
 
 
-def test_a_model_of_other_weights_under_the_same_name_is_measured_again(speech, tmp_path):
-    analyse([small_model()], speech, LABELS, tmp_path)
-    changed = small_model(seed=1)
-    record = analyse([changed], speech, LABELS, tmp_path)
-    assert {row["identity"] for row in record.rows} == {changed.identity}
+def test_what_the_rows_of_a_folder_are_of_may_not_change(speech, tmp_path):
+    """Neither the weights behind a name, nor the alignments, also after a run without them."""
+    analyse([small_model()], speech, LABELS, tmp_path / "a")
+    with pytest.raises(UserError, match="has another model by the name m"):
+        analyse([small_model(seed=1)], speech, replace(LABELS, views=("mel",)), tmp_path / "a")
+    analyse([small_model()], speech, replace(LABELS, views=("mel",)), tmp_path / "a")
+    ctm = tmp_path / "other.ctm"
+    ctm.write_text(
+        "".join(f"u{number:02d} 1 {0.1 * i:.1f} 0.1 AA\n" for number in range(40) for i in range(3))
+    )
+    with pytest.raises(UserError, match=r"other settings \(phone\)"):
+        analyse([small_model()], speech, replace(LABELS, phones=str(ctm)), tmp_path / "a")
 
 
 def test_scores_do_not_depend_on_what_else_is_asked_for(speech, tmp_path, record):
