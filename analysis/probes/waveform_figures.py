@@ -106,7 +106,7 @@ def _draw_one(
         bands[model] = ([row[f"{metric}_low"] for row in own], [row[f"{metric}_high"] for row in own])
         times[model] = (x, [_or_nan(row["time_median_s"], 1000) for row in own])
     count = rows[0]["utterances"]
-    seeds = "; of several seeds, all" if any("models" in row for row in rows) else ""
+    seeds = "; seeds: lowest to highest" if any("models" in row for row in rows) else ""
     title = f"{title_of(name)}\n{count} utterances, 95 % intervals{seeds}"
     figures.draw_lines(above, lines, bands=bands, xlabel="", ylabel=f"{METRICS[metric]} (%)", title=title)
     label = _LABELS.get(name, Background.label)
