@@ -106,7 +106,14 @@ def new_figure(*, width_in: float = COLUMN_IN, height_in: float = 2.3) -> Any:
 
 
 def draw_lines(
-    axis: Any, series: Series, *, bands: Series | None = None, xlabel: str, ylabel: str, title: str = ""
+    axis: Any,
+    series: Series,
+    *,
+    bands: Series | None = None,
+    order: Sequence[str] | None = None,
+    xlabel: str,
+    ylabel: str,
+    title: str = "",
 ) -> None:
     """Draw a line for each series.
 
@@ -114,11 +121,14 @@ def draw_lines(
         axis: of matplotlib.
         series: by label, x and y.
         bands: by label, lower and upper ends of intervals around y.
+        order: all labels of the figure, so that one looks the same in every panel; None: those of `series`.
         xlabel: with the unit.
         ylabel: with the unit.
         title: above the axis.
     """
-    for index, (label, (x, y)) in enumerate(series.items()):
+    order = list(series) if order is None else order
+    for label, (x, y) in series.items():
+        index = order.index(label)
         axis.plot(x, y, label=plain(label), **style(index))
         if bands and label in bands:
             axis.fill_between(x, *bands[label], color=style(index)["color"], alpha=0.15, linewidth=0)

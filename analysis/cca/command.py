@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from distill import markdown
@@ -105,7 +106,8 @@ def recommend(
     """
     (model,) = open_models([source])
     found = read_layer_scores(scores, names([model])) if scores else []
-    record = analyse([model], speech, options, out)
+    ranked = options.layers or tuple(layer for layer in model.layers if layer.isdecimal())
+    record = analyse([model], speech, replace(options, layers=ranked), out)
     draw_views(record.rows, out)
     views = {
         view: layers for view, layers in scores_of(record.rows, model.name).items() if view in options.views

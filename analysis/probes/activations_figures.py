@@ -60,10 +60,12 @@ def _by_model(metric: str, rows: Sequence[Row], out: Path) -> list[Path]:
     axes = figure.subplots(n_rows, n_columns, squeeze=False, sharey=True).flatten()
     for axis in axes[len(models) :]:
         axis.set_axis_off()
+    order = [label_of(name) for name in dict.fromkeys(row["disturbance"] for row in rows)]
     for axis, model in zip(axes, models, strict=False):
         own = [row for row in rows if row["model"] == model]
-        _draw(axis, own, "disturbance", title=model)
-    figures.add_legend(figure, axes[0], columns=5)
+        _draw(axis, own, "disturbance", order, title=model)
+    most = max(axes[: len(models)], key=lambda axis: len(axis.get_legend_handles_labels()[1]))
+    figures.add_legend(figure, most, columns=5)
     return figures.save(figure, out / f"{metric}_by_layer", rows)
 
 
@@ -71,12 +73,12 @@ def _by_disturbance(metric: str, disturbance: str, rows: Sequence[Row], out: Pat
     own = [row for row in rows if row["disturbance"] == disturbance]
     figure = figures.new_figure()
     axis = figure.subplots()
-    _draw(axis, own, "model", title=f"{label_of(disturbance)}, {own[0]['utterances']} utterances")
+    _draw(axis, own, "model", None, title=f"{label_of(disturbance)}, {own[0]['utterances']} utterances")
     figures.add_legend(figure, axis)
     return figures.save(figure, out / f"{metric}_{disturbance.replace(' ', '_')}", own)
 
 
-def _draw(axis: Any, rows: Sequence[Row], of: str, *, title: str) -> None:
+def _draw(axis: Any, rows: Sequence[Row], of: str, order: Sequence[str] | None, *, title: str) -> None:
     """A line for each value of a column, against the layer."""
     places = {layer: place for place, layer in enumerate(ordered(row["layer"] for row in rows))}
     lines: dict[str, Any] = {}
@@ -88,7 +90,7 @@ def _draw(axis: Any, rows: Sequence[Row], of: str, *, title: str) -> None:
         ends = zip(*((_or_nan(row["low"]), _or_nan(row["high"])) for row in own), strict=True)
         bands[label] = tuple(map(list, ends))
     figures.draw_lines(
-        axis, lines, bands=bands, xlabel="layer", ylabel=METRICS[rows[0]["metric"]], title=title
+        axis, lines, bands=bands, order=order, xlabel="layer", ylabel=METRICS[rows[0]["metric"]], title=title
     )
     axis.set_xticks(range(len(places)), list(places))
 

@@ -33,6 +33,7 @@ def draw(rows: Sequence[Row], out: Path) -> list[Path]:
         n_columns = 1 if len(models) < 5 else 2
         n_rows = -(-len(models) // n_columns)
         order = ordered(row["layer"] for row in own)
+        sigmas = sorted({row["sigma"] for row in own})
         for of_layers in (True, False):
             figure = figures.new_figure(height_in=0.3 + _PANEL_IN * n_rows, **sizes)
             axes = figure.subplots(n_rows, n_columns, squeeze=False).flatten()
@@ -40,7 +41,7 @@ def draw(rows: Sequence[Row], out: Path) -> list[Path]:
                 axis.set_axis_off()
             for axis, model in zip(axes, models, strict=False):
                 panel = [row for row in own if row["model"] == model]
-                _by_layer(axis, panel, model) if of_layers else _by_sigma(axis, panel, model, order)
+                _by_layer(axis, panel, model, sigmas) if of_layers else _by_sigma(axis, panel, model, order)
             most = max(axes[: len(models)], key=lambda axis: len(axis.get_legend_handles_labels()[1]))
             figures.add_legend(figure, most, columns=4 if of_layers else 7)
             stem = out / f"{noise}_{metric}_by_{'layer' if of_layers else 'sigma'}"
@@ -57,20 +58,24 @@ def _parts(rows: Sequence[Row]) -> Iterator[tuple[str, str, list[Row]]]:
                 yield metric, noise, own
 
 
-def _by_layer(axis: Any, rows: Sequence[Row], model: str) -> None:
+def _by_layer(axis: Any, rows: Sequence[Row], model: str, sigmas: Sequence[float]) -> None:
     layers = list(dict.fromkeys(row["layer"] for row in rows))
     lines: dict[str, Any] = {}
     bands: dict[str, Any] = {}
+    labels = {sigma: f"\u03c3 = {sigma:g}" for sigma in sigmas}
     for sigma in sorted({row["sigma"] for row in rows}):
         own = {row["layer"]: row for row in rows if row["sigma"] == sigma}
         x = [place for place, layer in enumerate(layers) if layer in own]
         found = [own[layers[place]] for place in x]
-        label = f"\u03c3 = {sigma:g}"
+        label = labels[sigma]
         lines[label] = (x, [row["value"] for row in found])
         bands[label] = ([row["low"] for row in found], [row["high"] for row in found])
     title = f"{model}: {_SYMBOL[rows[0]['noise']]}"
     ylabel = METRICS[rows[0]["metric"]]
-    figures.draw_lines(axis, lines, bands=bands, xlabel="layer with the noise", ylabel=ylabel, title=title)
+    order = list(labels.values())
+    figures.draw_lines(
+        axis, lines, bands=bands, order=order, xlabel="layer with the noise", ylabel=ylabel, title=title
+    )
     axis.set_xticks(range(len(layers)), layers)
 
 

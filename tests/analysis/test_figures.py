@@ -172,3 +172,10 @@ def test_a_layer_looks_the_same_in_every_panel():
         for axis in (above, below)
     ]
     assert all(looks[0][name] == look for name, look in looks[1].items())
+
+
+def test_a_line_looks_the_same_in_every_panel():
+    above, below = new_figure().subplots(2, 1)
+    for axis, names in ((above, "abc"), (below, "c")):
+        draw_lines(axis, {name: ([0], [0]) for name in names}, order=list("abc"), xlabel="x", ylabel="y")
+    assert below.lines[0].get_marker() == above.lines[2].get_marker() == style(2)["marker"]
