@@ -204,7 +204,7 @@ def draw_bars(
             side = {"xytext": (0, -2 if below else 2), "va": "top" if below else "bottom"}
             axis.annotate(text, at, **written, **side)
     axis.axhline(0, color="black", linewidth=0.6)
-    axis.margins(x=0.02, y=room_pt / (height_pt - room_pt))
+    axis.margins(x=0.03, y=room_pt / (height_pt - room_pt))
     describe(axis, xlabel="", ylabel=ylabel, title=title)
     axis.grid(visible=False, axis="x")
     crowded = max(map(len, groups), default=0) * 7 * _LETTER > width_pt / max(1, len(groups))

@@ -33,12 +33,12 @@ class OurModel(LayeredModel):
     """A teacher, or a student with or without its prediction heads.
 
     Args:
-        model: moved to the best device.
+        model: on the device that it runs on.
         name: for people.
     """
 
     def __init__(self, model: HubertEncoder | Student, name: str):
-        self.model = model.to(best_device()).eval().requires_grad_(False)
+        self.model = model.eval().requires_grad_(False)
         self.encoder: HubertEncoder = model.encoder if isinstance(model, Student) else model
         self.student = model if isinstance(model, Student) else None
         self.name, self.identity = name, hash_encoder(self.encoder)
@@ -123,7 +123,8 @@ class OurModel(LayeredModel):
     def random_twin(self, seed: int) -> LayeredModel:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            return OurModel(HubertEncoder(self.encoder.config), f"{self.name} (random weights)")
+            twin = HubertEncoder(self.encoder.config).to(self.device)
+            return OurModel(twin, f"{self.name} (random weights)")
 
 
 def open_models(sources: Sequence[str]) -> list[LayeredModel]:
@@ -144,7 +145,7 @@ def open_model(source: str, name: str) -> LayeredModel:
     if source.startswith(PREFIX):
         return S3prlModel(source, name)
     try:
-        return OurModel(load_any(source)[0], name)
+        return OurModel(load_any(source)[0].to(best_device()), name)
     except CheckpointError:
         if not is_foreign(source):
             raise

@@ -35,6 +35,7 @@ from distill.downstream.tasks import TASKS
 from distill.downstream.truths import own_phones
 from distill.errors import DataError, UsageError, UserError
 from distill.student import Student
+from distill.training.devices import best_device
 from distill.waveforms import with_gain
 
 _FOLDER = re.compile(
@@ -75,7 +76,7 @@ class HeadRecogniser(Recogniser):
             finetune=finetune,
         )
         load_best(module, folder)  # of a fine-tuned one, also the model
-        self.model = OurModel(encoder, name)
+        self.model = OurModel(encoder.to(best_device()), name)
         self.name, self.gain_db = name, task.gain_db
         self.module = module.eval().requires_grad_(False).to(self.model.device)
         metrics = {"classes": ("error",), "characters": ("wer", "cer"), "phones": ("per",)}

@@ -15,16 +15,17 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from distill.analysis.cca.ctm import read_ctm
-from distill.analysis.cca.segments import Interval
+from distill.analysis.cca.segments import HOP, Interval
 from distill.analysis.cca.textgrid import Tier, read_textgrid
 from distill.data.files import files_below
 from distill.errors import DataError, UsageError, first_line, listed
+from distill.waveforms import SAMPLE_RATE
 
 logger = logging.getLogger(__name__)
 
 SUPERVISIONS = "supervisions"
 """The name, as a source, of what the manifest itself holds."""
-TOLERANCE_S = 0.02
+TOLERANCE_S = HOP / SAMPLE_RATE
 """One frame. Aligners count in steps of 10 to 30 ms, and files round: times may be off by as much."""
 _NAMES = {"word": "words?", "phone": "phones?|phonemes?"}
 

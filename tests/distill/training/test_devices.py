@@ -3,7 +3,6 @@
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -11,7 +10,6 @@ from torch import nn
 from distill.adaptation import recipe_targets
 from distill.adaptation.command import make_and_report
 from distill.adaptation.targets_options import TargetsOptions
-from distill.analysis.invariance import layer_cosines
 from distill.checkpoints import export, load_teacher
 from distill.config import load
 from distill.downstream.embeddings import embed_set, load_encoders
@@ -130,9 +128,7 @@ def test_speech_goes_to_where_the_model_is():
     batch = [SimpleNamespace(id="a")], torch.zeros(1, 800), torch.tensor([800]), None
     dataset: Any = SimpleNamespace(batches=lambda: iter([batch]))
     _, vectors = embed_set({"m": model}, dataset)
-    assert vectors["m"].shape == (1, 3)
-    cosines = layer_cosines({"m": model}, dataset, dataset)
-    assert np.allclose(cosines["m"], 1.0) and model.heard == {"meta"}
+    assert vectors["m"].shape == (1, 3) and model.heard == {"meta"}
 
 
 def test_models_to_look_into_go_to_the_best_device(monkeypatch, tmp_path):
