@@ -21,6 +21,7 @@ from typing_extensions import override
 from distill.analysis.layered import INPUT, Activations, LayeredModel
 from distill.downstream.features import hash_weights
 from distill.errors import CheckpointError, UserError, first_line
+from distill.hubert import HubertConfig
 from distill.training.devices import best_device
 
 PREFIX = "s3prl:"
@@ -49,7 +50,7 @@ class S3prlModel(LayeredModel):
             states = self._states(torch.zeros(_SECOND))
         self.layers = tuple(map(str, range(len(states))))
         self._hop = _hop(self.network, len(states[-1]))
-        self.receptive_field = 400  # of all that hear 25 ms; shorter utterances are refused
+        self.receptive_field = HubertConfig().receptive_field  # 25 ms, which most hear
 
     @override
     def activations(
