@@ -243,7 +243,7 @@ class PositionalConv(nn.Module):
 
     def _in_float32(self, x: Tensor) -> Tensor:
         """On some processors grouped convolutions in bfloat16 are wrong by as much as their values."""
-        conv = self.conv
+        conv = cast(nn.Conv1d, self.conv)
         with torch.autocast("cpu", enabled=False):
             bias = None if conv.bias is None else conv.bias.float()
             y = F.conv1d(x.float(), conv.weight.float(), bias, padding=conv.padding, groups=conv.groups)
