@@ -2,121 +2,33 @@
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from distill.adaptation.targets_options import TargetsOptions
 from distill.cli import analysing, commands
+from distill.cli.arguments import (
+    BATCH_SIZE,
+    CHECKPOINTS,
+    CHOICES,
+    DATA,
+    NOISE,
+    PHONE_MAP,
+    PHONES,
+    SCORES,
+    SPEECH,
+    UTTERANCES,
+    WORDS,
+    Argument,
+    Verb,
+    condition,
+    out,
+    overrides,
+    sample_size,
+    seed,
+    training,
+)
 from distill.data_prep import CORPORA
-
-
-class Argument:
-    """The words of `argparse.ArgumentParser.add_argument`."""
-
-    def __init__(self, *names: str, **settings: Any) -> None:
-        self.names, self.settings = names, settings
-
-
-@dataclass(frozen=True)
-class Verb:
-    """One command; the words that call it are its key in `VERBS`."""
-
-    run: Callable[[argparse.Namespace], None]
-    help: str
-    """One line, without a full stop."""
-    example: str
-    arguments: tuple[Argument, ...] | type
-    """In the order of the help; or a dataclass whose fields they are."""
-
-
-def sample_size(text: str) -> int | None:
-    """A positive number, or None for "all"."""
-    if text == "all":
-        return None
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a positive number nor all")
-    return int(text)
-
-
-def _overrides(help: str = "changes to the recipe") -> Argument:
-    return Argument("overrides", nargs="*", metavar="key=value", help=help)
-
-
-def _seed(help: str) -> Argument:
-    return Argument("--seed", type=int, default=0, help=f"{help} (0)")
-
-
-def _out(help: str, **settings: Any) -> Argument:
-    return Argument("--out", type=Path, help=help, **settings)
-
-
-def _condition(help: str) -> Argument:
-    return Argument("--condition", action="append", help=help)
-
-
-def _training(recipes: str) -> tuple[Argument, ...]:
-    """Of the verbs that train by a recipe, such as those named."""
-    return (
-        Argument("recipe", nargs="?", help=f"recipe's name ({recipes}) or YAML file"),
-        _overrides(),
-        _out("run folder (runs/NAME)"),
-        Argument("--resume", type=Path, metavar="RUN", help="continue an interrupted run"),
-        Argument(
-            "--override", action="store_true", help="with --resume: continue although the recipe has changed"
-        ),
-        Argument("--print", action="store_true", help="print the resolved recipe and stop"),
-    )
-
-
-_CHECKPOINTS = Argument("checkpoints", nargs="+", help="students or teachers")
-_SPEECH = Argument("--speech", required=True, help="manifest, TSV or folder of audio")
-_DATA = Argument("--data", help="folder of the prepared corpora (data)")
-_NOISE = Argument(
-    "--noise",
-    action="append",
-    default=[],
-    metavar="CORPUS=SOURCE",
-    help="where musan, wham, fsd, dns or rir recordings are; repeat for several",
-)
-_PHONES, _WORDS = (
-    Argument(
-        f"--{tier}",
-        nargs="?",
-        const=analysing.IN_MANIFEST,
-        metavar="SOURCE",
-        help=f"times of {tier}: a folder of TextGrids or a CTM file; without SOURCE, in the manifest",
-    )
-    for tier in ("phones", "words")
-)
-_PHONE_MAP = Argument(
-    "--phone-map", metavar="FILE", help="lines SYMBOL <tab> PHONE, for phones of other alphabets"
-)
-_SCORES = Argument(
-    "--scores",
-    type=Path,
-    action="append",
-    default=[],
-    metavar="EVALUATIONS",
-    help="folder of heads on single layers (distill sweep --features layer:K) to compare with; repeatable",
-)
-_UTTERANCES = Argument(
-    "--utterances",
-    type=sample_size,
-    default=200,
-    metavar="N|all",
-    help="of the speech, at random, the same for all models (200)",
-)
-_BATCH_SIZE = Argument(
-    "--batch-size", type=sample_size, default=8, metavar="N", help="utterances at once (8)"
-)
-_CHOICES = (
-    Argument("--protocol", metavar="NAME", help="only results of this one: paper, s3prl"),
-    Argument("--variant", metavar="NAME", help="only with distortions as: paper, authors"),
-)
-"""Which results go into tables, if there are several kinds."""
 
 GROUPS = {
     "data": "prepare corpora, materialise distorted test sets",
@@ -129,20 +41,20 @@ VERBS: Mapping[str, Verb] = {
         commands.run_demo,
         "everything once on synthetic speech, offline, in minutes",
         "distill demo --out demo",
-        (_out("folder for everything it makes (demo)", default=Path("demo")),),
+        (out("folder for everything it makes (demo)", default=Path("demo")),),
     ),
     "train": Verb(
         commands.run_train,
         "distil a student",
         "distill train s4 data.root=data trainer.devices=4\n  distill train --resume runs/s4\n"
         "  distill train s4 optim.max_steps=40000 --resume runs/s4 --override",
-        _training("s4, s4_prime, mini"),
+        training("s4, s4_prime, mini"),
     ),
     "adapt": Verb(
         commands.run_train,
         "pre-train a teacher, or adapt one to distorted speech",
         "distill adapt mini_teacher",
-        _training("t1_prime, mini_teacher"),
+        training("t1_prime, mini_teacher"),
     ),
     "adapt targets": Verb(
         commands.run_targets,
@@ -156,7 +68,7 @@ VERBS: Mapping[str, Verb] = {
         "distill profile s4 data.root=data",
         (
             Argument("recipe", help="recipe's name (s4, s4_prime, mini) or YAML file"),
-            _overrides(),
+            overrides(),
             Argument("--steps", type=int, default=20, help="steps to measure, after 3 others (20)"),
         ),
     ),
@@ -178,7 +90,7 @@ VERBS: Mapping[str, Verb] = {
                 choices=("native", "huggingface", "s3prl", "onnx", "fairseq", "torchaudio"),
                 help="format",
             ),
-            _out("folder, or the file itself, to write", required=True),
+            out("folder, or the file itself, to write", required=True),
             Argument(
                 "--results",
                 type=Path,
@@ -197,17 +109,17 @@ VERBS: Mapping[str, Verb] = {
         "distill evaluate ks --student runs/s4 --data data cache=float32",
         (
             Argument("task", help="ks, ic, er, asr, pr, slurp_action or slurp_scenario"),
-            _overrides(
+            overrides(
                 "protocol=paper|s3prl, variant=paper|authors, row=S1, cache=float16, steps, batch_size, lr, "
                 "finetune=true, label, sources.train, lm, trainer.devices and more: docs/evaluation.md"
             ),
             Argument("--student", required=True, metavar="CKPT", help="student or teacher"),
-            _DATA,
-            _out("folder for heads and results (evaluations/NAME-HASH of the model)"),
-            _condition("to test under; repeat for several (all of the task's)"),
+            DATA,
+            out("folder for heads and results (evaluations/NAME-HASH of the model)"),
+            condition("to test under; repeat for several (all of the task's)"),
             Argument("--features", help="last, weighted_sum or layer:K (last)"),
             Argument("--seed", type=int, help="of the head and the distortions (0)"),
-            _NOISE,
+            NOISE,
         ),
     ),
     "sweep": Verb(
@@ -234,9 +146,9 @@ VERBS: Mapping[str, Verb] = {
                 default=[],
                 help="learning rate; repeat for several: tables take the best one on dev (the task's)",
             ),
-            _DATA,
-            _out("folder of the sweep (evaluations)", default=Path("evaluations")),
-            _NOISE,
+            DATA,
+            out("folder of the sweep (evaluations)", default=Path("evaluations")),
+            NOISE,
             Argument("--slurm", action="store_true", help="write a SLURM array instead of running"),
             Argument(
                 "--sbatch", action="append", default=[], metavar="OPTION", help="such as --sbatch=--gpus=1"
@@ -252,7 +164,7 @@ VERBS: Mapping[str, Verb] = {
             Argument("folders", nargs="+", type=Path, metavar="RUN", help="folders of evaluations or sweeps"),
             Argument("--format", choices=("markdown", "csv", "latex"), default="markdown", help="(markdown)"),
             Argument("--measured", action="store_true", help="without rows of which nothing is measured"),
-            *_CHOICES,
+            *CHOICES,
         ),
     ),
     "report": Verb(
@@ -267,13 +179,13 @@ VERBS: Mapping[str, Verb] = {
                 metavar="RUN",
                 help="run folders, folders of evaluations or analyses",
             ),
-            _out("page to write (report.html)", default=Path("report.html")),
+            out("page to write (report.html)", default=Path("report.html")),
             Argument(
                 "--speech", help="manifest, TSV or folder: one utterance to hear under every distortion"
             ),
-            _NOISE,
+            NOISE,
             Argument("--tsne", type=Path, help="picture to show too"),
-            *_CHOICES,
+            *CHOICES,
         ),
     ),
     "data prepare": Verb(
@@ -286,7 +198,7 @@ VERBS: Mapping[str, Verb] = {
                 "corpus", help=f"{', '.join(CORPORA)}; where to get each, sizes and licences: docs/corpora.md"
             ),
             Argument("--root", type=Path, help="the corpus's folder, or the one that holds it"),
-            _out("folder for the manifests", required=True),
+            out("folder for the manifests", required=True),
             Argument(
                 "--split",
                 action="append",
@@ -307,7 +219,7 @@ VERBS: Mapping[str, Verb] = {
         "distill data check s4 data.root=data\n  distill data check ks data=data 'conditions=[clean,fsd]'",
         (
             Argument("recipe", help="recipe's name (s4, mini) or YAML file, or a task: ks, ic, er, asr, pr"),
-            _overrides("changes to the recipe; a task's words and data=FOLDER"),
+            overrides("changes to the recipe; a task's words and data=FOLDER"),
             Argument(
                 "--sample",
                 type=sample_size,
@@ -315,7 +227,7 @@ VERBS: Mapping[str, Verb] = {
                 metavar="N|all",
                 help="files of each source to open, at random (2000); that they exist is checked for all",
             ),
-            _out("folder whose free disk space is checked (runs/NAME, evaluations)"),
+            out("folder whose free disk space is checked (runs/NAME, evaluations)"),
         ),
     ),
     "data distort": Verb(
@@ -335,8 +247,8 @@ VERBS: Mapping[str, Verb] = {
                 default="paper",
                 help="paper, or authors: as the paper's authors' code distorts (paper)",
             ),
-            _NOISE,
-            _seed("another seed, other distortions"),
+            NOISE,
+            seed("another seed, other distortions"),
         ),
     ),
     "probe linear": Verb(
@@ -345,15 +257,15 @@ VERBS: Mapping[str, Verb] = {
         "distill probe linear runs/s1 runs/s4 --train 'kws.tsv?split=train' \\\n"
         "    --dev 'kws.tsv?split=dev' --test 'kws.tsv?split=test' --condition fsd --noise fsd=noises/",
         (
-            _CHECKPOINTS,
+            CHECKPOINTS,
             *(
                 Argument(f"--{split}", required=True, help="manifest, TSV or folder with classes")
                 for split in ("train", "dev", "test")
             ),
             Argument("--label", default="label", help="column or custom field with the class (label)"),
-            _condition("to test under; repeat for several (clean, 2-dist)"),
-            _NOISE,
-            _seed("another seed, other distortions"),
+            condition("to test under; repeat for several (clean, 2-dist)"),
+            NOISE,
+            seed("another seed, other distortions"),
         ),
     ),
     "probe invariance": Verb(
@@ -362,12 +274,12 @@ VERBS: Mapping[str, Verb] = {
         "distill probe invariance runs/t1 runs/t1_prime --speech my_speech \\\n"
         "    --condition fsd --noise fsd=noises/ --out invariance.png",
         (
-            _CHECKPOINTS,
-            _SPEECH,
-            _condition("to compare with clean; repeat for several (2-dist)"),
-            _NOISE,
-            _out("picture of the cosines by layer"),
-            _seed("of distortions and masks"),
+            CHECKPOINTS,
+            SPEECH,
+            condition("to compare with clean; repeat for several (2-dist)"),
+            NOISE,
+            out("picture of the cosines by layer"),
+            seed("of distortions and masks"),
         ),
     ),
     "probe waveform": Verb(
@@ -385,8 +297,8 @@ VERBS: Mapping[str, Verb] = {
                 help="CHECKPOINT@HEAD, a model with the folder of its head that evaluate trained; or folder "
                 "or hub id of a fine-tuned CTC model",
             ),
-            _SPEECH,
-            _UTTERANCES,
+            SPEECH,
+            UTTERANCES,
             Argument(
                 "--perturb",
                 action="append",
@@ -394,7 +306,7 @@ VERBS: Mapping[str, Verb] = {
                 help="white_noise, speed, chunk_length, chunk_count, fgsm, pgd; background:SOURCE with "
                 "2-dist, musan, wham, gaussian, fsd, dns or a folder; repeat for several (the first four)",
             ),
-            _NOISE,
+            NOISE,
             Argument(
                 "--level",
                 type=float,
@@ -408,8 +320,8 @@ VERBS: Mapping[str, Verb] = {
                 metavar="MODEL",
                 help="attack this model and let all hear that audio (each its own)",
             ),
-            _seed("of utterances and perturbations"),
-            _out("folder for results and figures; continued if it exists"),
+            seed("of utterances and perturbations"),
+            out("folder for results and figures; continued if it exists"),
         ),
     ),
     "probe layers": Verb(
@@ -427,8 +339,8 @@ VERBS: Mapping[str, Verb] = {
                 help="recognisers (CHECKPOINT@HEAD, fine-tuned CTC models), judged by their errors; or any "
                 "models, judged by the distance of their last layer",
             ),
-            _SPEECH,
-            _UTTERANCES,
+            SPEECH,
+            UTTERANCES,
             Argument(
                 "--teacher", metavar="CKPT", help="judge students by their distillation loss against it"
             ),
@@ -450,9 +362,9 @@ VERBS: Mapping[str, Verb] = {
                 action="append",
                 help="standard deviation; repeat for several (0 to 0.6 by 0.1)",
             ),
-            _BATCH_SIZE,
-            _seed("of utterances and noise"),
-            _out("folder for results and figures; continued if it exists"),
+            BATCH_SIZE,
+            seed("of utterances and noise"),
+            out("folder for results and figures; continued if it exists"),
         ),
     ),
     "probe activations": Verb(
@@ -469,8 +381,8 @@ VERBS: Mapping[str, Verb] = {
                 metavar="MODEL",
                 help="checkpoints, folders or hub ids of transformers, s3prl:NAME[=CHECKPOINT]",
             ),
-            _SPEECH,
-            _UTTERANCES,
+            SPEECH,
+            UTTERANCES,
             Argument(
                 "--rho",
                 type=float,
@@ -478,8 +390,8 @@ VERBS: Mapping[str, Verb] = {
                 help="standard deviation of white noise at the input, over that of the utterance; repeat for "
                 "several (0.1 to 0.5 by 0.1 without --condition)",
             ),
-            _condition("other disturbance: 2-dist, fsd, dns, musan ...; repeat for several"),
-            _NOISE,
+            condition("other disturbance: 2-dist, fsd, dns, musan ...; repeat for several"),
+            NOISE,
             Argument(
                 "--layer",
                 action="append",
@@ -487,9 +399,9 @@ VERBS: Mapping[str, Verb] = {
                 help="to look at: cnn, 0, 1 ..., conv1 ...; repeat for several (cnn, 0, 1 ...)",
             ),
             Argument("--no-cca", action="store_true", help="without canonical correlations, which take time"),
-            _BATCH_SIZE,
-            _seed("of utterances and noise"),
-            _out("folder for results and figures; continued if it exists"),
+            BATCH_SIZE,
+            seed("of utterances and noise"),
+            out("folder for results and figures; continued if it exists"),
         ),
     ),
     "cca": Verb(
@@ -497,17 +409,17 @@ VERBS: Mapping[str, Verb] = {
         "how much of sounds, phones and words each layer carries (canonical correlations)",
         "distill cca runs/t1 runs/s4 --speech data/mini/speech_train.jsonl.gz --phones --words --out cca",
         (
-            _CHECKPOINTS,
-            _SPEECH,
+            CHECKPOINTS,
+            SPEECH,
             Argument(
                 "--view",
                 action="append",
                 choices=("local", "mel", "phone", "word"),
                 help="to compare with; repeat for several (local, mel; phone and word where given)",
             ),
-            _PHONES,
-            _WORDS,
-            _PHONE_MAP,
+            PHONES,
+            WORDS,
+            PHONE_MAP,
             Argument("--layer", action="append", help="repeat for several (all, every convolution too)"),
             Argument("--random", action="store_true", help="the same with random weights too, as a control"),
             Argument("--utterances", type=int, default=500, help="of a sample, for local and mel (500)"),
@@ -518,10 +430,10 @@ VERBS: Mapping[str, Verb] = {
                 default="centred",
                 help="of PWCCA's weights; reference: as the code of Pasad et al. has them (centred)",
             ),
-            _SCORES,
-            _CHOICES[0],
-            _out("folder for scores and figures (cca)", default=Path("cca")),
-            _seed("of samples and parts"),
+            SCORES,
+            CHOICES[0],
+            out("folder for scores and figures (cca)", default=Path("cca")),
+            seed("of samples and parts"),
         ),
     ),
     "layers": Verb(
@@ -530,15 +442,15 @@ VERBS: Mapping[str, Verb] = {
         "distill layers runs/t1 --words data/mini/speech_train.jsonl.gz --phones",
         (
             Argument("checkpoint", help="student or teacher"),
-            _WORDS,
-            _PHONES,
-            _PHONE_MAP,
+            WORDS,
+            PHONES,
+            PHONE_MAP,
             Argument("--speech", help="manifest, TSV or folder of audio (the manifest given as --words)"),
             Argument("--utterances", type=int, default=500, help="to use, at random (500)"),
             Argument("--samples", type=int, default=3, help="of these (3)"),
-            _SCORES,
-            _out("folder for scores and figures (layers)", default=Path("layers")),
-            _seed("of samples and parts"),
+            SCORES,
+            out("folder for scores and figures (layers)", default=Path("layers")),
+            seed("of samples and parts"),
         ),
     ),
     "tsne": Verb(
@@ -547,14 +459,14 @@ VERBS: Mapping[str, Verb] = {
         "distill tsne runs/s1 runs/s4 --speech data/mini/speech_test.jsonl.gz \\\n"
         "    --noise musan=noises/ --out tsne",
         (
-            _CHECKPOINTS,
-            _SPEECH,
-            _NOISE,
-            _out(
+            CHECKPOINTS,
+            SPEECH,
+            NOISE,
+            out(
                 "folder, for `distill report` and to add models later, or picture (tsne.png)",
                 default=Path("tsne.png"),
             ),
-            _seed("of distortions, t-SNE and intervals"),
+            seed("of distortions, t-SNE and intervals"),
         ),
     ),
     "completion": Verb(
