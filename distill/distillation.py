@@ -19,7 +19,7 @@ from typing_extensions import override
 
 from distill.batch import Batch
 from distill.distortions import LABELS, Distorter
-from distill.hubert import HubertEncoder
+from distill.encoder import Encoder
 from distill.objective import DistillationLoss, DistortionClassifier, classification_loss, distillation_loss
 from distill.optim import OptimConfig, adamw
 from distill.options import CDM, DatConfig
@@ -47,7 +47,7 @@ class Distillation(pl.LightningModule):
 
     def __init__(
         self,
-        teacher: HubertEncoder,
+        teacher: Encoder,
         student: Student,
         distorter: Distorter | None = None,
         *,

@@ -15,22 +15,32 @@ and are never attended to. Values at padded frames of the output mean nothing.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import weight_norm
-from torch.utils.checkpoint import checkpoint
 from typing_extensions import override
 
-from distill.waveforms import check_samples, frame_mask, normalize_waveforms
+from distill.encoder import (
+    Count,
+    Encoder,
+    EncoderOutput,
+    PositionalConv,
+    TransformerConfig,
+    TransformerLayer,
+    run_layers,
+    scale_gradient,
+)
+from distill.waveforms import frame_mask, normalize_waveforms
 
-if TYPE_CHECKING:
-    import numpy as np
-
-_Count = TypeVar("_Count", int, Tensor, "np.ndarray")
+INHERITED = (
+    *("conv_layers", "conv_norm", "conv_bias", "normalize_input"),
+    *("dim", "heads", "ffn_dim", "pre_norm", "position_kernel", "position_groups"),
+)
+"""What a student takes from its teacher's configuration: the shapes of the weights that it starts with, and
+how they are used. Dropout and the like are its own."""
 
 
 def _conv_stack(channels: int) -> tuple[tuple[int, int, int], ...]:
@@ -41,6 +51,8 @@ def _conv_stack(channels: int) -> tuple[tuple[int, int, int], ...]:
 @dataclass(frozen=True, kw_only=True)
 class HubertConfig:
     """Everything that decides the shape and the training-time noise of a `HubertEncoder`."""
+
+    family: ClassVar[str] = "hubert"
 
     conv_layers: tuple[tuple[int, int, int], ...] = _conv_stack(512)
     """(channels, kernel in samples, stride in samples) of each convolution."""
@@ -85,17 +97,16 @@ class HubertConfig:
         object.__setattr__(self, "conv_layers", tuple(tuple(layer) for layer in self.conv_layers))
         if self.conv_norm not in ("group", "layer"):
             raise ValueError(f"conv_norm must be 'group' or 'layer', not {self.conv_norm!r}")
-        if self.dim % self.heads:
-            raise ValueError(f"dim ({self.dim}) must be a multiple of heads ({self.heads})")
-        if self.dim % self.position_groups:
-            raise ValueError(
-                f"dim ({self.dim}) must be a multiple of position_groups ({self.position_groups})"
-            )
-        if self.layers < 1:
-            raise ValueError(f"layers must be at least 1, not {self.layers}")
-        for name in ("dropout", "attention_dropout", "activation_dropout", "projection_dropout", "layerdrop"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise ValueError(f"{name} must be in [0, 1), not {getattr(self, name)}")
+        if not 0.0 <= self.projection_dropout < 1.0:
+            raise ValueError(f"projection_dropout must be in [0, 1), not {self.projection_dropout}")
+        _ = self.transformer  # checks the rest
+
+    @property
+    def transformer(self) -> TransformerConfig:
+        """The part behind the projection."""
+        return TransformerConfig(
+            **{field.name: getattr(self, field.name) for field in fields(TransformerConfig)}
+        )
 
     @property
     def receptive_field(self) -> int:
@@ -110,7 +121,16 @@ class HubertConfig:
         """Samples from one frame to the next: 320 (20 ms) for every published HuBERT of 50 Hz."""
         return math.prod(stride for _, _, stride in self.conv_layers)
 
-    def frames(self, n_samples: _Count) -> _Count:
+    @property
+    def min_samples(self) -> int:
+        """Samples of the shortest utterance that can be encoded: it has one frame."""
+        return self.receptive_field
+
+    def mask_shape(self, n_samples: int) -> tuple[int, int]:
+        """Frames and features of the transformer's input, where masks apply."""
+        return self.frames(n_samples), self.dim
+
+    def frames(self, n_samples: Count) -> Count:
         """Number of frames that `n_samples` samples give: one int, or a tensor or array of them."""
         for _, kernel, stride in self.conv_layers:
             n_samples = (n_samples - kernel) // stride + 1
@@ -139,42 +159,6 @@ PRESETS: dict[str, HubertConfig] = {
         attention_dropout=0.0,
     ),
 }
-
-
-@dataclass
-class HubertOutput:
-    """What `HubertEncoder` returns."""
-
-    hidden_states: list[Tensor]
-    """L + 1 tensors (B, F, D): [0] is the transformer's input, [i] the output of layer i."""
-    last_hidden_state: Tensor
-    """(B, F, D): hidden_states[-1], through the final layer norm in pre-norm models."""
-    lengths: Tensor
-    """(B,) int64, valid frames."""
-    cnn: Tensor | None = None
-    """(B, F, C), the output of the CNN, if asked for."""
-
-    @property
-    def features(self) -> list[Tensor]:
-        """`hidden_states` with `last_hidden_state` in place of the last one: what is used of a model.
-
-        The same in post-norm models. In pre-norm ones the last layer's raw output is only the residual stream
-        that the final layer norm was trained to read.
-        """
-        return [*self.hidden_states[:-1], self.last_hidden_state]
-
-
-class _ScaledGradient(torch.autograd.Function):
-    """The identity, to the last bit in every precision; its gradient is multiplied by a factor."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: float) -> Tensor:
-        ctx.scale = scale
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
-        return grad_outputs[0] * ctx.scale, None
 
 
 class ConvLayer(nn.Module):
@@ -221,80 +205,7 @@ def masked_instance_norm(x: Tensor, lengths: Tensor | None, norm: nn.GroupNorm) 
         return torch.addcmul(norm.bias[:, None], centred, scale).to(x.dtype)
 
 
-class PositionalConv(nn.Module):
-    """Relative positions by a grouped convolution over time, weight-normalised. (B, F, D) -> (B, F, D)."""
-
-    def __init__(self, dim: int, kernel: int, groups: int):
-        super().__init__()
-        conv = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=groups)
-        nn.init.normal_(conv.weight, std=(4.0 / (kernel * dim)) ** 0.5)
-        assert conv.bias is not None
-        nn.init.zeros_(conv.bias)
-        self.conv = weight_norm(conv, name="weight", dim=2)
-
-    @override
-    def forward(self, x: Tensor) -> Tensor:
-        frames = x.shape[1]  # an even kernel gives one frame too many, dropped at the end
-        if x.dtype == torch.bfloat16 and x.device.type == "cpu":
-            y = self._in_float32(x.transpose(1, 2))
-        else:
-            y = self.conv(x.transpose(1, 2))
-        return F.gelu(y[:, :, :frames]).transpose(1, 2)
-
-    def _in_float32(self, x: Tensor) -> Tensor:
-        """On some processors grouped convolutions in bfloat16 are wrong by as much as their values."""
-        conv = cast(nn.Conv1d, self.conv)
-        with torch.autocast("cpu", enabled=False):
-            bias = None if conv.bias is None else conv.bias.float()
-            y = F.conv1d(x.float(), conv.weight.float(), bias, padding=conv.padding, groups=conv.groups)
-        return y.to(x.dtype)
-
-
-class TransformerLayer(nn.Module):
-    """Self-attention and feed-forward block. (B, F, D) -> (B, F, D)."""
-
-    def __init__(self, config: HubertConfig):
-        super().__init__()
-        self.heads = config.heads
-        self.pre_norm = config.pre_norm
-        self.dropout = config.dropout
-        self.attention_dropout = config.attention_dropout
-        self.activation_dropout = config.activation_dropout
-        dim = config.dim
-        self.query, self.key, self.value = nn.Linear(dim, dim), nn.Linear(dim, dim), nn.Linear(dim, dim)
-        self.attention_out = nn.Linear(dim, dim)
-        self.attention_norm = nn.LayerNorm(dim)
-        self.ffn_in = nn.Linear(dim, config.ffn_dim)
-        self.ffn_out = nn.Linear(config.ffn_dim, dim)
-        self.ffn_norm = nn.LayerNorm(dim)
-        for linear in (self.query, self.key, self.value, self.attention_out, self.ffn_in, self.ffn_out):
-            nn.init.normal_(linear.weight, std=0.02)  # as BERT
-            nn.init.zeros_(linear.bias)
-
-    def forward(self, x: Tensor, attend: Tensor | None) -> Tensor:
-        """`attend` (B, 1, 1, F) bool, true where a frame may be attended to; None when all may."""
-        if self.pre_norm:
-            x = x + self._attention(self.attention_norm(x), attend)
-            return x + self._ffn(self.ffn_norm(x))
-        x = self.attention_norm(x + self._attention(x, attend))
-        return self.ffn_norm(x + self._ffn(x))
-
-    def _attention(self, x: Tensor, attend: Tensor | None) -> Tensor:
-        query, key, value = (
-            linear(x).unflatten(2, (self.heads, -1)).transpose(1, 2)  # (B, H, F, D / H)
-            for linear in (self.query, self.key, self.value)
-        )
-        dropout = self.attention_dropout if self.training else 0.0
-        y = F.scaled_dot_product_attention(query, key, value, attn_mask=attend, dropout_p=dropout)
-        y = self.attention_out(y.transpose(1, 2).flatten(2))
-        return F.dropout(y, self.dropout, self.training)
-
-    def _ffn(self, x: Tensor) -> Tensor:
-        x = F.dropout(F.gelu(self.ffn_in(x)), self.activation_dropout, self.training)
-        return F.dropout(self.ffn_out(x), self.dropout, self.training)
-
-
-class HubertEncoder(nn.Module):
+class HubertEncoder(Encoder):
     """HuBERT without its pre-training head.
 
     Example:
@@ -306,7 +217,8 @@ class HubertEncoder(nn.Module):
 
     def __init__(self, config: HubertConfig):
         super().__init__()
-        self.config = config
+        self.config: HubertConfig = config
+        self.transformer_config = config.transformer  # not made anew in `forward`, which compiles
         self.cnn = nn.ModuleList()
         in_channels = 1
         for index, (channels, kernel, stride) in enumerate(config.conv_layers):
@@ -317,10 +229,9 @@ class HubertEncoder(nn.Module):
             in_channels = channels
         self.projection_norm = nn.LayerNorm(in_channels) if config.projection_norm else None
         self.projection = nn.Linear(in_channels, config.dim)
-        self.position = PositionalConv(config.dim, config.position_kernel, config.position_groups)
+        self.position = PositionalConv(config.transformer)
         self.norm = nn.LayerNorm(config.dim)  # before the layers (base) or after them (large)
-        self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.layers))
-        self.pretraining_head: Any = None  # a `checkpoints.fairseq.Head`, kept for exporting it again
+        self.layers = nn.ModuleList(TransformerLayer(config.transformer) for _ in range(config.layers))
 
     @classmethod
     def from_preset(cls, name: str, **changes: Any) -> HubertEncoder:
@@ -337,6 +248,18 @@ class HubertEncoder(nn.Module):
             raise ValueError(f"unknown preset {name!r}; there are {', '.join(PRESETS)}")
         return cls(replace(PRESETS[name], **changes))
 
+    @override
+    def first_layers(self, layers: int, **regularisation: Any) -> HubertEncoder:
+        """As every encoder; the layer norm before the projection is left out (DistilHuBERT has none)."""
+        inherited = {name: getattr(self.config, name) for name in INHERITED}
+        made = HubertEncoder(
+            HubertConfig(**inherited, layers=layers, projection_norm=False, **regularisation)
+        )
+        names = made.state_dict().keys()  # strict: everything that the new one has, this one gives
+        made.load_state_dict({name: value for name, value in self.state_dict().items() if name in names})
+        return made
+
+    @override
     def forward(
         self,
         waveforms: Tensor,
@@ -344,22 +267,11 @@ class HubertEncoder(nn.Module):
         *,
         return_cnn: bool = False,
         mask: Tensor | None = None,
+        mask_channels: Tensor | None = None,
         mask_embedding: Tensor | None = None,
-    ) -> HubertOutput:
-        """Encode a padded batch.
-
-        Args:
-            waveforms: (B, T) at 16 kHz, padded at the end; floating point of any precision, converted to the
-                model's.
-            lengths: (B,) int64, valid samples of each row; None when every row is full.
-            return_cnn: also return the output of the CNN.
-            mask: (B, F) bool, frames to replace by `mask_embedding` (masked prediction).
-            mask_embedding: (D,).
-
-        Raises:
-            ValueError: for a wrong shape, integer samples, or utterances too short to give a single frame.
-        """
-        self._check(waveforms, lengths)
+    ) -> EncoderOutput:
+        """As every encoder. Masks apply to the transformer's input, (B, F) and (B, D)."""
+        self.check(waveforms, lengths)
         frames: Tensor | None = None  # valid frames; None while every row is full
         if lengths is not None:
             lengths = lengths.to(waveforms.device)
@@ -370,6 +282,8 @@ class HubertEncoder(nn.Module):
         if mask is not None:
             assert mask_embedding is not None
             x = torch.where(mask[:, :, None], mask_embedding.to(x.dtype), x)
+        if mask_channels is not None:
+            x = x.masked_fill(mask_channels[:, None, :], 0.0)
         attend = None
         if frames is not None:
             valid = frame_mask(frames, x.shape[1])  # (B, F)
@@ -379,7 +293,7 @@ class HubertEncoder(nn.Module):
         if frames is None:
             frames = torch.full((x.shape[0],), x.shape[1], dtype=torch.int64, device=x.device)
         last = self.norm(hidden_states[-1]) if self.config.pre_norm else hidden_states[-1]
-        return HubertOutput(hidden_states, last, frames, features if return_cnn else None)
+        return EncoderOutput(hidden_states, last, frames, features if return_cnn else None)
 
     def _cnn(self, waveforms: Tensor, lengths: Tensor | None) -> Tensor:
         """(B, T) -> (B, F, C)."""
@@ -392,9 +306,7 @@ class HubertEncoder(nn.Module):
         for layer, (_, kernel, stride) in zip(self.cnn, self.config.conv_layers, strict=True):
             valid = None if valid is None else (valid - kernel) // stride + 1
             x = layer(x, valid)
-        if self.config.cnn_grad_scale != 1.0 and x.requires_grad:
-            x = cast(Tensor, _ScaledGradient.apply(x, self.config.cnn_grad_scale))
-        return x.transpose(1, 2)
+        return scale_gradient(x, self.config.cnn_grad_scale).transpose(1, 2)
 
     def _transformer(self, x: Tensor, attend: Tensor | None) -> list[Tensor]:
         """(B, F, D) -> the L + 1 hidden states."""
@@ -402,38 +314,7 @@ class HubertEncoder(nn.Module):
         if not self.config.pre_norm:
             x = self.norm(x)
         x = F.dropout(x, self.config.dropout, self.training)
-        hidden_states = [x]
-        for layer in self.layers:
-            if self.training and self.config.layerdrop and torch.rand(()).item() < self.config.layerdrop:
-                # Gradients of zero, not none: under DDP every process must have all of them.
-                x = x + 0.0 * torch.stack([parameter.sum() for parameter in layer.parameters()]).sum()
-            elif self.training and self.config.activation_checkpointing:
-                x = cast(Tensor, checkpoint(layer, x, attend, use_reentrant=False))
-            else:
-                x = layer(x, attend)
-            hidden_states.append(x)
-        return hidden_states
-
-    def _check(self, waveforms: Tensor, lengths: Tensor | None) -> None:
-        check_samples("waveforms", waveforms)
-        if waveforms.dim() != 2:
-            raise ValueError(f"waveforms must be (B, T), not {tuple(waveforms.shape)}")
-        shortest = waveforms.shape[1]
-        # Lengths on a GPU are trusted: reading them would wait for it. `distill.data` checks them.
-        if lengths is not None and lengths.device.type == "cpu" and not torch.compiler.is_compiling():
-            if lengths.shape != waveforms.shape[:1]:
-                raise ValueError(
-                    f"lengths must be ({waveforms.shape[0]},) for waveforms {tuple(waveforms.shape)}, "
-                    f"not {tuple(lengths.shape)}"
-                )
-            if int(lengths.max()) > shortest:
-                raise ValueError(f"lengths go up to {int(lengths.max())}, waveforms have {shortest} samples")
-            shortest = int(lengths.min())
-        if shortest < self.config.receptive_field:
-            raise ValueError(
-                f"an utterance of {shortest} samples is too short: a frame needs "
-                f"{self.config.receptive_field} samples at 16 kHz"
-            )
+        return run_layers(self.layers, x, attend, self.transformer_config, training=self.training)
 
 
 def beyond_weights(config: HubertConfig) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -9,6 +10,8 @@ import torch
 from torch import Tensor
 
 from distill.errors import check_finite
+
+DECAYS = ("linear", "cosine", "tri-stage")
 
 
 @dataclass(kw_only=True)
@@ -24,7 +27,13 @@ class OptimConfig:
     weight_decay: float = 1e-6
     """Of AdamW."""
     warmup: float = 0.07
-    """Share of the steps over which the learning rate rises; it then falls linearly to 0."""
+    """Share of the steps over which the learning rate rises."""
+    decay: str = "linear"
+    """What follows: "linear" to 0, "cosine" to 0, or "tri-stage": `hold`, then linear to `floor`."""
+    hold: float = 0.4
+    """Share of the steps, after the warm-up, at the peak; of tri-stage only."""
+    floor: float = 0.0
+    """Factor on the peak at the last step; of tri-stage only."""
     max_steps: int = 20_000
     """Student updates."""
     clip_norm: float = 5.0
@@ -44,6 +53,12 @@ class OptimConfig:
             raise ValueError(f"accumulate must be at least 1, not {self.accumulate}")
         if not 0.0 <= self.warmup < 1.0:
             raise ValueError(f"warmup must be in [0, 1), a share of max_steps, not {self.warmup}")
+        if self.decay not in DECAYS:
+            raise ValueError(f"decay must be one of {', '.join(DECAYS)}, not {self.decay!r}")
+        if self.decay == "tri-stage" and not 0.0 <= self.hold <= 1.0 - self.warmup:
+            raise ValueError(f"hold must be in [0, 1 - warmup], a share of max_steps, not {self.hold}")
+        if not 0.0 <= self.floor <= 1.0:
+            raise ValueError(f"floor must be in [0, 1], a factor on lr, not {self.floor}")
         if self.lr <= 0:
             raise ValueError(f"lr must be positive, not {self.lr}")
         if self.weight_decay < 0:
@@ -56,14 +71,33 @@ class OptimConfig:
             raise ValueError(f"clip_norm must be 0 (off) or positive, not {self.clip_norm}")
 
     def schedule(self, update: int) -> float:
-        """Factor on the peak learning rate of an update, the first of which is 1: that of s3prl's optimisers.
+        """Factor on the peak learning rate of an update, the first of which is 1.
 
-        Linear warm-up over the share `warmup` of the updates, then linear decay to 0 at the last one.
+        "linear" is that of s3prl's optimisers: a linear warm-up over the share `warmup` of the updates, then
+        linear decay to 0 at the last one. "cosine" is SPIRAL's, in its code's counting: with N updates of
+        which W = warmup N warm up, update i from 0 has (i + 1) / (W + 1) up to i = W, then
+        (1 + cos(pi (i - W) / (N - W))) / 2. "tri-stage" (Baevski et al. 2020, section 4.3, with a floor)
+        warms up, holds the peak and falls linearly.
         """
         progress = update / self.max_steps
+        if self.decay == "cosine":
+            return self._cosine(update - 1)
         if progress < self.warmup:
             return progress / self.warmup
+        if self.decay == "tri-stage":
+            falling = 1.0 - self.warmup - self.hold
+            left = min(1.0, max(0.0, 1.0 - progress) / falling) if falling else 1.0
+            return self.floor + (1.0 - self.floor) * left
         return max(0.0, (1.0 - progress) / (1.0 - self.warmup))
+
+    def _cosine(self, before: int) -> float:
+        """SPIRAL's factor of the update that has so many before it."""
+        warm = self.warmup * self.max_steps
+        if before <= warm:
+            return (before + 1) / (warm + 1)
+        if before >= self.max_steps:
+            return 0.0
+        return (1.0 + math.cos(math.pi * (before - warm) / (self.max_steps - warm))) / 2.0
 
     def next_factor(self, updates: int) -> float:
         """The factor of the update after `updates` of them, as torch's schedulers count."""

@@ -1,11 +1,11 @@
-"""The student: the first layers of a HuBERT, and heads that predict deeper layers of its teacher.
+"""The student: the first layers of its teacher's encoder, and heads that predict deeper ones.
 
 Shapes: B utterances, T samples at 16 kHz, F frames, N prediction heads, D features.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,14 +14,32 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import override
 
+from distill.encoder import Encoder, EncoderConfig
 from distill.hubert import HubertConfig, HubertEncoder
+from distill.spiral.encoder import SpiralConfig, SpiralEncoder
 
-INHERITED = (
-    *("conv_layers", "conv_norm", "conv_bias", "normalize_input"),
-    *("dim", "heads", "ffn_dim", "pre_norm", "position_kernel", "position_groups"),
-)
-"""What a student takes from its teacher's configuration: the shapes of the weights that it starts with, and
-how they are used. Dropout and the like are its own."""
+FAMILIES: dict[str, tuple[type[Any], type[Encoder]]] = {
+    "hubert": (HubertConfig, HubertEncoder),
+    "spiral": (SpiralConfig, SpiralEncoder),
+}
+"""By `EncoderConfig.family`: classes of configuration and encoder."""
+
+
+def encoder_of(config: EncoderConfig) -> Encoder:
+    """An encoder with random weights."""
+    return FAMILIES[config.family][1](config)
+
+
+def config_of(description: Mapping[str, Any]) -> EncoderConfig:
+    """The configuration that `EncoderConfig.to_dict` described; descriptions of HuBERT name no family.
+
+    Raises:
+        KeyError: for an unknown family.
+        TypeError: for unknown fields.
+        ValueError: for values that no model can have.
+    """
+    fields = dict(description)
+    return FAMILIES[fields.pop("family", "hubert")][0](**fields)
 
 
 @dataclass
@@ -65,7 +83,7 @@ class PredictionHeads(nn.Module):
 
 
 class Student(nn.Module):
-    """A small HuBERT encoder F and its prediction heads p_i (Eq. 1).
+    """A small encoder F and its prediction heads p_i (Eq. 1).
 
     Example:
         >>> teacher = HubertEncoder.from_preset("mini")
@@ -74,17 +92,17 @@ class Student(nn.Module):
         torch.Size([1, 3, 49, 128])
     """
 
-    def __init__(self, config: HubertConfig, targets: Sequence[int], target_dim: int):
+    def __init__(self, config: EncoderConfig, targets: Sequence[int], target_dim: int):
         super().__init__()
         self.targets = tuple(targets)
         self.target_dim = target_dim
-        self.encoder = HubertEncoder(config)
+        self.encoder = encoder_of(config)
         self.heads = PredictionHeads(config.dim, target_dim, len(self.targets))
 
     @classmethod
     def from_teacher(
         cls,
-        teacher: HubertEncoder,
+        teacher: Encoder,
         *,
         layers: int = 2,
         targets: Sequence[int] = (4, 8, 12),
@@ -95,9 +113,11 @@ class Student(nn.Module):
         cnn_grad_scale: float = 0.1,
         activation_checkpointing: bool = False,
     ) -> Student:
-        """A student that starts as the teacher's CNN, projection, positional convolution and first layers.
+        """A student that starts as its teacher up to the first transformer layers.
 
-        The layer norm before the projection is left out (DistilHuBERT has none).
+        Of a HuBERT that is CNN, projection, positional convolution and first layers, without the layer norm
+        before the projection (DistilHuBERT has none); of a SPIRAL all of block 1, and the convolutions and
+        first layers of block 2.
 
         Args:
             teacher: the model to distil.
@@ -122,10 +142,8 @@ class Student(nn.Module):
             raise ValueError(f"targets {tuple(targets)}: the teacher has layers 1 to {depth}, not {missing}")
         if not 1 <= layers <= depth:
             raise ValueError(f"layers is {layers}, but the teacher has {depth}: choose 1 to {depth}")
-        config = HubertConfig(
-            **{name: getattr(teacher.config, name) for name in INHERITED},
-            layers=layers,
-            projection_norm=False,
+        encoder = teacher.first_layers(
+            layers,
             dropout=dropout,
             attention_dropout=attention_dropout,
             activation_dropout=activation_dropout,
@@ -134,10 +152,8 @@ class Student(nn.Module):
             cnn_grad_scale=cnn_grad_scale,
             activation_checkpointing=activation_checkpointing,
         )
-        student = cls(config, targets, teacher.config.dim)
-        inherited = student.encoder.state_dict().keys()
-        state = {name: value for name, value in teacher.state_dict().items() if name in inherited}
-        student.encoder.load_state_dict(state)  # strict: everything the student has, its teacher gives
+        student = cls(encoder.config, targets, teacher.config.dim)
+        student.encoder.load_state_dict(encoder.state_dict())
         return student
 
     def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> StudentOutput:
@@ -162,5 +178,4 @@ class Student(nn.Module):
     @classmethod
     def from_dict(cls, description: dict[str, Any]) -> Student:
         """The architecture that `to_dict` described, with random weights."""
-        config = HubertConfig(**description["encoder"])
-        return cls(config, description["targets"], description["target_dim"])
+        return cls(config_of(description["encoder"]), description["targets"], description["target_dim"])

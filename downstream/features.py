@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from distill.checkpoints.loading import load_any
+from distill.encoder import EncoderOutput
 from distill.errors import UsageError
-from distill.hubert import HubertEncoder, HubertOutput, beyond_weights
+from distill.hubert import HubertEncoder, beyond_weights
 from distill.student import Student
 
 
@@ -89,7 +90,7 @@ class Selection(nn.Module):
         """L + 1 if all are used, else None."""
         return None if self.weights is None else len(self.weights)
 
-    def select(self, out: HubertOutput) -> Tensor:
+    def select(self, out: EncoderOutput) -> Tensor:
         """What a cache keeps: (B, F, D), or (B, F, L + 1, D) for the weighted sum."""
         return out.features[self.layer] if self.weights is None else torch.stack(out.features, dim=2)
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from distill.hubert import HubertConfig, HubertEncoder, HubertOutput
+from distill.encoder import EncoderOutput
+from distill.hubert import HubertConfig, HubertEncoder
 
 MAX_FRAMES = 5_000  # 100 s of HuBERT's: longer recordings go through the encoder in parts, as in fairseq
 
@@ -48,7 +49,7 @@ def layer_features(encoder: HubertEncoder, waveform: Tensor, layer: int) -> Tens
         encoder.train(was_training)
 
 
-def _layer(out: HubertOutput, layer: int, layers: int) -> Tensor:
+def _layer(out: EncoderOutput, layer: int, layers: int) -> Tensor:
     """(B, F, D). The encoder may have been cut after the layer: then that is not the last of the model."""
     return out.last_hidden_state if layer == layers else out.hidden_states[layer]
 

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from distill.hubert import HubertConfig, HubertEncoder
-from distill.student import INHERITED, PredictionHeads, Student
+from distill.hubert import INHERITED, HubertConfig, HubertEncoder
+from distill.student import PredictionHeads, Student
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,10 @@
-"""Every option of a recipe, with its default, meaning and unit."""
+"""What every recipe has: names, data, validation, logging."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from distill.distortions.options import DistortionConfig
@@ -12,14 +12,6 @@ from distill.errors import check_finite
 from distill.hubert import HubertConfig
 from distill.optim import OptimConfig
 from distill.trainer_keys import INSTEAD_OF, check_trainer
-
-CDM: dict[str, tuple[str | None, str | None]] = {
-    "none": (None, None),  # plain DistilHuBERT
-    "setup1": (None, "student"),
-    "setup2": ("teacher", "student"),  # two independent draws
-    "setup2_same": ("student", "student"),
-}
-"""Cross-distortion mapping: the views of the batch that teacher and student hear; None: clean speech."""
 
 
 def check_name(field: str, name: str) -> None:
@@ -37,53 +29,6 @@ def check_name(field: str, name: str) -> None:
 
 
 _LONGEST_NAME = 100  # bytes; file names may have 255, and something is added to it
-
-
-@dataclass(kw_only=True)
-class StudentConfig:
-    """The student's shape and regularisation."""
-
-    layers: int = 2
-    """Transformer layers (Tr1, Tr2, Tr3 in the paper)."""
-    targets: tuple[int, ...] = (4, 8, 12)
-    """Teacher layers that the prediction heads regress; 1 is the first."""
-    dropout: float = 0.1
-    """Dropout probability of transformer input and residual branches."""
-    attention_dropout: float = 0.1
-    """Dropout probability of attention weights."""
-    activation_dropout: float = 0.1
-    """Dropout probability inside the feed-forward blocks."""
-    projection_dropout: float = 0.0
-    """Dropout probability after the CNN's projection; DistilHuBERT has none there, HuBERT base has 0.1."""
-    cnn_grad_scale: float = 0.1
-    """Factor on the gradient that reaches the CNN."""
-    activation_checkpointing: bool = False
-    """Recompute layers in the backward pass: less memory, more time."""
-
-    def __post_init__(self) -> None:
-        check_finite(self)
-        for name in ("dropout", "attention_dropout", "activation_dropout", "projection_dropout"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"{name} must be in [0, 1], not {getattr(self, name)}")
-
-
-@dataclass(kw_only=True)
-class DatConfig:
-    """Domain-adversarial training."""
-
-    enabled: bool = False
-    """Train a distortion classifier, and the student against it."""
-    weight: float = 0.01
-    """lambda of Eq. 4."""
-    lr: float | None = None
-    """Learning rate alpha of the classifier (Eq. 3); default: the student's. Follows the same schedule."""
-
-    def __post_init__(self) -> None:
-        check_finite(self)
-        if self.weight < 0:
-            raise ValueError(f"weight must not be negative, not {self.weight}")
-        if self.lr is not None and self.lr <= 0:
-            raise ValueError(f"lr must be positive, not {self.lr}")
 
 
 @dataclass(kw_only=True)
@@ -183,7 +128,8 @@ class Recipe:
     """By Lightning option that is refused in the trainer section: what to use instead."""
 
     kind: str = "distil"
-    """"distil" a student, "adapt" (or pre-train) a teacher, or a published "teacher" as it is."""
+    """"distil" a student, "adapt" (or pre-train) a HuBERT, pre-train a "spiral", "finetune" an encoder for
+    recognition, or take a published "teacher" as it is."""
     name: str = "unnamed"
     """Name of the run, and of its folder: letters, digits, `_`, `-` and `.`."""
     description: str = ""
@@ -213,112 +159,3 @@ class Recipe:
         if self.seed >= 2**32:  # numpy's generator, which Lightning seeds too, takes no more
             raise ValueError(f"seed must be below 2**32, not {self.seed}")
         check_trainer(self.trainer, self.instead_of)
-
-
-@dataclass(kw_only=True)
-class DistillRecipe(Recipe):
-    """A row of the paper's tables that has a student."""
-
-    student: StudentConfig = field(default_factory=StudentConfig)
-    """Its shape."""
-    cdm: str = "none"
-    """Cross-distortion mapping: none, setup1, setup2 or setup2_same."""
-    cosine_weight: float = 1.0
-    """gamma of Eq. 2."""
-    dat: DatConfig = field(default_factory=DatConfig)
-    """Domain-adversarial training."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.cdm not in CDM:
-            raise ValueError(f"cdm must be one of {', '.join(CDM)}, not {self.cdm!r}")
-        if self.cosine_weight < 0:
-            raise ValueError(f"cosine_weight must not be negative, not {self.cosine_weight}")
-        if self.dat.enabled and self.cdm == "none":
-            raise ValueError("dat needs distorted speech: set cdm to setup1, setup2 or setup2_same")
-
-
-@dataclass(kw_only=True)
-class TargetsConfig:
-    """The hidden units that masked prediction predicts."""
-
-    features: str = "mfcc"
-    """"mfcc", or "layer": hidden states of the teacher."""
-    layer: int = 6
-    """Which layer, if features is "layer"."""
-    clusters: int = 100
-    """k of k-means."""
-    codebook: str | None = None
-    """Cluster centres to use instead of new ones: .npy, fairseq's joblib file, or a folder of targets."""
-    folder: str | None = None
-    """Folder of `distill adapt targets RECIPE` with `train` and `dev`; default: made in the run folder."""
-    sample_hours: float = 100.0
-    """Hours of random utterances whose frames the k-means is fitted on, at most."""
-
-    def __post_init__(self) -> None:
-        check_finite(self)
-        if self.sample_hours <= 0:
-            raise ValueError(f"sample_hours must be positive, not {self.sample_hours}")
-        if self.features not in ("mfcc", "layer"):
-            raise ValueError(f"features must be mfcc or layer, not {self.features!r}")
-        if self.clusters < 2:
-            raise ValueError(f"clusters must be at least 2, not {self.clusters}")
-
-
-@dataclass(kw_only=True)
-class MaskingConfig:
-    """What is hidden, and what the loss is made of. Defaults: HuBERT."""
-
-    probability: float = 0.8
-    """Masked share of the frames, if spans did not overlap."""
-    length: int = 10
-    """Frames of a span."""
-    unmasked_weight: float = 0.0
-    """Weight of the cross-entropy over frames that are not masked."""
-    feature_penalty: float = 10.0
-    """Weight of the mean square of the CNN's output."""
-
-    def __post_init__(self) -> None:
-        check_finite(self)
-        if not 0.0 < self.probability <= 1.0 or self.length < 1:
-            raise ValueError("probability must be in (0, 1] and length at least 1")
-        if self.unmasked_weight < 0 or self.feature_penalty < 0:
-            raise ValueError("unmasked_weight and feature_penalty must not be negative")
-
-
-@dataclass(kw_only=True)
-class EncoderConfig:
-    """How the teacher is regularised in training; what is None is as its checkpoint or preset says."""
-
-    dropout: float | None = None
-    """Of the transformer's input and its residual branches."""
-    attention_dropout: float | None = None
-    """Of attention weights."""
-    activation_dropout: float | None = None
-    """Inside the feed-forward blocks."""
-    projection_dropout: float | None = None
-    """After the projection."""
-    layerdrop: float | None = None
-    """Probability of skipping a layer."""
-    cnn_grad_scale: float | None = None
-    """Factor on the gradient that reaches the CNN."""
-
-    def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            most = 1.0 if name == "cnn_grad_scale" else 0.99
-            if value is not None and not 0.0 <= value <= most:
-                raise ValueError(f"{name} must be between 0 and {most:g}, not {value}")
-
-
-@dataclass(kw_only=True)
-class AdaptRecipe(Recipe):
-    """Masked prediction: a teacher from nothing, or an existing one adapted to distorted speech."""
-
-    targets: TargetsConfig = field(default_factory=TargetsConfig)
-    """What to predict."""
-    masking: MaskingConfig = field(default_factory=MaskingConfig)
-    """Which frames, and the loss."""
-    encoder: EncoderConfig = field(default_factory=EncoderConfig)
-    """Dropout and the like."""
-    distort: bool = True
-    """Distort the input (the targets stay clean)."""

@@ -1,0 +1,318 @@
+"""What HuBERT and SPIRAL have in common, and all that the rest of the code needs to know of an encoder.
+
+Shapes: B utterances, T samples at 16 kHz, F frames, D features, L layers, M units of a time mask, C channels.
+
+The transformer is that of wav2vec 2.0 (Baevski et al. 2020), with layer norm after each residual branch or
+before it: `PositionalConv`, then `TransformerLayer`s.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+from torch.utils.checkpoint import checkpoint
+from typing_extensions import override
+
+from distill.waveforms import check_samples
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Count = TypeVar("Count", int, Tensor, "np.ndarray")
+
+
+class EncoderConfig(Protocol):
+    """What may be asked of the configuration of any encoder."""
+
+    @property
+    def family(self) -> str:
+        """Which class of encoder: "hubert" or "spiral"."""
+        ...
+
+    @property
+    def dim(self) -> int:
+        """D, features of a frame."""
+        ...
+
+    @property
+    def layers(self) -> int:
+        """L, transformer layers whose outputs are `hidden_states`."""
+        ...
+
+    @property
+    def hop(self) -> int:
+        """Samples from one frame to the next."""
+        ...
+
+    @property
+    def min_samples(self) -> int:
+        """Samples of the shortest utterance that can be encoded."""
+        ...
+
+    @property
+    def normalize_input(self) -> bool:
+        """Whether the encoder normalises waveforms to zero mean and unit variance."""
+        ...
+
+    def frames(self, n_samples: Count) -> Count:
+        """Valid frames of `n_samples` samples: one int, or a tensor or array of them."""
+        ...
+
+    def mask_shape(self, n_samples: int) -> tuple[int, int]:
+        """(M, C) of the masks that an encoder takes with waveforms of `n_samples` samples."""
+        ...
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON; `distill.student.config_of` reads them."""
+        ...
+
+
+@dataclass
+class EncoderOutput:
+    """What `Encoder` returns."""
+
+    hidden_states: list[Tensor]
+    """L + 1 tensors (B, F, D): [0] is the transformer's input, [i] the output of layer i."""
+    last_hidden_state: Tensor
+    """(B, F, D): hidden_states[-1], through the final layer norm in pre-norm models."""
+    lengths: Tensor
+    """(B,) int64, valid frames."""
+    cnn: Tensor | None = None
+    """(B, F, C), the output of the CNN, if asked for."""
+
+    @property
+    def features(self) -> list[Tensor]:
+        """`hidden_states` with `last_hidden_state` in place of the last one: what is used of a model.
+
+        The same in post-norm models. In pre-norm ones the last layer's raw output is only the residual stream
+        that the final layer norm was trained to read.
+        """
+        return [*self.hidden_states[:-1], self.last_hidden_state]
+
+
+class Encoder(nn.Module):
+    """A waveform in, the hidden states of every transformer layer out."""
+
+    config: Any
+    """An `EncoderConfig`; each class has its own."""
+    pretraining_head: Any = None
+    """Whatever a checkpoint has beside the encoder and an export may want again."""
+
+    @abstractmethod
+    @override
+    def forward(
+        self,
+        waveforms: Tensor,
+        lengths: Tensor | None = None,
+        *,
+        return_cnn: bool = False,
+        mask: Tensor | None = None,
+        mask_channels: Tensor | None = None,
+        mask_embedding: Tensor | None = None,
+    ) -> EncoderOutput:
+        """Encode a padded batch.
+
+        Args:
+            waveforms: (B, T) at 16 kHz, padded at the end; floating point of any precision, converted to the
+                model's.
+            lengths: (B,) int64, valid samples of each row; None when every row is full.
+            return_cnn: also return the output of the first convolutions.
+            mask: (B, M) bool, stretches of time to replace by `mask_embedding`.
+            mask_channels: (B, C) bool, channels to set to zero, after that.
+            mask_embedding: (C,); M and C are `config.mask_shape`.
+
+        Raises:
+            ValueError: for a wrong shape, integer samples, or utterances that are too short.
+        """
+
+    @abstractmethod
+    def first_layers(self, layers: int, **regularisation: Any) -> Self:
+        """A new encoder, in training mode, that starts as everything up to the first transformer layers.
+
+        Args:
+            layers: how many.
+            **regularisation: fields of the configuration: dropout and the like.
+        """
+
+    def check(self, waveforms: Tensor, lengths: Tensor | None) -> None:
+        """Refuse waveforms and lengths that no encoder can use.
+
+        Raises:
+            ValueError: saying what is wrong.
+        """
+        check_samples("waveforms", waveforms)
+        if waveforms.dim() != 2:
+            raise ValueError(f"waveforms must be (B, T), not {tuple(waveforms.shape)}")
+        shortest = waveforms.shape[1]
+        # Lengths on a GPU are trusted: reading them would wait for it. `distill.data` checks them.
+        if lengths is not None and lengths.device.type == "cpu" and not torch.compiler.is_compiling():
+            if lengths.shape != waveforms.shape[:1]:
+                raise ValueError(
+                    f"lengths must be ({waveforms.shape[0]},) for waveforms {tuple(waveforms.shape)}, "
+                    f"not {tuple(lengths.shape)}"
+                )
+            if int(lengths.max()) > shortest:
+                raise ValueError(f"lengths go up to {int(lengths.max())}, waveforms have {shortest} samples")
+            shortest = int(lengths.min())
+        if shortest < (least := self.config.min_samples):
+            raise ValueError(
+                f"an utterance of {shortest} samples is too short: a frame needs {least} samples at 16 kHz"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerConfig:
+    """Shape and training-time noise of a transformer; `HubertConfig` describes the fields."""
+
+    dim: int
+    layers: int
+    heads: int
+    ffn_dim: int
+    pre_norm: bool = True
+    position_kernel: int = 128
+    position_groups: int = 16
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    activation_dropout: float = 0.0
+    layerdrop: float = 0.0
+    activation_checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("heads", "position_groups"):
+            if self.dim % (parts := getattr(self, name)):
+                raise ValueError(f"dim ({self.dim}) must be a multiple of {name} ({parts})")
+        if self.layers < 1:
+            raise ValueError(f"layers must be at least 1, not {self.layers}")
+        for name in ("dropout", "attention_dropout", "activation_dropout", "layerdrop"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ValueError(f"{name} must be in [0, 1), not {getattr(self, name)}")
+
+
+class PositionalConv(nn.Module):
+    """Relative positions by a grouped convolution over time, weight-normalised. (B, F, D) -> (B, F, D)."""
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        dim, kernel = config.dim, config.position_kernel
+        groups = config.position_groups
+        conv = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=groups)
+        nn.init.normal_(conv.weight, std=(4.0 / (kernel * dim)) ** 0.5)
+        assert conv.bias is not None
+        nn.init.zeros_(conv.bias)
+        self.conv = weight_norm(conv, name="weight", dim=2)
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        frames = x.shape[1]  # an even kernel gives one frame too many, dropped at the end
+        if x.dtype == torch.bfloat16 and x.device.type == "cpu":
+            y = self._in_float32(x.transpose(1, 2))
+        else:
+            y = self.conv(x.transpose(1, 2))
+        return F.gelu(y[:, :, :frames]).transpose(1, 2)
+
+    def _in_float32(self, x: Tensor) -> Tensor:
+        """On some processors grouped convolutions in bfloat16 are wrong by as much as their values."""
+        conv = cast(nn.Conv1d, self.conv)
+        with torch.autocast("cpu", enabled=False):
+            bias = None if conv.bias is None else conv.bias.float()
+            y = F.conv1d(x.float(), conv.weight.float(), bias, padding=conv.padding, groups=conv.groups)
+        return y.to(x.dtype)
+
+
+class TransformerLayer(nn.Module):
+    """Self-attention and feed-forward block. (B, F, D) -> (B, F, D)."""
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        self.heads = config.heads
+        self.pre_norm = config.pre_norm
+        self.dropout = config.dropout
+        self.attention_dropout = config.attention_dropout
+        self.activation_dropout = config.activation_dropout
+        dim = config.dim
+        self.query, self.key, self.value = nn.Linear(dim, dim), nn.Linear(dim, dim), nn.Linear(dim, dim)
+        self.attention_out = nn.Linear(dim, dim)
+        self.attention_norm = nn.LayerNorm(dim)
+        self.ffn_in = nn.Linear(dim, config.ffn_dim)
+        self.ffn_out = nn.Linear(config.ffn_dim, dim)
+        self.ffn_norm = nn.LayerNorm(dim)
+        for linear in (self.query, self.key, self.value, self.attention_out, self.ffn_in, self.ffn_out):
+            nn.init.normal_(linear.weight, std=0.02)  # as BERT
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, x: Tensor, attend: Tensor | None) -> Tensor:
+        """`attend` (B, 1, 1, F) bool, true where a frame may be attended to; None when all may."""
+        if self.pre_norm:
+            x = x + self._attention(self.attention_norm(x), attend)
+            return x + self._ffn(self.ffn_norm(x))
+        x = self.attention_norm(x + self._attention(x, attend))
+        return self.ffn_norm(x + self._ffn(x))
+
+    def _attention(self, x: Tensor, attend: Tensor | None) -> Tensor:
+        query, key, value = (
+            linear(x).unflatten(2, (self.heads, -1)).transpose(1, 2)  # (B, H, F, D / H)
+            for linear in (self.query, self.key, self.value)
+        )
+        dropout = self.attention_dropout if self.training else 0.0
+        y = F.scaled_dot_product_attention(query, key, value, attn_mask=attend, dropout_p=dropout)
+        y = self.attention_out(y.transpose(1, 2).flatten(2))
+        return F.dropout(y, self.dropout, self.training)
+
+    def _ffn(self, x: Tensor) -> Tensor:
+        x = F.dropout(F.gelu(self.ffn_in(x)), self.activation_dropout, self.training)
+        return F.dropout(self.ffn_out(x), self.dropout, self.training)
+
+
+def run_layers(
+    layers: Iterable[nn.Module],
+    x: Tensor,
+    attend: Tensor | None,
+    config: TransformerConfig,
+    *,
+    training: bool,
+) -> list[Tensor]:
+    """The L + 1 hidden states of transformer layers, each (B, F, D).
+
+    Args:
+        layers: of class `TransformerLayer`.
+        x: (B, F, D), input of the first.
+        attend: as `TransformerLayer`.
+        config: layerdrop and activation checkpointing.
+        training: whether these apply.
+    """
+    hidden_states = [x]
+    for layer in layers:
+        if training and config.layerdrop and torch.rand(()).item() < config.layerdrop:
+            # Gradients of zero, not none: under DDP every process must have all of them.
+            x = x + 0.0 * torch.stack([parameter.sum() for parameter in layer.parameters()]).sum()
+        elif training and config.activation_checkpointing:
+            x = cast(Tensor, checkpoint(layer, x, attend, use_reentrant=False))
+        else:
+            x = layer(x, attend)
+        hidden_states.append(x)
+    return hidden_states
+
+
+def scale_gradient(x: Tensor, scale: float) -> Tensor:
+    """The same tensor, to the last bit; its gradient is multiplied by a factor."""
+    return cast(Tensor, _ScaledGradient.apply(x, scale)) if scale != 1.0 and x.requires_grad else x
+
+
+class _ScaledGradient(torch.autograd.Function):
+    """The identity, to the last bit in every precision; its gradient is multiplied by a factor."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: float) -> Tensor:
+        ctx.scale = scale
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
+        return grad_outputs[0] * ctx.scale, None

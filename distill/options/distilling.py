@@ -1,0 +1,86 @@
+"""Options of a recipe that distils a student."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from distill.errors import check_finite
+from distill.options.shared import Recipe
+
+CDM: dict[str, tuple[str | None, str | None]] = {
+    "none": (None, None),  # plain DistilHuBERT
+    "setup1": (None, "student"),
+    "setup2": ("teacher", "student"),  # two independent draws
+    "setup2_same": ("student", "student"),
+}
+"""Cross-distortion mapping: the views of the batch that teacher and student hear; None: clean speech."""
+
+
+@dataclass(kw_only=True)
+class StudentConfig:
+    """The student's shape and regularisation."""
+
+    layers: int = 2
+    """Transformer layers (Tr1, Tr2, Tr3 in the paper)."""
+    targets: tuple[int, ...] = (4, 8, 12)
+    """Teacher layers that the prediction heads regress; 1 is the first."""
+    dropout: float = 0.1
+    """Dropout probability of transformer input and residual branches."""
+    attention_dropout: float = 0.1
+    """Dropout probability of attention weights."""
+    activation_dropout: float = 0.1
+    """Dropout probability inside the feed-forward blocks."""
+    projection_dropout: float = 0.0
+    """Dropout probability after the CNN's projection; DistilHuBERT has none there, HuBERT base has 0.1."""
+    cnn_grad_scale: float = 0.1
+    """Factor on the gradient that reaches the CNN."""
+    activation_checkpointing: bool = False
+    """Recompute layers in the backward pass: less memory, more time."""
+
+    def __post_init__(self) -> None:
+        check_finite(self)
+        for name in ("dropout", "attention_dropout", "activation_dropout", "projection_dropout"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"{name} must be in [0, 1], not {getattr(self, name)}")
+
+
+@dataclass(kw_only=True)
+class DatConfig:
+    """Domain-adversarial training."""
+
+    enabled: bool = False
+    """Train a distortion classifier, and the student against it."""
+    weight: float = 0.01
+    """lambda of Eq. 4."""
+    lr: float | None = None
+    """Learning rate alpha of the classifier (Eq. 3); default: the student's. Follows the same schedule."""
+
+    def __post_init__(self) -> None:
+        check_finite(self)
+        if self.weight < 0:
+            raise ValueError(f"weight must not be negative, not {self.weight}")
+        if self.lr is not None and self.lr <= 0:
+            raise ValueError(f"lr must be positive, not {self.lr}")
+
+
+@dataclass(kw_only=True)
+class DistillRecipe(Recipe):
+    """A row of the paper's tables that has a student."""
+
+    student: StudentConfig = field(default_factory=StudentConfig)
+    """Its shape."""
+    cdm: str = "none"
+    """Cross-distortion mapping: none, setup1, setup2 or setup2_same."""
+    cosine_weight: float = 1.0
+    """gamma of Eq. 2."""
+    dat: DatConfig = field(default_factory=DatConfig)
+    """Domain-adversarial training."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.cdm not in CDM:
+            raise ValueError(f"cdm must be one of {', '.join(CDM)}, not {self.cdm!r}")
+        if self.cosine_weight < 0:
+            raise ValueError(f"cosine_weight must not be negative, not {self.cosine_weight}")
+        if self.dat.enabled and self.cdm == "none":
+            raise ValueError("dat needs distorted speech: set cdm to setup1, setup2 or setup2_same")

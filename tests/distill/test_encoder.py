@@ -1,0 +1,79 @@
+"""What both families of encoders are made of: the transformer against torch's own, and dropping layers."""
+
+import pytest
+import torch
+from torch import nn
+
+from distill.encoder import TransformerConfig, TransformerLayer, run_layers, scale_gradient
+from distill.hubert import HubertEncoder
+from distill.spiral import SpiralEncoder
+from distill.student import config_of, encoder_of
+
+CONFIG = TransformerConfig(dim=16, layers=2, heads=4, ffn_dim=32, dropout=0.0, attention_dropout=0.0)
+
+
+@pytest.mark.parametrize("pre_norm", [True, False])
+def test_a_layer_is_torch_s(pre_norm):
+    ours = TransformerLayer(
+        TransformerConfig(dim=16, layers=1, heads=4, ffn_dim=32, pre_norm=pre_norm)
+    ).eval()
+    theirs = nn.TransformerEncoderLayer(
+        16, 4, 32, activation="gelu", batch_first=True, norm_first=pre_norm
+    ).eval()
+    attention = [ours.query, ours.key, ours.value]
+    theirs.load_state_dict(
+        {
+            "self_attn.in_proj_weight": torch.cat([one.weight for one in attention]),
+            "self_attn.in_proj_bias": torch.cat([one.bias for one in attention]),
+        }
+        | {f"self_attn.out_proj.{k}": v for k, v in ours.attention_out.state_dict().items()}
+        | {f"linear1.{k}": v for k, v in ours.ffn_in.state_dict().items()}
+        | {f"linear2.{k}": v for k, v in ours.ffn_out.state_dict().items()}
+        | {f"norm1.{k}": v for k, v in ours.attention_norm.state_dict().items()}
+        | {f"norm2.{k}": v for k, v in ours.ffn_norm.state_dict().items()}
+    )
+    x, lengths = torch.randn(2, 9, 16), torch.tensor([9, 5])
+    valid = torch.arange(9) < lengths[:, None]
+    wanted = theirs(x, src_key_padding_mask=~valid)
+    found = ours(x, valid[:, None, None])
+    torch.testing.assert_close(found[valid], wanted[valid], atol=1e-5, rtol=1e-4)
+
+
+def test_a_dropped_layer_has_gradients_of_zero():
+    config = TransformerConfig(dim=16, layers=2, heads=4, ffn_dim=32, layerdrop=0.999)
+    layers = [TransformerLayer(config) for _ in range(2)]
+    x = torch.randn(1, 3, 16)
+    states = run_layers(layers, x, None, config, training=True)
+    assert torch.equal(states[-1], x) and len(states) == 3
+    states[-1].sum().backward()
+    assert all(p.grad is not None and not p.grad.any() for layer in layers for p in layer.parameters())
+    assert not torch.equal(run_layers(layers, x, None, config, training=False)[-1], x)
+
+
+def test_scaled_gradient():
+    x = torch.ones(3, requires_grad=True)
+    y = scale_gradient(x, 0.1)
+    y.sum().backward()
+    assert torch.equal(y, x) and x.grad is not None and x.grad.tolist() == pytest.approx([0.1] * 3)
+    assert scale_gradient(x, 1.0) is x
+
+
+@pytest.mark.parametrize("encoder", [HubertEncoder.from_preset("mini"), SpiralEncoder.from_preset("mini")])
+def test_what_every_encoder_says_of_itself(encoder):
+    config = encoder.eval().config
+    waves = torch.randn(2, 9_000)
+    out = encoder(waves, torch.tensor([9_000, 5_000]), return_cnn=True)
+    assert len(out.hidden_states) == config.layers + 1 == len(out.features)
+    assert all(h.shape == (2, config.frames(9_000), config.dim) for h in out.features)
+    assert out.lengths.tolist() == [config.frames(9_000), config.frames(5_000)]
+    assert out.cnn is not None and out.cnn.shape[:2] == out.last_hidden_state.shape[:2]
+    assert config.frames(config.min_samples) == 1
+    again = config_of(config.to_dict())
+    assert again == config and type(encoder_of(again)) is type(encoder)
+    m, c = config.mask_shape(9_000)
+    mask = torch.zeros(2, m, dtype=torch.bool)
+    masked = encoder(
+        waves, mask=mask, mask_channels=torch.zeros(2, c, dtype=torch.bool), mask_embedding=torch.zeros(c)
+    )
+    full = encoder(waves)
+    torch.testing.assert_close(masked.last_hidden_state, full.last_hidden_state)
