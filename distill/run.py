@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from distill.checkpoints import load_teacher, native, teacher_facts
+from distill.checkpoints.heard import heard_facts
 from distill.options import AdaptRecipe, DistillRecipe, Recipe
 from distill.processes import is_first_process
 from distill.training.locking import RunLock
@@ -35,5 +36,10 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False, other_speech: bool =
     with RunLock(out):
         folder.check(resume=False)
         folder.start(recipe)
-        provenance = {"recipe": recipe.name, **teacher_facts(recipe.teacher), "versions": versions()}
+        provenance = {
+            "recipe": recipe.name,
+            **teacher_facts(recipe.teacher),
+            **heard_facts(recipe.teacher, ()),
+            "versions": versions(),
+        }
         return native.write(teacher, out, provenance)

@@ -1,4 +1,4 @@
-"""Distorted test sets: clean, 2-dist, fsd, dns.
+"""Distorted test sets: clean, 2-dist, fsd, dns, ns.
 
 What is drawn for an utterance is a hash of (seed, utterance id): the same audio for every model, batch size
 and number of workers. The noise of fsd and dns is never used in training.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from lhotse import CutSet
@@ -19,7 +20,7 @@ from distill.data.audio import read_audio, samples_at_16k
 from distill.data.dataset import check_length
 from distill.data.noise import NoiseReader
 from distill.distortions import CONDITIONS, VARIANTS, Distorter, DistortionConfig, Plan, UtterancePlan
-from distill.distortions.options import NON_ADDITIVE
+from distill.distortions.options import NON_ADDITIVE, WITHOUT_VARIANTS
 from distill.downstream.results import describe_silent
 from distill.errors import DataError, UsageError
 from distill.hubert import HubertConfig, HubertEncoder
@@ -37,7 +38,8 @@ class DistortedSet:
 
     Args:
         cuts: the clean utterances.
-        condition: "clean", "2-dist", "fsd", "dns", one distortion alone, or a `DistortionConfig`.
+        condition: "clean", "2-dist", "fsd", "dns", "ns", one distortion alone (`find_condition`), or a
+            `DistortionConfig`.
         noises: reader of the noise that the condition needs; None if it needs none.
         seed: another seed, other distortions.
         skip: leave out utterances that cannot be used and list them in `skipped`; noise and rooms must be
@@ -78,6 +80,8 @@ class DistortedSet:
                     f"condition {condition} needs {corpus} recordings: name them with --noise {corpus}=SOURCE"
                 )
             check_files(self.noises.corpora[corpus], corpus)
+            if self.distorter.config.strung and corpus != "rir":
+                self.noises.check_strung(corpus)
         self.name = condition if isinstance(condition, str) else "the distorted set"
         self.seed = seed
 
@@ -156,7 +160,8 @@ def find_condition(condition: str | DistortionConfig, variant: str = "paper") ->
     """A condition by name, or one distortion alone: musan, wham, gaussian, or one of `NON_ADDITIVE`.
 
     Args:
-        condition: name, or a `DistortionConfig`, which is returned unchanged.
+        condition: name, with "@" and a number at one signal-to-noise ratio in dB ("fsd@0"), or a
+            `DistortionConfig`, which is returned unchanged.
         variant: "paper" or "authors".
 
     Raises:
@@ -166,8 +171,26 @@ def find_condition(condition: str | DistortionConfig, variant: str = "paper") ->
         return condition
     if variant not in VARIANTS:
         raise UsageError(f"variant must be {' or '.join(VARIANTS)}, not {variant!r}")
-    found = _named_condition(condition)
-    return found if variant == found.variant else found.of_variant(variant)
+    name, at, snr_db = condition.partition("@")
+    found = _named_condition(name)
+    if name not in WITHOUT_VARIANTS and variant != found.variant:
+        found = found.of_variant(variant)
+    return _at_snr(found, condition, snr_db) if at else found
+
+
+def _at_snr(config: DistortionConfig, condition: str, snr_db: str) -> DistortionConfig:
+    """The same at one signal-to-noise ratio."""
+    if set(config.additive) == {"none"}:
+        raise UsageError(
+            f"condition {condition!r}: {condition.partition('@')[0]} has no noise to set an SNR of"
+        )
+    try:
+        return replace(config, snr_db=(float(snr_db), float(snr_db)))
+    except ValueError:
+        raise UsageError(
+            f"condition {condition!r}: after @ comes an SNR in dB, within -100 and 100 (whole numbers with "
+            "variant authors), as in fsd@0"
+        ) from None
 
 
 def _named_condition(condition: str) -> DistortionConfig:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from distill.checkpoints.heard import noises_heard
 from distill.checkpoints.loading import load_any
 from distill.encoder import EncoderOutput
 from distill.errors import UsageError
@@ -33,6 +34,8 @@ class Upstream:
     """BLAKE2b of the encoder, 128 bits in hexadecimal: it changes with the features."""
     recipe: str | None
     """Recipe of the run that it comes from, if known."""
+    heard: tuple[str, ...] = ()
+    """Corpora of noise that it, or a teacher of it, was trained with, as far as it says."""
 
 
 def load_upstream(checkpoint: str | Path) -> Upstream:
@@ -47,7 +50,8 @@ def load_upstream(checkpoint: str | Path) -> Upstream:
     generic = ("student.safetensors", "teacher.safetensors", "student.json", "teacher.json")
     name = path.parent.name if path.name in generic else path.name
     made_by: Any = (recipe or {}).get("name") or provenance.get("recipe")
-    return Upstream(encoder.eval(), name or str(checkpoint), hash_encoder(encoder), made_by)
+    heard = tuple(noises_heard(provenance, recipe))
+    return Upstream(encoder.eval(), name or str(checkpoint), hash_encoder(encoder), made_by, heard)
 
 
 def hash_encoder(encoder: HubertEncoder) -> str:

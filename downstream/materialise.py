@@ -52,7 +52,7 @@ def materialise(
         speech: manifest, TSV or folder of audio.
         out: folder to write to: new or empty, or that of an interrupted call with the same arguments, whose
             files are then written again.
-        condition: "clean", "2-dist", "fsd" or "dns".
+        condition: "clean", "2-dist", "fsd", "dns" or "ns".
         noises: by corpus, sources of noise.
         seed: another seed, other distortions.
         variant: of the distortions: "paper" or "authors".
@@ -124,12 +124,13 @@ def _list_skipped(distorted: DistortedSet, path: Path) -> None:
 
 
 def _clips(noises: NoiseReader, done: UtterancePlan, n_samples: int) -> list[str]:
-    """Ids of the noise and of the room response, and where in the noise the used part begins, seconds."""
-    noise, start_s = "", ""
-    if done.noise_corpus is not None:
-        cut, start, _ = noises.noise_clip(done, n_samples)
-        noise, start_s = cut.id, f"{start / SAMPLE_RATE:.3f}"
-    return [noise, start_s, noises.rir_clip(done).id if done.rir else ""]
+    """Ids of the noise and of the room response, and where in the noise the used part begins, seconds.
+
+    Those of strung clips are joined by "|".
+    """
+    clips = noises.noise_clips(done, n_samples) if done.noise_corpus is not None else []
+    starts = "|".join(f"{start / SAMPLE_RATE:.3f}" for _, start in clips)
+    return ["|".join(cut.id for cut, _ in clips), starts, noises.rir_clip(done).id if done.rir else ""]
 
 
 def _labelled(cut: Cut, file: Path) -> MonoCut:

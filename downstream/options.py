@@ -10,6 +10,7 @@ from typing import Any
 
 from distill.config import from_words, to_words
 from distill.distortions import VARIANTS
+from distill.distortions.options import WITHOUT_VARIANTS
 from distill.downstream.head_run import HeadRecipe
 from distill.downstream.paper import paper_row
 from distill.downstream.tasks import PROTOCOLS, RECORDED, TASKS, Task, task_of
@@ -55,7 +56,8 @@ class EvaluationConfig:
     noises: dict[str, list[str]] = field(default_factory=dict)
     """By corpus (musan, wham, fsd, dns, rir): sources of noise; those of the data folder by default."""
     conditions: list[str] | None = None
-    """clean, 2-dist, fsd, dns, one distortion alone, and for asr test-other and chime3."""
+    """clean, 2-dist, fsd, dns, ns, one distortion alone, each also at one SNR in dB (fsd@0), and for asr
+    test-other and chime3."""
     features: str = "last"
     """"last" hidden state, "weighted_sum" of all with learned weights, or "layer:K" (0: the input)."""
     finetune: bool = False
@@ -232,8 +234,9 @@ class EvaluationConfig:
         return "-".join(part for part in parts if part)
 
     def variant_of(self, condition: str) -> str:
-        """How the speech of a condition is distorted; clean and recorded speech has no variants."""
-        return "paper" if condition == "clean" or condition in RECORDED else self.variant
+        """How the speech of a condition is distorted; clean and recorded speech and ns have no variants."""
+        name = condition.partition("@")[0]
+        return "paper" if name in WITHOUT_VARIANTS or name in RECORDED else self.variant
 
     def result_name(self, condition: str, fold: int | None, *, lm: bool) -> str:
         """Name of a result's file."""

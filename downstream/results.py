@@ -29,7 +29,7 @@ class Result:
     task: str
     """ks, ic, er, asr, pr, slurp_action, slurp_scenario."""
     condition: str
-    """clean, 2-dist, fsd, dns, test-other, chime3."""
+    """clean, 2-dist, fsd, dns, ns, test-other, chime3."""
     metric: str
     """A key of `METRICS`."""
     value: float
@@ -70,6 +70,8 @@ class Result:
     """Number of utterances with silent speech, noise or rir, which thus stayed without noise or room."""
     predictions: str | None = None
     """File with the outcome of each utterance, relative to the folder that holds `results`."""
+    heard: list[str] = field(default_factory=list)
+    """Corpora of noise that the model, or a teacher of it, was trained with, as far as it says."""
 
 
 def read_results(folders: Iterable[Path]) -> list[Result]:
@@ -128,7 +130,7 @@ def parse_result(values: Any) -> Result:
                 raise ValueError(f"no {entry.name!r}")
             continue
         value, kind = values[entry.name], str(entry.type)
-        allowed = {"str": str, "int": int, "float": int | float, "bool": bool, "dict": dict}
+        allowed = {"str": str, "int": int, "float": int | float, "bool": bool, "dict": dict, "list": list}
         optional = kind.endswith(" | None")
         plain = kind.removesuffix(" | None").partition("[")[0]
         fits = isinstance(value, allowed[plain]) or (optional and value is None)

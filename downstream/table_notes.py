@@ -9,13 +9,17 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from distill.downstream.distorted_sets import find_condition
 from distill.downstream.paper import PAPER_TASKS, size_of_test
 from distill.downstream.results import Result, describe_silent
 from distill.downstream.tasks import RECORDED, TASKS, task_of
+from distill.errors import UsageError
 
 _OWN_WIDTH = {"classes": 256, "characters": 1024, "phones": 256}
 _TESTED_ON = {"test set": "speech", "test audio": "speech", "noise": "noise", "noise audio": "noise"}
 """Settings of a result that should be equal in all rows, and what they are about."""
+_NEW_NOISE = ("fsd", "dns")
+"""Corpora that the paper keeps for tests."""
 
 
 class Notes:
@@ -105,6 +109,23 @@ def silent_clips(results: Sequence[Result]) -> list[str]:
     total = sum(result.n_utterances for result in results)
     said = describe_silent(silent)
     return [f"of {total:,} utterances {said}"] if said else []
+
+
+def heard_noises(results: Iterable[Result]) -> dict[str, str]:
+    """By condition, a note if noise that is meant to be new there was heard in training."""
+    notes = {}
+    for result in results:
+        if result.condition in RECORDED:
+            continue
+        try:
+            corpora = set(find_condition(result.condition).corpora) & set(_NEW_NOISE)
+        except UsageError:  # a condition of another version
+            continue
+        if heard := sorted(corpora.intersection(result.heard)):
+            notes[result.condition] = (
+                f"trained with {' and '.join(heard)} noise, itself or a teacher of it: not new noise here"
+            )
+    return notes
 
 
 def note_other_tests(rows: Mapping[str, Sequence[Result]], notes: Notes) -> None:

@@ -19,6 +19,7 @@ from distill.downstream.table_formats import to_csv, to_latex, to_markdown
 from distill.downstream.table_notes import (
     Notes,
     about_heads,
+    heard_noises,
     note_other_tests,
     note_several_rows,
     other_settings,
@@ -72,6 +73,8 @@ def _build(task: str, metric: str, lm: bool, results: Sequence[Result]) -> Table
     for line, members in kept.items():
         for text in [*put_by_name(members), *other_speech(members), *other_settings(members)]:
             notes.add(text, line.label())
+        for condition, text in heard_noises(members).items():
+            notes.add(text, line.label(), condition)
     order = _in_order(kept, paper, notes)
     measured = {line.label(): kept[line] for line, _ in order if line in kept}
     note_other_tests(measured, notes)

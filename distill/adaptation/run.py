@@ -21,6 +21,7 @@ from distill.adaptation.targets import Targets
 from distill.batch import Batch
 from distill.checkpoints import load_teacher, teacher_facts
 from distill.checkpoints.files import write_safetensors
+from distill.checkpoints.heard import heard_facts
 from distill.data.audio import read_audio, samples_at_16k
 from distill.data.datamodule import SpeechData
 from distill.data.manifest import Cuts
@@ -93,6 +94,7 @@ def _adapt(
         provenance={
             "recipe": recipe.name,
             **teacher_facts(recipe.teacher),
+            **heard_facts(recipe.teacher, recipe.distortion.corpora if recipe.distort else ()),
             "versions": versions(),
             "dev_majority_share": round(majority, 4),
         },

@@ -240,7 +240,7 @@ VERBS: Mapping[str, Verb] = {
             Argument(
                 "--condition",
                 default="2-dist",
-                help="clean, 2-dist, fsd, dns, or one alone: musan, reverb (2-dist)",
+                help="clean, 2-dist, fsd, dns, ns, or one alone: musan, reverb (2-dist)",
             ),
             Argument(
                 "--variant",

@@ -157,7 +157,11 @@ class SpeechData(ResumableData):
                     f"recipe {self.recipe.name} draws {what}, but data.{key}.{corpus} is not set: "
                     f"name its source, or {instead}"
                 )
-        return NoiseReader({corpus: sources[corpus] for corpus in wanted})
+        reader = NoiseReader({corpus: sources[corpus] for corpus in wanted})
+        if self.recipe.distortion.strung:
+            for corpus in set(wanted) - {"rir"}:
+                reader.check_strung(corpus)
+        return reader
 
     @override
     def train_dataloader(self) -> Any:

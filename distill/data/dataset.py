@@ -96,8 +96,8 @@ class SpeechDataset(Dataset):
         for stream in self.streams:
             assert self.distorter is not None
             plan = self.distorter.plan(ids, seed=self.seed, epoch=epoch, stream=stream)
-            view = batch.views[stream] = self.noises.view(plan, lengths.tolist())
-            batch.noise_reads += sum(clip is not None for clip in (*view.noises, *view.rirs))
+            batch.views[stream] = self.noises.view(plan, lengths.tolist())
+        batch.noise_reads = self.noises.take_reads()
         batch.noise_lost = self.noises.take_lost()
         batch.noise_silent, batch.noise_pauses = self.noises.take_silent()
         return batch

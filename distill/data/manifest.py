@@ -15,8 +15,10 @@ from lhotse.cut import Cut
 from distill.atomic import read_json
 from distill.data.lines import cut_of, unusable_line
 from distill.data.manifest_index import LINE, index_folder
+from distill.data.unusable import why_unusable
 from distill.errors import DataError
 from distill.hashing import hash_text
+from distill.waveforms import SAMPLE_RATE
 
 
 class ListedCuts(Sequence[Cut]):
@@ -120,7 +122,50 @@ class JoinedCuts(Sequence[Cut]):
         return found
 
 
-Cuts = ListedCuts | ManifestCuts | JoinedCuts
+class ChosenCuts(Sequence[Cut]):
+    """Some of the cuts of a source, in its order.
+
+    Args:
+        whole: all of them.
+        numbers: which; at least one.
+    """
+
+    def __init__(self, whole: ListedCuts | ManifestCuts | JoinedCuts, numbers: np.ndarray):
+        self.whole = whole
+        self.numbers = numbers.astype(np.int64)
+        self.seconds = float(whole.durations(self.numbers).sum(dtype=np.float64))
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, number: Any) -> Any:
+        return self.whole[int(self.numbers[number])]
+
+    def durations(self, numbers: np.ndarray) -> np.ndarray:
+        """Seconds of these cuts, float32."""
+        return self.whole.durations(self.numbers[np.asarray(numbers, dtype=np.int64)])
+
+
+Cuts = ListedCuts | ManifestCuts | JoinedCuts | ChosenCuts
+
+
+def at_least(cuts: ListedCuts | ManifestCuts | JoinedCuts, min_samples: int) -> Cuts:
+    """The cuts of at least so many samples at 16 kHz, in the same order; the same object if that is all.
+
+    What cannot be read stays, to be listed as such when its turn comes.
+
+    Raises:
+        DataError: none is that long.
+    """
+    if not min_samples:
+        return cuts
+    samples = np.rint(cuts.durations(np.arange(len(cuts))).astype(np.float64) * SAMPLE_RATE)
+    kept = samples >= min_samples
+    for number in np.flatnonzero(~kept & np.isin(samples, (0, SAMPLE_RATE))):  # nominal lengths
+        kept[number] = bool(why_unusable(cuts[int(number)]))
+    if not kept.any():
+        raise DataError(f"all {len(cuts)} utterances are shorter than {min_samples / SAMPLE_RATE:g} s")
+    return cuts if kept.all() else ChosenCuts(cuts, np.flatnonzero(kept))
 
 
 def fingerprint(cuts: Cuts) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
 import torch
 from lhotse.cut import Cut
 from torch import Tensor
@@ -15,8 +17,11 @@ from distill.data.sources import index_cuts
 from distill.distortions import Plan, UtterancePlan
 from distill.distortions.additive import noise_segment
 from distill.distortions.reverb import usable_rir
+from distill.distortions.strung import SHORTEST_S, ClipDraws, string_clips
 from distill.errors import DataError
 from distill.waveforms import is_silent
+
+logger = logging.getLogger(__name__)
 
 _SILENT = "holds nothing but silence"
 
@@ -46,34 +51,97 @@ class NoiseReader:
         self._without_sound: dict[
             tuple[str, str], bool
         ] = {}  # by corpus and id, of those with a silent stretch
+        self._draws: dict[str, ClipDraws] = {}  # by corpus, of those that were strung
+        self._reads = 0
 
     def noise(self, plan: UtterancePlan, n_samples: int) -> Tensor | None:
-        """The noise for an utterance of `n_samples`: a segment of that length, or a shorter clip as it is."""
+        """The noise for an utterance of `n_samples`: a segment of that length, or a shorter clip as it is.
+
+        Strung clips fill the utterance, each of unit power; silence if too many in a row cannot be used.
+        """
         if plan.noise_corpus is None:
             return None
-        cut, start, count = self.noise_clip(plan, n_samples)
+        if plan.strung:
+            noise, _ = self._string(plan, n_samples)
+            return torch.zeros(n_samples) if noise is None else noise
+        cut, start, count = self._segment(plan, n_samples)
+        samples = self._read_noise(plan.additive, cut, start, count)
+        return torch.zeros(1) if samples is None else samples
+
+    def noise_clips(self, plan: UtterancePlan, n_samples: int) -> list[tuple[Cut, int]]:
+        """The clips that are the noise of an utterance of `n_samples`, in order, and their first sample used.
+
+        To say which of strung clips sound, they have to be read.
+        """
+        if plan.strung:
+            clips = self._corpus(plan.additive)
+            return [(clips[number], start) for number, start in self._string(plan, n_samples)[1]]
+        return [self._segment(plan, n_samples)[:2]]
+
+    def check_strung(self, corpus: str) -> None:
+        """Refuse a corpus whose clips are all too short to be strung together; say how many are left out.
+
+        Raises:
+            DataError: naming it.
+        """
+        clips = self._corpus(corpus)
+        if n_short := self._draws_of(corpus).n_short:
+            logger.info(
+                "%s noise: %d of %d clips are left out, being shorter than %g s (distortion.strung)",
+                *(corpus, n_short, len(clips), SHORTEST_S),
+            )
+
+    def _draws_of(self, corpus: str) -> ClipDraws:
+        """Draws by duration from a corpus."""
+        if corpus not in self._draws:
+            clips = self._corpus(corpus)
+            try:
+                self._draws[corpus] = ClipDraws(clips.durations(np.arange(len(clips))))
+            except ValueError as error:
+                raise DataError(
+                    f"{corpus} noise: {error}, and distortion.strung leaves out shorter"
+                ) from None
+        return self._draws[corpus]
+
+    def _string(self, plan: UtterancePlan, n_samples: int) -> tuple[Tensor | None, list[tuple[int, int]]]:
+        """Strung clips for an utterance, and number and first sample of each; see `string_clips`."""
+        clips = self._corpus(plan.additive)
+        return string_clips(
+            self._draws_of(plan.additive),
+            plan.string_seed,
+            n_samples,
+            length=lambda number: samples_at_16k(clips[number]),
+            read=lambda number, *part: self._read_noise(plan.additive, clips[number], *part),
+        )
+
+    def _segment(self, plan: UtterancePlan, n_samples: int) -> tuple[Cut, int, int]:
+        """The one clip that is the noise of an utterance, its first sample used, and how many."""
+        cut = self._choose(plan.additive, plan.noise_choice)
+        return cut, *noise_segment(samples_at_16k(cut), n_samples, plan.noise_offset)
+
+    def _read_noise(self, corpus: str, cut: Cut, start: int, count: int) -> Tensor | None:
+        """Samples of a clip, noting silence; None, noting the clip, if they cannot be read."""
+        self._reads += 1
         try:
             samples = read_audio(cut, start, count)
         except DataError as error:
-            return self._silence(cut, error)
+            self._note_lost(cut, error)
+            return None
         if is_silent(samples):
-            self._note_silent(plan.additive, cut)
+            self._note_silent(corpus, cut)
         return samples
-
-    def noise_clip(self, plan: UtterancePlan, n_samples: int) -> tuple[Cut, int, int]:
-        """The clip that is the noise of an utterance of `n_samples`, its first sample used, and how many."""
-        cut = self._choose(plan.additive, plan.noise_choice)
-        return cut, *noise_segment(samples_at_16k(cut), n_samples, plan.noise_offset)
 
     def rir(self, plan: UtterancePlan) -> Tensor | None:
         """The room impulse response for an utterance."""
         if not plan.rir:
             return None
         cut = self.rir_clip(plan)
+        self._reads += 1
         try:
             response = read_audio(cut)
         except DataError as error:
-            return self._silence(cut, error)
+            self._note_lost(cut, error)
+            return torch.zeros(1)
         if not usable_rir(response):
             self._silent.append((cut.id, _SILENT))
         return response
@@ -81,6 +149,11 @@ class NoiseReader:
     def rir_clip(self, plan: UtterancePlan) -> Cut:
         """Which room impulse response an utterance gets."""
         return self._choose("rir", plan.rir_choice)
+
+    def take_reads(self) -> int:
+        """Recordings of noise and rooms that were read, or could not be, since the last call."""
+        reads, self._reads = self._reads, 0
+        return reads
 
     def take_lost(self) -> list[tuple[str, str]]:
         """(id, reason) of every recording that could not be read since the last call."""
@@ -111,10 +184,9 @@ class NoiseReader:
         else:
             self._pauses += 1
 
-    def _silence(self, cut: Cut, error: DataError) -> Tensor:
-        """What replaces a broken recording, which must not end a run of days."""
+    def _note_lost(self, cut: Cut, error: DataError) -> None:
+        """Note a broken recording, which must not end a run of days."""
         self._lost.append((cut.id, str(error).removeprefix(f"{cut.id}: ")))
-        return torch.zeros(1)
 
     def view(self, plan: Plan, lengths: Iterable[int]) -> View:
         """Everything that a plan for utterances of these lengths needs."""
@@ -133,13 +205,16 @@ class NoiseReader:
         return view
 
     def _choose(self, corpus: str, choice: float) -> Cut:
+        clips = self._corpus(corpus)
+        return clips[int(choice * len(clips))]
+
+    def _corpus(self, corpus: str) -> Cuts:
         if corpus not in self.corpora:
             raise DataError(
                 f"{corpus} recordings are asked for, but no source is given: recipes name it in "
                 f"data.noises.{corpus}, commands with --noise {corpus}=SOURCE"
             )
-        clips = self.corpora[corpus]
-        return clips[int(choice * len(clips))]
+        return self.corpora[corpus]
 
 
 def refuse_lost(lost: Sequence[tuple[str, str]]) -> None:

@@ -19,6 +19,7 @@ from distill.distortions.additive import noise_segment
 from distill.distortions.distorter import Distorter
 from distill.distortions.options import DistortionConfig
 from distill.distortions.plan import UtterancePlan
+from distill.distortions.strung import ClipDraws, string_clips
 from distill.processes import process_name
 from distill.waveforms import SAMPLE_RATE, check_samples
 
@@ -73,6 +74,7 @@ class DistortTransform:
         missing = [name for name in corpora if not self.noises[name]]
         if missing:
             raise ValueError(f"noises: the config asks for {missing[0]}, but there are no clips for it")
+        self.draws = _draws(self.noises) if self.distorter.config.strung else {}
         self.rirs = _clips("rirs", rirs)
         if self.distorter.config.rir and not self.rirs:
             raise ValueError("rirs: the config asks for rooms, but there are no impulse responses")
@@ -125,12 +127,36 @@ class DistortTransform:
         if plan.noise_corpus is None:
             return None
         clips = self.noises[plan.noise_corpus]
+        if plan.strung:
+            noise, _ = string_clips(
+                self.draws[plan.noise_corpus],
+                plan.string_seed,
+                n_samples,
+                length=lambda number: len(clips[number]),
+                read=lambda number, start, count: clips[number][start : start + count].float(),
+            )
+            return torch.zeros(n_samples) if noise is None else noise
         clip = clips[int(plan.noise_choice * len(clips))]
         start, count = noise_segment(len(clip), n_samples, plan.noise_offset)
         return clip[start : start + count]
 
     def _rir(self, plan: UtterancePlan) -> Tensor | None:
         return self.rirs[int(plan.rir_choice * len(self.rirs))] if plan.rir else None
+
+
+def _draws(noises: Mapping[str, Sequence[Tensor]]) -> dict[str, ClipDraws]:
+    """By corpus, the draws of clips that are strung together.
+
+    Raises:
+        ValueError: if all clips of a corpus are too short.
+    """
+    draws = {}
+    for name, clips in noises.items():
+        try:
+            draws[name] = ClipDraws(np.array([len(clip) / SAMPLE_RATE for clip in clips]))
+        except ValueError as error:
+            raise ValueError(f"noises: {error} of {name}, and strung leaves out shorter ones") from None
+    return draws
 
 
 def _clips(name: str, given: Clips) -> list[Tensor]:

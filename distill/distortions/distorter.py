@@ -179,6 +179,7 @@ class Distorter:
     ) -> Tensor:
         """Add all kinds of noise, in place; return (B,) bool, where noise was added."""
         clips = _clips("noise clip", "noises", plan, [p.noise_corpus is not None for p in plan], noises)
+        _check_strung(clips, counts, plan)
         white = [row for row, p in enumerate(plan) if p.additive == "gaussian"]
         drawn = additive.gaussian([counts[row] for row in white], [plan[row].gaussian_seed for row in white])
         clips.update(zip(white, drawn, strict=True))
@@ -194,6 +195,16 @@ class Distorter:
         # Kept as a tensor: reading it here would make the host wait for the device.
         self._skipped = self._skipped + (len(clips) - noisy.sum())
         return noisy
+
+
+def _check_strung(clips: Mapping[int, Tensor], counts: list[int], plan: Plan) -> None:
+    """Refuse to tile what should be clips that follow one another."""
+    for row, clip in clips.items():
+        if plan[row].strung and clip.numel() < counts[row]:
+            raise ValueError(
+                f"noises: utterance {plan[row].utterance_id!r} needs strung clips of {counts[row]} samples "
+                f"(`string_clips`), got {clip.numel()}"
+            )
 
 
 def _labels(plan: Plan, reverberated: set[int], noisy: Tensor) -> Tensor:

@@ -93,6 +93,9 @@ class DistortionConfig:
     `non_additive` 0.1 and 0.5 unless given."""
     time_drop_s: float | None = None
     """Longest stretch that is silenced, in seconds; with "time_drop" in `non_additive` 0.05 unless given."""
+    strung: bool = False
+    """Whether clips of a corpus, drawn in proportion to their duration, follow one another to the end of the
+    utterance, each at the SNR by itself, where otherwise one is tiled; clips under 1 s are left out."""
     variant: str = "paper"
     """Whose values and ways: "paper" or "authors" (their released code); see `VARIANTS`."""
 
@@ -154,8 +157,12 @@ CONDITIONS: dict[str, DistortionConfig] = {
     "2-dist": DistortionConfig(),
     "fsd": DistortionConfig(additive=("fsd",), non_additive=("none",)),
     "dns": DistortionConfig(additive=("dns",), non_additive=("none",), rir=True),
+    "ns": DistortionConfig(additive=("dns",), non_additive=("none",), snr_db=(0.0, 30.0), strung=True),
 }
-"""The paper's conditions by name; fsd and dns are for testing only."""
+"""The paper's conditions by name (fsd and dns are for testing only), and SPIRAL's noisy LibriSpeech, ns."""
+
+WITHOUT_VARIANTS = ("clean", "ns")
+"""Conditions that are the same in every variant."""
 
 
 def as_config(cfg: DistortionConfig | Mapping[str, Any] | str | None) -> DistortionConfig:

@@ -61,6 +61,10 @@ class UtterancePlan:
     """Samples that are silenced; never more than half of the utterance."""
     drop_place: float = 0.0
     """In [0, 1): where in the utterance."""
+    strung: bool = False
+    """Whether clips of the noise corpus follow one another to the utterance's end (`strung.string_clips`)."""
+    string_seed: int = 0
+    """Seed of the draws of these clips."""
 
     @property
     def noise_corpus(self) -> str | None:
@@ -132,7 +136,7 @@ def draw(config: DistortionConfig, utterance_id: str, key: Sequence[object]) -> 
     text = "\0".join(str(part) for part in (*key, utterance_id))
     digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
     generator = np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
-    u = generator.random(15).tolist()  # a new one goes to the end: the others stay what they were
+    u = generator.random(16).tolist()  # a new one goes to the end: the others stay what they were
     own = VARIANTS[config.variant]
     assert config.snr_db is not None and config.pitch_cents is not None and config.band_scaler is not None
     room_low, room_high = config.room_scale
@@ -156,6 +160,8 @@ def draw(config: DistortionConfig, utterance_id: str, key: Sequence[object]) -> 
         clip_factor=1.0 if config.clip_factor is None else _between(config.clip_factor, u[12]),
         n_dropped=math.ceil((config.time_drop_s or 0) * SAMPLE_RATE * (1 - u[13])),
         drop_place=u[14],
+        strung=config.strung,
+        string_seed=int(u[15] * 2**53),
     )
 
 

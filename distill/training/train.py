@@ -13,6 +13,7 @@ from pathlib import Path
 import pytorch_lightning as pl
 
 from distill.checkpoints import load_teacher, teacher_facts
+from distill.checkpoints.heard import heard_facts
 from distill.data.datamodule import SpeechData
 from distill.distillation import Distillation
 from distill.distortions import Distorter
@@ -78,7 +79,12 @@ def make_module(recipe: DistillRecipe) -> Distillation:
         cosine_weight=recipe.cosine_weight,
         dat=recipe.dat,
         optim=recipe.optim,
-        provenance={"recipe": recipe.name, **teacher_facts(recipe.teacher), "versions": versions()},
+        provenance={
+            "recipe": recipe.name,
+            **teacher_facts(recipe.teacher),
+            **heard_facts(recipe.teacher, recipe.distortion.corpora if recipe.cdm != "none" else ()),
+            "versions": versions(),
+        },
     )
 
 

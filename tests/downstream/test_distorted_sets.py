@@ -11,7 +11,7 @@ from distill.errors import DataError, UsageError
 from tests.downstream.tone_sets import NOISE_HZ, audio, clean, dry, snr_db, strongest_hz
 
 
-@pytest.mark.parametrize("condition", ["clean", "2-dist", "fsd", "dns", "reverb", "pitch"])
+@pytest.mark.parametrize("condition", ["clean", "2-dist", "fsd", "dns", "ns", "reverb", "pitch"])
 def test_the_audio_does_not_depend_on_the_batch_size(low_cuts, reader, condition):
     alone = audio(DistortedSet(low_cuts, condition, reader), 1)
     for size in (4, 64):
@@ -67,7 +67,28 @@ def test_the_conditions_of_training_and_testing_share_no_noise():
         "2-dist": {"musan", "wham", "gaussian", "none", "reverb", "pitch", "band_reject"},
         "fsd": {"fsd", "none"},
         "dns": {"dns", "none"},
+        "ns": {"dns", "none"},
     }
+
+
+def test_a_condition_at_one_snr():
+    assert find_condition("fsd@0").snr_db == (0, 0) and find_condition("dns@-2.5").rir
+    assert find_condition("ns@10").strung and find_condition("2-dist@5", "authors").variant == "authors"
+    for name, message in [
+        ("clean@5", "clean has no noise"),
+        ("pitch@5", "pitch has no noise"),
+        ("fsd@loud", "after @ comes an SNR in dB"),
+        ("fsd@", "after @ comes an SNR in dB"),
+        ("fsd@nan", "after @ comes an SNR in dB"),
+        ("fsd@200", "after @ comes an SNR in dB"),
+        ("rain@5", "unknown condition 'rain'"),
+    ]:
+        with pytest.raises(UsageError, match=message):
+            find_condition(name)
+
+
+def test_noisy_librispeech_has_no_variants():
+    assert find_condition("ns", "authors") == CONDITIONS["ns"]
 
 
 def test_only_the_noise_of_the_condition_is_needed(low_cuts, corpora):
@@ -86,7 +107,7 @@ def test_finding_conditions():
         applied = {*config.additive, *config.non_additive} - {"none"}
         assert applied == {name} and not config.rir
     with pytest.raises(
-        UsageError, match="unknown condition 'rain'; there are clean, 2-dist, fsd, dns, musan, "
+        UsageError, match="unknown condition 'rain'; there are clean, 2-dist, fsd, dns, ns, musan, "
     ):
         find_condition("rain")
     assert find_condition("dns", "authors").variant == "authors" and find_condition("dns", "authors").rir

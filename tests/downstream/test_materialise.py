@@ -34,6 +34,15 @@ def test_a_materialised_set_has_the_levels_that_it_lists(low_speech, corpora, tm
         assert row["noise"] == "1" or float(row["noise_start_s"]) == 0  # the short clip is repeated
 
 
+def test_strung_clips_are_all_listed(low_speech, corpora, tmp_path):
+    path = materialise(str(low_speech), tmp_path / "set", "ns", {"dns": [corpora["dns"]]})
+    for row in listing(path):
+        names, starts = row["noise"].split("|"), row["noise_start_s"].split("|")
+        samples = soundfile.read(path.parent / row["path"])[0]
+        assert set(names) == {"1"} and len(names) == len(starts) == -(-len(samples) // 40_000)
+        assert 0 <= float(row["snr_db"]) <= 30
+
+
 def test_a_materialised_set_is_that_of_the_runs(low_speech, low_cuts, corpora, reader, tmp_path):
     path = materialise(
         str(low_speech), tmp_path / "set", "2-dist", {n: [c] for n, c in corpora.items()}, seed=3

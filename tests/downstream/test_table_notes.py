@@ -137,3 +137,13 @@ def test_a_model_in_two_rows_is_named():
     assert not any("S4" in note and "the same model" in note for note in found)
     weighted = model | {"row": "T1", "features": "weighted_sum"}
     assert not any("same model" in note for note in tables(weighted, model | {"row": "T1"})[KS].notes)
+
+
+def test_noise_that_was_heard_in_training_is_no_new_noise():
+    conditions = ("clean", "2-dist", "fsd", "dns", "ns", "dns@0", "gone")
+    mct = [
+        {"condition": name, "recipe": "m", "heard": ["musan", "dns"], "settings": {}} for name in conditions
+    ]
+    notes = said(tables(*mct, {"condition": "dns", "recipe": "s4"})[KS])
+    assert "m, dns, ns, dns@0: trained with dns noise, itself or a teacher of it: not new noise here" in notes
+    assert not any("trained with" in note for note in said(tables({"condition": "dns", "heard": []})[KS]))

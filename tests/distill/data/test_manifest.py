@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from lhotse import CutSet
 
-from distill.data.manifest import JoinedCuts, ListedCuts, ManifestCuts
+from distill.data.manifest import JoinedCuts, ListedCuts, ManifestCuts, at_least, fingerprint
 from distill.data.sources import index_cuts
+from distill.data.unusable import unusable_cut
+from distill.errors import DataError
 from tests.distill.data.manifests import packed
 
 
@@ -23,6 +25,28 @@ def test_cuts_are_those_that_lhotse_reads(manifest, prepare):
     assert ours.seconds == pytest.approx(sum(cut.duration for cut in theirs))
     with pytest.raises(IndexError, match="no cut 23, it has 23"):
         ours[23]
+
+
+def test_short_utterances_are_left_out_and_unusable_ones_are_not(manifest):
+    listed = ListedCuts([*CutSet.from_jsonl_lazy(manifest)])
+    manifest.write_text(manifest.read_text() + "broken\n")
+    for cuts in (ManifestCuts(manifest), listed):
+        assert at_least(cuts, 0) is cuts and at_least(cuts, 1) is cuts
+        lengths = np.rint(cuts.durations(np.arange(len(cuts))) * 16_000)
+        least = int(np.median(lengths))
+        kept = at_least(cuts, least)
+        expected = [cut.id for cut, n in zip(cuts, lengths, strict=True) if n >= least or n == 0]
+        assert [kept[number].id for number in range(len(kept))] == expected and len(expected) < len(cuts)
+        numbers = np.array([3, 0])
+        assert kept.durations(numbers).tolist() == pytest.approx([kept[3].duration, kept[0].duration])
+        assert kept.seconds == pytest.approx(sum(kept.durations(np.arange(len(kept)))))
+        assert fingerprint(kept) != fingerprint(cuts)
+        both = JoinedCuts([cuts, cuts])
+        assert [cut.id for cut in at_least(both, least)] == 2 * expected
+    gone = unusable_cut("gone", "gone.wav: no such file", {})
+    assert list(at_least(ListedCuts([*cuts, gone]), 10**6)) == [gone]
+    with pytest.raises(DataError, match=r"all 23 utterances are shorter than 62\.5 s"):
+        at_least(cuts, 10**6)
 
 
 def test_other_orders_of_keys_and_blank_lines(manifest):

@@ -103,11 +103,82 @@ def test_silent_recordings_are_handed_over_and_pauses_counted(cuts, tmp_path):
     plan = replace(Distorter.from_config(config).plan(["u"])[0], noise_offset=0.25)
     for _ in range(2):
         assert torch.equal(noises.noise(plan, 1600), torch.zeros(1600))
-    assert noises.noise_clip(plan, 1600)[1] == (samples_at_16k(clip) - 1600) // 4
+    assert noises.noise_clips(plan, 1600)[0][1] == (samples_at_16k(clip) - 1600) // 4
     assert noises.take_silent() == ([], 2)
     (tmp_path / "b" / "clip.wav").unlink()
     noises.noise(plan, 1600)
     assert noises.take_silent() == ([], 0) and len(noises.take_lost()) == 1
+
+
+STRUNG = DistortionConfig(additive=("dns", "none"), non_additive=("none",), strung=True)
+
+
+@pytest.fixture
+def clips(tmp_path) -> Path:
+    """Clips of 0.5 to 3 s, one of them silent, one of which the middle is."""
+    generator = np.random.default_rng(0)
+    for name, level, n_samples in [
+        ("a", 0.1, 16_000),
+        ("b", 0.001, 48_000),
+        ("c", 0.3, 8_000),
+        ("d", 0, 30_000),
+    ]:
+        soundfile.write(
+            tmp_path / f"{name}.wav", level * generator.standard_normal(n_samples), 16_000, "FLOAT"
+        )
+    return tmp_path
+
+
+def test_strung_clips_fill_the_utterance_whatever_the_batch(clips):
+    reader = NoiseReader({"dns": str(clips)})
+    plans = Distorter.from_config(STRUNG).plan([f"u{n}" for n in range(12)])
+    lengths = [20_000 + 5_000 * n for n in range(12)]
+    view = reader.view(plans, lengths)
+    others = NoiseReader({"dns": str(clips)})
+    back = others.view(Plan(plans.utterances[::-1]), lengths[::-1])
+    for p, n, noise, same in zip(plans, lengths, view.noises, back.noises[::-1], strict=True):
+        if p.additive == "none":
+            assert noise is None
+            continue
+        assert noise is not None and same is not None and torch.equal(noise, same) and noise.shape == (n,)
+        sounding = reader.noise_clips(p, n)
+        assert {cut.id for cut, _ in sounding} <= {"a", "b"}
+        assert float(noise.square().mean()) == pytest.approx(1, rel=1e-4)
+    assert {p.additive for p in plans} == {"dns", "none"}
+
+
+def test_unusable_strung_clips_are_counted_and_never_leave_speech_clean_unsaid(cuts, clips):
+    options = {"distorter": Distorter.from_config(STRUNG), "streams": ["student"]}
+    cuts = ListedCuts(list(cuts))
+    reader = NoiseReader({"dns": str(clips)})
+    reader.check_strung("dns")
+    (clips / "b.wav").unlink()
+    batch = SpeechDataset(cuts, **options, noises=reader)[0, 0, list(range(len(cuts)))]
+    plan = batch.views["student"].plan
+    assert {name for name, _ in batch.noise_lost} == {"b"} and {name for name, _ in batch.noise_silent} == {
+        "d"
+    }
+    noisy = sum(p.additive == "dns" for p in plan)
+    assert batch.noise_reads >= noisy + len(batch.noise_lost) + len(batch.noise_silent)
+    (clips / "a.wav").unlink()
+    batch = SpeechDataset(cuts, **options, noises=reader)[0, 0, list(range(len(cuts)))]
+    assert batch.noise_reads == 20 * noisy == len(batch.noise_lost) + len(batch.noise_silent)
+    view, distorter = batch.views["student"], options["distorter"]
+    done = distorter.apply(batch.waveforms, batch.lengths, plan, view.noises)[1]
+    assert {p.additive for p in done} == {"none"} and distorter.skipped_silent == noisy
+
+
+def test_short_clips_are_left_out_in_one_line(clips, caplog):
+    with caplog.at_level("INFO"):
+        NoiseReader({"dns": str(clips)}).check_strung("dns")
+    assert "dns noise: 1 of 4 clips are left out, being shorter than 1 s (distortion.strung)" in caplog.text
+    for name in "abd":
+        (clips / f"{name}.wav").unlink()
+    reader = NoiseReader({"dns": str(clips)})
+    with pytest.raises(
+        DataError, match=r"dns noise: no clip has 1 s, and distortion\.strung leaves out short"
+    ):
+        reader.check_strung("dns")
 
 
 def silent_folder(folder: Path, *, sound_at_s: int | None = None) -> Path:

@@ -90,6 +90,19 @@ def test_clips_are_held_out_by_their_names(speech, tmp_path, suffix):
     assert held_out[0] == [name for name in names if hash_number("part", name) >= 0.9 * 2**64][0]
 
 
+def test_eight_one_one(speech, tmp_path):
+    """Three parts, for training, dev and test, are disjoint and complete."""
+    recording = next(iter(open_cuts(speech))).recording
+    names = [f"clip{number}" for number in range(2000)]
+    cuts = [MonoCut(name, 0.0, recording.duration, 0, recording=recording) for name in names]
+    CutSet.from_cuts(cuts).to_file(tmp_path / "cuts.jsonl.gz")
+    parts = [
+        ids(open_cuts(f"{tmp_path}/cuts.jsonl.gz?part={part}")) for part in ("0-0.8", "0.8-0.9", "0.9-1")
+    ]
+    assert sorted(name for part in parts for name in part) == sorted(names)
+    assert [len(part) / 2000 for part in parts] == pytest.approx([0.8, 0.1, 0.1], abs=0.02)
+
+
 def test_parts_that_are_none(noise_folder):
     for text in ("0.9", "1-0.9", "0-2", "a-b", ""):
         assert f"part={text} must be two numbers of 0 to 1" in refused(f"{noise_folder}?part={text}")

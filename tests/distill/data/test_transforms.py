@@ -57,6 +57,16 @@ def test_effects_outside_the_papers_mix(effect):
     assert not torch.equal(expected[0], speech())
 
 
+def test_strung_clips_fill_the_utterance():
+    clips = [torch.randn(n, generator=torch.Generator().manual_seed(n)) for n in (16_000, 20_000, 9_000)]
+    config = DistortionConfig(additive=("dns",), non_additive=("none",), snr_db=(5.0, 5.0), strung=True)
+    x = speech(60_000)
+    added = (DistortTransform(config, clips)(x, "a") - x).reshape(60, -1)
+    assert (10 * (x.square().mean() / added.square().mean(1)).log10()).numpy() == pytest.approx(5, abs=1)
+    with pytest.raises(ValueError, match="no clip has 1 s of dns"):
+        DistortTransform(config, clips[2:])
+
+
 def test_rooms_come_first():
     rirs = [torch.tensor([0.0, 1.0, 0.5]), torch.tensor([1.0, 0.0, 0.0, 0.7])]
     transform = DistortTransform("dns", CLIPS, rirs=rirs, split="test")

@@ -49,7 +49,21 @@ def test_config_accepts_lists_and_unknown_conditions_are_refused():
     assert DistortionConfig(additive=["musan"], snr_db=[1, 2]).additive == ("musan",)  # pyright: ignore
     with pytest.raises(ValueError, match="clean, 2-dist, fsd, dns"):
         Distorter.from_config("3-dist")
-    assert set(CONDITIONS) == {"clean", "2-dist", "fsd", "dns"}
+    assert set(CONDITIONS) == {"clean", "2-dist", "fsd", "dns", "ns"}
+
+
+def test_noisy_librispeech_is_dns_noise_without_a_room():
+    ns = CONDITIONS["ns"]
+    assert (ns.corpora, ns.snr_db, ns.strung, ns.rir) == (("dns",), (0, 30), True, False)
+    assert ns.non_additive == ("none",)
+
+
+def test_multi_condition_training_leaves_half_clean():
+    mct = DistortionConfig(additive=("dns", "none"), non_additive=("none",), snr_db=(0, 30), strung=True)
+    plan = Distorter.from_config(mct).plan([f"u{n}" for n in range(4000)])
+    assert 0.47 < sum(p.additive == "dns" for p in plan) / len(plan) < 0.53
+    assert {p.non_additive for p in plan} == {"none"}
+    assert 14 < sum(p.snr_db for p in plan) / len(plan) < 16
 
 
 def test_the_values_of_each_variant():

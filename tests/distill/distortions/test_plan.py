@@ -104,6 +104,7 @@ def test_draws_stay_the_same_over_releases():
         {"rir": True},
         {"clip_factor": (0.2, 0.3)},
         {"time_drop_s": 0.1},
+        {"strung": True},
     ],
 )
 def test_changing_one_option_leaves_the_other_draws_alone(change):
@@ -171,11 +172,11 @@ def test_slices_are_plans_and_to_dict_is_json():
     assert json.loads(json.dumps(plan.to_dict()))["utterances"][2]["utterance_id"] == "c"
 
 
-def digest(config) -> str:
+def digest(config, names=DRAWN, count: int = 10_000) -> str:
     """Of 10 000 plans, to nine digits."""
     found = hashlib.blake2b(digest_size=16)
-    for plan in Distorter.from_config(config).plan([f"utt-{n}" for n in range(10_000)], seed=3, epoch=2):
-        values = [getattr(plan, name) for name in DRAWN]
+    for plan in Distorter.from_config(config).plan([f"utt-{n}" for n in range(count)], seed=3, epoch=2):
+        values = [getattr(plan, name) for name in names]
         texts = [f"{value:.9g} " if isinstance(value, float) else f"{value} " for value in values]
         found.update("".join(texts).encode())
     return found.hexdigest()
@@ -187,6 +188,19 @@ def test_the_draws_of_the_paper_are_those_of_before_there_were_variants():
         "7d003ceed7b45b0ff940a6e6186b7ab5",
         "25765b747d9e1f6597ceed976b234386",
     ]
+
+
+def test_all_draws_are_those_of_before_there_were_strung_clips():
+    """A digest made by the code before that."""
+    config = DistortionConfig(variant="authors", rir=True, non_additive=("clipping", "time_drop", "none"))
+    extras = ("rir_db", "stretch_noise", "clip_factor", "n_dropped", "drop_place")
+    assert digest(config, (*DRAWN, *extras), 1000) == "d4ded63a9e06c9b714140380b9332ae6"
+
+
+def test_the_seeds_of_strung_clips_are_uniform_and_differ():
+    seeds = [p.string_seed for p in Distorter.from_config("ns").plan(IDS, seed=1)]
+    assert kstest(np.array(seeds) / 2**53, "uniform").pvalue > 1e-3 and len(set(seeds)) == len(IDS)
+    assert [p.string_seed for p in Distorter.from_config("ns").plan(IDS, seed=1, epoch=1)] != seeds
 
 
 @pytest.fixture(scope="module")
