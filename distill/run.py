@@ -7,7 +7,7 @@ from pathlib import Path
 
 from distill.checkpoints import load_teacher, native, teacher_facts
 from distill.checkpoints.heard import heard_facts
-from distill.options import AdaptRecipe, DistillRecipe, Recipe
+from distill.options import AdaptRecipe, DistillRecipe, Recipe, SpiralRecipe
 from distill.processes import is_first_process
 from distill.training.locking import RunLock
 from distill.training.run_folder import RunFolder, versions
@@ -31,6 +31,10 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False, other_speech: bool =
         from distill.adaptation.run import adapt
 
         return adapt(recipe, out, resume=resume, other_speech=other_speech)
+    if isinstance(recipe, SpiralRecipe):
+        from distill.pretraining.run import pretrain
+
+        return pretrain(recipe, out, resume=resume, other_speech=other_speech)
     folder.check(resume=False)
     teacher = load_teacher(recipe.teacher)
     with RunLock(out):

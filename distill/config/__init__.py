@@ -21,11 +21,16 @@ from typing import Any, TypeVar, get_type_hints
 from distill.config.references import check_override, check_text, check_values
 from distill.distortions.options import VARIANTS
 from distill.errors import ConfigError
-from distill.options import AdaptRecipe, DistillRecipe, Recipe
+from distill.options import AdaptRecipe, DistillRecipe, Recipe, SpiralRecipe
 
 Options = TypeVar("Options")
 
-KINDS: dict[str, type[Recipe]] = {"distil": DistillRecipe, "adapt": AdaptRecipe, "teacher": Recipe}
+KINDS: dict[str, type[Recipe]] = {
+    "distil": DistillRecipe,
+    "adapt": AdaptRecipe,
+    "spiral": SpiralRecipe,
+    "teacher": Recipe,
+}
 
 
 END_LINE = "# End of the recipe: without this line, the file is not whole."

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 
 from distill.checkpoints import native
-from distill.hubert import HubertEncoder
+from distill.encoder import Encoder
 from distill.student import Student
 from distill.training.run_folder import RunFolder
 from distill.training.saving import read_checkpoint
@@ -19,35 +19,43 @@ logger = logging.getLogger(__name__)
 
 def release(
     trainer: pl.Trainer,
-    model: HubertEncoder | Student,
+    model: Encoder | Student,
     prefix: str,
     folder: RunFolder,
     provenance: dict[str, Any],
+    *,
+    which: Literal["best", "last"] = "best",
 ) -> Path:
-    """Write the model of the best checkpoint (of the end, if nothing was validated) as safetensors and JSON.
+    """Write a trained model as safetensors and JSON.
 
     Args:
         trainer: after training.
-        model: gets the weights that `checkpoints/best.ckpt` has under `prefix`.
+        model: as it is after the last step; gets the weights that `checkpoints/best.ckpt` has under `prefix`.
         prefix: "student." or "encoder.".
         folder: of the run.
         provenance: kept in the JSON, with the step.
+        which: "best": the model of the lowest dev loss, if anything was validated; "last": of the last step.
     """
     if trainer.is_global_zero:
         step = trainer.global_step
-        if folder.best.exists():
+        if which == "best" and folder.best.exists():
             checkpoint = read_checkpoint(folder.best)
             weights = checkpoint["state_dict"].items()
             model.load_state_dict({k.removeprefix(prefix): v for k, v in weights if k.startswith(prefix)})
             step = checkpoint["global_step"]
             _say_unvalidated(trainer, step)
-        elif (before := getattr(trainer.checkpoint_callback, "before", None)) is not None:
+        elif which == "best" and (before := _best_before(trainer)) is not None:
             logger.warning(
                 "%s, of dev %.4f, is missing: the last step, %d, is released", folder.best, before, step
             )
         native.write(model, folder.path, provenance | {"step": step})
     trainer.strategy.barrier()
     return folder.student if isinstance(model, Student) else folder.teacher
+
+
+def _best_before(trainer: pl.Trainer) -> float | None:
+    """Lowest dev loss of the run before it was resumed."""
+    return getattr(trainer.checkpoint_callback, "before", None)
 
 
 def _say_unvalidated(trainer: pl.Trainer, released: int) -> None:
