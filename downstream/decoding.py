@@ -1,5 +1,8 @@
 """From CTC outputs to words: greedily, or by a beam search with a lexicon and an n-gram model.
 
+Of characters, flashlight searches. Of subwords, `subword_search` does: flashlight loses a word whose last
+piece lasts several frames, unless every word ends with a symbol of its own.
+
 Shapes: F frames, V symbols with the blank first.
 """
 
@@ -7,8 +10,10 @@ from __future__ import annotations
 
 import gzip
 import math
+import re
 import zlib
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +21,41 @@ from torch import Tensor
 
 from distill.downstream.heads import BLANK
 from distill.downstream.lexica import read_spellings
-from distill.errors import DataError, UserError
+from distill.errors import DataError, UserError, check_finite
 
 _BINARY = b"mmap lm http://kheafield.com/code"  # how every file of KenLM's build_binary begins
 _GZIP = b"\x1f\x8b"
 _UNKNOWN = "<unk>"
-_DAMAGED = "lm {} is damaged, truncated or without 2-grams: download or build it again"
+DAMAGED = "lm {} is damaged, truncated or without 2-grams: download or build it again"
 _NO_WORDS = frozenset({"<s>", "</s>", _UNKNOWN, "<UNK>"})
 
-# Of SUPERB's ASR with a language model.
-_BEAM, _BEAM_THRESHOLD, _LM_WEIGHT, _WORD_SCORE = 5, 25.0, 2.0, -1.0
+MISSING = "lm: flashlight-text and kenlm are not installed: pip install 'robust-distilhubert[lm]'"
+"""What to say without the packages of the extra `lm`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BeamSearch:
+    """Options of a beam search with a language model; the defaults are those of SUPERB's ASR."""
+
+    beam: int = 5
+    """Most hypotheses that are kept at each frame."""
+    beam_threshold: float = 25.0
+    """Hypotheses whose score is lower than the best one's by more than this are dropped."""
+    beam_tokens: int | None = None
+    """Likeliest symbols of each frame that hypotheses may go on with; None: all."""
+    lm_weight: float = 2.0
+    """Weight of the language model's log10-probabilities."""
+    word_score: float = -1.0
+    """Added for every word: the higher, the more and shorter words."""
+
+    def __post_init__(self) -> None:
+        check_finite(self)
+        if self.beam < 1 or (self.beam_tokens is not None and self.beam_tokens < 1):
+            raise ValueError(f"beam and beam_tokens must be at least 1, not {self.beam}, {self.beam_tokens}")
+        if self.beam_threshold <= 0:
+            raise ValueError(f"beam_threshold must be positive, not {self.beam_threshold}")
+        if self.lm_weight < 0:
+            raise ValueError(f"lm_weight must not be negative, not {self.lm_weight}")
 
 
 def greedy(log_probs: Tensor) -> list[int]:
@@ -43,6 +73,7 @@ class LanguageModelDecoder:
         word_end: the symbol after every word.
         lexicons: lines `WORD W O R D |`, a word from the first file that has it; none: every word of the ARPA
             file, letter by letter. Their case need not be the language model's.
+        search: its options.
 
     Raises:
         DataError: for a language model or lexicon that is missing or of another kind.
@@ -50,7 +81,13 @@ class LanguageModelDecoder:
     """
 
     def __init__(
-        self, path: str | Path, symbols: Sequence[str], *, word_end: str, lexicons: Sequence[str | Path] = ()
+        self,
+        path: str | Path,
+        symbols: Sequence[str],
+        *,
+        word_end: str,
+        lexicons: Sequence[str | Path] = (),
+        search: BeamSearch | None = None,
     ):
         path = Path(path)
         kind = language_model_kind(path)
@@ -62,22 +99,20 @@ class LanguageModelDecoder:
             spellings = read_spellings(lexicon, numbers, word_end) | spellings
         try:
             if lexicons:
-                known = set(arpa_words(path)) if kind == "arpa" else _binary_words(path)
-                spellings = in_the_models_case(spellings, known, path)
+                spellings = in_the_models_case(spellings, known_words(path, kind), path)
             else:
                 spellings = dict(_spelled(arpa_words(path), symbols, word_end))
                 if not spellings:
                     raise DataError(f"lm {path} has no word that can be written in the head's characters")
             self._build(path, spellings, numbers, numbers[word_end])
+            self.search(search or BeamSearch())
         except ImportError:
-            raise UserError(
-                "lm: flashlight-text and kenlm are not installed: pip install 'robust-distilhubert[lm]'"
-            ) from None
+            raise UserError(MISSING) from None
 
     def _build(
         self, path: Path, spellings: Mapping[str, list[list[str]]], numbers: Mapping[str, int], word_end: int
     ) -> None:
-        """The search, over a trie of all spellings."""
+        """The language model, and a trie of all spellings."""
         from flashlight.lib.text import decoder as flashlight  # pyright: ignore[reportMissingImports]
         from flashlight.lib.text.decoder.kenlm import KenLM  # pyright: ignore[reportMissingImports]
         from flashlight.lib.text.dictionary import Dictionary  # pyright: ignore[reportMissingImports]
@@ -90,7 +125,7 @@ class LanguageModelDecoder:
         try:
             model = KenLM(str(path), self.words)
         except RuntimeError:  # its text names a line in KenLM's source
-            raise DataError(_DAMAGED.format(path)) from None
+            raise DataError(DAMAGED.format(path)) from None
         trie = flashlight.Trie(1 + len(numbers), word_end)
         start = model.start(False)
         for word, variants in spellings.items():
@@ -99,20 +134,25 @@ class LanguageModelDecoder:
             for letters in variants:
                 trie.insert([numbers[symbol] for symbol in letters], index, score)
         trie.smear(flashlight.SmearingMode.MAX)
+        self._parts: tuple[Any, ...] = (trie, model, word_end, BLANK, unknown)
+        self._n_symbols = 1 + len(numbers)
+
+    def search(self, search: BeamSearch) -> None:
+        """Search with these options from now on."""
+        from flashlight.lib.text import decoder as flashlight  # pyright: ignore[reportMissingImports]
+
         options = flashlight.LexiconDecoderOptions(
-            beam_size=_BEAM,
-            beam_size_token=1 + len(numbers),
-            beam_threshold=_BEAM_THRESHOLD,
-            lm_weight=_LM_WEIGHT,
-            word_score=_WORD_SCORE,
+            beam_size=search.beam,
+            beam_size_token=search.beam_tokens or self._n_symbols,
+            beam_threshold=search.beam_threshold,
+            lm_weight=search.lm_weight,
+            word_score=search.word_score,
             unk_score=-math.inf,
             sil_score=0.0,
             log_add=False,
             criterion_type=flashlight.CriterionType.CTC,
         )
-        self.decoder: Any = flashlight.LexiconDecoder(
-            options, trie, model, word_end, BLANK, unknown, [], False
-        )
+        self.decoder: Any = flashlight.LexiconDecoder(options, *self._parts, [], False)
 
     def __call__(self, log_probs: Tensor) -> list[str]:
         """(F, V) log-probabilities -> the best words, in upper case as transcripts are."""
@@ -177,7 +217,19 @@ def arpa_words(path: Path) -> Iterator[str]:
             elif inside and len(fields := line.split()) > 1 and fields[1] not in _NO_WORDS:
                 yield fields[1]
     except (OSError, EOFError, zlib.error):
-        raise DataError(_DAMAGED.format(path)) from None
+        raise DataError(DAMAGED.format(path)) from None
+
+
+def _orders(path: Path) -> Iterator[int]:
+    """The orders of n-grams that the head of an ARPA file lists."""
+    try:
+        for line in _text_lines(path):
+            if found := re.fullmatch(r"ngram\s+(\d+)\s*=\s*\d+", line):
+                yield int(found[1])
+            elif line.startswith("\\") and line != "\\data\\":
+                return
+    except (OSError, EOFError, zlib.error):
+        raise DataError(DAMAGED.format(path)) from None
 
 
 def _spelled(
@@ -190,14 +242,35 @@ def _spelled(
             yield word, [[*word.upper(), word_end]]
 
 
-def _binary_words(path: Path) -> Container[str]:
-    """The vocabulary of a binary language model, for membership tests: it cannot be listed."""
+def known_words(path: Path, kind: str) -> Container[str]:
+    """The vocabulary of a language model, for membership tests: that of a binary one cannot be listed."""
+    if kind == "arpa":
+        return set(arpa_words(path))
     import kenlm  # pyright: ignore[reportMissingImports]
 
     try:
         return kenlm.Model(str(path))
     except OSError:
-        raise DataError(_DAMAGED.format(path)) from None
+        raise DataError(DAMAGED.format(path)) from None
+
+
+def order_of(path: Path) -> int:
+    """The order of an n-gram language model: 4 of a 4-gram.
+
+    Raises:
+        DataError: if it is missing, of another format or damaged.
+        UserError: for a binary one if the packages of the extra `lm` are not installed.
+    """
+    if language_model_kind(path) == "arpa":
+        return max(_orders(path), default=0)
+    try:
+        import kenlm  # pyright: ignore[reportMissingImports]
+
+        return int(kenlm.Model(str(path)).order)
+    except ImportError:
+        raise UserError(MISSING) from None
+    except OSError:
+        raise DataError(DAMAGED.format(path)) from None
 
 
 def in_the_models_case(

@@ -72,31 +72,37 @@ def can_be_phone(symbol: str) -> bool:
     return named and not any(character in ",;()[]/" for character in symbol) and not _NUMBER.fullmatch(symbol)
 
 
-def read_spellings(path: Path, symbols: Container[str], word_end: str) -> dict[str, list[list[str]]]:
-    """Spellings by word; the letters in upper case, the words unchanged.
+def read_spellings(path: Path, symbols: Container[str], word_end: str | None) -> dict[str, list[list[str]]]:
+    """Spellings by word, whose case is unchanged.
 
     Args:
         path: of the lexicon.
         symbols: that a head knows.
-        word_end: the symbol after every word.
+        word_end: the symbol after every word, where the others are letters, whose case does not matter; None:
+            they are subwords, as they are.
 
     Raises:
         DataError: the file is missing, not UTF-8 or empty; a line has no spelling, or one in other symbols,
             naming the line.
     """
     found: dict[str, list[list[str]]] = {}
+    expected = "WORD PIECE PIECE ..." if word_end is None else f"WORD W O R D {word_end}"
     for where, word, letters in _entries(path):
-        spelling = [letter.upper() for letter in letters]
+        spelling = letters if word_end is None else [letter.upper() for letter in letters]
         if not spelling:
-            raise DataError(f"{where}: {word} has no spelling, expected WORD W O R D {word_end}")
-        if spelling[-1] != word_end or any(letter not in symbols for letter in spelling):
+            raise DataError(f"{where}: {word} has no spelling, expected {expected}")
+        wrong = any(letter not in symbols for letter in spelling)
+        if wrong or (word_end is not None and spelling[-1] != word_end):
+            rule = (
+                "pieces that" if word_end is None else f"letters that the head knows, and {word_end} at the"
+            )
             raise DataError(
-                f"{where}: {word} is spelled {' '.join(spelling)}, expected letters that the head knows, and "
-                f"{word_end} at the end"
+                f"{where}: {word} is spelled {' '.join(spelling)}, expected {rule} "
+                f"{'the model knows' if word_end is None else 'end'}"
             )
         found.setdefault(word, []).append(spelling)
     if not found:
-        raise DataError(f"lexicon {path} has no words, expected lines WORD W O R D {word_end}")
+        raise DataError(f"lexicon {path} has no words, expected lines {expected}")
     return found
 
 

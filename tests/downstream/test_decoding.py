@@ -11,11 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distill.downstream.decoding import (
+    BeamSearch,
     LanguageModelDecoder,
     arpa_words,
     greedy,
     in_the_models_case,
     language_model_kind,
+    order_of,
 )
 from distill.downstream.labels import CHARACTERS, WORD_END
 from distill.downstream.lexica import read_spellings
@@ -87,6 +89,31 @@ def test_a_language_model_corrects_a_spelling(arpa):
     packed = arpa.with_name("tiny.arpa.gz")
     packed.write_bytes(gzip.compress(arpa.read_bytes()))
     assert LanguageModelDecoder(packed, CHARACTERS, word_end=WORD_END)(said) == ["THE", "CAT"]
+
+
+def test_the_weight_of_the_language_model_decides(arpa):
+    pytest.importorskip("flashlight.lib.text.decoder.kenlm")
+    said = spoken("THE|KAT|", {4: ("C", 0.4)})
+    decoder = LanguageModelDecoder(arpa, CHARACTERS, word_end=WORD_END, search=BeamSearch(lm_weight=0.0))
+    assert decoder(said) == ["THE", "KAT"]
+    decoder.search(BeamSearch(beam=50, lm_weight=2.0))
+    assert decoder(said) == ["THE", "CAT"]
+    decoder.search(BeamSearch(lm_weight=2.0, word_score=-1000.0))  # words are dear
+    assert len(decoder(said)) < 2
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("beam", 0), ("beam_tokens", 0), ("lm_weight", -1.0), ("beam_threshold", 0.0)]
+)
+def test_options_of_the_search_are_checked(option, value):
+    with pytest.raises(ValueError, match=option):
+        BeamSearch(**{option: value})
+    with pytest.raises(ValueError, match="finite"):
+        BeamSearch(word_score=float("nan"))
+
+
+def test_the_order_of_a_model(arpa):
+    assert order_of(arpa) == 2
 
 
 def test_only_words_of_the_lexicon_are_said(arpa, tmp_path):
