@@ -128,7 +128,7 @@ def _dataset(results: Sequence[Result]) -> tuple[str, str]:
     """Name and id of the test set: the published one only if it has as many utterances as that."""
     first = results[0]
     corpus = TASKS[first.task].corpus if first.task in TASKS else ""
-    corpus = "chime3" if first.condition == "chime3" else corpus
+    corpus = "chime3" if first.condition.startswith("chime3") else corpus
     published = all(
         result.n_utterances == size_of_test(result.task, result.condition, result.fold) for result in results
     )

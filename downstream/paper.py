@@ -25,7 +25,11 @@ TEST_UTTERANCES: dict[str, dict[str, int]] = {
     "ks": {"": 3_081},
     "ic": {"": 3_793},
     "er": {f"fold {fold}": count for fold, count in enumerate((1_085, 1_023, 1_151, 1_031, 1_241), 1)},
-    "asr": {"": 2_620, "test-other": 2_939, "chime3": 1_320},
+    "asr": {
+        "": 2_620,
+        "test-other": 2_939,
+        **dict.fromkeys(("chime3", "chime3-ch5", "chime3-ch1", "chime3-ch2"), 1_320),
+    },
     "pr": {"": 2_620},
     "slurp_action": {"": 13_078},
     "slurp_scenario": {"": 13_078},

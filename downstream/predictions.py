@@ -13,6 +13,7 @@ from pathlib import Path
 
 from distill.atomic import write_text
 from distill.downstream.labels import Outcome
+from distill.downstream.tasks import RECORDED
 
 _ESCAPES = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r", "\0": r"\0"})
 
@@ -58,7 +59,7 @@ def write_submission(
     Returns:
         The files.
     """
-    split = condition if condition in ("test-other", "chime3") else "test-clean"
+    split = condition if condition in RECORDED else "test-clean"
     decoder = "LM" if lm else "noLM"
     names = {
         "ks": ("test_predict.txt", "test_truth.txt"),

@@ -75,7 +75,7 @@ def plan_sweep(
     Args:
         checkpoints: students.
         tasks: of `distill.downstream.tasks.TASKS`.
-        conditions: clean, 2-dist, fsd, dns, ...; test-other and chime3 are left out for all but ASR; none:
+        conditions: clean, 2-dist, fsd, dns, ...; recorded ones (`RECORDED`) are left out for all but ASR; none:
             each task's own.
         out: folder of the sweep.
         data: folder of the manifests.
@@ -124,7 +124,8 @@ def plan_sweep(
 def conditions_for(task: str, conditions: Sequence[str]) -> list[str]:
     """The conditions that a task can be tested under, of those named; its own if none is."""
     own = TASKS[task].conditions
-    return [name for name in dict.fromkeys(conditions or own) if name in own or name not in RECORDED]
+    recorded = RECORDED if TASKS[task].kind == "characters" else ()
+    return [name for name in dict.fromkeys(conditions or own) if name in recorded or name not in RECORDED]
 
 
 def is_missing(checkpoint: str) -> bool:

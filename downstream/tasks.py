@@ -150,8 +150,12 @@ def task_of(name: str, protocol: str) -> Task:
 
 
 # Recorded test sets, which are not distorted: condition -> manifest in the data folder. CHiME-3's
-# channel 0 is probably the paper's; another one is chosen with `sources`.
-RECORDED = {"test-other": "librispeech/test-other", "chime3": "chime3/et05_real_ch0"}
+# channel 0 is probably that of Huang et al. 2022; SPIRAL's authors tested on 5, 1 and 2, too.
+RECORDED = {
+    "test-other": "librispeech/test-other",
+    "chime3": "chime3/et05_real_ch0",
+    **{f"chime3-ch{channel}": f"chime3/et05_real_ch{channel}" for channel in (5, 1, 2)},
+}
 
 # Manifests of the noise for testing, in the data folder, unless `noises` names others.
 NOISES = {"musan": "musan/all", "wham": "wham/tt", "fsd": "fsd50k/test", "dns": "dns/noise", "rir": "dns/rir"}

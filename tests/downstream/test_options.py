@@ -95,6 +95,7 @@ def test_rows_and_variants_that_do_not_exist(options, message):
         ({"task": "ks", "folds": [1]}, "fold 1 does not exist: ks has none"),
         ({"task": "ks", "lm": "4gram.arpa"}, "lm: ks is not decoded with a language model"),
         ({"task": "ks", "conditions": ["chime3"]}, "condition chime3 is for asr only, not for ks"),
+        ({"task": "pr", "conditions": ["chime3-ch5"]}, "condition chime3-ch5 is for asr only, not for pr"),
         ({"task": "ks", "finetune": True, "cache": "float16"}, "set cache=off"),
         ({"task": "ks", "cache": "int8"}, "cache must be off, float16 or float32"),
         ({"task": "ks", "steps": 0}, "steps must be at least 1"),
@@ -117,5 +118,5 @@ def test_sources_by_role_and_by_name():
     names = {"train": "a.tsv", "valid": "b.tsv", "test": "c.tsv"}
     assert EvaluationConfig(task="ic", sources=roles).sources == names
     assert EvaluationConfig(task="ic", sources=names).sources == names
-    asr = EvaluationConfig(task="asr", sources={"train": "a.tsv", "chime3": "d.tsv"})
-    assert asr.sources == {"train-clean-100": "a.tsv", "chime3": "d.tsv"}
+    asr = EvaluationConfig(task="asr", sources={"train": "a.tsv", "chime3-ch1": "d.tsv"})
+    assert asr.sources == {"train-clean-100": "a.tsv", "chime3-ch1": "d.tsv"}

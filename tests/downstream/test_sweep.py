@@ -101,7 +101,7 @@ def test_results_of_other_test_data_do_not_count_as_done(quick, students, tmp_pa
 
 
 def test_conditions_and_words_of_one_task(students, tmp_path):
-    conditions = ("clean", "test-other", "chime3")
+    conditions = ("clean", "test-other", "chime3", "chime3-ch5")
     words = ["workers=1", "asr:lm=4.bin", "label=C:clips"]
     ks, asr = plan(students[:1], tmp_path, ("ks", "asr"), conditions, words=words)
     assert ks.config.conditions == ["clean"]

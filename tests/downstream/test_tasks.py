@@ -1,9 +1,12 @@
-"""Protocols: the values that they change."""
+"""Protocols: the values that they change; recorded test sets."""
 
 import pytest
 
+from distill.data_prep.chime3 import CHIME3
 from distill.downstream.options import EvaluationConfig
-from distill.downstream.tasks import PROTOCOLS, TASKS, task_of
+from distill.downstream.paper import size_of_test
+from distill.downstream.task_sources import source_of
+from distill.downstream.tasks import PROTOCOLS, RECORDED, TASKS, task_of
 
 
 @pytest.mark.parametrize(
@@ -20,6 +23,16 @@ from distill.downstream.tasks import PROTOCOLS, TASKS, task_of
 def test_the_values_of_each_protocol(task, protocol, values):
     found = EvaluationConfig(task=task, protocol=protocol).defaults
     assert {name: getattr(found, name) for name in values} == values
+
+
+def test_every_channel_of_chime3_that_was_published_can_be_tested():
+    prepared = {f"{CHIME3.name}/{split.name}": split.files for split in CHIME3.splits}
+    found = {name: source for name, source in RECORDED.items() if name.startswith("chime3")}
+    assert [source[-3:] for source in found.values()] == ["ch0", "ch5", "ch1", "ch2"]
+    for name, source in found.items():
+        assert prepared[source] == size_of_test("asr", name, None)
+    config = EvaluationConfig(task="asr", conditions=["chime3-ch5"])
+    assert source_of(config, "chime3-ch5") == "data/chime3/et05_real_ch5.jsonl.gz"
 
 
 def test_protocols_name_tasks_and_options_that_exist():
