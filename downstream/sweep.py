@@ -75,7 +75,7 @@ def plan_sweep(
     Args:
         checkpoints: students.
         tasks: of `distill.downstream.tasks.TASKS`.
-        conditions: clean, 2-dist, fsd, dns, ...; recorded ones (`RECORDED`) are left out for all but ASR; none:
+        conditions: clean, 2-dist, fsd, dns, ...; those of `RECORDED` are left out for all but ASR; none:
             each task's own.
         out: folder of the sweep.
         data: folder of the manifests.

@@ -141,6 +141,7 @@ def _override(override: str) -> Any:
     """One `key.path=value` as a nested mapping."""
     import yaml
     from omegaconf import OmegaConf
+    from omegaconf.errors import KeyValidationError
 
     key, equals, value = override.partition("=")
     if not key or not equals:
@@ -150,6 +151,8 @@ def _override(override: str) -> Any:
         return OmegaConf.from_dotlist([override])
     except (yaml.YAMLError, RecursionError):
         raise ConfigError(f"override {override[:80]!r}: the value is not valid YAML") from None
+    except KeyValidationError:  # to YAML a "?" begins a key
+        raise ConfigError(f"override {override[:80]!r}: a key in it is no text; quote the value") from None
 
 
 def to_yaml(recipe: Recipe) -> str:

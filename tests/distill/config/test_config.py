@@ -89,6 +89,7 @@ def test_yaml_round_trip(name, tmp_path):
         ("lr", "override 'lr': write key=value, as in optim.lr=1e-4"),
         ("=3", "override '=3': write key=value"),
         ("optim.lr=[1", "override 'optim.lr=[1': the value is not valid YAML"),
+        ("name=?", "override 'name=?': a key in it is no text; quote the value"),
     ],
 )
 def test_overrides_that_are_none(override, message):
