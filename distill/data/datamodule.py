@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from typing_extensions import override
 from distill.batch import Batch
 from distill.data.dataset import SpeechDataset
 from distill.data.loading import dev_loader, train_loader
-from distill.data.manifest import fingerprint
+from distill.data.manifest import Cuts, at_least, fingerprint
 from distill.data.noise import NoiseReader
 from distill.data.sources import index_cuts
 from distill.data.unusable import blame
@@ -20,7 +21,10 @@ from distill.distortions import Distorter
 from distill.errors import ConfigError, DataError
 from distill.hubert import HubertConfig
 from distill.options import Recipe
-from distill.processes import largest_of_all
+from distill.processes import is_first_process, largest_of_all
+from distill.waveforms import SAMPLE_RATE
+
+logger = logging.getLogger(__name__)
 
 
 class NothingUsable(DataError):
@@ -97,7 +101,7 @@ class SpeechData(ResumableData):
         self.streams = streams
         self.targets, self.model = targets, model
         # Opened here, so that missing sources are reported before anything else happens.
-        self.train_cuts = index_cuts(recipe.data.train, what="data.train")
+        self.train_cuts = _long_enough(index_cuts(recipe.data.train, what="data.train"), recipe)
         self.dev_cuts = index_cuts(recipe.data.dev, what="data.dev")
         self.speech = fingerprint(self.train_cuts)
         wanted = recipe.distortion.corpora if streams else ()
@@ -204,3 +208,18 @@ class SpeechData(ResumableData):
             model=self.model,
             fixed_epoch=split == "dev",
         )
+
+
+def _long_enough(cuts: Cuts, recipe: Recipe) -> Cuts:
+    """The training speech without utterances below `data.min_samples`; says how many these are."""
+    least_s = recipe.data.min_samples / SAMPLE_RATE
+    try:
+        kept = at_least(cuts, recipe.data.min_samples)
+    except DataError as error:
+        raise DataError(f"data.train: {error} (data.min_samples)") from None
+    if (left_out := len(cuts) - len(kept)) and is_first_process():
+        logger.warning(
+            "data.train: %d of %d utterances are shorter than %g s (data.min_samples) and left out",
+            *(left_out, len(cuts), least_s),
+        )
+    return kept

@@ -19,6 +19,7 @@ from distill.distortions.additive import noise_segment
 from distill.distortions.reverb import usable_rir
 from distill.distortions.strung import SHORTEST_S, ClipDraws, string_clips
 from distill.errors import DataError
+from distill.processes import is_first_process
 from distill.waveforms import is_silent
 
 logger = logging.getLogger(__name__)
@@ -84,11 +85,12 @@ class NoiseReader:
         Raises:
             DataError: naming it.
         """
-        clips = self._corpus(corpus)
-        if n_short := self._draws_of(corpus).n_short:
-            logger.info(
-                "%s noise: %d of %d clips are left out, being shorter than %g s (distortion.strung)",
-                *(corpus, n_short, len(clips), SHORTEST_S),
+        known = corpus in self._draws
+        n_short = self._draws_of(corpus).n_short
+        if n_short and not known and is_first_process():
+            logger.warning(
+                "%s noise: %d of %d clips are shorter than %g s (distortion.strung) and left out",
+                *(corpus, n_short, len(self._corpus(corpus)), SHORTEST_S),
             )
 
     def _draws_of(self, corpus: str) -> ClipDraws:

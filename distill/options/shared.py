@@ -55,6 +55,8 @@ class DataConfig:
     """Seconds of audio of a global batch, in place of `batch_size`."""
     max_samples: int = 250_000
     """Longer utterances are cropped at a random place, samples at 16 kHz."""
+    min_samples: int = 0
+    """Shorter utterances are not trained on, samples at 16 kHz; 0: all that are long enough for the model."""
     workers: int = 4
     """Data loading processes per training process."""
     buckets: int = 30
@@ -70,6 +72,8 @@ class DataConfig:
             raise ValueError(f"batch_size must be at least 1, not {self.batch_size}")
         if self.max_samples < (least := HubertConfig().receptive_field):
             raise ValueError(f"max_samples must be at least {least} (one frame), not {self.max_samples}")
+        if self.min_samples < 0:
+            raise ValueError(f"min_samples must be 0 (all) or positive, not {self.min_samples}")
         if self.workers < 0 or self.buckets < 1:
             raise ValueError("workers must be at least 0 and buckets at least 1")
         if self.batch_seconds is not None and self.batch_seconds <= 0:

@@ -2,10 +2,13 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import soundfile
 
 from distill.config import load
 from distill.data.datamodule import SpeechData
+from distill.data.sampler import EpochSampler
 from distill.errors import ConfigError, DataError
 
 
@@ -45,3 +48,36 @@ def test_only_the_noise_that_is_drawn_is_opened(mini_data):
         data_of(mini_data, gone, "distortion.additive=[musan]", streams=["student"])
     with pytest.raises(ConfigError, match="draws recorded rooms, but data.noises.rir is not set"):
         data_of(mini_data, "distortion.rir=true", streams=["student"])
+
+
+def test_short_utterances_are_left_out_in_one_line_and_a_position_holds_for_the_same_ones(mini_data, caplog):
+    every = data_of(mini_data)
+    lengths = every.train_cuts.durations(np.arange(len(every.train_cuts))) * 16_000
+    least = int(np.median(lengths)) + 1
+    some = data_of(mini_data, f"data.min_samples={least}")
+    short = int((lengths.round() < least).sum())
+    assert 0 < short == len(every.train_cuts) - len(some.train_cuts)
+    said = f"data.train: {short} of {len(lengths)} utterances are shorter than {least / 16_000:g} s"
+    assert [record.message for record in caplog.records] == [f"{said} (data.min_samples) and left out"]
+    assert some.speech != every.speech and len(some.dev_cuts) == len(every.dev_cuts)
+    with pytest.raises(DataError, match="data.train has changed"):
+        some.load_state_dict(every.state_dict())
+    with pytest.raises(
+        DataError, match=r"data.train: all \d+ utterances are shorter .* \(data.min_samples\)"
+    ):
+        data_of(mini_data, "data.min_samples=100000000")
+    sampler = EpochSampler(some.train_cuts, batch_size=4)
+    seen = sorted(number for _, _, numbers in sampler for number in numbers)
+    assert seen == list(range(len(some.train_cuts)))
+
+
+def test_noise_that_is_too_short_to_be_strung_is_said_at_once(mini_data, tmp_path):
+    soundfile.write(tmp_path / "click.wav", np.ones(8000), 16_000)
+    options = [
+        "distortion.additive=[musan,none]",
+        "distortion.strung=true",
+        f"data.noises={{musan: [{tmp_path}]}}",
+    ]
+    with pytest.raises(DataError, match="musan noise: no clip has 1 s"):
+        data_of(mini_data, *options, streams=["student"])
+    data_of(mini_data, *options)  # nothing is drawn
