@@ -10,6 +10,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 from distill.checkpoints import load_teacher, teacher_facts
+from distill.checkpoints.heard import heard_facts
 from distill.data.datamodule import SpeechData
 from distill.distortions import Distorter
 from distill.errors import ConfigError
@@ -89,7 +90,7 @@ def make_pretraining(recipe: SpiralRecipe) -> SpiralPretraining:
         provenance={
             "recipe": recipe.name,
             **teacher_facts(recipe.teacher),
-            "noises": sorted(set(recipe.distortion.corpora)) if recipe.distort else [],
+            **heard_facts(recipe.teacher, recipe.distortion.corpora if recipe.distort else ()),
             "versions": versions(),
         },
     )

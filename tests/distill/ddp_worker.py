@@ -17,6 +17,7 @@ from distill.distortions import Distorter, DistortionConfig
 from distill.hubert import HubertEncoder
 from distill.optim import OptimConfig
 from distill.options import DatConfig
+from distill.spiral import SpiralEncoder
 from distill.student import Student
 from distill.waveforms import pad
 
@@ -27,6 +28,13 @@ SMALL = {
     "dim": 32,
     "ffn_dim": 64,
     "layers": 3,
+}
+SPIRAL = {
+    "block1_conv_layers": ((8, 5, 2), (16, 5, 2), (16, 1, 1)),
+    "block1_ffn_dim": 32,
+    "conv_layers": ((16, 5, 2), (32, 1, 1)),
+    "layers": 3,
+    "ffn_dim": 64,
 }
 LARGE = {"conv_norm": "layer", "normalize_input": True, "pre_norm": True}
 
@@ -57,9 +65,12 @@ def make_module(
     weight: float = 0.1,
     **changes,
 ) -> Distillation:
-    """A tiny teacher, laid out as "base" or "large", and student, without dropout unless asked for."""
+    """A tiny teacher, HuBERT "base" or "large" or "spiral", and student, without dropout unless asked for."""
     torch.manual_seed(0)
-    teacher = HubertEncoder.from_preset("mini", **SMALL, **(LARGE if size == "large" else {}))
+    if size == "spiral":
+        teacher = SpiralEncoder.from_preset("mini", **SPIRAL)
+    else:
+        teacher = HubertEncoder.from_preset("mini", **SMALL, **(LARGE if size == "large" else {}))
     student = Student.from_teacher(
         teacher,
         layers=1,

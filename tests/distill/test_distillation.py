@@ -57,20 +57,20 @@ def test_each_setup_gives_teacher_and_student_what_the_paper_says(cdm):
         assert labels[:, LABELS.index("clean")].all()
 
 
-@pytest.mark.parametrize("dat", [False, True])
-def test_one_step_matches_the_equations_written_out(dat):
+@pytest.mark.parametrize(("dat", "size"), [(False, "base"), (True, "base"), (True, "spiral")])
+def test_one_step_matches_the_equations_written_out(dat, size):
     """Loss, classifier-then-student order and both AdamW updates against a plain PyTorch transcription."""
     batch = make_batches(1)[0]
     optim = OptimConfig(max_steps=STEPS, lr=1e-3, warmup=0.0, clip_norm=0.0)
-    module = make_module(dat, optim=optim)
-    reference = make_module(dat, optim=optim)
+    module = make_module(dat, size=size, optim=optim)
+    reference = make_module(dat, size=size, optim=optim)
 
     adam = {"lr": 1e-3 * optim.schedule(1), "betas": (0.9, 0.98), "eps": 1e-6, "weight_decay": 1e-6}
     teacher_waves, _ = reference.distort(batch, "teacher")
     student_waves, labels = reference.distort(batch, "student")
     out = reference.student(student_waves, batch.lengths)
     with torch.no_grad():
-        states = reference.teacher(teacher_waves, batch.lengths).hidden_states
+        states = reference.teacher(teacher_waves, batch.lengths).features
     targets = torch.stack([states[layer] for layer in (1, 2, 3)], 1)
     total = distillation_loss(out.predictions, targets, out.lengths).total
     if dat:
@@ -129,12 +129,12 @@ def test_steps_are_student_updates_with_dat_on_and_off():
     assert seen[False] == seen[True] == (7, 7)
 
 
-@pytest.mark.parametrize("dat", [False, True])
-def test_micro_batches_add_up_to_the_whole_batch(dat):
+@pytest.mark.parametrize(("dat", "size"), [(False, "base"), (True, "base"), (True, "spiral")])
+def test_micro_batches_add_up_to_the_whole_batch(dat, size):
     """With lambda 0: in parts, the student meets the classifier of the previous update."""
     states = []
     for accumulate in (1, 3):
-        module = make_module(dat, accumulate, weight=0.0)
+        module = make_module(dat, accumulate, size, weight=0.0)
         fit(module, make_batches())
         states.append(trained(module))
     assert largest_difference(*states) < 1e-5

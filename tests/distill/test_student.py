@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from distill.hubert import INHERITED, HubertConfig, HubertEncoder
+from distill.spiral import SpiralEncoder
 from distill.student import PredictionHeads, Student
 
 
@@ -185,3 +186,17 @@ def test_a_pre_norm_teacher_gives_a_student_too():
     torch.testing.assert_close(out.predictions, student.heads(out.z))
     out.predictions.square().mean().backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in student.encoder.norm.parameters())
+
+
+def test_a_spiral_student_is_block_1_and_the_first_layers_of_block_2():
+    torch.manual_seed(0)
+    teacher = SpiralEncoder.from_preset("mini").eval()
+    student = Student.from_teacher(teacher, layers=2, targets=(2, 4), cnn_grad_scale=1.0)
+    theirs, ours = teacher.state_dict(), student.encoder.state_dict()
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+    assert {name.split(".")[2] for name in theirs.keys() - ours.keys()} == {"2", "3"}
+    out = student.eval()(torch.randn(2, 16_000), torch.tensor([16_000, 9_000]))
+    assert out.predictions.shape == (2, 2, 13, 128) and out.lengths.tolist() == [13, 8]
+    again = Student.from_dict(json.loads(json.dumps(student.to_dict())))
+    again.load_state_dict(student.state_dict())
+    assert again.to_dict() == student.to_dict() and again.encoder.config == student.encoder.config
