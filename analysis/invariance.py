@@ -31,8 +31,8 @@ from distill.data.noise import NoiseReader
 from distill.data.sources import open_cuts
 from distill.downstream.distorted_sets import DistortedSet
 from distill.downstream.embeddings import load_encoders
+from distill.encoder import Encoder
 from distill.errors import UserError
-from distill.hubert import HubertEncoder
 from distill.options import AdaptRecipe
 from distill.training.devices import best_device
 from distill.training.run_folder import RunFolder
@@ -90,7 +90,7 @@ def compare(
 
 @torch.no_grad()
 def layer_cosines(
-    encoders: Mapping[str, HubertEncoder], clean: DistortedSet, distorted: DistortedSet
+    encoders: Mapping[str, Encoder], clean: DistortedSet, distorted: DistortedSet
 ) -> dict[str, np.ndarray]:
     """Mean over all valid frames of cos(h_l(clean), h_l(distorted)), for l = 0 (transformer input) to L.
 

@@ -3,7 +3,8 @@
 Layers have names, in the order of the computation: `conv1`, `conv2`, ... the convolutions; `cnn` the last
 one, the "local features" (layer 0 of Pasad et al. 2023); `0` the input of the transformer; `1` to `L` its
 layers, the last one after the final layer norm of pre-norm models. `input` is what the first convolution
-gets, after the normalisation of models that normalise: it can be disturbed, but is no layer.
+gets, after the normalisation of models that normalise: it can be disturbed, but is no layer. (Of SPIRAL,
+whose convolutions get log-mel features, it is the waveform.)
 
 Shapes: B utterances, T samples at 16 kHz, F frames of a layer, D features, L layers.
 """
@@ -63,6 +64,9 @@ class LayeredModel(ABC):
     """A hash that changes with the activations."""
     device: torch.device
     """Of its weights; waveforms are moved there."""
+    local: str = CNN
+    """The last layer whose frames hear their own neighbourhood alone: the last convolution in front of any
+    transformer."""
     receptive_field: int
     """Samples at 16 kHz that give one frame; shorter utterances have none."""
     rows: slice = slice(None)

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,30 +23,49 @@ from distill.analysis.s3prl_models import PREFIX, S3prlModel
 from distill.checkpoints.loading import load_any
 from distill.downstream.embeddings import short_names
 from distill.downstream.features import hash_encoder
+from distill.encoder import Encoder
 from distill.errors import CheckpointError
-from distill.hubert import HubertEncoder
-from distill.student import Student
+from distill.spiral.encoder import SpiralEncoder
+from distill.student import Student, encoder_of
 from distill.training.devices import best_device, device_of
+
+
+class _Place(NamedTuple):
+    """Where in an encoder a layer is."""
+
+    module: nn.Module
+    before: bool = False
+    """Whether the layer is the module's first input, not its output."""
+    channels_first: bool = False
+    """Whether the tensor there is (B, D, F)."""
+    strides: tuple[tuple[int, int], ...] = ()
+    """(kernel, stride) of all convolutions up to here."""
 
 
 class OurModel(LayeredModel):
     """A teacher, or a student with or without its prediction heads.
+
+    SPIRAL's layers: `conv1`, ... all convolutions but the last one, `cnn`, those of both blocks counted
+    through; `0` to `L` of block 2. The transformer of block 1 has no name: it stands between the last
+    convolution of block 1, whose output is local, and the first of block 2, whose output is not.
 
     Args:
         model: on the device that it runs on.
         name: for people.
     """
 
-    def __init__(self, model: HubertEncoder | Student, name: str):
+    def __init__(self, model: Encoder | Student, name: str):
         self.model = model.eval().requires_grad_(False)
-        self.encoder: HubertEncoder = model.encoder if isinstance(model, Student) else model
+        self.encoder: Encoder = model.encoder if isinstance(model, Student) else model
         self.student = model if isinstance(model, Student) else None
         self.name, self.identity = name, hash_encoder(self.encoder)
         self.device = device_of(self.encoder)
-        config = self.encoder.config
-        self.receptive_field = config.receptive_field
-        convolutions = [f"conv{number}" for number in range(1, len(config.conv_layers))]
-        self.layers = (*convolutions, CNN, *map(str, range(config.layers + 1)))
+        self.receptive_field = self.encoder.config.min_samples
+        spiral = isinstance(self.encoder, SpiralEncoder)
+        self._places = _places_of_spiral(self.encoder) if spiral else _places_of_hubert(self.encoder)
+        self.layers = tuple(name for name in self._places if name != INPUT)
+        if spiral:
+            self.local = f"conv{len(self.encoder.config.block1_conv_layers)}"
 
     @override
     def activations(
@@ -67,20 +86,14 @@ class OurModel(LayeredModel):
 
     def _frames(self, layer: str, lengths: Tensor) -> Tensor:
         """(B,) samples -> (B,) frames of a layer."""
-        for _, kernel, stride in self.encoder.config.conv_layers[: self._n_convolutions(layer)]:
+        for kernel, stride in self._places[layer].strides:
             lengths = (lengths - kernel) // stride + 1
         return lengths
-
-    def _n_convolutions(self, layer: str) -> int:
-        if layer.startswith("conv"):
-            return int(layer.removeprefix("conv"))
-        return len(self.encoder.config.conv_layers)
 
     @override
     def hop(self, layer: str) -> int:
         self.check([layer])
-        convolutions = self.encoder.config.conv_layers[: self._n_convolutions(layer)]
-        return math.prod(stride for _, _, stride in convolutions)
+        return math.prod(stride for _, stride in self._places[layer].strides)
 
     @override
     def injected(self, layer: str, change: Callable[[Tensor], Tensor]) -> Any:
@@ -91,29 +104,23 @@ class OurModel(LayeredModel):
     @contextmanager
     def _hooked(self, layer: str, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
         """Go on with what `change` makes of a layer's output, (B, F, D)."""
+        place = self._places[layer]
 
-        def after_convolution(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
-            return change(output.transpose(1, 2)).transpose(1, 2)
+        def changed(x: Tensor) -> Tensor:
+            if x.dim() == 2:  # waveforms
+                return change(x[:, :, None])[:, :, 0]
+            return change(x.transpose(1, 2)).transpose(1, 2) if place.channels_first else change(x)
 
-        def after_layer(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
-            return change(output)
+        def before(_module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+            return changed(inputs[0]), *inputs[1:]
 
-        def before_transformer(_module: nn.Module, inputs: tuple[Tensor, Any]) -> tuple[Tensor, Any]:
-            return change(inputs[0]), inputs[1]
+        def after(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+            return changed(output)
 
-        def before_first(_module: nn.Module, inputs: tuple[Tensor, Any]) -> tuple[Tensor, Any]:
-            return change(inputs[0].transpose(1, 2)).transpose(1, 2), inputs[1]
-
-        if layer == INPUT:
-            handle = self.encoder.cnn[0].register_forward_pre_hook(before_first)
-        elif layer.startswith("conv") or layer == CNN:
-            handle = self.encoder.cnn[self._n_convolutions(layer) - 1].register_forward_hook(
-                after_convolution
-            )
-        elif layer == "0":
-            handle = self.encoder.layers[0].register_forward_pre_hook(before_transformer)
+        if place.before:
+            handle = place.module.register_forward_pre_hook(before)
         else:
-            handle = self.encoder.layers[int(layer) - 1].register_forward_hook(after_layer)
+            handle = place.module.register_forward_hook(after)
         try:
             yield
         finally:
@@ -123,8 +130,36 @@ class OurModel(LayeredModel):
     def random_twin(self, seed: int) -> LayeredModel:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            twin = HubertEncoder(self.encoder.config).to(self.device)
+            twin = encoder_of(self.encoder.config).to(self.device)
             return OurModel(twin, f"{self.name} (random weights)")
+
+
+def _places_of_hubert(encoder: Any) -> dict[str, _Place]:
+    """The layers of a `HubertEncoder` in the order of the computation, `input` before them."""
+    strides = tuple((kernel, stride) for _, kernel, stride in encoder.config.conv_layers)
+    places = {INPUT: _Place(encoder.cnn[0], before=True, channels_first=True)}
+    for number, module in enumerate(encoder.cnn, start=1):
+        name = CNN if number == len(strides) else f"conv{number}"
+        places[name] = _Place(module, channels_first=True, strides=strides[:number])
+    return places | _transformer(encoder.layers, strides)
+
+
+def _places_of_spiral(encoder: Any) -> dict[str, _Place]:
+    """The same of a `SpiralEncoder`. Its convolutions pad: ceil(n / stride) frames, as with a kernel of 1."""
+    modules = [*encoder.block1.convs, *encoder.block2.convs]
+    steps = [stride for _, _, stride in (*encoder.config.block1_conv_layers, *encoder.config.conv_layers)]
+    strides = tuple((1, stride) for stride in (encoder.config.hop // math.prod(steps), *steps))
+    places = {INPUT: _Place(encoder.logmel, before=True)}
+    for number, module in enumerate(modules, start=1):
+        name = CNN if number == len(modules) else f"conv{number}"
+        places[name] = _Place(module, strides=strides[: number + 1])
+    return places | _transformer(encoder.block2.layers, strides)
+
+
+def _transformer(layers: Any, strides: tuple[tuple[int, int], ...]) -> dict[str, _Place]:
+    """`0` to `L`."""
+    places = {"0": _Place(layers[0], before=True, strides=strides)}
+    return places | {str(n): _Place(layer, strides=strides) for n, layer in enumerate(layers, start=1)}
 
 
 def open_models(sources: Sequence[str]) -> list[LayeredModel]:

@@ -25,6 +25,7 @@ from distill.data.loading import batch_loader
 from distill.data.manifest import ListedCuts
 from distill.data.sampler import EpochSampler
 from distill.downstream.cache import FeatureCache
+from distill.encoder import EncoderConfig
 from distill.errors import DataError, UsageError
 from distill.hashing import hash_number
 from distill.hubert import HubertConfig
@@ -95,7 +96,7 @@ class HeadSpeech(Dataset):
         cuts: Sequence[Cut],
         targets: Mapping[str, list[int]],
         *,
-        model: HubertConfig | None = None,
+        model: EncoderConfig | None = None,
         caches: Sequence[FeatureCache] = (),
         crop_samples: int | None = None,
         seed: int = 0,
@@ -230,7 +231,7 @@ class HeadData(ResumableData):
         dev: Sequence[Cut],
         targets: Mapping[str, Mapping[str, list[int]]],
         *,
-        model: HubertConfig | None = None,
+        model: EncoderConfig | None = None,
         caches: Mapping[str, Sequence[FeatureCache]] | None = None,
         batch_size: int = 32,
         balanced: bool = False,

@@ -26,9 +26,9 @@ from distill.data.audio import samples_at_16k
 from distill.data.blocks import block_ranges, noted_settings
 from distill.downstream.audio_marks import AudioMarks
 from distill.downstream.features import Selection
+from distill.encoder import Encoder
 from distill.errors import UserError, differing_keys, refuse_other_settings
 from distill.hashing import hash_lines
-from distill.hubert import HubertEncoder
 
 _BLOCK = 256  # utterances
 
@@ -82,7 +82,7 @@ class FeatureCache:
         self,
         folder: Path,
         cuts: Sequence[Cut],
-        encoder: HubertEncoder,
+        encoder: Encoder,
         selection: Selection,
         *,
         features: str,

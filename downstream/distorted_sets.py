@@ -22,8 +22,9 @@ from distill.data.noise import NoiseReader
 from distill.distortions import CONDITIONS, VARIANTS, Distorter, DistortionConfig, Plan, UtterancePlan
 from distill.distortions.options import NON_ADDITIVE, WITHOUT_VARIANTS
 from distill.downstream.results import describe_silent
+from distill.encoder import Encoder
 from distill.errors import DataError, UsageError
-from distill.hubert import HubertConfig, HubertEncoder
+from distill.hubert import HubertConfig
 from distill.preflight.survey import check_files
 from distill.waveforms import is_silent, pad
 
@@ -62,8 +63,8 @@ class DistortedSet:
         encoders: Iterable[torch.nn.Module] = (),
         variant: str = "paper",
     ):
-        configs = [e.config for e in encoders if isinstance(e, HubertEncoder)]
-        self.model = max(configs, key=lambda config: config.receptive_field, default=HubertConfig())
+        configs = [e.config for e in encoders if isinstance(e, Encoder)]
+        self.model = max(configs, key=lambda config: config.min_samples, default=HubertConfig())
         self.cuts: list[Cut] = sorted(cuts, key=lambda cut: cut.duration)  # pyright: ignore
         self.skip = skip
         self.skipped: list[tuple[str, str]] = []  # id and reason

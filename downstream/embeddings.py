@@ -15,18 +15,18 @@ from torch import Tensor
 
 from distill.checkpoints import inspect, load_student, load_teacher
 from distill.downstream.distorted_sets import DistortedSet
-from distill.hubert import HubertEncoder
+from distill.encoder import Encoder
 from distill.training.devices import best_device, device_of
 from distill.waveforms import masked_mean
 
 
-def load_encoders(checkpoints: Sequence[str]) -> dict[str, HubertEncoder]:
+def load_encoders(checkpoints: Sequence[str]) -> dict[str, Encoder]:
     """Teachers, and students without their prediction heads, on a GPU if there is one.
 
     Returns:
         By the last part of their path, or by the full path where two share it.
     """
-    encoders: dict[str, HubertEncoder] = {}
+    encoders: dict[str, Encoder] = {}
     for checkpoint, name in zip(checkpoints, short_names(checkpoints), strict=True):
         info = inspect(checkpoint)
         with_heads = info.kind == "student" and info.targets is not None

@@ -26,8 +26,8 @@ from distill.data.audio import read_audio, samples_at_16k
 from distill.data.blocks import BlockRunner, Tick
 from distill.downstream.cache import FeatureCache
 from distill.downstream.features import Selection
+from distill.encoder import Encoder
 from distill.errors import DataError, UserError
-from distill.hubert import HubertEncoder
 from distill.waveforms import SAMPLE_RATE, pad, with_gain
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ _SPARE_BYTES = 1 << 30  # of disk that are left alone
 
 def fill_all(
     caches: Sequence[FeatureCache],
-    encoder: HubertEncoder,
+    encoder: Encoder,
     selection: Selection,
     *,
     devices: Sequence[torch.device],
@@ -92,14 +92,12 @@ class Extraction:
 
     device = "cpu"
 
-    def __init__(
-        self, caches: Sequence[FeatureCache], encoder: HubertEncoder, selection: Selection, workers: int
-    ):
+    def __init__(self, caches: Sequence[FeatureCache], encoder: Encoder, selection: Selection, workers: int):
         self.caches, self.selection, self.workers = caches, selection, workers
         # Config and weights, since parametrised modules cannot be pickled.
         self.config = encoder.config
         self.weights = {name: value.detach().cpu() for name, value in encoder.state_dict().items()}
-        self.encoder: HubertEncoder | None = None
+        self.encoder: Encoder | None = None
 
     def __call__(self, kind: int, block: int, tick: Tick) -> bool:
         """Make a block of the cache with this number."""

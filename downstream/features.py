@@ -16,9 +16,12 @@ from torch import Tensor, nn
 
 from distill.checkpoints.heard import noises_heard
 from distill.checkpoints.loading import load_any
-from distill.encoder import EncoderOutput
+from distill.encoder import Encoder, EncoderConfig, EncoderOutput
 from distill.errors import UsageError
-from distill.hubert import HubertEncoder, beyond_weights
+from distill.hubert import HubertConfig
+from distill.hubert import beyond_weights as beyond_weights_of_hubert
+from distill.spiral.encoder import SpiralConfig
+from distill.spiral.encoder import beyond_weights as beyond_weights_of_spiral
 from distill.student import Student
 
 
@@ -26,7 +29,7 @@ from distill.student import Student
 class Upstream:
     """A model under evaluation."""
 
-    encoder: HubertEncoder
+    encoder: Encoder
     """A teacher, or a student without its prediction heads; in eval mode."""
     name: str
     """Last part of the checkpoint's path."""
@@ -54,9 +57,17 @@ def load_upstream(checkpoint: str | Path) -> Upstream:
     return Upstream(encoder.eval(), name or str(checkpoint), hash_encoder(encoder), made_by, heard)
 
 
-def hash_encoder(encoder: HubertEncoder) -> str:
+def hash_encoder(encoder: Encoder) -> str:
     """BLAKE2b over names, shapes and values of all weights, and settings that affect the features."""
     return hash_weights(encoder.state_dict(), beyond_weights(encoder.config))
+
+
+def beyond_weights(config: EncoderConfig) -> str:
+    """What decides a model's features but is not visible in its weights."""
+    if isinstance(config, SpiralConfig):
+        return beyond_weights_of_spiral(config)
+    assert isinstance(config, HubertConfig)
+    return beyond_weights_of_hubert(config)
 
 
 def hash_weights(state: Mapping[str, Tensor], settings: str = "") -> str:

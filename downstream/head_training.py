@@ -18,9 +18,9 @@ from distill.downstream.features import Selection
 from distill.downstream.head_run import HeadFolder
 from distill.downstream.heads import Head, spec_augment
 from distill.downstream.labels import Labels
+from distill.encoder import Encoder
 from distill.errors import DataError
 from distill.hashing import hash_number
-from distill.hubert import HubertEncoder
 from distill.optim import OptimConfig
 from distill.processes import is_first_process
 from distill.training.saving import read_checkpoint
@@ -44,7 +44,7 @@ class HeadTraining(pl.LightningModule):
 
     def __init__(
         self,
-        encoder: HubertEncoder,
+        encoder: Encoder,
         selection: Selection,
         head: Head,
         labels: Labels,

@@ -59,7 +59,7 @@ def probe(
     """Train on clean speech, test under each condition.
 
     Args:
-        encoders: by name, a `HubertEncoder` (a teacher, or `Student.encoder`).
+        encoders: by name, an `Encoder` (a teacher, or `Student.encoder`).
         task: labelled speech.
         conditions: names of conditions or of single distortions (see `find_condition`).
         noises: reader of the noise that the conditions need.

@@ -21,6 +21,7 @@ from distill.downstream.silence import whole_recordings
 from distill.downstream.task_sources import noise_corpora, noise_sources, read_split, source_of
 from distill.downstream.tasks import RECORDED
 from distill.downstream.truths import truths
+from distill.encoder import EncoderConfig
 from distill.errors import differing_keys, refuse_other_settings
 from distill.hashing import hash_lines
 from distill.hubert import HubertConfig
@@ -38,7 +39,7 @@ class TaskSpeech:
         model: each utterance must have at least one frame in it; default: HuBERT base.
     """
 
-    def __init__(self, config: EvaluationConfig, model: HubertConfig | None = None):
+    def __init__(self, config: EvaluationConfig, model: EncoderConfig | None = None):
         self.config, self.model = config, model or HubertConfig()
         self._splits: dict[str, list[Cut]] = {}
         self._hashes: dict[str, str] = {}

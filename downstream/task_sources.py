@@ -13,8 +13,8 @@ from distill.data_prep.advice import how_to_make
 from distill.downstream.distorted_sets import find_condition
 from distill.downstream.options import EvaluationConfig
 from distill.downstream.tasks import NOISES, RECORDED
+from distill.encoder import EncoderConfig
 from distill.errors import DataError
-from distill.hubert import HubertConfig
 from distill.preflight.survey import check_files
 
 
@@ -55,7 +55,7 @@ def check_sources(config: EvaluationConfig) -> None:
         raise DataError("; ".join([f"{said} {verb} not exist", *ways]))
 
 
-def read_split(config: EvaluationConfig, name: str, model: HubertConfig) -> list[Cut]:
+def read_split(config: EvaluationConfig, name: str, model: EncoderConfig) -> list[Cut]:
     """The utterances of a manifest, each with at least a frame of the model.
 
     Raises:

@@ -50,14 +50,14 @@ class UpstreamExpert(nn.Module):
         self.eval()
 
     def get_downsample_rates(self, key: str) -> int:
-        """Samples per frame, the same for every key: 320 for every published HuBERT."""
+        """Samples per frame, the same for every key: 320 for every published HuBERT, 1280 for SPIRAL."""
         return self.model.config.hop
 
     def forward(self, wavs: list[Tensor]) -> dict[str, Any]:
         """Encode utterances.
 
         Args:
-            wavs: B waveforms (T,) at 16 kHz, of any lengths; those shorter than a frame are padded with
+            wavs: B waveforms (T,) at 16 kHz, of any lengths; those too short for a frame are padded with
                 silence.
 
         Returns:
@@ -76,7 +76,7 @@ class UpstreamExpert(nn.Module):
                 )
         if not len(wavs):
             raise ValueError("wavs is empty: give one waveform (T,) or more")
-        lengths = torch.tensor([len(wav) for wav in wavs]).clamp_min(self.model.config.receptive_field)
+        lengths = torch.tensor([len(wav) for wav in wavs]).clamp_min(self.model.config.min_samples)
         waveforms = pad_sequence(wavs, batch_first=True)  # (B, T)
         waveforms = nn.functional.pad(waveforms, (0, max(0, int(lengths.max()) - waveforms.shape[1])))
         # Equal lengths are full rows: without masks the model is faster, and the same.

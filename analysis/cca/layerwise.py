@@ -1,6 +1,7 @@
 """`distill cca`: how much of sounds, phones and words each layer carries (Pasad et al. 2023).
 
-Every layer is compared with four views: `local`, the output of the CNN; `mel`, filter banks; `phone` and
+Every layer is compared with four views: `local`, the output of the CNN (of SPIRAL: of
+block 1's convolutions, before any transformer); `mel`, filter banks; `phone` and
 `word`, labels of segments. Three samples of the speech are drawn; each is used with three choices of
 training, dev and test part, so that a score is the mean of nine.
 """
@@ -8,9 +9,9 @@ training, dev and test part, so that a score is the mean of nine.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import reduce
+from functools import partial, reduce
 from operator import add
 from pathlib import Path
 from statistics import mean
@@ -19,13 +20,14 @@ from typing import Any
 import numpy as np
 import torch
 from lhotse.cut import Cut
+from torch import Tensor
 from tqdm import tqdm
 
 from distill import markdown
 from distill.analysis.cca.alignments import Alignments, read_alignments
 from distill.analysis.cca.collecting import Collected, FrameView, Wanted, collect, read_wave
 from distill.analysis.cca.correlations import Definition
-from distill.analysis.cca.mel import mel_view
+from distill.analysis.cca.mel import mel_at
 from distill.analysis.cca.moments import Moments
 from distill.analysis.cca.phones import fold_words, map_phones
 from distill.analysis.cca.ranking import scores_of
@@ -45,7 +47,7 @@ from distill.analysis.cca.segments import (
     split_by_label,
     split_by_utterance,
 )
-from distill.analysis.layered import CNN, LayeredModel
+from distill.analysis.layered import LayeredModel
 from distill.analysis.record import Record
 from distill.data.audio import samples_at_16k
 from distill.data.contents import contents_of
@@ -58,9 +60,9 @@ from distill.waveforms import pad
 
 logger = logging.getLogger(__name__)
 
-FRAME_VIEWS: dict[str, FrameView] = {
-    "local": lambda wave, layers: layers[CNN],
-    "mel": lambda wave, layers: mel_view(wave),
+FRAME_VIEWS: dict[str, Callable[[Tensor, Mapping[str, Tensor], LayeredModel, int], Tensor]] = {
+    "local": lambda wave, layers, model, step: layers[model.local],
+    "mel": lambda wave, layers, model, step: mel_at(wave, step),
 }
 LABEL_VIEWS = {"phone": "phones", "word": "words"}
 """Views of labels, and the option that says where these are."""
@@ -134,8 +136,10 @@ def analyse(models: Sequence[LayeredModel], speech: str, options: CcaOptions, ou
         cuts = [cut for cut in cuts if cut.id in chosen]
     for model in models:
         model.check(options.layers or ())
-        if "local" in options.views and CNN not in model.layers:
-            raise UsageError(f"{model.name} shows no layer {CNN} to compare with: leave out --view local")
+        if "local" in options.views and model.local not in model.layers:
+            raise UsageError(
+                f"{model.name} shows no layer {model.local} to compare with: leave out --view local"
+            )
     check_files(cuts, "the speech")
     alignments = {view: _alignments(view, cuts, options) for view in options.views if view in LABEL_VIEWS}
     plans: dict[int, Plan] = {}
@@ -148,7 +152,11 @@ def analyse(models: Sequence[LayeredModel], speech: str, options: CcaOptions, ou
     record.refuse_other_models({model.name: model.identity for model in models})
     for model in models:
         layers = options.layers or model.layers
-        todo = [view for view in options.views if not _is_done(record, model, view, _compared(view, layers))]
+        todo = [
+            view
+            for view in options.views
+            if not _is_done(record, model, view, _compared(view, layers, model))
+        ]
         if not todo:
             continue
         hop = max(map(model.hop, layers))
@@ -158,9 +166,9 @@ def analyse(models: Sequence[LayeredModel], speech: str, options: CcaOptions, ou
     return record
 
 
-def _compared(view: str, layers: Sequence[str]) -> list[str]:
+def _compared(view: str, layers: Sequence[str], model: LayeredModel) -> list[str]:
     """The layers that are compared with a view: not the local features with themselves."""
-    return [layer for layer in layers if (view, layer) != ("local", CNN)]
+    return [layer for layer in layers if (view, layer) != ("local", model.local)]
 
 
 def _is_done(record: Record, model: LayeredModel, view: str, layers: Sequence[str]) -> bool:
@@ -237,9 +245,14 @@ def _scores(
     model: LayeredModel, cuts: Sequence[Cut], plan: Plan, layers: Sequence[str], options: CcaOptions
 ) -> list[dict[str, Any]]:
     """A row for each view, layer, sample and split."""
-    frame_views = {view: FRAME_VIEWS[view] for view in options.views if view in FRAME_VIEWS}
+    used = [*layers, *([model.local] if "local" in options.views and model.local not in layers else [])]
+    step = max(map(model.hop, used))
+    named = [view for view in options.views if view in FRAME_VIEWS]
+    frame_views: dict[str, FrameView] = {
+        view: partial(FRAME_VIEWS[view], model=model, step=step) for view in named
+    }
     wanted = Wanted(
-        [*layers, *([CNN] if "local" in frame_views and CNN not in layers else [])],
+        used,
         views=frame_views,
         pieces=plan.pieces if frame_views else {},
         instances={view: plan.instances[view] for view in options.views if view in LABEL_VIEWS},
@@ -249,7 +262,7 @@ def _scores(
     work = [
         (view, layer, sample)
         for view in options.views
-        for layer in _compared(view, layers)
+        for layer in _compared(view, layers, model)
         for sample in range(options.samples)
     ]
     rows = []

@@ -56,6 +56,21 @@ def mel_view(waveform: Tensor, *, every: int = 2) -> Tensor:
     return (level_db.clamp(min=float(level_db.max()) - _RANGE_DB) / _RANGE_DB + 1)[::every]
 
 
+def mel_at(waveform: Tensor, step: int) -> Tensor:
+    """`mel_view` at the frames of slower models: the mean of its frames of 20 ms in each of theirs.
+
+    Args:
+        waveform: as there.
+        step: samples from one frame to the next; where they are no multiple of 20 ms, frames of 20 ms.
+    """
+    rows = mel_view(waveform)
+    each, left = divmod(step, 2 * STEP)
+    if left or each <= 1:
+        return rows
+    n_frames = len(rows) // each
+    return rows[: n_frames * each].unflatten(0, (n_frames, each)).mean(1)
+
+
 @functools.cache
 def _triangles() -> Tensor:
     """(1025, 80)."""

@@ -1,4 +1,4 @@
-"""Architectures: read off weights, held against what a file says, and made into a `HubertConfig`."""
+"""Architectures: read off weights, held against what a file says, and made into a configuration."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from typing import Any
 
 from torch import Tensor
 
+from distill.encoder import EncoderConfig
 from distill.errors import CheckpointError, first_line
 from distill.hubert import HubertConfig
+from distill.spiral.encoder import SpiralConfig
+from distill.student import FAMILIES, config_of
 
 STRIDES = (5, 2, 2, 2, 2, 2, 2)
 """Of the seven convolutions of every published HuBERT; weights do not tell."""
@@ -104,12 +107,19 @@ def _short(value: Any) -> str:
 
 
 def check_types(fields: Mapping[str, Any], source: object) -> None:
-    """Check that values read from a file have the types of `HubertConfig`'s fields.
+    """Check that values read from a file have the types of a configuration's fields.
 
     Raises:
-        CheckpointError: naming the first unknown field or wrong value.
+        CheckpointError: naming the first unknown field or wrong value, or the family if that is unknown.
     """
-    defaults = {field.name: field.default for field in dataclasses.fields(HubertConfig)}
+    family = fields.get("family", "hubert")
+    if not isinstance(family, str) or family not in FAMILIES:
+        raise CheckpointError(
+            f"{source} is of the unknown family {ascii(family)[:40]}, expected {' or '.join(FAMILIES)}: was "
+            "it written by a later version?"
+        )
+    fields = {name: value for name, value in fields.items() if name != "family"}
+    defaults = {field.name: field.default for field in dataclasses.fields(FAMILIES[family][0])}
     for name, value in fields.items():
         default = defaults.get(name)
         if default is None:
@@ -137,17 +147,54 @@ def _positive(value: Any) -> bool:
     return type(value) is int and value > 0
 
 
-def make_config(fields: Mapping[str, Any], source: object) -> HubertConfig:
-    """`HubertConfig` of values read from a file.
+def make_config(fields: Mapping[str, Any], source: object) -> HubertConfig | SpiralConfig:
+    """The configuration of values read from a file.
+
+    Args:
+        fields: as `EncoderConfig.to_dict` gives them; without a "family", of HuBERT.
+        source: the checkpoint, for the message.
 
     Raises:
         CheckpointError: for unknown fields and for values that no model can have.
     """
     check_types(fields, source)
     try:
-        return HubertConfig(**fields)
+        return config_of(fields)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{source} describes an impossible model: {first_line(error)}") from None
+
+
+def make_hubert_config(fields: Mapping[str, Any], source: object) -> HubertConfig:
+    """`make_config` for the formats of programs that have no other family.
+
+    Raises:
+        CheckpointError: as `make_config`.
+    """
+    config = make_config({"family": "hubert", **fields}, source)
+    assert isinstance(config, HubertConfig)
+    return config
+
+
+def check_depth(config: EncoderConfig, state: Mapping[str, Any], source: object) -> None:
+    """Check that the weights are as deep as described, before a model of any size is built.
+
+    Args:
+        config: as described.
+        state: an encoder's weights in our names.
+        source: the checkpoint, for the message.
+
+    Raises:
+        CheckpointError: if they are not.
+    """
+    depths = {"": config.layers}
+    if isinstance(config, SpiralConfig):
+        depths = {"block1.": config.block1_layers, "block2.": config.layers}
+    for block, layers in depths.items():
+        start, end = f"{block}layers.", ".query.weight"
+        found = sum(key.startswith(start) and key.endswith(end) for key in state)
+        if found != layers:
+            where = f" in block {block[-2]}" if block else ""
+            raise CheckpointError(f"{source} is described with {layers} layers{where} but holds {found}")
 
 
 def own_section(

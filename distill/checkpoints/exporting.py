@@ -11,6 +11,7 @@ from distill.checkpoints.card_metadata import MeasuredScore
 from distill.checkpoints.loading import EXPORT_NAMES
 from distill.checkpoints.model_card import Scores
 from distill.checkpoints.paths import without_absolute_paths
+from distill.encoder import Encoder
 from distill.errors import CheckpointError
 from distill.hubert import HubertEncoder
 from distill.student import Student
@@ -27,10 +28,13 @@ _IMPOSSIBLE = {
     ("teacher", "s3prl"): _STUDENTS_ONLY,
     ("teacher", "onnx"): _STUDENTS_ONLY,
 }
+_OF_HUBERT = "it is for HuBERT, whose CNN hears the waveform; SPIRAL has two blocks behind log-mel features"
 _POSSIBLE = {
     "student": "s3prl, huggingface, onnx and native",
     "student without heads": "huggingface, onnx and native",
     "teacher": "fairseq, torchaudio, huggingface and native",
+    "SPIRAL encoder": "onnx and native",
+    "SPIRAL student": "onnx and native",
 }
 
 
@@ -41,6 +45,7 @@ def export_checkpoint(
     *,
     scores: Scores | Sequence[MeasuredScore] | None = None,
     license: str | None = None,
+    n_samples: int | None = None,
 ) -> Path:
     """Load a checkpoint of any kind and `export` it, with its provenance and the recipe of its run folder.
 
@@ -50,6 +55,7 @@ def export_checkpoint(
         path: where to.
         scores: for the model card, as in `export`.
         license: the same.
+        n_samples: of ONNX, as in `export`.
 
     Returns:
         What was written.
@@ -58,11 +64,12 @@ def export_checkpoint(
         CheckpointError: as `load_teacher` and `export`.
     """
     model, provenance, recipe = loading.load_any(source)
-    return export(model, format, path, provenance=provenance, recipe=recipe, scores=scores, license=license)
+    card: dict[str, Any] = {"recipe": recipe, "scores": scores, "license": license}
+    return export(model, format, path, provenance=provenance, n_samples=n_samples, **card)
 
 
 def export(
-    model: HubertEncoder | Student,
+    model: Encoder | Student,
     format: str,
     path: str | Path,
     *,
@@ -70,6 +77,7 @@ def export(
     recipe: Mapping[str, Any] | None = None,
     scores: Scores | Sequence[MeasuredScore] | None = None,
     license: str | None = None,
+    n_samples: int | None = None,
 ) -> Path:
     """Write a model for another program.
 
@@ -84,6 +92,7 @@ def export(
             for what fairseq's says about the training.
         scores: for the model card: measured ones, or test condition -> task -> score.
         license: of the model, for the model card: as the hub calls it, such as "apache-2.0".
+        n_samples: ONNX: the graph is for one utterance of so many samples, padding included; None: for any.
 
     Returns:
         What was written: the folder for "huggingface", for the others the file with the weights.
@@ -96,7 +105,10 @@ def export(
     if format not in FORMATS:
         raise ValueError(f"unknown format {format!r}; there are {', '.join(FORMATS)}")
     kind = _kind(model)
-    reason = _IMPOSSIBLE.get((kind, format))
+    if n_samples is not None and format != "onnx":
+        raise CheckpointError(f"a fixed length is for onnx: {format} has none")
+    spiral = kind.startswith("SPIRAL") and format not in ("native", "onnx")
+    reason = _OF_HUBERT if spiral else _IMPOSSIBLE.get((kind, format))
     if reason:
         raise CheckpointError(
             f"a {kind} cannot be exported to {format}: {reason}; it goes to {_POSSIBLE[kind]}"
@@ -113,6 +125,7 @@ def export(
         return native.write(model, path, facts)
     if format == "huggingface":
         encoder = model.encoder if isinstance(model, Student) else model
+        assert isinstance(encoder, HubertEncoder)
         return huggingface.write(encoder, path, facts, recipe=recipe, scores=scores, license=license)
     file = path if name is None or named else path / name
     if isinstance(model, Student) and format == "s3prl":
@@ -121,10 +134,13 @@ def export(
         return fairseq_writing.write(model, file, facts, recipe=recipe)
     if isinstance(model, HubertEncoder) and format == "torchaudio":
         return torchaudio.write(model, file, facts)
-    return onnx.write(model, file, facts)
+    return onnx.write(model, file, facts, n_samples=n_samples)
 
 
-def _kind(model: HubertEncoder | Student) -> str:
+def _kind(model: Encoder | Student) -> str:
+    encoder = model.encoder if isinstance(model, Student) else model
+    if not isinstance(encoder, HubertEncoder):
+        return "SPIRAL student" if isinstance(model, Student) else "SPIRAL encoder"
     if isinstance(model, Student):
         return "student"
-    return "teacher" if model.config.projection_norm else "student without heads"
+    return "teacher" if encoder.config.projection_norm else "student without heads"

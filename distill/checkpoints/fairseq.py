@@ -109,7 +109,7 @@ def parse(contents: Any, path: object) -> tuple[HubertConfig, dict[str, Tensor],
     strides = None if layers is None else [stride for _, _, stride in layers]
     shape = architecture.architecture(state, strides, path)
     architecture.compare(model_cfg | {"conv_feature_layers": layers}, _in_fairseq_terms(shape), path, "'cfg'")
-    config = architecture.make_config(shape | _settings(model_cfg, task_cfg, shape, path), path)
+    config = architecture.make_hubert_config(shape | _settings(model_cfg, task_cfg, shape, path), path)
     updates = _updates(contents)
     provenance = {"model": name, "fine_tuned": fine_tuned}
     provenance |= {} if updates is None else {"num_updates": updates}

@@ -115,7 +115,7 @@ def read(
     if normalize_input is None:
         normalize_input = _normalizes(folder, shape, fields)
     fields |= _settings(settings) | {"normalize_input": normalize_input}
-    config = architecture.make_config(shape | fields, source)
+    config = architecture.make_hubert_config(shape | fields, source)
     architecture.compare(settings, _shapes(config), source, "config.json")
     provenance = {"model_type": model_type, "architectures": settings.get("architectures")}
     return config, state, provenance | own

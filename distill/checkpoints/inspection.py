@@ -12,7 +12,13 @@ from torch import nn
 from distill.checkpoints import huggingface, native, onnx
 from distill.checkpoints.loading import EXPORT_NAMES, exported_files, open_source
 from distill.checkpoints.native import Kind
+from distill.encoder import EncoderConfig
+from distill.hubert import HubertConfig
+from distill.spiral.encoder import SpiralConfig
 from distill.student import Student
+from distill.waveforms import SAMPLE_RATE
+
+_FAMILIES = {"hubert": "HuBERT or wav2vec 2.0", "spiral": "SPIRAL"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,13 +28,17 @@ class CheckpointInfo:
     path: str
     """The source as it was given."""
     format: str
-    """"native", "fairseq", "huggingface", "torchaudio", "s3prl", "onnx" or "random"."""
+    """"native", "fairseq", "huggingface", "torchaudio", "s3prl", "nemo", "onnx" or "random"."""
     kind: Kind
-    """"teacher" (any plain encoder with a projection norm) or "student"."""
+    """"teacher" (any plain encoder of SPIRAL, and of HuBERT with a projection norm) or "student"."""
+    family: str
+    """"hubert" (wav2vec 2.0 is one) or "spiral"."""
     layers: int
-    """Transformer layers."""
+    """Transformer layers; of SPIRAL those of block 2, whose frames it puts out."""
     dim: int
     """D, features of a frame."""
+    hop: int
+    """Samples at 16 kHz from one frame to the next."""
     parameters_encoder: int
     """Parameters of the encoder alone."""
     parameters_total: int
@@ -37,6 +47,8 @@ class CheckpointInfo:
     """Teacher layers that a student predicts; None for a plain encoder."""
     normalize_input: bool
     """Whether waveforms are normalised to zero mean and unit variance first."""
+    blocks: str = ""
+    """Of SPIRAL, for people."""
     provenance: dict[str, Any] = field(default_factory=dict)
     """Where it comes from, plain values."""
 
@@ -46,7 +58,10 @@ class CheckpointInfo:
             "path": self.path,
             "format": self.format,
             "kind": self.kind,
+            "family": _FAMILIES[self.family],
+            "frame rate": f"{SAMPLE_RATE / self.hop:g} Hz (every {1000 * self.hop / SAMPLE_RATE:g} ms)",
             "layers": self.layers,
+            **({"blocks": self.blocks} if self.blocks else {}),
             "dim": self.dim,
             "parameters (encoder)": f"{self.parameters_encoder:,}",
             "parameters (total)": f"{self.parameters_total:,}",
@@ -74,17 +89,15 @@ def inspect(source: str | Path) -> CheckpointInfo:
     opened = open_source(str(source), "any")
     model = opened.model
     encoder = model.encoder if isinstance(model, Student) else model
-    student = isinstance(model, Student) or not encoder.config.projection_norm
+    student = isinstance(model, Student) or _is_student(encoder.config)
     return CheckpointInfo(
         path=str(source),
         format=opened.format,
         kind="student" if student else "teacher",
-        layers=encoder.config.layers,
-        dim=encoder.config.dim,
+        **_architecture(encoder.config),
         parameters_encoder=_count(encoder),
         parameters_total=_count(model),
         targets=model.targets if isinstance(model, Student) else None,
-        normalize_input=encoder.config.normalize_input,
         provenance=opened.provenance,
     )
 
@@ -108,16 +121,33 @@ def _inspect_onnx(files: list[Path], source: str) -> CheckpointInfo:
     return CheckpointInfo(
         path=source,
         format="onnx",
-        kind="teacher" if config.projection_norm else "student",
-        layers=config.layers,
-        dim=config.dim,
+        kind="student" if targets is not None or _is_student(config) else "teacher",
+        **_architecture(config),
         parameters_encoder=noted["parameters"],
         parameters_total=noted["parameters"],
         targets=None if targets is None else tuple(targets),
-        normalize_input=config.normalize_input,
         provenance={"precision": ", ".join(found["precision"] for _, found in described)}
+        | ({} if noted["samples"] is None else {"samples": f"{noted['samples']}, one utterance"})
         | noted["provenance"],
     )
+
+
+def _is_student(config: EncoderConfig) -> bool:
+    """Whether a plain encoder can only be that of a student."""
+    return isinstance(config, HubertConfig) and not config.projection_norm
+
+
+def _architecture(config: EncoderConfig) -> dict[str, Any]:
+    """The fields of `CheckpointInfo` that a configuration gives."""
+    names = ("family", "layers", "dim", "hop", "normalize_input")
+    found: dict[str, Any] = {name: getattr(config, name) for name in names}
+    if isinstance(config, SpiralConfig):
+        blocks = zip((config.block1_conv_layers, config.conv_layers), config.transformers, strict=True)
+        sizes = [
+            f"{len(convs)} convolutions, {block.layers} layers of {block.dim}" for convs, block in blocks
+        ]
+        found["blocks"] = "; ".join(f"block {number}: {size}" for number, size in enumerate(sizes, start=1))
+    return found
 
 
 def _count(module: nn.Module) -> int:

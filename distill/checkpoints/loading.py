@@ -15,26 +15,32 @@ from distill.checkpoints import (
     files,
     huggingface,
     native,
+    nemo,
     s3prl,
     safe_pickle,
     torchaudio,
     weights,
 )
 from distill.checkpoints.native import Kind
+from distill.encoder import Encoder, EncoderConfig
 from distill.errors import CheckpointError, listed
-from distill.hubert import PRESETS, HubertConfig, HubertEncoder
-from distill.student import Student
+from distill.hubert import PRESETS as HUBERTS
+from distill.hubert import HubertEncoder
+from distill.spiral.encoder import PRESETS as SPIRALS
+from distill.student import Student, encoder_of
 
 _Wanted = Literal["teacher", "student", "any"]
+PRESETS: dict[str, EncoderConfig] = {**HUBERTS, **{f"spiral_{name}": SPIRALS[name] for name in SPIRALS}}
+"""What "random:NAME" makes."""
 _EXPECTED: dict[_Wanted, str] = {
     "teacher": "expected a teacher: a fairseq or torchaudio .pt, a torchaudio bundle such as HUBERT_BASE, a "
-    "Hugging Face folder or hub id (org/name), teacher.safetensors, a run folder, or random:"
-    + "|".join(PRESETS),
+    "Hugging Face folder or hub id (org/name), a .ckpt of SPIRAL's authors, teacher.safetensors, a run "
+    "folder, or random:" + "|".join(PRESETS),
     "student": "expected a student: student.safetensors with its .json, a Lightning .ckpt, an s3prl "
     "Distiller .ckpt, or a run folder",
     "any": "expected a checkpoint: a fairseq or torchaudio .pt, a torchaudio bundle, a Hugging Face folder "
-    "or hub id (org/name), an s3prl Distiller .ckpt, our .safetensors with its .json, a Lightning .ckpt, our "
-    ".onnx, or a run folder",
+    "or hub id (org/name), an s3prl Distiller .ckpt, a .ckpt of SPIRAL's authors, our .safetensors with its "
+    ".json, a Lightning .ckpt, our .onnx, or a run folder",
 }
 _CHOICES = {"normalize=true": True, "normalize=false": False}
 _HEAD = "head.safetensors"  # next to the teacher that `distill adapt` makes
@@ -53,7 +59,7 @@ class Opened:
 
     format: str
     """As `CheckpointInfo.format`."""
-    model: HubertEncoder | Student
+    model: Encoder | Student
     """In eval mode."""
     provenance: dict[str, Any]
     """Where it comes from, plain values."""
@@ -61,25 +67,26 @@ class Opened:
     """Of its run, if it lies in a run folder."""
 
 
-def load_teacher(source: str | Path, *, normalize_input: bool | None = None) -> HubertEncoder:
-    """Load a HuBERT encoder, in eval mode.
+def load_teacher(source: str | Path, *, normalize_input: bool | None = None) -> Encoder:
+    """Load an encoder of HuBERT or SPIRAL, in eval mode.
 
     A Hugging Face folder holds a plain encoder: an exported student can be loaded too, without its heads.
 
     Args:
         source: a fairseq checkpoint, a torchaudio state dict or bundle name (HUBERT_BASE), a Hugging Face
-            folder or hub id, `teacher.safetensors`, a run folder, a Lightning checkpoint of `distill adapt`,
-            or "random:base", "random:large", "random:mini" for random weights (from torch's global
-            generator). HuBERT and wav2vec 2.0 alike. Each may end in "?normalize=true" or "?normalize=false",
-            see `split_source`.
-        normalize_input: whether waveforms are normalised to zero mean and unit variance first; None: as the
-            source says, where a Hugging Face folder of a model with group norm is taken not to.
+            folder or hub id, a Lightning checkpoint of SPIRAL's authors (of which the student's encoder is
+            taken), `teacher.safetensors`, a run folder, a Lightning checkpoint of `distill adapt`, or
+            "random:base", "random:large", "random:mini", "random:spiral_base", ... for random weights (from
+            torch's global generator). HuBERT and wav2vec 2.0 alike. Each may end in "?normalize=true"
+            or "?normalize=false", see `split_source`.
+        normalize_input: whether waveforms of HuBERT are normalised to zero mean and unit variance first;
+            None: as the source says, where a Hugging Face folder of a model with group norm is taken not to.
 
     Raises:
         CheckpointError: saying what was found and what was expected.
     """
     opened = open_source(str(source), "teacher", normalize_input)
-    if not isinstance(opened.model, HubertEncoder):
+    if isinstance(opened.model, Student):
         raise CheckpointError(f"{source} holds a student, {_EXPECTED['teacher']}; load_student reads it")
     return opened.model
 
@@ -106,7 +113,7 @@ def load_student(path: str | Path, *, normalize_input: bool | None = None) -> St
 
 def load_any(
     source: str | Path,
-) -> tuple[HubertEncoder | Student, dict[str, Any], dict[str, Any] | None]:
+) -> tuple[Encoder | Student, dict[str, Any], dict[str, Any] | None]:
     """Load a teacher or a student, whichever it is.
 
     Returns:
@@ -162,6 +169,11 @@ def open_source(source: str, wanted: _Wanted, normalize_input: bool | None = Non
     opened = _open_plain(source, wanted, choice)
     if choice is not None:
         encoder = opened.model.encoder if isinstance(opened.model, Student) else opened.model
+        if not isinstance(encoder, HubertEncoder):
+            raise CheckpointError(
+                f"{source}: whether waveforms are normalised is a choice for HuBERT; SPIRAL always scales "
+                'them to their peak and normalises its features: leave "?normalize=..." out'
+            )
         encoder.config = replace(encoder.config, normalize_input=choice)
     return opened
 
@@ -173,7 +185,7 @@ def _open_plain(source: str, wanted: _Wanted, choice: bool | None) -> Opened:
         name = source.removeprefix("random:")
         if name not in PRESETS:
             raise CheckpointError(f"{source}: there is no preset {name!r}, expected {', '.join(PRESETS)}")
-        return Opened("random", HubertEncoder.from_preset(name).eval(), {"preset": name})
+        return Opened("random", encoder_of(PRESETS[name]).eval(), {"preset": name})
     try:
         return _open_path(path, source, wanted, choice)
     except OSError as error:
@@ -189,6 +201,8 @@ def _open_path(path: Path, source: str, wanted: _Wanted, choice: bool | None) ->
         raise CheckpointError(_missing(source, wanted))
     if path.is_file() and path.stat().st_size == 0:
         raise CheckpointError(f"{source} is empty (0 bytes), {_EXPECTED[wanted]}")
+    if path.is_file() and nemo.mentioned(path):
+        return _torch_file(path, wanted)
     prefer: Kind = "teacher" if wanted == "teacher" else "student"
     if native.locate(path, prefer) is not None:
         model, provenance = native.read(path, prefer=prefer)
@@ -221,7 +235,7 @@ def _hugging_face(source: str | Path, choice: bool | None) -> Opened:
 
 def _filled(
     format: str,
-    config: HubertConfig,
+    config: EncoderConfig,
     state: dict[str, Tensor],
     provenance: dict[str, Any],
     source: str | Path,
@@ -255,6 +269,8 @@ def _torch_file(path: Path, wanted: _Wanted) -> Opened:
         return opened
     if s3prl.matches(contents):
         return Opened("s3prl", *s3prl.parse(contents, path))
+    if nemo.matches(contents):
+        return _filled("nemo", *nemo.parse(contents, path), path)
     if torchaudio.matches(contents):
         return _filled("torchaudio", *torchaudio.parse(contents, path), path)
     raise CheckpointError(f"{path} is {_describe_contents(contents)}, {_EXPECTED[wanted]}")

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from distill.checkpoints import architecture, files, safe_pickle, torch_files, weights
+from distill.encoder import Encoder, EncoderConfig
 from distill.errors import CheckpointError
-from distill.hubert import HubertConfig, HubertEncoder
 from distill.student import Student
 
 Kind = Literal["teacher", "student"]
@@ -20,9 +20,7 @@ VERSION = 1
 _PREFIXES = {"student": "student.", "teacher": "encoder."}  # of the weights in a Lightning checkpoint
 
 
-def write(
-    model: HubertEncoder | Student, folder: str | Path, provenance: dict[str, Any] | None = None
-) -> Path:
+def write(model: Encoder | Student, folder: str | Path, provenance: dict[str, Any] | None = None) -> Path:
     """Write `teacher.safetensors` or `student.safetensors` and its JSON, atomically.
 
     Args:
@@ -79,7 +77,7 @@ def _is_lightning(path: Path) -> bool:
         return False
 
 
-def read(path: str | Path, *, prefer: Kind = "student") -> tuple[HubertEncoder | Student, dict[str, Any]]:
+def read(path: str | Path, *, prefer: Kind = "student") -> tuple[Encoder | Student, dict[str, Any]]:
     """A model of ours, in eval mode, and its provenance.
 
     Args:
@@ -106,7 +104,7 @@ def read(path: str | Path, *, prefer: Kind = "student") -> tuple[HubertEncoder |
     return _build(description, files.read_safetensors(found), found)
 
 
-def _read_lightning(path: Path) -> tuple[HubertEncoder | Student, dict[str, Any]]:
+def _read_lightning(path: Path) -> tuple[Encoder | Student, dict[str, Any]]:
     contents = safe_pickle.load(path)
     contents = contents if isinstance(contents, dict) else {}
     description, state = contents.get("distill"), contents.get("state_dict")
@@ -121,7 +119,7 @@ def _read_lightning(path: Path) -> tuple[HubertEncoder | Student, dict[str, Any]
 
 def _build(
     description: dict[str, Any], state: dict[str, Any], path: Path
-) -> tuple[HubertEncoder | Student, dict[str, Any]]:
+) -> tuple[Encoder | Student, dict[str, Any]]:
     """A model from its description and weights."""
     kind, values = description.get("kind"), description.get("architecture")
     provenance = description.get("provenance")
@@ -152,10 +150,8 @@ def _build(
     return weights.fill(lambda: Student(config, targets, target_dim), state, path), provenance
 
 
-def _checked_config(values: dict[str, Any], state: dict[str, Any], path: Path) -> HubertConfig:
+def _checked_config(values: dict[str, Any], state: dict[str, Any], path: Path) -> EncoderConfig:
     """The described configuration; before a model of any size is built, the weights must be as deep."""
     config = architecture.make_config(values, path)
-    layers = sum(key.startswith("layers.") and key.endswith(".query.weight") for key in state)
-    if config.layers != layers:
-        raise CheckpointError(f"{path} is described with {config.layers} layers but holds {layers}")
+    architecture.check_depth(config, state, path)
     return config

@@ -1,10 +1,13 @@
 """ONNX: an encoder for onnxruntime and the devices behind it, in float32 and with int8 weights.
 
 Inputs: waveforms (B, T) float32 at 16 kHz, padded at the end; lengths (B,) int64, valid samples. A length
-below those of one frame (400) counts as one frame, one beyond T as T: a graph cannot refuse them.
+below those of the shortest utterance (400 in HuBERT, 1 in SPIRAL) counts as that, one beyond T as T: a graph
+cannot refuse them.
 Outputs: last_hidden_state (B, F, D), the last layer (z in Eq. 1 of the paper), after the final layer norm of
 pre-norm models; frames (B,) int64, valid ones.
-B and T are free. Statistics are masked as in `HubertEncoder`: a padded batch gives what each row alone gives.
+B and T are free, or fixed to one utterance and a number of samples for devices that want static shapes; a
+shorter utterance is padded then, and `lengths` says so. Statistics are masked as in the encoder: a padded
+batch gives what each row alone gives.
 """
 
 from __future__ import annotations
@@ -22,12 +25,14 @@ import torch
 from torch import Tensor, nn
 
 from distill.checkpoints import architecture, files
+from distill.encoder import Encoder, EncoderConfig
 from distill.errors import CheckpointError, first_line
-from distill.hubert import HubertConfig, HubertEncoder
+from distill.spiral.encoder import SpiralConfig
 from distill.student import Student
 from distill.waveforms import SAMPLE_RATE
 
 _KEY = "distill"  # of our description in the file's metadata
+_FRONT_END = "encoder.logmel."  # what names of SPIRAL's filters begin with in a graph
 _OPSET = 18  # what torch's exporter writes without converting
 
 
@@ -36,19 +41,26 @@ def int8_path(path: Path) -> Path:
     return path.with_name(f"{path.stem}.int8{path.suffix}")
 
 
-def write(model: HubertEncoder | Student, path: Path, provenance: dict[str, Any] | None = None) -> Path:
+def write(
+    model: Encoder | Student,
+    path: Path,
+    provenance: dict[str, Any] | None = None,
+    *,
+    n_samples: int | None = None,
+) -> Path:
     """Write an encoder, without prediction heads, as `NAME.onnx` and `NAME.int8.onnx`.
 
     Args:
         model: a student; a plain encoder works as well.
         path: the .onnx file.
         provenance: plain values, kept in the file's metadata.
+        n_samples: T, fixed, with B = 1; None: both are free.
 
     Returns:
         The path of the float32 file.
 
     Raises:
-        CheckpointError: if packages are missing, or the files cannot be written.
+        CheckpointError: if packages are missing, the files cannot be written, or T is too short.
     """
     _require("onnx", "onnxscript", "onnxruntime")
     encoder = model.encoder if isinstance(model, Student) else model
@@ -57,20 +69,23 @@ def write(model: HubertEncoder | Student, path: Path, provenance: dict[str, Any]
         "parameters": sum(parameter.numel() for parameter in encoder.parameters()),
         "targets": list(model.targets) if isinstance(model, Student) else None,
         "provenance": provenance or {},
+        "samples": n_samples,
     }
-    contents = _trace(encoder, json.dumps(description))
+    if n_samples is not None and n_samples < (least := encoder.config.min_samples):
+        raise CheckpointError(f"{n_samples} samples are too few for a frame, which needs {least}")
+    contents = _trace(encoder, json.dumps(description), n_samples)
     with files.atomic(path) as temporary:
         temporary.write_bytes(contents)
     _quantize(path, int8_path(path))
     return path
 
 
-def describe(path: Path) -> tuple[HubertConfig, dict[str, Any]]:
+def describe(path: Path) -> tuple[EncoderConfig, dict[str, Any]]:
     """What `write` noted down in a .onnx file.
 
     Returns:
-        The encoder's architecture, and "parameters", "targets" (None for a plain encoder), "provenance" and
-        "precision" ("float32" or "int8").
+        The encoder's architecture, and "parameters", "targets" (None for a plain encoder), "provenance",
+        "precision" ("float32" or "int8") and "samples" (None where the length is free).
 
     Raises:
         CheckpointError: if the file is damaged or was not written by `write`, or the package onnx is missing.
@@ -91,36 +106,41 @@ def describe(path: Path) -> tuple[HubertConfig, dict[str, Any]]:
     int8 = any(node.op_type == "MatMulInteger" for node in model.graph.node)
     config = architecture.make_config(description["architecture"], path)
     try:
-        shapes = _shapes(model.graph)
+        shapes = _shapes(model.graph, config)
     except (IndexError, StopIteration, ValueError):
         raise CheckpointError(f"{path} is a damaged ONNX file: its convolutions have no strides") from None
     architecture.compare(config.to_dict(), shapes, path, "its metadata")
-    parameters, targets, provenance = (
-        description.get(key) for key in ("parameters", "targets", "provenance")
+    parameters, targets, provenance, samples = (
+        description.get(key) for key in ("parameters", "targets", "provenance", "samples")
     )
     return config, {
         "parameters": parameters if isinstance(parameters, int) else 0,
         "targets": targets if isinstance(targets, list) else None,
         "provenance": provenance if isinstance(provenance, dict) else {},
         "precision": "int8" if int8 else "float32",
+        "samples": samples if isinstance(samples, int) else None,
     }
 
 
-def _shapes(graph: Any) -> dict[str, Any]:
-    """The fields of `HubertConfig` that a graph shows, as far as its weights have kept their names."""
+def _shapes(graph: Any, config: EncoderConfig) -> dict[str, Any]:
+    """The fields of the configuration that a graph shows, as far as its weights have kept their names."""
     sizes = {tensor.name.removeprefix("encoder."): tuple(tensor.dims) for tensor in graph.initializer}
-    found: dict[str, Any] = {"layers": sum(node.op_type == "Softmax" for node in graph.node)}
-    position = sizes.get("position.conv.parametrizations.weight.original1")  # (D, D / groups, kernel)
+    spiral = isinstance(config, SpiralConfig)
+    attentions = sum(node.op_type == "Softmax" for node in graph.node)
+    found: dict[str, Any] = {"layers": attentions - (config.block1_layers if spiral else 0)}
+    last = "block2." if spiral else ""
+    position = sizes.get(f"{last}position.conv.parametrizations.weight.original1")  # (D, D / groups, kernel)
     if position is not None:
         found |= {"dim": position[0], "position_kernel": position[2]}
         found["position_groups"] = position[0] // max(position[1], 1)
-    layers = []
+    stacks = {"cnn.": "conv_layers", "block1.convs.": "block1_conv_layers", "block2.convs.": "conv_layers"}
     for node in graph.node:
         name = node.input[1].removeprefix("encoder.") if node.op_type == "Conv" else ""
-        if name.startswith("cnn.") and name in sizes:
+        field = next((stacks[start] for start in stacks if name.startswith(start)), None)
+        if field is not None and name in sizes:
             (stride,) = next(attribute.ints for attribute in node.attribute if attribute.name == "strides")
-            layers.append((sizes[name][0], sizes[name][2], stride))
-    return found | ({"conv_layers": layers} if layers else {})
+            found.setdefault(field, []).append((sizes[name][0], sizes[name][2], stride))
+    return found
 
 
 def _require(*packages: str) -> None:
@@ -134,32 +154,43 @@ def _require(*packages: str) -> None:
 class _TwoOutputs(nn.Module):
     """The encoder with the inputs and outputs of the exported graph."""
 
-    def __init__(self, encoder: HubertEncoder):
+    def __init__(self, encoder: Encoder):
         super().__init__()
         self.encoder = encoder
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        most = torch.full_like(lengths, waveforms.shape[1])
-        lengths = torch.minimum(lengths.clamp(min=self.encoder.config.receptive_field), most)
+        config = self.encoder.config
+        lengths = torch.minimum(lengths, torch.full_like(lengths, waveforms.shape[1]))
+        if isinstance(config, SpiralConfig):  # to whole frames: then no shape depends on remainders
+            whole = config.frames(waveforms.shape[1]) * config.hop
+            waveforms = nn.functional.pad(waveforms, (0, whole - waveforms.shape[1]))
+        lengths = lengths.clamp(min=config.min_samples)
         out = self.encoder(waveforms, lengths)
         return out.last_hidden_state, out.lengths
 
 
-def _trace(encoder: HubertEncoder, description: str) -> bytes:
+def _trace(encoder: Encoder, description: str, n_samples: int | None) -> bytes:
     """The contents of the float32 file."""
-    batch = torch.export.Dim("batch")
-    samples = torch.export.Dim("samples", min=encoder.config.receptive_field)
-    # Two utterances of unequal lengths: sizes of 1 would become constants.
-    examples = torch.zeros(2, SAMPLE_RATE), torch.tensor([SAMPLE_RATE, SAMPLE_RATE // 2])
+    shapes: tuple[dict[int, Any], ...] | None = None
+    shortest = 1 if isinstance(encoder.config, SpiralConfig) else encoder.config.min_samples
+    if n_samples is None:
+        batch = torch.export.Dim("batch")
+        shapes = {0: batch, 1: torch.export.Dim("samples", min=shortest)}, {0: batch}
+        # Two utterances of unequal lengths: sizes of 1 would become constants.
+        examples = torch.zeros(2, SAMPLE_RATE), torch.tensor([SAMPLE_RATE, SAMPLE_RATE // 2])
+    else:
+        examples = torch.zeros(1, n_samples), torch.tensor([n_samples])
     training = encoder.training
     encoder.eval()
     try:
+        with torch.no_grad():  # what is computed once and kept must be there before the graph is traced
+            encoder(torch.zeros(1, encoder.config.min_samples))
         with _quiet():
             program = torch.onnx.export(
                 _TwoOutputs(encoder).eval(),
                 examples,
                 dynamo=True,
-                dynamic_shapes=({0: batch, 1: samples}, {0: batch}),
+                dynamic_shapes=shapes,
                 input_names=["waveforms", "lengths"],
                 output_names=["last_hidden_state", "frames"],
                 opset_version=_OPSET,
@@ -172,7 +203,8 @@ def _trace(encoder: HubertEncoder, description: str) -> bytes:
     model = program.model_proto
     # The exporter calls the dimension by the formula that gives it, and notes down where each line of code
     # lies on this machine.
-    model.graph.output[0].type.tensor_type.shape.dim[1].dim_param = "frames"
+    if n_samples is None:
+        model.graph.output[0].type.tensor_type.shape.dim[1].dim_param = "frames"
     for node in model.graph.node:
         del node.metadata_props[:]
     del model.graph.value_info[:]
@@ -184,15 +216,19 @@ def _quantize(source: Path, target: Path) -> None:
     """Weights of matrix products in int8, one scale a column; what they multiply is quantised as it runs.
 
     Convolutions stay in float32: in int8 onnxruntime ran the model at half the speed, with three times
-    the error.
+    the error. So do SPIRAL's mel filters, whose input goes over many orders of magnitude.
     """
+    import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
+    nodes = onnx.load(str(source), load_external_data=False).graph.node
+    front_end = [node.name for node in nodes if any(name.startswith(_FRONT_END) for name in node.input)]
     with files.atomic(target) as temporary, _quiet():
         quantize_dynamic(
             source,
             temporary,
             op_types_to_quantize=["MatMul", "Gemm"],
+            nodes_to_exclude=front_end,
             per_channel=True,
             weight_type=QuantType.QInt8,
         )

@@ -73,7 +73,7 @@ def parse(contents: Mapping[str, Any], path: object) -> tuple[Student, dict[str,
     n_targets, target_dim = heads["heads.weight"].shape[:2]
     found = _in_s3prl_terms(shape) | {"n_tasks": n_targets, "final_dim": target_dim}
     architecture.compare(settings | {_LAYERS: layers}, found, path, "'Config'")
-    config = architecture.make_config(shape | _settings(settings), path)
+    config = architecture.make_hubert_config(shape | _settings(settings), path)
     targets = settings.get("pred_layer_id", list(range(1, n_targets + 1)))  # the default of s3prl
     if not isinstance(targets, list) or [type(layer) for layer in targets] != [int] * n_targets:
         raise CheckpointError(f"{path}: pred_layer_id is {targets!r}, but there are {n_targets} heads")

@@ -29,7 +29,7 @@ _BUILTINS: dict[str, Any] = {
 } | {"long": int, "unicode": str}  # the last two: names of Python 2, which protocol 2 still writes
 # s3prl pickles the learning rate schedules of its module `optimizers` along with the optimiser's state.
 _STAND_IN_PACKAGES = (
-    *("fairseq", "omegaconf", "numpy", "pathlib", "s3prl", "optimizers"),
+    *("fairseq", "omegaconf", "numpy", "pathlib", "s3prl", "optimizers", "nemo"),
     *("datetime", "decimal", "fractions", "uuid", "zoneinfo"),  # values that training programs note down
 )
 _STAND_IN_NAMES = (

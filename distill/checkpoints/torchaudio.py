@@ -83,7 +83,7 @@ def parse(contents: Any, path: str | Path) -> tuple[HubertConfig, dict[str, Tens
     settings = _settings(arguments or _published(shape, path))
     settings["normalize_input"] = described.get("normalize_waveform", settings["pre_norm"])
     own, grad_scale = architecture.split_own(described.get("distill"))
-    config = architecture.make_config(shape | settings | grad_scale, sidecar)
+    config = architecture.make_hubert_config(shape | settings | grad_scale, sidecar)
     architecture.compare(arguments, _shapes(config), path, sidecar.name)
     return config, state, own
 
@@ -121,7 +121,7 @@ def read_bundle(name: str) -> tuple[HubertConfig, dict[str, Tensor], dict[str, A
     arguments = getattr(bundle, "_params", {})
     state, shape = _encoder_weights(model.state_dict(), arguments, name)
     settings = _settings(_arguments(getattr(model, "model", model))) | {"normalize_input": normalize}
-    config = architecture.make_config(shape | settings, name)
+    config = architecture.make_hubert_config(shape | settings, name)
     architecture.compare(arguments, _shapes(config), name, "torchaudio")
     return config, state, {"bundle": name}
 

@@ -1,4 +1,4 @@
-"""Weights: rename them, and fill models with them. Our names are those of `HubertEncoder.state_dict()`."""
+"""Weights: rename them, and fill models with them. Our names are those of an encoder's `state_dict()`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from distill.encoder import Encoder, EncoderConfig
 from distill.errors import CheckpointError, first_line, listed
-from distill.hubert import HubertConfig, HubertEncoder
+from distill.student import encoder_of
 
 WAVLM = (
     "is a WavLM, whose attention has a gated relative position bias that this encoder does not have: "
@@ -127,6 +128,6 @@ def check_finite(state: Mapping[str, Tensor], source: object) -> None:
         )
 
 
-def fill_encoder(config: HubertConfig, state: Mapping[str, Tensor], source: object) -> HubertEncoder:
-    """`fill` for a `HubertEncoder`."""
-    return fill(lambda: HubertEncoder(config), state, source)
+def fill_encoder(config: EncoderConfig, state: Mapping[str, Tensor], source: object) -> Encoder:
+    """`fill` for an encoder of any family."""
+    return fill(lambda: encoder_of(config), state, source)

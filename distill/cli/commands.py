@@ -11,6 +11,7 @@ from distill.adaptation.targets_options import TargetsOptions
 from distill.cli.fields import from_namespace
 from distill.errors import UsageError, UserError, refuse_other_settings
 from distill.processes import is_first_process
+from distill.waveforms import SAMPLE_RATE
 
 
 def run_completion(options: argparse.Namespace) -> None:
@@ -110,7 +111,12 @@ def run_export(options: argparse.Namespace) -> None:
     else:
         scores = read_scores(options.scores) if options.scores else None
     written = export_checkpoint(
-        options.checkpoint, options.to, options.out, scores=scores, license=options.license
+        options.checkpoint,
+        options.to,
+        options.out,
+        scores=scores,
+        license=options.license,
+        n_samples=None if options.seconds is None else round(options.seconds * SAMPLE_RATE),
     )
     print(written)
     if options.push_to_hub:

@@ -100,6 +100,11 @@ VERBS: Mapping[str, Verb] = {
             ),
             Argument("--scores", type=Path, help="the same from a JSON file"),
             Argument("--license", metavar="ID", help="for the model card: apache-2.0, ... (huggingface)"),
+            Argument(
+                "--seconds",
+                type=float,
+                help="for one utterance of this length, padding included, with static shapes (onnx; any)",
+            ),
             Argument("--push-to-hub", metavar="ORG/NAME", help="upload the folder too (huggingface)"),
         ),
     ),

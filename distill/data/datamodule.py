@@ -18,8 +18,8 @@ from distill.data.noise import NoiseReader
 from distill.data.sources import index_cuts
 from distill.data.unusable import blame
 from distill.distortions import Distorter
+from distill.encoder import EncoderConfig
 from distill.errors import ConfigError, DataError
-from distill.hubert import HubertConfig
 from distill.options import Recipe
 from distill.processes import is_first_process, largest_of_all
 from distill.waveforms import SAMPLE_RATE
@@ -92,7 +92,7 @@ class SpeechData(ResumableData):
         *,
         streams: Sequence[str],
         targets: Mapping[str, Mapping[str, np.ndarray]] | None = None,
-        model: HubertConfig | None = None,
+        model: EncoderConfig | None = None,
         other_speech: bool = False,
     ):
         super().__init__()

@@ -20,6 +20,7 @@ from distill.data.audio import read_audio, samples_at_16k
 from distill.data.manifest import Cuts
 from distill.data.noise import NoiseReader
 from distill.distortions import Distorter
+from distill.encoder import EncoderConfig
 from distill.errors import DataError
 from distill.hashing import hash_number
 from distill.hubert import HubertConfig
@@ -54,7 +55,7 @@ class SpeechDataset(Dataset):
         max_samples: int = 250_000,
         seed: int = 0,
         targets: Mapping[str, np.ndarray] | None = None,
-        model: HubertConfig | None = None,
+        model: EncoderConfig | None = None,
         fixed_epoch: bool = False,
     ):
         self.cuts = cuts
@@ -85,7 +86,7 @@ class SpeechDataset(Dataset):
                 utterances, more = self._read([drawn % len(self.cuts)], epoch)
                 skipped += more
         if not utterances:
-            empty = torch.zeros(0, self.model.receptive_field), torch.zeros(0, dtype=torch.int64)
+            empty = torch.zeros(0, self.model.min_samples), torch.zeros(0, dtype=torch.int64)
             return Batch([], *empty, position=position, skipped=skipped)
         ids = [name for name, _, _ in utterances]
         waveforms, lengths = pad([samples for _, samples, _ in utterances])
@@ -137,11 +138,11 @@ class SpeechDataset(Dataset):
         return samples, torch.cat([labels, labels[-1:].expand(missing)])
 
 
-def check_length(name: str, n_samples: int, model: HubertConfig) -> None:
+def check_length(name: str, n_samples: int, model: EncoderConfig) -> None:
     """Refuse an utterance that is shorter than one frame of the model.
 
     Raises:
         DataError: naming it.
     """
-    if n_samples < model.receptive_field:
-        raise DataError(f"{name}: {n_samples} samples, a frame needs {model.receptive_field}")
+    if n_samples < model.min_samples:
+        raise DataError(f"{name}: {n_samples} samples, a frame needs {model.min_samples}")

@@ -352,3 +352,16 @@ def _mask_embedding(bands: int) -> Tensor:
         return torch.empty(bands)
     generator = torch.Generator().manual_seed(_MASK_SEED)
     return torch.randn(bands, generator=generator) * _MASK_DEVIATION
+
+
+def beyond_weights(config: SpiralConfig) -> str:
+    """What decides a model's features but is not visible in its weights.
+
+    Part of the identity of everything made of features: the same weights give other features with other
+    strides or heads.
+    """
+    found = {
+        "strides": tuple(stride for _, _, stride in (*config.block1_conv_layers, *config.conv_layers)),
+        "heads": (config.block1_heads, config.heads),
+    }
+    return " ".join(f"{name}={value}" for name, value in found.items())

@@ -71,7 +71,7 @@ def _band_energy(x: Tensor, bands: int) -> Tensor:
     frames = x.shape[1] // STEP - 2
     # The window sees 10 ms on each side of its middle, the first of which is the first sample.
     x = torch.cat([x[:, 1 : STEP + 1].flip(1), x], dim=1)
-    window, filters = _constants(x.device, bands)
+    window, filters = constants(x.device, bands)
     spectrum = torch.fft.rfft(x.unfold(1, _WINDOW, STEP)[:, :frames] * window, n=_N_FFT)  # (B, M, 257)
     return (spectrum.real.square() + spectrum.imag.square()) @ filters
 
@@ -90,7 +90,7 @@ def _normalise(x: Tensor, frames: Tensor | None) -> Tensor:
 
 
 @cache
-def _constants(device: torch.device, bands: int) -> tuple[Tensor, Tensor]:
+def constants(device: torch.device, bands: int) -> tuple[Tensor, Tensor]:
     """Window (320,) and mel filters (257, 128), on a device."""
     from torchaudio.functional import melscale_fbanks
 
