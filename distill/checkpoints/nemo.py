@@ -18,7 +18,7 @@ from distill.checkpoints import architecture, torch_files, weights
 from distill.checkpoints.safe_pickle import plain
 from distill.errors import CheckpointError, listed
 from distill.spiral.encoder import SpiralConfig
-from distill.spiral.logmel import constants
+from distill.spiral.logmel import STEP, constants
 from distill.waveforms import SAMPLE_RATE
 
 _PREFIXES = ("st2vec_encoder.", "encoder.")
@@ -45,8 +45,8 @@ _TRANSFORMER = {
 }
 _FRONT_END: dict[str, tuple[Any, ...]] = {
     "sample_rate": (SAMPLE_RATE,),
-    "window_size": (0.02,),
-    "window_stride": (0.01,),
+    "window_size": (2 * STEP / SAMPLE_RATE,),
+    "window_stride": (STEP / SAMPLE_RATE,),
     "n_window_size": (None,),
     "n_window_stride": (None,),
     "window": ("hann",),
