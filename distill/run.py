@@ -7,7 +7,8 @@ from pathlib import Path
 
 from distill.checkpoints import load_teacher, native, teacher_facts
 from distill.checkpoints.heard import heard_facts
-from distill.options import AdaptRecipe, DistillRecipe, Recipe, SpiralRecipe
+from distill.errors import ConfigError
+from distill.options import AdaptRecipe, DistillRecipe, FinetuneRecipe, Recipe, SpiralRecipe
 from distill.processes import is_first_process
 from distill.training.locking import RunLock
 from distill.training.run_folder import RunFolder, versions
@@ -19,6 +20,8 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False, other_speech: bool =
 
     Resuming a finished run touches nothing.
     """
+    if isinstance(recipe, FinetuneRecipe):  # of a neighbour, which nothing here imports
+        raise ConfigError(f"{recipe.name} is a recipe for distill finetune, not for distill train")
     folder = RunFolder(out)
     made = folder.student if isinstance(recipe, DistillRecipe) else folder.teacher
     if resume and made.exists() and folder.steps_done >= recipe.optim.max_steps:

@@ -29,19 +29,21 @@ def run_demo(options: argparse.Namespace) -> None:
 
 
 def run_train(options: argparse.Namespace) -> None:
-    """`distill train` and `distill adapt`."""
+    """`distill train`, `distill adapt` and `distill finetune`."""
     from distill import config
 
     recipe = resumed_recipe(options) if options.resume else new_recipe(options)
     if options.print:
         print(config.to_yaml(recipe), end="")
         return
-    verb = "adapt" if recipe.kind == "adapt" else "train"
+    verb = recipe.kind if recipe.kind in ("adapt", "finetune") else "train"
     if options.verb != verb:
         raise UsageError(f"{recipe.name} is a recipe for distill {verb}, not for distill {options.verb}")
     out = options.resume or options.out or Path("runs") / recipe.name
-    from distill.run import run
-
+    if verb == "finetune":
+        from distill.downstream.finetuning.run import finetune as run
+    else:
+        from distill.run import run
     model = run(recipe, out, resume=options.resume is not None, other_speech=options.override)
     if is_first_process():
         print(model)

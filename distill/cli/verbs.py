@@ -62,6 +62,13 @@ VERBS: Mapping[str, Verb] = {
         "distill adapt targets t1_prime data.root=data --out targets/t1_prime",
         TargetsOptions,
     ),
+    "finetune": Verb(
+        commands.run_train,
+        "teach an encoder to write down what is said (CTC), and test it",
+        "distill finetune finetune_base_100h data.root=data teacher=runs/spiral_base\n"
+        "  distill finetune --resume runs/finetune_base_100h",
+        training("finetune_base_100h, finetune_mini"),
+    ),
     "profile": Verb(
         commands.run_profile,
         "where the time of a training step goes",

@@ -21,7 +21,7 @@ from typing import Any, TypeVar, get_type_hints
 from distill.config.references import check_override, check_text, check_values
 from distill.distortions.options import VARIANTS
 from distill.errors import ConfigError
-from distill.options import AdaptRecipe, DistillRecipe, Recipe, SpiralRecipe
+from distill.options import AdaptRecipe, DistillRecipe, FinetuneRecipe, Recipe, SpiralRecipe
 
 Options = TypeVar("Options")
 
@@ -29,6 +29,7 @@ KINDS: dict[str, type[Recipe]] = {
     "distil": DistillRecipe,
     "adapt": AdaptRecipe,
     "spiral": SpiralRecipe,
+    "finetune": FinetuneRecipe,
     "teacher": Recipe,
 }
 

@@ -2,25 +2,39 @@
 
 from distill.options.adapting import AdaptRecipe, EncoderConfig, MaskingConfig, TargetsConfig
 from distill.options.distilling import CDM, DatConfig, DistillRecipe, StudentConfig
+from distill.options.finetuning import (
+    ClassifierConfig,
+    DecodingConfig,
+    FinetuneRecipe,
+    RegularisationConfig,
+    SpecAugmentConfig,
+    TestSet,
+)
 from distill.options.shared import DataConfig, LoggingConfig, Recipe, ValidationConfig, check_name
 from distill.options.spiral import ContrastConfig, EmaConfig, HeadsConfig, SpiralRecipe
 
 __all__ = [
     "AdaptRecipe",
     "CDM",
+    "ClassifierConfig",
     "ContrastConfig",
     "DatConfig",
     "DataConfig",
+    "DecodingConfig",
     "DistillRecipe",
     "EmaConfig",
     "EncoderConfig",
+    "FinetuneRecipe",
     "HeadsConfig",
     "LoggingConfig",
     "MaskingConfig",
     "Recipe",
+    "RegularisationConfig",
+    "SpecAugmentConfig",
     "SpiralRecipe",
     "StudentConfig",
     "TargetsConfig",
+    "TestSet",
     "ValidationConfig",
     "check_name",
 ]

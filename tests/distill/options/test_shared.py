@@ -24,7 +24,7 @@ from tests.distill.recipe_helpers import refused
         ("teacher=null", "teacher: Incompatible value 'None'"),
         ("name=${nothing}", "name: Interpolation key 'nothing' not found"),
         ("cdm=setup4", "cdm must be one of none, setup1, setup2, setup2_same, not 'setup4'"),
-        ("kind=distill", "kind must be one of distil, adapt, spiral, teacher, not 'distill'"),
+        ("kind=distill", "kind must be one of distil, adapt, spiral, finetune, teacher, not 'distill'"),
         ("optim.lr=-1", "optim: lr must be positive, not -1.0"),
         ("dat.lr=0", "dat: lr must be positive, not 0.0"),
         ("optim.max_steps=0", "optim: max_steps must be at least 1"),
