@@ -49,7 +49,7 @@ def to_csv(tables: Sequence[Table]) -> str:
     ]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(map(_csv, columns))
+    writer.writerow(map(cell_text, columns))
     for table in tables:
         for row in table.rows:
             about = (table.task, "yes" if table.lm else "no", table.metric, row.label, row.model)
@@ -62,7 +62,7 @@ def to_csv(tables: Sequence[Table]) -> str:
                 if cell.interval is not None:
                     low, high = cell.interval
                     line |= {f"{condition} low": f"{low:.4f}", f"{condition} high": f"{high:.4f}"}
-            writer.writerow(_csv(line.get(column, "")) for column in columns)
+            writer.writerow(cell_text(line.get(column, "")) for column in columns)
     return text.getvalue()
 
 
@@ -71,12 +71,12 @@ def to_latex(tables: Sequence[Table]) -> str:
     parts = []
     for table in tables:
         span = 2 if table.published else 1
-        heads = [rf"\multicolumn{{{span}}}{{c}}{{{_tex(c)}}}" for c in table.conditions]
+        heads = [rf"\multicolumn{{{span}}}{{c}}{{{tex(c)}}}" for c in table.conditions]
         kinds = [kind for _ in table.conditions for kind in ("ours", "paper")[:span]]
         lines = [
             r"\begin{table}",
             r"\centering",
-            rf"\caption{{{_tex(table.title)}. {_tex(CAPTION)}}}",
+            rf"\caption{{{tex(table.title)}. {tex(CAPTION)}}}",
             rf"\begin{{tabular}}{{llll{'r' * len(kinds)}}}",
             r"\toprule",
             " & ".join(["", "model", "da.", "para.", *heads]) + r" \\",
@@ -86,7 +86,7 @@ def to_latex(tables: Sequence[Table]) -> str:
         for row in table.rows:
             numbers = _pairs(row) if table.published else [cell.ours() for cell in row.cells]
             texts = [row.label, row.model, row.adapted, row.parameters, *numbers]
-            lines.append(" & ".join(map(_tex, texts)) + r" \\")
+            lines.append(" & ".join(map(tex, texts)) + r" \\")
         lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
         parts.append("\n".join([*lines, *(f"% {markdown.on_one_line(note)}." for note in table.notes)]))
     return "\n\n".join(parts) + "\n"
@@ -107,13 +107,13 @@ _TEX = {
 }
 
 
-def _tex(text: str) -> str:
+def tex(text: str) -> str:
     """Text on one line, escaped so that it prints unchanged."""
     escaped = "".join(_TEX.get(c, c) for c in markdown.on_one_line(text))
     return re.sub("-(?=-)", "-{}", escaped)  # two hyphens would be a dash
 
 
-def _csv(value: Any) -> str:
+def cell_text(value: Any) -> str:
     """Text on one line that is no formula; numbers stay unchanged."""
     text = markdown.on_one_line(str(value))
     if not text.startswith(("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")) or text == "-":

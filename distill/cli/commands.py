@@ -276,8 +276,14 @@ def run_sweep(options: argparse.Namespace) -> None:
 
 def run_table(options: argparse.Namespace) -> None:
     """`distill table`."""
+    from distill.downstream.finetuning.tables import make_spiral_tables
     from distill.downstream.tables import make_tables
 
+    if options.paper == "spiral":
+        if options.protocol or options.variant:
+            raise UsageError("--protocol and --variant are of the tables of --paper cdm: leave them out")
+        print(make_spiral_tables(options.folders, options.format, measured=options.measured), end="")
+        return
     chosen = {"protocol": options.protocol, "variant": options.variant}
     print(make_tables(options.folders, options.format, measured=options.measured, **chosen), end="")
 

@@ -170,10 +170,22 @@ VERBS: Mapping[str, Verb] = {
     ),
     "table": Verb(
         commands.run_table,
-        "Tables 1 and 2, ours next to the paper's",
+        "a paper's tables, ours next to its numbers",
         "distill table evaluations --format latex",
         (
-            Argument("folders", nargs="+", type=Path, metavar="RUN", help="folders of evaluations or sweeps"),
+            Argument(
+                "folders",
+                nargs="+",
+                type=Path,
+                metavar="RUN",
+                help="folders of evaluations or sweeps; spiral: run folders of distill finetune",
+            ),
+            Argument(
+                "--paper",
+                choices=("cdm", "spiral"),
+                default="cdm",
+                help="cdm: Tables 1 and 2 of the CDM students; spiral: Tables 3 to 9 of SPIRAL (cdm)",
+            ),
             Argument("--format", choices=("markdown", "csv", "latex"), default="markdown", help="(markdown)"),
             Argument("--measured", action="store_true", help="without rows of which nothing is measured"),
             *CHOICES,

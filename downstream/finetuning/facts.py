@@ -24,8 +24,9 @@ def pretraining_facts(checkpoint: str) -> tuple[dict[str, Any] | None, list[str]
 
     Returns:
         What the recipe of its run says, None without one, as for published checkpoints: "name", "kind",
-        "train" (`speech_names`), "steps", "mct", "noises" (sources), and of SPIRAL "ema", "heads", "shift",
-        "masking", "contrast". And the corpora of noise that it has heard (`noises_heard`).
+        "train" (`speech_names`), "steps", "mct", "noises" (sources), and of SPIRAL "start" (a checkpoint;
+        None: from nothing), "ema", "heads", "shift", "masking", "contrast". And the corpora of noise that it
+        has heard (`noises_heard`).
     """
     try:
         with torch.random.fork_rng(devices=[]):  # building a model draws weights
@@ -46,6 +47,9 @@ def described(recipe: Mapping[str, Any]) -> dict[str, Any]:
         "mct": hears_noise(recipe),
         "noises": data.get("noises") or {},
     }
+    if found["kind"] == "spiral":
+        start = str(recipe.get("teacher"))
+        found["start"] = None if start.startswith("random:") else PurePath(start).name
     return found | {name: recipe[name] for name in _SECTIONS if name in recipe}
 
 

@@ -253,7 +253,8 @@ class WerTests:
             found = read_json(path)
         except (OSError, ValueError):  # missing or damaged
             return False
-        before = found.get("settings") if isinstance(found.get("settings"), dict) else {}
+        noted = found.get("settings")
+        before = noted if isinstance(noted, dict) else {}
         differing = differing_keys(found, {"checkpoint_hash": self.checkpoint_hash}, unstated_ok=False)
         differing += differing_keys(before, settings, unstated_ok=False)
         refuse_other_settings(path, differing)

@@ -163,5 +163,5 @@ def _overlap(one: str, other: str) -> bool:
 
 
 def _part(query: str, source: str) -> tuple[float, float]:
-    pairs = dict(pair.partition("=")[::2] for pair in query.split("&") if pair)
-    return read_part(pairs["part"], source) if "part" in pairs else (0.0, 1.0)
+    parts = [pair.removeprefix("part=") for pair in query.split("&") if pair.startswith("part=")]
+    return read_part(parts[0], source) if parts else (0.0, 1.0)
