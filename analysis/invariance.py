@@ -25,7 +25,7 @@ from distill.analysis.layered import CNN
 from distill.analysis.models import OurModel
 from distill.analysis.probes.activations import Comparison
 from distill.batch import Batch
-from distill.checkpoints import load_teacher
+from distill.checkpoints import load_hubert
 from distill.data.manifest import ListedCuts
 from distill.data.noise import NoiseReader
 from distill.data.sources import open_cuts
@@ -126,7 +126,7 @@ def masked_accuracies(run: Path, tests: Mapping[str, DistortedSet], *, seed: int
     codebook = load_codebook(run / "targets" / "train")
     of_layer = recipe.targets.features == "layer"
     module = MaskedPrediction(
-        load_teacher(run),
+        load_hubert(run),
         len(codebook),
         final_dim=len(head["final_proj.weight"]),
         optim=recipe.optim,
@@ -138,7 +138,7 @@ def masked_accuracies(run: Path, tests: Mapping[str, DistortedSet], *, seed: int
         clustering = Clustering(
             n_clusters=len(codebook),
             seed=seed,
-            encoder=load_teacher(recipe.teacher) if of_layer else None,
+            encoder=load_hubert(recipe.teacher) if of_layer else None,
             layer=recipe.targets.layer if of_layer else None,
             model=module.encoder.config,
             codebook=codebook,

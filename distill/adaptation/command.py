@@ -21,7 +21,7 @@ from distill.adaptation.targets import Targets
 from distill.adaptation.targets_options import TargetsOptions
 from distill.adaptation.utterances import Speech, each
 from distill.atomic import read_json, write_json
-from distill.checkpoints import load_teacher
+from distill.checkpoints import load_hubert
 from distill.config import load, recipe_names
 from distill.data.sources import open_cuts
 from distill.errors import ConfigError, UsageError
@@ -106,11 +106,11 @@ def _model(teacher: str | None, options: TargetsConfig) -> HubertEncoder | None:
                 f"layer {options.layer} of {teacher} has learned nothing: name the model whose layer is to "
                 "be clustered with --teacher (of a second iteration, the run of the first)"
             )
-        return load_teacher(teacher)
+        return load_hubert(teacher)
     if teacher is None:
         return None
     is_local = teacher.startswith("random:") or Path(teacher).expanduser().exists()
-    return load_teacher(teacher) if is_local else None
+    return load_hubert(teacher) if is_local else None
 
 
 def describe(cuts: Speech, targets: Targets, folder: Path) -> list[str]:

@@ -88,7 +88,9 @@ class TargetsMaker:
     def __call__(self, kind: str, block: int, tick: Tick) -> bool:
         """Make the `SAMPLE` or `LABELS` file of a block; `tick(1)` after each utterance."""
         if self.job.weights is not None and self.encoder is None:
-            self.encoder = fill_encoder(self.job.config, self.job.weights, "the teacher").to(self.device)
+            encoder = fill_encoder(self.job.config, self.job.weights, "the teacher").to(self.device)
+            assert isinstance(encoder, HubertEncoder)
+            self.encoder = encoder
             self.encoder.layers = self.encoder.layers[: self.job.layer]  # later ones change nothing
         with _threads(1 if self.encoder is None else torch.get_num_threads()):
             save = self._sample(block, tick) if kind == SAMPLE else self._label(block, tick)

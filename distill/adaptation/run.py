@@ -19,7 +19,7 @@ from distill.adaptation.masked_prediction import MaskedPrediction
 from distill.adaptation.recipe_targets import targets_of
 from distill.adaptation.targets import Targets
 from distill.batch import Batch
-from distill.checkpoints import load_teacher, teacher_facts
+from distill.checkpoints import load_hubert, teacher_facts
 from distill.checkpoints.files import write_safetensors
 from distill.checkpoints.heard import heard_facts
 from distill.data.audio import read_audio, samples_at_16k
@@ -60,7 +60,7 @@ def adapt(recipe: AdaptRecipe, out: Path, *, resume: bool = False, other_speech:
     folder.check(resume=resume)
     streams = ["student"] if recipe.distort else []
     data = SpeechData(recipe, streams=streams, other_speech=other_speech)
-    encoder = _with_options(load_teacher(recipe.teacher), recipe)
+    encoder = _with_options(load_hubert(recipe.teacher), recipe)
     with RunLock(out) as lock:
         folder.check(resume=resume)  # another process may have been faster
         return _adapt(recipe, folder, data, encoder, lock, resume=resume)

@@ -8,7 +8,13 @@ from distill.checkpoints.card_metadata import MeasuredScore
 from distill.checkpoints.exporting import FORMATS, export, export_checkpoint
 from distill.checkpoints.huggingface import push
 from distill.checkpoints.inspection import CheckpointInfo, inspect
-from distill.checkpoints.loading import load_student, load_teacher, split_source, teacher_facts
+from distill.checkpoints.loading import (
+    load_hubert,
+    load_student,
+    load_teacher,
+    split_source,
+    teacher_facts,
+)
 from distill.checkpoints.model_card import read_scores
 
 __all__ = [
@@ -18,6 +24,7 @@ __all__ = [
     "export",
     "export_checkpoint",
     "inspect",
+    "load_hubert",
     "load_student",
     "load_teacher",
     "push",

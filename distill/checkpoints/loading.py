@@ -91,6 +91,21 @@ def load_teacher(source: str | Path, *, normalize_input: bool | None = None) -> 
     return opened.model
 
 
+def load_hubert(source: str | Path) -> HubertEncoder:
+    """`load_teacher` for what only HuBERT can do: masked prediction of clusters, and clusters of its layers.
+
+    Raises:
+        CheckpointError: as `load_teacher`, and for a SPIRAL.
+    """
+    encoder = load_teacher(source)
+    if not isinstance(encoder, HubertEncoder):
+        raise CheckpointError(
+            f"{source} is a SPIRAL encoder: masked prediction of clusters (distill adapt, its targets) is "
+            "how HuBERT is trained, name one; SPIRAL is trained by distill train spiral_base"
+        )
+    return encoder
+
+
 def load_student(path: str | Path, *, normalize_input: bool | None = None) -> Student:
     """Load a student with its prediction heads, in eval mode.
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from distill.encoder import EncoderConfig
 from distill.errors import MissingSource
-from distill.hubert import HubertConfig
 from distill.options import AdaptRecipe, Recipe
 from distill.preflight.check_machine import check_needs, check_out
 from distill.preflight.check_sources import HowToMake, check_data
@@ -55,7 +55,7 @@ def check(
     return report
 
 
-def _check_targets(recipe: AdaptRecipe, config: HubertConfig | None) -> list[Finding]:
+def _check_targets(recipe: AdaptRecipe, config: EncoderConfig | None) -> list[Finding]:
     """The cluster labels of masked prediction."""
     options, findings = recipe.targets, []
     if options.features == "layer" and config is not None and not 1 <= options.layer <= config.layers:

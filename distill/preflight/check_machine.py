@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from distill.data.parcels import SHARED_MEMORY, most_open_files
+from distill.encoder import EncoderConfig
 from distill.errors import UserError
-from distill.hubert import HubertConfig
 from distill.options import AdaptRecipe, Recipe
 from distill.preflight.findings import Finding, missing, wrong
 from distill.preflight.needs import Needs, available_memory, estimate, targets_bytes
@@ -46,7 +46,7 @@ def _nearest_existing(path: Path) -> Path:
 
 
 def check_needs(
-    recipe: Recipe, config: HubertConfig | None, out: Path, hours: float, layout: Layout
+    recipe: Recipe, config: EncoderConfig | None, out: Path, hours: float, layout: Layout
 ) -> list[Finding]:
     """Disk, memory, GPUs, shared memory and cores, if the teacher is known."""
     if config is None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from distill.data.sources import split_query
-from distill.options import AdaptRecipe, DistillRecipe, Recipe
+from distill.options import DistillRecipe, FinetuneRecipe, Recipe
 from distill.preflight.findings import CheckReport, Finding, missing, wrong
 from distill.preflight.survey import Kind, Survey, survey
 
@@ -47,11 +47,14 @@ def _sources(recipe: Recipe) -> list[tuple[str, list[str] | None]]:
     if _distorts(recipe):
         for key, given in (("noises", data.noises), ("dev_noises", data.dev_noises or data.noises)):
             wanted += [(f"{key}.{name}", given.get(name)) for name in recipe.distortion.corpora]
+    for name, test in recipe.tests.items() if isinstance(recipe, FinetuneRecipe) else ():
+        wanted.append((f"tests.{name}", test.sources or None))
+        wanted += [(f"tests.{name}.{corpus}", sources) for corpus, sources in test.noises.items()]
     return wanted
 
 
 def _kind(role: str) -> Kind:
-    if role in ("train", "dev"):
+    if role in ("train", "dev") or (role.startswith("tests.") and role.count(".") == 1):
         return "speech"
     return "rooms" if role.endswith(".rir") else "noise"
 
@@ -59,10 +62,13 @@ def _kind(role: str) -> Kind:
 def _distorts(recipe: Recipe) -> bool:
     if isinstance(recipe, DistillRecipe):
         return recipe.cdm != "none"
-    return isinstance(recipe, AdaptRecipe) and recipe.distort
+    return bool(getattr(recipe, "distort", False))
 
 
 def _not_given(role: str) -> Finding:
+    if role.startswith("tests."):
+        problem = f"{role}.sources is empty"
+        return missing(role, "no source given", problem, f"name a manifest, TSV or folder in {role}.sources")
     corpus = role.partition(".")[2]
     advice = f"name a manifest, TSV or folder in data.{role}"
     if not corpus:

@@ -6,13 +6,16 @@ from pathlib import Path
 
 import torch
 
-from distill.checkpoints import huggingface, load_teacher, split_source
+from distill.checkpoints import huggingface, split_source
 from distill.checkpoints import torchaudio as bundles
+from distill.checkpoints.loading import open_source
 from distill.config import recipe_names
+from distill.encoder import EncoderConfig
 from distill.errors import CheckpointError
-from distill.hubert import PRESETS, HubertConfig
-from distill.options import Recipe
+from distill.hubert import PRESETS
+from distill.options import AdaptRecipe, Recipe, SpiralRecipe
 from distill.preflight.findings import CheckReport, Finding, missing, wrong
+from distill.student import Student
 
 _PUBLISHED = {  # presets of what the hub and torchaudio have under these names
     "facebook/hubert-base-ls960": "base",
@@ -23,7 +26,7 @@ _PUBLISHED = {  # presets of what the hub and torchaudio have under these names
 _MEGABYTES = {"base": 378, "large": 1266}  # of their float32 weights
 
 
-def check_teacher(recipe: Recipe, report: CheckReport) -> HubertConfig | None:
+def check_teacher(recipe: Recipe, report: CheckReport) -> EncoderConfig | None:
     """Add a finding about the teacher to a report.
 
     Returns:
@@ -48,15 +51,40 @@ def check_teacher(recipe: Recipe, report: CheckReport) -> HubertConfig | None:
                 report.findings.append(_not_downloaded(what, source))
                 return PRESETS[_PUBLISHED[source]] if source in _PUBLISHED else None
             source = str(folder)
-        config = load_teacher(source, normalize_input=wish).config
+        config = _config(recipe, source, wish)
     except CheckpointError as error:
         state, detail = ("wrong", "cannot be used") if path.exists() else ("missing", "does not exist")
         fix = "set teacher to a checkpoint that can be used"
         report.findings.append(Finding(what=what, state=state, detail=detail, problem=str(error), fix=fix))
         return None
+    if (problem := _other_family(recipe, config)) is not None:
+        fix = "set teacher to one of the other kind, or use another recipe"
+        report.findings.append(wrong(what, "of the wrong kind", problem, fix))
+        return None
     detail = f"{config.layers} layers, {config.dim} features"
+    detail += ", SPIRAL" if config.family == "spiral" else ""
     report.findings.append(Finding(what=what, state="ok", detail=detail))
     return config
+
+
+def _config(recipe: Recipe, source: str, normalize_input: bool | None) -> EncoderConfig:
+    """The architecture; what is fine-tuned may be a student as well."""
+    wanted = "any" if recipe.kind == "finetune" else "teacher"
+    model = open_source(source, wanted, normalize_input).model
+    if isinstance(model, Student):
+        if wanted == "teacher":
+            raise CheckpointError(f"{source} holds a student, expected a teacher")
+        model = model.encoder
+    return model.config
+
+
+def _other_family(recipe: Recipe, config: EncoderConfig) -> str | None:
+    """Why a recipe cannot use a model of this kind; None if it can."""
+    if isinstance(recipe, AdaptRecipe) and config.family != "hubert":
+        return f"{recipe.teacher} is a SPIRAL encoder, distill adapt trains HuBERT"
+    if isinstance(recipe, SpiralRecipe) and config.family != "spiral":
+        return f"{recipe.teacher} is a HuBERT or wav2vec 2.0, this recipe pre-trains SPIRAL"
+    return None
 
 
 def _cached(source: str) -> Path | None:

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from distill.data.parcels import OPEN_FILES_PER_BATCH
-from distill.hubert import HubertConfig, HubertEncoder
-from distill.options import CDM, AdaptRecipe, DistillRecipe, Recipe
-from distill.student import Student
+from distill.encoder import Encoder, EncoderConfig, TransformerConfig
+from distill.hubert import HubertConfig
+from distill.options import CDM, AdaptRecipe, DistillRecipe, HeadsConfig, Recipe, SpiralRecipe
+from distill.spiral.encoder import SpiralConfig
+from distill.spiral.heads import Predictor, Projection
+from distill.student import Student, encoder_of
 from distill.training.devices import Layout
 from distill.waveforms import SAMPLE_RATE
 
@@ -27,6 +31,7 @@ _PROCESS, _CUDA, _WORKER = 1_000_000_000, 2_000_000_000, 300_000_000
 _OPEN_FILES = 100  # of a process that trains, including its workers' pipes
 _PREFETCHED = 2  # batches that each worker has ready, as torch's DataLoader does by default
 _CUDA_CONTEXT = 600_000_000  # on the GPU itself
+_SPECTRUM = 3.2  # numbers of a spectrum of SPIRAL, two for each of 257 frequencies, per sample
 _FRAGMENTS = 1.1  # what the caching allocator cannot use
 
 
@@ -46,7 +51,7 @@ class Needs:
     """Of one process."""
 
 
-def estimate(recipe: Recipe, teacher: HubertConfig, layout: Layout) -> Needs:
+def estimate(recipe: Recipe, teacher: EncoderConfig, layout: Layout) -> Needs:
     """What training needs.
 
     With P trained and Q frozen parameters, all in float32:
@@ -55,6 +60,7 @@ def estimate(recipe: Recipe, teacher: HubertConfig, layout: Layout) -> Needs:
     * GPU: 4 Q + 4 P x (weights, gradients, 2 moments) + what the backward pass needs
       (`activation_bytes`, or the teacher's largest layer if that is more) + twice the largest activation
       while it is computed; a tenth on top for fragments, and the CUDA context;
+    * pre-training a SPIRAL: P is the student with its heads, Q its moving average;
     * host: for each process itself, its models once, its workers and the batches they have ready.
 
     Args:
@@ -66,10 +72,11 @@ def estimate(recipe: Recipe, teacher: HubertConfig, layout: Layout) -> Needs:
         ValueError: if the student does not fit the teacher; says how.
     """
     with torch.device("meta"):
-        encoder = HubertEncoder(teacher)
+        encoder = encoder_of(teacher)
         trained_model, heads = _trained(recipe, encoder)
-    trained = _parameters(trained_model)
-    frozen = _parameters(encoder) if isinstance(recipe, DistillRecipe) else 0
+        head = _spiral_heads(recipe.heads, teacher.dim) if isinstance(recipe, SpiralRecipe) else ()
+    trained = _parameters(trained_model) + sum(map(_parameters, head))
+    frozen = _parameters(encoder) if isinstance(recipe, DistillRecipe | SpiralRecipe) else 0
     samples = batch_samples(recipe) / (layout.processes * layout.nodes)
     part = samples / recipe.optim.accumulate
     trained_config = (trained_model.encoder if isinstance(trained_model, Student) else trained_model).config
@@ -93,7 +100,7 @@ def estimate(recipe: Recipe, teacher: HubertConfig, layout: Layout) -> Needs:
     )
 
 
-def _trained(recipe: Recipe, encoder: HubertEncoder) -> tuple[HubertEncoder | Student, int]:
+def _trained(recipe: Recipe, encoder: Encoder) -> tuple[Encoder | Student, int]:
     """The model that the recipe trains, and how many heads of the teacher's width it has."""
     if not isinstance(recipe, DistillRecipe):
         return encoder, 0
@@ -105,6 +112,14 @@ def _trained(recipe: Recipe, encoder: HubertEncoder) -> tuple[HubertEncoder | St
         activation_checkpointing=options.activation_checkpointing,
     )
     return student, len(student.targets)
+
+
+def _spiral_heads(options: HeadsConfig, dim: int) -> list[nn.Module]:
+    """What a SPIRAL has behind its encoder in pre-training."""
+    heads: list[nn.Module] = [Projection(dim, options.dim, kind=cast(Any, options.projection))]
+    if options.predictor != "none":
+        heads.append(Predictor(options.dim, norm=cast(Any, options.predictor)))
+    return heads
 
 
 def _parameters(model: nn.Module) -> int:
@@ -119,35 +134,62 @@ def batch_samples(recipe: Recipe) -> float:
     return float(data.batch_size * data.max_samples)
 
 
-def activation_bytes(config: HubertConfig, n_samples: float, *, heads: int = 0) -> float:
+def activation_bytes(config: EncoderConfig, n_samples: float, *, heads: int = 0) -> float:
     """What the forward pass keeps for the backward pass, in float32.
 
-    A convolution keeps its output twice (for GELU, for the next one) and once more where it is normalised; a
-    transformer layer about 10 tensors of width D and 3 of the feed-forward width a frame; the heads and the
-    loss 6 of D each. Attention matrices are not counted: kernels for GPUs do not keep them.
+    A convolution of HuBERT keeps its output twice (for GELU, for the next one) and once more where it is
+    normalised; one of SPIRAL its input, its output for layer norm twice, and once more for ReLU and dropout.
+    A transformer layer keeps about 10 tensors of width D and 3 of the feed-forward width a frame; the heads
+    and the loss 6 of D each. Attention matrices are not counted: kernels for GPUs do not keep them.
 
     Args:
         config: of the encoder.
         n_samples: B x T.
         heads: N.
     """
+    if isinstance(config, SpiralConfig):
+        return _spiral_activation_bytes(config, n_samples) + _FLOAT * n_samples / config.hop * (
+            6 * heads * config.dim
+        )
+    assert isinstance(config, HubertConfig)
     kept, frames = 0.0, float(n_samples)
     for index, (channels, _, stride) in enumerate(config.conv_layers):
         frames /= stride
         normalised = config.conv_norm == "layer" or index == 0
         kept += (3 if normalised else 2) * channels * frames
+    return _FLOAT * (kept + frames * (_kept_by_layers(config.transformer) + 6 * heads * config.dim))
+
+
+def _spiral_activation_bytes(config: SpiralConfig, n_samples: float) -> float:
+    """`activation_bytes` of both blocks."""
+    frames, channels_in, kept = n_samples * config.stride / config.hop, config.bands, 0.0
+    stacks = (config.block1_conv_layers, config.conv_layers)
+    for convolutions, transformer in zip(stacks, config.transformers, strict=True):
+        for channels, kernel, stride in convolutions:
+            kept += channels_in * frames
+            frames /= stride
+            kept += (3 if kernel > 1 else 2) * channels * frames
+            channels_in = channels
+        kept += frames * _kept_by_layers(transformer)
+    return _FLOAT * kept
+
+
+def _kept_by_layers(config: TransformerConfig) -> int:
+    """Numbers that a transformer keeps of each frame."""
     layer = 10 * config.dim + 3 * config.ffn_dim
-    layers = layer + config.layers * config.dim if config.activation_checkpointing else config.layers * layer
-    return _FLOAT * (kept + frames * (layers + 6 * heads * config.dim))
+    return layer + config.layers * config.dim if config.activation_checkpointing else config.layers * layer
 
 
-def _largest(config: HubertConfig, n_samples: float) -> float:
-    """Bytes of the output of the first convolution."""
+def _largest(config: EncoderConfig, n_samples: float) -> float:
+    """Bytes of the output of the first convolution; of SPIRAL, of the spectrum (complex) and its windows."""
+    if isinstance(config, SpiralConfig):
+        return _FLOAT * n_samples * 2 * _SPECTRUM
+    assert isinstance(config, HubertConfig)
     channels, _, stride = config.conv_layers[0]
     return _FLOAT * channels * n_samples / stride
 
 
-def targets_bytes(recipe: AdaptRecipe, teacher: HubertConfig, hours: float) -> int:
+def targets_bytes(recipe: AdaptRecipe, teacher: EncoderConfig, hours: float) -> int:
     """Disk for the k-means labels of a corpus: one for each frame, two bytes each."""
     return 0 if recipe.targets.folder else int(hours * 3600 * SAMPLE_RATE / teacher.hop * 2)
 

@@ -10,7 +10,7 @@ from distill.adaptation.codebooks import load_codebook
 from distill.adaptation.targets import Targets
 from distill.checkpoints import load_teacher
 from distill.config import load
-from distill.errors import ConfigError
+from distill.errors import CheckpointError, ConfigError
 from distill.hubert import HubertEncoder
 from distill.run import run
 from tests.distill.adaptation.small_recipes import adapt_recipe
@@ -87,3 +87,9 @@ def test_a_head_that_fits_is_used_and_goes_with_the_run(mini_data, tmp_path, cap
     assert head is not None and all(torch.equal(started[0][name], head[name]) for name in head)
     made = Targets.load(tmp_path / "second" / "targets" / "dev")
     assert torch.equal(made.codebook, load_codebook(first / "targets" / "train"))
+
+
+def test_a_spiral_cannot_be_adapted(mini_data, tmp_path):
+    with pytest.raises(CheckpointError, match="is a SPIRAL encoder: masked prediction") as error:
+        run(adapt_recipe(mini_data, "teacher=random:spiral_mini"), tmp_path / "run")
+    assert "\n" not in str(error.value)

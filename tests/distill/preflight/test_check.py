@@ -7,11 +7,16 @@ from pathlib import Path
 import pytest
 import soundfile
 
+from distill.checkpoints import native
 from distill.config import load
 from distill.data_prep.advice import how_to_make
 from distill.errors import UsageError
+from distill.options import DataConfig, FinetuneRecipe, SpiralRecipe
+from distill.options.finetuning import TestSet
 from distill.preflight.check import check
 from distill.preflight.findings import WIDTH, Finding
+from distill.spiral.encoder import SpiralEncoder
+from distill.student import Student
 from tests.distill.preflight.reports import finding, mini
 
 
@@ -96,3 +101,19 @@ def test_targets_of_an_adaptation(mini_data, tmp_path):
     assert "train and dev" in lost.problem
     assert lost.fix == f"distill adapt targets mini_teacher --out {tmp_path}"
     assert targets("targets.codebook=/none.npy").state == "missing"
+
+
+def test_recipes_of_spiral_and_of_fine_tuning(corpus, tmp_path):
+    speech = DataConfig(train=[f"{corpus}/some/all.jsonl.gz"], dev=[f"{corpus}/some/all.jsonl.gz"])
+    report = check(SpiralRecipe(name="x", teacher="random:spiral_mini", data=speech), tmp_path / "run")
+    lines = {line.what.partition(":")[0]: line.state for line in report.findings}
+    assert lines["train"] == lines["teacher"] == lines["disk"] == "ok" and "memory" in lines
+    noisy = SpiralRecipe(name="x", teacher="random:spiral_mini", data=speech, distort=True)
+    assert any(line.what.startswith("noises.") for line in check(noisy, tmp_path / "run").findings)
+    student = Student.from_teacher(SpiralEncoder.from_preset("mini"), layers=1, targets=(4,))
+    teacher = str(native.write(student, tmp_path))
+    tests = {"none": TestSet(), "some": TestSet(sources=speech.dev, noises={"dns": ["nowhere"]})}
+    report = check(FinetuneRecipe(name="x", teacher=teacher, data=speech, tests=tests), tmp_path / "run")
+    states = {line.what.partition(":")[0]: line.state for line in report.findings}
+    assert states["teacher"] == "ok" and states["tests.some.dns"] == states["tests.none"] == "missing"
+    assert "tests.none.sources is empty" in str(report)

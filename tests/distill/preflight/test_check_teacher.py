@@ -2,7 +2,11 @@
 
 from distill.checkpoints import export
 from distill.hubert import HubertEncoder
+from distill.options import AdaptRecipe, DistillRecipe, SpiralRecipe
 from distill.preflight.check import check
+from distill.preflight.check_teacher import check_teacher
+from distill.preflight.findings import CheckReport, Finding
+from distill.spiral.encoder import PRESETS as SPIRALS
 from tests.distill.preflight.reports import finding, mini
 
 
@@ -33,3 +37,18 @@ def test_a_teacher_that_is_none(mini_data, tmp_path):
     line = finding(check(mini(mini_data, f"teacher={tmp_path}/t.pt")), "teacher")
     assert line.state == "wrong" and "a text file" in line.problem
     assert finding(check(mini(mini_data, "teacher=/no/t.pt")), "teacher").state == "missing"
+
+
+def test_spiral_and_hubert_where_the_other_is_needed():
+    def found(recipe) -> tuple[object, Finding]:
+        report = CheckReport(recipe="x")
+        return check_teacher(recipe, report), report.findings[0]
+
+    config, finding = found(AdaptRecipe(name="x", teacher="random:spiral_mini"))
+    assert config is None and finding.state == "wrong" and "is a SPIRAL encoder" in finding.problem
+    config, finding = found(SpiralRecipe(name="x", teacher="random:mini"))
+    assert config is None and "is a HuBERT or wav2vec 2.0" in finding.problem
+    config, finding = found(SpiralRecipe(name="x", teacher="random:spiral_mini"))
+    assert config == SPIRALS["mini"] and finding.detail == "4 layers, 128 features, SPIRAL"
+    config, finding = found(DistillRecipe(name="x", teacher="random:spiral_mini"))
+    assert config == SPIRALS["mini"] and finding.state == "ok"

@@ -11,7 +11,10 @@ from distill.config import load
 from distill.hubert import PRESETS, HubertEncoder
 from distill.objective import distillation_loss
 from distill.optim import OptimConfig, adamw
+from distill.options import DataConfig, HeadsConfig, SpiralRecipe
 from distill.preflight.needs import activation_bytes, estimate
+from distill.spiral.encoder import PRESETS as SPIRALS
+from distill.spiral.encoder import SpiralEncoder
 from distill.training.devices import Layout
 from tests.distill.preflight.reports import mini
 
@@ -70,3 +73,35 @@ def test_what_makes_a_run_smaller():
     assert gpu("student.activation_checkpointing=true") < whole
     assert gpu(layout=Layout(processes=4, nodes=2, gpu=True)) < 0.25 * whole
     assert gpu("data.batch_seconds=187.5") == pytest.approx(gpu("data.batch_size=12"), rel=1e-6)
+
+
+@pytest.mark.parametrize(("preset", "layers"), [("mini", 1), ("mini", 4), ("base", 2)])
+def test_the_estimate_of_spirals_activations_against_what_autograd_keeps(preset, layers):
+    encoder = SpiralEncoder.from_preset(preset, layers=layers, block1_layers=1, layerdrop=0.0)
+    weights = {parameter.untyped_storage().data_ptr() for parameter in encoder.parameters()}
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.untyped_storage().data_ptr() not in weights:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        encoder(torch.randn(2, 32_000), torch.tensor([32_000, 20_000])).last_hidden_state.sum()
+    config = encoder.config
+    total = sum(
+        tensor.untyped_storage().nbytes()
+        for tensor in kept.values()
+        if tensor.shape[0] == 2 or tensor.dim() < 3  # positional kernels are not activations
+    )
+    assert activation_bytes(config, 64_000) == pytest.approx(total, rel=0.2)
+
+
+def test_the_parameters_of_a_spiral_and_its_heads():
+    one = Layout(processes=1, nodes=1, gpu=True)
+    recipe = SpiralRecipe(name="x", data=DataConfig(train=["a"], dev=["a"]))
+    needs = estimate(recipe, SPIRALS["base"], one)
+    assert needs.disk - 100_000_000 == 7 * 4 * 91_536_256
+    assert 4e9 < needs.device < 40e9
+    recipe = SpiralRecipe(name="x", heads=HeadsConfig(predictor="none"))
+    assert estimate(recipe, SPIRALS["base"], one).disk < needs.disk
