@@ -16,6 +16,7 @@ from distill.downstream.finetuning.classifier import Classifier
 from distill.downstream.finetuning.data import TranscribedSpeech
 from distill.downstream.finetuning.model import NAME, FineTuned, load_finetuned, make_shape, write
 from distill.downstream.finetuning.module import FineTuning
+from distill.downstream.finetuning.testing import WerTests, evaluate_wer
 from distill.downstream.finetuning.units import Characters, Units, learn_subwords, read_units
 from distill.encoder import Encoder
 from distill.errors import ConfigError
@@ -57,6 +58,8 @@ def finetune(recipe: FinetuneRecipe, out: Path, *, resume: bool = False, other_s
         data = TranscribedSpeech(recipe, other_speech=other_speech)
         units = make_units(recipe, data, folder.path if resume else None)
         module = make_module(recipe, data, open_encoder(recipe), units)
+        if recipe.tests and is_first_process():
+            WerTests(module.model, units, recipe, out)  # what is missing is said before the training
         with RunLock(out) as lock:
             folder.check(resume=resume)  # another process may have been faster
             _train(module, data, folder, lock, resume=resume)
@@ -194,7 +197,5 @@ def say_start(trainer: pl.Trainer, module: FineTuning, folder: RunFolder) -> Non
 
 def _test(recipe: FinetuneRecipe, made: Path) -> None:
     """Count word errors on the recipe's test sets."""
-    from distill.downstream.finetuning.testing import evaluate_wer
-
     loaded = load_finetuned(made)
     evaluate_wer(loaded.model, loaded.units, recipe, made.parent)

@@ -128,7 +128,8 @@ class WerTests:
                 raise ConfigError(
                     f"tests: {name!r} names a file: choose a plain name that does not end with -lm"
                 )
-        self.tests = {name: open_test(name, test, units) for name, test in recipe.tests.items()}
+        column = recipe.transcripts
+        self.tests = {name: open_test(name, test, units, column) for name, test in recipe.tests.items()}
 
     def test(self, name: str) -> dict[bool, Path]:
         """Test on one set unless that is done; the results by whether a language model is used."""
@@ -177,7 +178,7 @@ class WerTests:
         decoding, outputs = self.recipe.decoding, []
         if not decoding.trials:
             return self._first_weights
-        dev = open_speech(self.recipe.data.dev, "data.dev", self.units)
+        dev = open_speech(self.recipe.data.dev, "data.dev", self.units, self.recipe.transcripts)
 
         def count(lm_weight: float, word_score: float) -> tuple[int, int]:
             self._tune(decoding.beam, (lm_weight, word_score))

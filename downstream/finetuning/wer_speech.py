@@ -16,8 +16,8 @@ from distill.data.noise import NoiseReader
 from distill.data.sources import check_names, open_cuts, read_part, split_query
 from distill.distortions import DistortionConfig
 from distill.downstream.distorted_sets import find_condition
+from distill.downstream.finetuning.data import transcript_of
 from distill.downstream.subword_search import Units
-from distill.downstream.truths import text_of
 from distill.errors import DataError
 from distill.hashing import hash_lines
 from distill.preflight.survey import check_files
@@ -61,13 +61,14 @@ class WerSpeech:
     """What a score depends on: condition, contents of speech and noise."""
 
 
-def open_test(name: str, test: TestSet, units: Units) -> WerSpeech:
+def open_test(name: str, test: TestSet, units: Units, column: str | None = None) -> WerSpeech:
     """Open and check a test set.
 
     Args:
         name: of the test set.
         test: its description.
         units: what the model writes.
+        column: with the transcripts, as `transcript_of`.
 
     Raises:
         UserError: for anything that is missing or cannot be written.
@@ -85,7 +86,7 @@ def open_test(name: str, test: TestSet, units: Units) -> WerSpeech:
         check_files(clips, ", ".join(sources[corpus]))
         if distortion.strung and corpus != "rir":
             noises.check_strung(corpus)
-    opened = open_speech(test.sources, where, units)
+    opened = open_speech(test.sources, where, units, column)
     if (size := SIZES.get(name)) is not None and len(opened.cuts) != size:
         logger.warning("%s has %d utterances, the published test set %d", where, len(opened.cuts), size)
     about = opened.about | {
@@ -98,13 +99,14 @@ def open_test(name: str, test: TestSet, units: Units) -> WerSpeech:
     return replace(opened, distortion=distortion, noises=noises, about=about)
 
 
-def open_speech(sources: Sequence[str], where: str, units: Units) -> WerSpeech:
+def open_speech(sources: Sequence[str], where: str, units: Units, column: str | None = None) -> WerSpeech:
     """Open and check clean speech.
 
     Args:
         sources: of the speech.
         where: the recipe's name for them.
         units: what the model writes.
+        column: with the transcripts, as `transcript_of`.
 
     Raises:
         DataError: naming what is missing, or of the same name, or cannot be written.
@@ -115,7 +117,7 @@ def open_speech(sources: Sequence[str], where: str, units: Units) -> WerSpeech:
     listed = ", ".join(sources)
     check_names(cuts, listed)
     check_files(cuts, listed)
-    words = {cut.id: transcript(cut, units) for cut in cuts}
+    words = {cut.id: transcript(cut, units, column) for cut in cuts}
     cuts.sort(key=lambda cut: cut.id)
     said = (f"{cut.id}\t{samples_at_16k(cut)}\t{' '.join(words[cut.id])}" for cut in cuts)
     about = {"test set": hash_lines(said), "test audio": contents_of(cuts, in_full=True)}
@@ -123,14 +125,14 @@ def open_speech(sources: Sequence[str], where: str, units: Units) -> WerSpeech:
     return WerSpeech(cuts, words, find_condition("clean"), NoiseReader({}), about)
 
 
-def transcript(cut: Cut, units: Units) -> list[str]:
+def transcript(cut: Cut, units: Units, column: str | None = None) -> list[str]:
     """The words of an utterance, in upper case.
 
     Raises:
         DataError: without a transcript, or for one that the units cannot write: it would count as an error of
             the model.
     """
-    text = text_of(cut).upper()
+    text = transcript_of(cut, column)
     try:
         written = units.words(units.encode(text))
     except DataError as error:

@@ -63,7 +63,7 @@ def test_every_recipe_says_how_to_get_its_data(name, tmp_path):
     overrides = [] if load(name).kind == "teacher" else [f"data.root={tmp_path}"]
     report = check(load(name, overrides), tmp_path / "run", how_to_make=how_to_make)
     for line in report.problems:
-        if line.what.startswith(("train", "dev", "noises")) and not name.startswith(("mini", "real_mini")):
+        if line.what.startswith(("train", "dev", "noises")) and "mini" not in name:
             assert line.fix.startswith("distill data prepare ")
             assert f" --out {tmp_path}/" in line.fix
     assert all(len(line) <= WIDTH for line in str(report).split("\n\n")[0].splitlines())

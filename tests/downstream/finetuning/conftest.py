@@ -9,7 +9,7 @@ import soundfile
 from distill.config import from_words
 from distill.options import FinetuneRecipe
 
-TEACHERS = ("random:mini",)
+TEACHERS = ("random:mini", "random:spiral_mini")
 
 SENTENCES = ("a cat", "the dog", "no", "it's", "on a mat", "yes", "the cat", "a dog", "to me", "go")
 

@@ -91,6 +91,7 @@ class Made:
     """What tests read of a recipe of fine-tuning."""
 
     tests: dict[str, Test]
+    transcripts: str | None = None
     name: str = "finetune_mini"
     kind: str = "finetune"
     teacher: str = "random:mini"
