@@ -104,6 +104,8 @@ def run_export(options: argparse.Namespace) -> None:
         raise UsageError(
             f"--push-to-hub uploads Hugging Face folders: it needs --to huggingface, not {options.to}"
         )
+    if options.seconds is not None and not 0 < options.seconds <= 3600:
+        raise UsageError(f"--seconds {options.seconds:g}: more than 0, at most 3600")
     if options.results and options.scores:
         raise UsageError("--results and --scores: the model card takes its scores from one of them")
     if options.results:

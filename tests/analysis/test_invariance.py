@@ -13,6 +13,7 @@ from distill.downstream.distorted_sets import DistortedSet
 from distill.errors import UserError
 from distill.hubert import HubertEncoder
 from distill.run import run
+from distill.spiral.encoder import SpiralEncoder
 from tests.distill.training.runs import tiny
 
 GAUSSIAN = {
@@ -92,3 +93,12 @@ def test_tables_and_picture(speech, teacher, tmp_path):
     assert (tmp_path / "cosines.png").stat().st_size > 5000
     with pytest.raises(UserError, match="must end in .png"):
         compare([str(teacher)], speech, ["gaussian"], {}, out=tmp_path / "cosines.doc")
+
+
+def test_layers_of_a_spiral_under_noise(speech):
+    torch.manual_seed(0)
+    encoder = SpiralEncoder.from_preset("mini")
+    sets = [DistortedSet(open_cuts(speech), c, encoders=[encoder]) for c in ("clean", GAUSSIAN[0.0])]
+    assert sets[0].model is encoder.config
+    found = layer_cosines({"m": encoder}, sets[0], sets[1])["m"]
+    assert len(found) == 5 and (found < 0.999).all()

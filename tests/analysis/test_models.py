@@ -6,6 +6,7 @@ import torch
 from distill.analysis.models import OurModel
 from distill.errors import UsageError
 from distill.hubert import HubertEncoder
+from distill.spiral.encoder import SpiralEncoder
 from distill.student import Student
 
 WAVEFORMS = torch.randn(2, 16_000, generator=torch.Generator().manual_seed(0))
@@ -91,3 +92,40 @@ def test_of_a_student_the_encoder_is_analysed():
     student = Student.from_teacher(HubertEncoder.from_preset("mini"), layers=2, targets=(2, 4, 6))
     model = OurModel(student, "s")
     assert model.transformer == ("cnn", "0", "1", "2") and model.student is student
+
+
+@pytest.fixture(scope="module")
+def spiral():
+    torch.manual_seed(7)
+    return OurModel(SpiralEncoder.from_preset("mini"), "m")
+
+
+def test_layers_of_a_spiral(spiral):
+    assert spiral.layers == ("conv1", "conv2", "conv3", "conv4", "cnn", "0", "1", "2", "3", "4")
+    assert [spiral.hop(layer) for layer in spiral.layers] == [320, 640, 640, 1280, 1280, *[1280] * 5]
+    assert spiral.local == "conv3" and spiral.receptive_field == spiral.encoder.config.min_samples
+    out = spiral.encoder(WAVEFORMS, LENGTHS, return_cnn=True)
+    found = spiral.activations(WAVEFORMS, LENGTHS, spiral.layers)
+    for number, state in enumerate(out.features):
+        assert torch.equal(found.states[str(number)], state)
+    assert torch.equal(found.states["cnn"], out.cnn)
+    frames = [found.lengths[layer].tolist() for layer in ("conv1", "conv2", "conv3", "cnn", "0", "4")]
+    assert frames == [[50, 38], [25, 19], [25, 19], [13, 10], [13, 10], [13, 10]]
+    alone = spiral.activations(WAVEFORMS[1:, :12_000], LENGTHS[1:], spiral.layers)
+    for layer in spiral.layers:  # frames that count are the same alone
+        rows, again = found.valid(layer)[1], alone.valid(layer)[0]
+        torch.testing.assert_close(rows, again, atol=2e-5, rtol=1e-4)
+
+
+def test_a_change_in_a_spiral_reaches_its_layer_and_those_above(spiral):
+    before = spiral.activations(WAVEFORMS, LENGTHS, spiral.layers)
+    generator = torch.Generator().manual_seed(1)
+    for number, layer in enumerate(("input", *spiral.layers)):
+        with spiral.injected(layer, lambda x: x + 0.1 * torch.randn(x.shape, generator=generator)):
+            after = spiral.activations(WAVEFORMS, LENGTHS, spiral.layers)
+        changed = [name for name in spiral.layers if not torch.equal(before.states[name], after.states[name])]
+        assert changed == list(spiral.layers[max(0, number - 1) :])
+    again = spiral.activations(WAVEFORMS, LENGTHS, spiral.layers)
+    assert all(torch.equal(again.states[name], state) for name, state in before.states.items())
+    assert spiral.random_twin(0).identity != spiral.identity
+    assert spiral.random_twin(0).layers == spiral.layers

@@ -10,13 +10,17 @@ import torch
 from PIL import Image
 
 from distill.analysis.figures import COLUMN_IN, PAGE_IN
+from distill.analysis.models import OurModel
 from distill.analysis.record import read_record
 from distill.analysis.separation import separation
 from distill.analysis.splits import KINDS, Splits, make_splits
 from distill.analysis.tsne import ALL, draw, plot, project, separations, write_picture
 from distill.checkpoints import native
+from distill.data.noise import NoiseReader
+from distill.data.sources import open_cuts
 from distill.errors import UserError
 from distill.hubert import HubertEncoder
+from distill.spiral.encoder import SpiralEncoder
 
 
 @pytest.fixture(scope="module")
@@ -172,3 +176,12 @@ def test_mistakes_are_named(checkpoints, speech, tmp_path):
         plot(checkpoints, speech, {}, tmp_path / "x.txt")
     with pytest.raises(UserError, match="1 splits: at least 2"):
         plot(checkpoints, speech, {}, tmp_path / "x", splits=1)
+
+
+def test_a_spiral_has_its_points(speech, tmp_path):
+    torch.manual_seed(0)
+    model = OurModel(SpiralEncoder.from_preset("mini"), "spiral")
+    splits = make_splits([model], open_cuts(speech), NoiseReader({}), kinds=("clean", "gaussian"))
+    assert splits.means["spiral"]["clean"].shape[1] == 128
+    rows = write_picture(splits, tmp_path / "x.png", {"speech": "s"}, seed=2)
+    assert {row["model"] for row in rows} == {"spiral"} and np.isfinite([row["ratio"] for row in rows]).all()

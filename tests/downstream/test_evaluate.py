@@ -12,6 +12,7 @@ import pytest
 import soundfile
 import torch
 
+from distill.checkpoints import native
 from distill.data.noise import NoiseReader
 from distill.downstream.distorted_sets import DistortedSet
 from distill.downstream.evaluate import evaluate
@@ -22,6 +23,8 @@ from distill.downstream.task_sources import noise_sources
 from distill.downstream.tasks import TASKS
 from distill.errors import DataError, UsageError, UserError
 from distill.hubert import HubertEncoder
+from distill.spiral.encoder import SpiralEncoder
+from distill.student import Student
 from distill.training.stopping import Interrupted
 
 TESTED = {"ks": 21, "ic": 6, "er": 10, "asr": 3, "pr": 4, "slurp_action": 8, "slurp_scenario": 8}
@@ -307,3 +310,23 @@ def test_a_test_utterance_that_cannot_be_read_is_not_left_out(quick, student, to
     sources = tones | {"test": str(folder / "bad.tsv")}
     with pytest.raises(DataError, match="test utterance bad: samples are not finite"):
         evaluate(student, quick("ks", sources=sources, conditions=["clean"]), tmp_path)
+
+
+def test_a_spiral_student_is_evaluated_as_any_other(quick, student, tmp_path):
+    torch.manual_seed(0)
+    spiral = Student.from_teacher(SpiralEncoder.from_preset("mini"), layers=1, targets=(4,))
+    native.write(spiral, tmp_path / "spiral")
+    scores = []
+    for cache in ("off", "float32"):
+        config = quick("ks", conditions=["clean", "reverb"], features="weighted_sum", cache=cache)
+        results = read(evaluate(tmp_path / "spiral", config, tmp_path / cache))
+        assert [result["n_utterances"] for result in results] == [TESTED["ks"]] * 2
+        assert {result["model"] for result in results} == {"spiral"}
+        assert results[0]["checkpoint_hash"] != load_upstream(student).checkpoint_hash
+        (weights,) = (tmp_path / cache).glob("heads/*/layer_weights.json")
+        assert len(json.loads(weights.read_text())["weights"]) == 2
+        scores.append([result["value"] for result in results])
+    assert scores[0] == scores[1]
+    asr = quick("asr", conditions=["clean"])
+    (result,) = read(evaluate(tmp_path / "spiral", asr, tmp_path / "asr"))
+    assert result["metric"] == "wer" and result["value"] > 0

@@ -16,6 +16,7 @@ from distill.downstream.cache import FeatureCache
 from distill.downstream.extraction import fill_all
 from distill.errors import DataError, UserError
 from distill.hubert import HubertEncoder
+from distill.spiral.encoder import SpiralEncoder
 from tests.downstream.small_caches import CPU, fill, make
 
 
@@ -160,3 +161,19 @@ def test_what_could_not_be_read_is_tried_once_by_every_run(
     assert again.read("u04") is not None
     assert kept == {path: path.stat().st_mtime_ns for path in kept}
     assert make(tmp_path, speech, encoder)[0].missing == []
+
+
+@pytest.mark.parametrize("features", ["last", "weighted_sum"])
+def test_features_of_a_spiral(tmp_path, speech, small_blocks, features):
+    torch.manual_seed(0)
+    encoder = SpiralEncoder.from_preset("mini").eval()
+    cache, selection = make(tmp_path, speech, encoder, features)
+    fill_all([cache], encoder, selection, devices=[CPU], workers=2)
+    for cut in cache.cuts:
+        wave = read_audio(cut)
+        with torch.no_grad():
+            states = encoder(wave[None]).features
+        found = cache.read(cut.id)
+        assert found is not None and len(found) == -(-len(wave) // 1280)
+        expected = states[-1][0] if features == "last" else torch.stack(states, 2)[0]
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)

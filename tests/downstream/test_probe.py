@@ -14,6 +14,7 @@ from distill.data.sources import open_cuts
 from distill.downstream.probe import ProbeTask, probe, probe_all
 from distill.errors import DataError, UsageError
 from distill.hubert import HubertEncoder
+from distill.spiral.encoder import SpiralEncoder
 from distill.student import Student
 
 TONES = {"low": 300, "middle": 1200, "high": 4000}
@@ -117,3 +118,12 @@ def test_a_table_of_several_models(folder, encoder, tmp_path):
     expected = accuracies_of(encoder, plain, ["clean"], NoiseReader({}))["clean"]
     assert table[:3] == ["| accuracy (%) | clean |", "| --- | --- |", f"| teacher | {expected:.1f} |"]
     assert table[3].startswith("| student | ") and len(table) == 4
+
+
+def test_a_spiral_beside_a_hubert(folder, encoder):
+    """Steady tones are what SPIRAL's normalisation takes away: nothing is asked of its score."""
+    torch.manual_seed(0)
+    both = {"hubert": encoder, "spiral": SpiralEncoder.from_preset("mini")}
+    found = probe(both, task(folder, "pitch"), ["clean", "gaussian"], NoiseReader({}))
+    assert set(found) == set(both) and all(0 <= value <= 100 for value in found["spiral"].values())
+    assert found["hubert"]["clean"] > 90

@@ -7,6 +7,7 @@ from distill import load_student
 from distill.checkpoints import export
 from distill.errors import CheckpointError
 from distill.hubert import HubertEncoder
+from distill.spiral.encoder import SpiralEncoder
 from distill.upstream.expert import UpstreamExpert
 from tests.paths import GOLDEN
 
@@ -135,3 +136,22 @@ def test_an_exported_student_without_heads(student_folder, tmp_path, expert):
 def test_a_missing_checkpoint(tmp_path):
     with pytest.raises(CheckpointError, match="does not exist"):
         UpstreamExpert(tmp_path / "nothing")
+
+
+@torch.no_grad()
+def test_a_spiral_has_a_frame_every_80_ms_alone_and_in_a_batch(tmp_path):
+    torch.manual_seed(0)
+    encoder = SpiralEncoder.from_preset("mini").eval()
+    expert = UpstreamExpert(export(encoder, "native", tmp_path)).eval()
+    assert expert.get_downsample_rates("hidden_states") == 1280
+    wavs = noise(24_080, 9_000, 1)
+    out = expert(wavs)
+    assert [tuple(h.shape) for h in out["hidden_states"]] == [(3, 19, 128)] * 5
+    assert out["paper"] is out["last_hidden_state"] is out["hidden_states"][-1]
+    for row, wav in enumerate(wavs):
+        alone = expert([wav])["last_hidden_state"][0]
+        torch.testing.assert_close(out["paper"][row, : len(alone)], alone, atol=2e-4, rtol=0)
+    torch.testing.assert_close(
+        out["paper"][0], encoder(wavs[0][None]).last_hidden_state[0], atol=2e-4, rtol=0
+    )
+    assert torch.equal(out["paper"][2, 1:], out["paper"][2, :1].expand(18, -1))  # the last frame is repeated

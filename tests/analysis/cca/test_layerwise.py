@@ -5,10 +5,13 @@ from dataclasses import replace
 from statistics import mean
 
 import pytest
+import torch
 
 from distill.analysis.cca.layerwise import CcaOptions, analyse, tables
 from distill.analysis.cca.ranking import scores_of
+from distill.analysis.models import OurModel
 from distill.errors import UsageError, UserError
+from distill.spiral.encoder import SpiralEncoder
 from tests.analysis.cca.tones import PHONES, small_model, spoken
 
 OPTIONS = CcaOptions(views=("local", "mel", "phone", "word"), utterances=30, samples=2)
@@ -113,3 +116,17 @@ def test_a_layer_that_does_not_exist(speech, tmp_path):
 
 def test_every_phone_of_the_tones_is_a_phone():
     assert len(PHONES) == 8
+
+
+def test_a_spiral_is_compared_with_its_own_local_features_at_80_ms(speech, tmp_path):
+    torch.manual_seed(0)
+    changes = {"conv_layers": ((8, 5, 2), (8, 1, 1)), "heads": 2, "ffn_dim": 16, "position_groups": 4}
+    first = {"block1_conv_layers": ((8, 5, 2), (8, 5, 2), (8, 1, 1)), "block1_ffn_dim": 16}
+    encoder = SpiralEncoder.from_preset("mini", layers=2, block1_heads=2, **changes, **first)
+    model = OurModel(encoder, "spiral")
+    record = analyse([model], speech, replace(OPTIONS, samples=1), tmp_path)
+    found = means(record, "spiral")
+    assert set(found) == {"local", "mel", "phone", "word"}
+    assert list(found["mel"]) == list(model.layers) and "conv3" not in found["local"]
+    assert all(0 < value <= 1 for layers in found.values() for value in layers.values())
+    assert found["mel"]["conv3"] > 0.3 and found["local"]["conv2"] > found["local"]["2"]

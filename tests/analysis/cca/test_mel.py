@@ -8,7 +8,7 @@ import torchaudio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distill.analysis.cca.mel import mel_view
+from distill.analysis.cca.mel import mel_at, mel_view
 from distill.analysis.models import OurModel
 from distill.hubert import HubertConfig, HubertEncoder
 
@@ -115,3 +115,12 @@ FIELDS = (10, 20, 40, 80, 160, 240, 400)  # samples that a frame of each convolu
 def test_waveforms_of_other_shapes_are_refused(shape):
     with pytest.raises(ValueError, match="waveform must be"):
         mel_view(torch.zeros(shape))
+
+
+def test_frames_of_slower_models_are_means():
+    wave = noise(16_000)
+    rows = mel_view(wave)
+    assert torch.equal(mel_at(wave, 320), rows)
+    slow = mel_at(wave, 1280)
+    assert len(slow) == len(rows) // 4
+    torch.testing.assert_close(slow[2], rows[8:12].mean(0))

@@ -12,6 +12,7 @@ from distill.analysis.probes.layer_noise import LayerNoise, open_judges, probe_l
 from distill.data.sources import open_cuts
 from distill.errors import UsageError, UserError
 from distill.hubert import HubertEncoder
+from distill.spiral.encoder import SpiralEncoder
 
 LAYERS = ("cnn", "0", "2")
 
@@ -120,3 +121,12 @@ def test_judges_of_models(student, tmp_path):
         open_judges(["random:mini"], teacher="random:mini")
     with pytest.raises(UsageError, match="has no head, but others have one"):
         open_judges([str(student), f"{student}@{tmp_path}"])
+
+
+def test_noise_after_layers_of_a_spiral(cuts):
+    torch.manual_seed(0)
+    judge = DistanceJudge(OurModel(SpiralEncoder.from_preset("mini", layers=2), "m"))
+    options = {"layers": ("conv2", "cnn", "1"), "sigmas": (0.0, 0.3)}
+    one, four = (probe_layers([judge], cuts, **options, batch_size=size) for size in (1, 4))
+    for a, b in zip(one, four, strict=True):
+        assert a["value"] == pytest.approx(b["value"], abs=1e-4)

@@ -14,6 +14,7 @@ from distill.checkpoints import export, inspect, load_student
 from distill.checkpoints.onnx import _TwoOutputs, describe, int8_path
 from distill.errors import CheckpointError
 from distill.hubert import HubertEncoder
+from distill.spiral.encoder import SpiralEncoder
 from distill.student import Student
 from tests.paths import ROOT
 
@@ -189,3 +190,85 @@ def test_metadata_of_another_model(tmp_path):
             with pytest.raises(CheckpointError, match=rf"{key} is .* in its metadata but .* by the weights"):
                 describe(file)
         file.write_bytes(good)
+
+
+@pytest.fixture(scope="module")
+def spiral() -> Student:
+    torch.manual_seed(0)
+    teacher = SpiralEncoder.from_preset("mini", layers=1)
+    return Student.from_teacher(teacher, layers=1, targets=(1,)).eval()
+
+
+@pytest.fixture(scope="module")
+def spiral_exported(spiral, tmp_path_factory) -> Path:
+    return export(spiral, "onnx", tmp_path_factory.mktemp("spiral"))
+
+
+def loud_padding(lengths: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    waves = torch.randn(len(lengths), max(lengths), generator=torch.Generator().manual_seed(1)) * 0.3
+    for row, length in enumerate(lengths):
+        waves[row, length:] = 100.0
+    return waves, torch.tensor(lengths)
+
+
+@torch.no_grad()
+def test_a_spiral_of_any_length_and_batch_size(spiral, spiral_exported):
+    model = session(spiral_exported)
+    for lengths in ([16_000], [161, 162], [24_001, 24_080, 24_159], [31_999, 400, 20_001]):
+        waves, valid = loud_padding(lengths)
+        expected = spiral(waves, valid)
+        features, frames = model.run(None, {"waveforms": waves.numpy(), "lengths": valid.numpy()})
+        assert frames.tolist() == expected.lengths.tolist() and features.shape[1] == max(frames)
+        for row, count in enumerate(frames):
+            difference = torch.from_numpy(features[row, :count]) - expected.z[row, :count]
+            assert difference.abs().max() < TOLERANCE
+    for n_samples in (1, 160):  # too short for the model: as silence behind it
+        features, frames = run(spiral_exported, torch.ones(1, n_samples), torch.tensor([n_samples]))
+        assert frames.tolist() == [1] and np.isfinite(features).all()
+        longer = torch.nn.functional.pad(torch.ones(1, n_samples), (0, 161 - n_samples))
+        np.testing.assert_allclose(features, spiral(longer).z.numpy(), atol=TOLERANCE)
+
+
+@torch.no_grad()
+def test_int8_of_a_spiral_leaves_its_features_alone(spiral, spiral_exported):
+    waves = torch.randn(1, 16_000, generator=torch.Generator().manual_seed(3)) * 0.1
+    features, _ = run(int8_path(spiral_exported), waves, torch.tensor([16_000]))
+    expected = spiral(waves).z.numpy()
+    assert 1e-4 < np.linalg.norm(features - expected) / np.linalg.norm(expected) < 0.1
+    nodes = onnx.load(str(int8_path(spiral_exported))).graph.node
+    assert sum(node.op_type == "MatMulInteger" for node in nodes) == 12  # six in each of two layers
+    info = inspect(spiral_exported)
+    assert (info.family, info.kind, info.hop, info.targets) == ("spiral", "student", 1280, (1,))
+
+
+def test_metadata_of_another_spiral(spiral_exported, tmp_path):
+    lies = {"layers": 2, "block1_layers": 2, "conv_layers": [[256, 5, 2], [64, 1, 1]], "position_kernel": 8}
+    for key, lie in lies.items():
+        model = onnx.load(str(spiral_exported))
+        entry = next(entry for entry in model.metadata_props if entry.key == "distill")
+        described = json.loads(entry.value)
+        described["architecture"][key] = lie
+        entry.value = json.dumps(described)
+        onnx.save(model, str(tmp_path / "lie.onnx"))
+        with pytest.raises(CheckpointError, match=r"is .* in its metadata but .* by the weights"):
+            describe(tmp_path / "lie.onnx")
+
+
+@torch.no_grad()
+def test_a_fixed_length(student, tmp_path):
+    path = export(student, "onnx", tmp_path, n_samples=8000)
+    shapes = [value.shape for value in session(path).get_inputs()]
+    assert shapes == [[1, 8000], [1]] and session(path).get_outputs()[0].shape == [1, 24, 128]
+    waves = torch.randn(1, 8000, generator=torch.Generator().manual_seed(4))
+    for length in (8000, 5000):  # a shorter utterance is padded
+        features, frames = run(path, waves, torch.tensor([length]))
+        expected = student(waves, torch.tensor([length]))
+        assert frames.tolist() == expected.lengths.tolist()
+        np.testing.assert_allclose(
+            features[0, : frames[0]], expected.z[0, : frames[0]].numpy(), atol=TOLERANCE
+        )
+    assert inspect(path).provenance["samples"] == "8000, one utterance"
+    with pytest.raises(CheckpointError, match="399 samples are too few"):
+        export(student, "onnx", tmp_path, n_samples=399)
+    with pytest.raises(CheckpointError, match="a fixed length is for onnx"):
+        export(student, "native", tmp_path, n_samples=8000)
