@@ -42,8 +42,8 @@ class Units(Protocol):
     """What a CTC model writes in; the blank has the number 0."""
 
     @property
-    def symbols(self) -> Sequence[str]:
-        """Without the blank: the first symbol's number is 1."""
+    def symbols(self) -> Any:  # not to every type checker is a cached property one
+        """Texts without the blank: the first symbol's number is 1."""
         ...
 
     def encode(self, text: str) -> list[int]:

@@ -30,7 +30,7 @@ def key_of(result: Result) -> RunKey | str:
         shown = f"{n_parameters:,}" if isinstance(n_parameters, int) else "unknown"
         return f"not SPIRAL BASE or LARGE: {facts.get('family') or 'unknown'} encoder, {shown} parameters"
     size = SIZES[n_parameters]
-    finetuning = _finetuning(facts.get("finetuning speech") or [])
+    finetuning = finetuning_speech(facts.get("finetuning speech") or [])
     pretraining = facts.get("pretraining")
     if finetuning is None:
         return f"fine-tuned on {_listed(facts.get('finetuning speech'))}"
@@ -54,7 +54,8 @@ def key_of(result: Result) -> RunKey | str:
     )
 
 
-def _finetuning(names: Iterable[str]) -> str | None:
+def finetuning_speech(names: Iterable[str]) -> str | None:
+    """train-clean-100 or train-960 by the names of the speech (`speech_names`); None: another one."""
     speech = {PurePath(name).name for name in names}
     if speech == {"train-clean-100"}:
         return "train-clean-100"

@@ -66,7 +66,6 @@ TASK = "finetune"
 """`Result.task` of these results."""
 _BATCH = 16  # utterances at once: outputs do not depend on it
 _SEED = 0  # of the distortions: the same for every model
-_WORD_SCORE = BeamSearch().word_score
 
 
 class Recogniser(Protocol):
@@ -103,6 +102,34 @@ def evaluate_wer(model: Recogniser, units: Units, recipe: FinetuneRecipe, out: P
     return [path for name in run.tests for path in run.test(name).values()]
 
 
+def open_tests(recipe: FinetuneRecipe, units: Units) -> tuple[dict[str, WerSpeech], Decoder | None]:
+    """All that the tests of a recipe need: before training, this finds what is missing.
+
+    Returns:
+        The test sets by name, and the decoder with a language model, if one is asked for.
+
+    Raises:
+        UserError: for anything that is missing, or cannot be written by the units.
+    """
+    for name in recipe.tests:
+        if not is_plain_name(name) or name.endswith("-lm"):
+            raise ConfigError(f"tests: {name!r} names a file: choose a plain name that does not end with -lm")
+    decoder = None
+    if (decoding := recipe.decoding).lm is not None:
+        lm_weight, word_score = first_weights(recipe)
+        options = search_options(units, beam=decoding.beam, lm_weight=lm_weight, word_score=word_score)
+        decoder = make_decoder(decoding.lm, units, decoding.lexicon, options)
+    column = recipe.transcripts
+    return {name: open_test(name, test, units, column) for name, test in recipe.tests.items()}, decoder
+
+
+def first_weights(recipe: FinetuneRecipe) -> tuple[float, float]:
+    """(lm_weight, word_score) of a recipe, or SUPERB's: those of the test without a search."""
+    decoding = recipe.decoding
+    score = BeamSearch().word_score if decoding.word_score is None else decoding.word_score
+    return float(decoding.lm_weight), float(score)
+
+
 class WerTests:
     """The tests of one fine-tuned model.
 
@@ -117,19 +144,7 @@ class WerTests:
         self.model, self.units, self.recipe, self.out = model, units, recipe, out
         self.module = _AsHead(model, units, devices_of(recipe)[0])
         self.checkpoint_hash = hash_weights(self.module.state())
-        self.decoder: Decoder | None = None
-        decoding = recipe.decoding
-        if decoding.lm is not None:
-            weights = {"lm_weight": decoding.lm_weight, "word_score": self._first_weights[1]}
-            options = search_options(units, beam=decoding.beam, **weights)
-            self.decoder = make_decoder(decoding.lm, units, decoding.lexicon, options)
-        for name in recipe.tests:
-            if not is_plain_name(name) or name.endswith("-lm"):
-                raise ConfigError(
-                    f"tests: {name!r} names a file: choose a plain name that does not end with -lm"
-                )
-        column = recipe.transcripts
-        self.tests = {name: open_test(name, test, units, column) for name, test in recipe.tests.items()}
+        self.tests, self.decoder = open_tests(recipe, units)
 
     def test(self, name: str) -> dict[bool, Path]:
         """Test on one set unless that is done; the results by whether a language model is used."""
@@ -160,13 +175,6 @@ class WerTests:
             decoders=decoders,
         )
 
-    @property
-    def _first_weights(self) -> tuple[float, float]:
-        """Those of the recipe, or SUPERB's."""
-        decoding = self.recipe.decoding
-        score = _WORD_SCORE if decoding.word_score is None else decoding.word_score
-        return float(decoding.lm_weight), float(score)
-
     def _tune(self, beam: int, weights: tuple[float, float]) -> None:
         assert self.decoder is not None
         lm_weight, word_score = weights
@@ -177,7 +185,7 @@ class WerTests:
         """(lm_weight, word_score): the recipe's, or the best of the search on dev."""
         decoding, outputs = self.recipe.decoding, []
         if not decoding.trials:
-            return self._first_weights
+            return first_weights(self.recipe)
         dev = open_speech(self.recipe.data.dev, "data.dev", self.units, self.recipe.transcripts)
 
         def count(lm_weight: float, word_score: float) -> tuple[int, int]:
@@ -195,7 +203,7 @@ class WerTests:
         }
         log, seed = self.out / "decoding" / "trials.json", self.recipe.seed
         best = random_search(
-            count, log, trials=decoding.trials, first=self._first_weights, seed=seed, settings=settings
+            count, log, trials=decoding.trials, first=first_weights(self.recipe), seed=seed, settings=settings
         )
         logger.info(
             "lm_weight %.3f, word_score %.3f: WER %.2f on dev", best.lm_weight, best.word_score, best.wer

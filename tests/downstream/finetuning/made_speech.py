@@ -1,6 +1,5 @@
 """Speech, recipes and models that word errors are counted with."""
 
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +9,10 @@ import torch
 from torch import nn
 
 from distill.data.sources import open_cuts
+from distill.distortions import DistortionConfig
 from distill.downstream.finetuning.units import Characters
 from distill.hubert import HubertEncoder
-from distill.optim import OptimConfig
-from distill.options import DataConfig
+from distill.options import DataConfig, FinetuneRecipe, TestSet
 
 UNITS = Characters()
 SAID = ["THE CAT SAT", "A DOG'S HAT", "NO", "THE CAT IS ON THE MAT"]
@@ -61,48 +60,25 @@ def reader(texts=tuple(SAID), *, first: int = 4_000) -> Reader:
     return Reader({first + 100 * number: text for number, text in enumerate(texts)})
 
 
-@dataclass
-class Test:
-    """A test set."""
+class Test(TestSet):
+    """A test set; not one of pytest's."""
 
-    __test__ = False  # of pytest
+    __test__ = False
 
-    sources: list[str]
-    condition: str | None = None
-    snr_db: list[float] | None = None
-    noises: dict[str, list[str]] = field(default_factory=dict)
+    def __init__(self, sources: list[str], **options: Any):
+        super().__init__(sources=sources, **options)
 
 
-@dataclass
-class Decoding:
-    """Options of decoding."""
-
-    lm: str | None = None
-    lexicon: list[str] = field(default_factory=list)
-    beam: int = 50
-    test_beam: int = 500
-    lm_weight: float = 2.0
-    word_score: float | None = None
-    trials: int = 0
-
-
-@dataclass
-class Made:
-    """What tests read of a recipe of fine-tuning."""
-
-    tests: dict[str, Test]
-    transcripts: str | None = None
-    name: str = "finetune_mini"
-    kind: str = "finetune"
-    teacher: str = "random:mini"
-    frozen: bool = False
-    distort: bool = False
-    distortion: dict[str, Any] = field(default_factory=lambda: {"additive": ["dns", "none"]})
-    seed: int = 0
-    data: DataConfig = field(default_factory=lambda: DataConfig(workers=0))
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    decoding: Decoding = field(default_factory=Decoding)
-    trainer: dict[str, Any] = field(default_factory=lambda: {"accelerator": "cpu", "devices": 1})
+def made(tests: dict[str, Any], **options: Any) -> FinetuneRecipe:
+    """A recipe of fine-tuning with these tests."""
+    defaults = {
+        "name": "finetune_mini",
+        "teacher": "random:mini",
+        "distortion": DistortionConfig(additive=("dns", "none"), non_additive=("none",)),
+        "data": DataConfig(workers=0),
+        "trainer": {"accelerator": "cpu", "devices": 1},
+    }
+    return FinetuneRecipe(tests=tests, **(defaults | options))
 
 
 def cuts_of(source: str) -> list[Any]:

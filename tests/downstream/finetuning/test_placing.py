@@ -4,11 +4,21 @@ from dataclasses import asdict
 
 import pytest
 import torch
+import yaml
 
-from distill.downstream.finetuning.paper import RunKey
-from distill.downstream.finetuning.placing import SIZES, key_of, unlabelled_speech
+from distill.config import load, recipe_names, to_yaml
+from distill.downstream.finetuning.facts import described, speech_names
+from distill.downstream.finetuning.paper import TABLES, RunKey, rows_of
+from distill.downstream.finetuning.placing import (
+    SIZES,
+    ablation,
+    finetuning_speech,
+    key_of,
+    unlabelled_speech,
+)
+from distill.downstream.finetuning.wer_speech import heard_in_training
 from distill.downstream.results import parse_result
-from distill.options.spiral import SpiralRecipe
+from distill.options import FinetuneRecipe, SpiralRecipe
 from distill.spiral.encoder import SpiralEncoder
 from tests.downstream.finetuning.made_results import LS_960, pretraining, score
 
@@ -95,3 +105,48 @@ def test_sizes_are_those_of_the_presets():
 def test_the_recipes_defaults_are_no_ablation():
     recipe = asdict(SpiralRecipe(kind="spiral"))
     assert ablated(**{name: recipe[name] for name in ("ema", "heads", "shift", "masking", "contrast")}) == {}
+
+
+def in_no_table(ablation):
+    return not any(
+        (key := table.key(row)) is not None and dict(key.ablation) == ablation
+        for table in TABLES
+        for row in rows_of(table)
+    )
+
+
+def test_shipped_recipes_of_pretraining_are_the_papers_rows():
+    found = {}
+    for name in recipe_names():
+        if name.startswith(("spiral_base", "spiral_large")):
+            recipe = load(name)
+            facts = described(yaml.safe_load(to_yaml(recipe)))
+            size = "LARGE" if "large" in name else "BASE"
+            assert unlabelled_speech(facts["train"]) == {"BASE": "LS-960", "LARGE": "LL-60k"}[size], name
+            assert facts["mct"] is name.endswith("_mct")
+            found[name] = dict(ablation(facts, size))
+    assert {name for name, changed in found.items() if in_no_table(changed)} == {"spiral_base_no_shift"}
+    assert [name for name, changed in found.items() if not changed] == [
+        "spiral_base",
+        "spiral_base_mct",
+        "spiral_large",
+        "spiral_large_mct",
+    ]
+    assert len({str(changed) for changed in found.values()}) == len(found) - 3
+
+
+def test_test_sets_of_shipped_recipes_are_columns_of_the_paper():
+    columns = {name for table in TABLES for names in table.columns.values() for name in names}
+    for name in recipe_names():
+        if name.startswith("finetune_") and "mini" not in name:
+            recipe = load(name)
+            assert isinstance(recipe, FinetuneRecipe)
+            assert recipe.tests.keys() <= columns, name
+            speech = speech_names(recipe.data.train)
+            assert finetuning_speech(speech) == ("train-960" if "960h" in name else "train-clean-100")
+            for test, options in recipe.tests.items():
+                assert options.condition == ("ns" if test.startswith("ns-") else None)
+                assert not heard_in_training(
+                    [source for sources in options.noises.values() for source in sources],
+                    recipe.data.noises,
+                )

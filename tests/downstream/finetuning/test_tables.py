@@ -1,8 +1,5 @@
 """Our word error rates beside the paper's."""
 
-import csv
-import io
-
 import pytest
 
 from distill.cli import main
@@ -118,23 +115,6 @@ def test_other_steps_sizes_and_known_noise_are_noted():
     assert "not the published test set: 7 utterances, not 2,620" in said
     assert "ns_librispeech_clean: trained with dns noise, itself or a teacher of it" in said
     assert "at [5.0, 5.0] dB, the paper's 0 to 30" in said and "may have been heard in training" in said
-
-
-def test_formats(tmp_path, capsys):
-    folder = write(tmp_path / "run", score(recipe="a|b_c"), score("x"))
-    text = make_spiral_tables([folder])
-    assert "| SPIRAL BASE | LS-960 |  | a\\|b_c | - | 5.5 | - | 11.1 | 5.00 | 5.4 | - | 11.2 |" in text
-    assert "### Other runs" in text
-    rows = list(csv.DictReader(io.StringIO(make_spiral_tables([folder], "csv"))))
-    (ours,) = [r for r in rows if r["table"].startswith("Table 3") and r["ours"]]
-    assert (ours["test_clean"], ours["test_clean seeds"], ours["test_clean paper"]) == ("5.0000", "1", "5.4")
-    latex = make_spiral_tables([folder], "latex", measured=True)
-    assert r"a\textbar{}b\_c" in latex and "wav2vec" not in latex
-    assert latex.count(r"\begin{table}") == latex.count(r"\end{table}") == 5
-    assert main(["table", str(folder), "--paper", "spiral", "--measured"]) == 0
-    assert "wav2vec" not in capsys.readouterr().out
-    with pytest.raises(ValueError, match="format must be one of markdown, csv, latex"):
-        make_spiral_tables([folder], "html")
 
 
 def test_nothing_to_show(tmp_path, capsys):

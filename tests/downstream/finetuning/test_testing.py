@@ -10,7 +10,8 @@ import torch
 from distill.downstream.finetuning.testing import evaluate_wer
 from distill.downstream.results import read_results
 from distill.errors import ConfigError, DataError, UserError
-from tests.downstream.finetuning.made_speech import SAID, UNITS, Decoding, Made, Test, reader, write_speech
+from distill.options import DecodingConfig
+from tests.downstream.finetuning.made_speech import SAID, UNITS, Test, made, reader, write_speech
 from tests.downstream.test_subword_search import UNIGRAMS, arpa
 
 WRITTEN = ["THE CAT SAT", "A DOGS HAT HAT", "", "THE CAT IS THE MAT"]
@@ -35,7 +36,7 @@ def speech(tmp_path):
 
 
 def test_errors_and_words_are_counted(speech, tmp_path):
-    recipe = Made({"test-clean": Test([speech])})
+    recipe = made({"test-clean": Test([speech])})
     (path,) = evaluate_wer(reader(WRITTEN), UNITS, recipe, tmp_path / "run")
     assert path == tmp_path / "run" / "results" / "wer-test-clean.json"
     found = json.loads(path.read_text())
@@ -58,9 +59,9 @@ def test_noise_is_added_and_is_the_same_for_every_seed(speech, tmp_path):
     noise = write_speech(tmp_path / "noise", [""] * 3, first=20_000)
     test = Test([speech], condition="ns", noises={"dns": [f"{noise}?part=0-1"]})
     models = [reader() for _ in range(3)]
-    evaluate_wer(models[0], UNITS, Made({"clean": Test([speech])}), tmp_path / "clean")
+    evaluate_wer(models[0], UNITS, made({"clean": Test([speech])}), tmp_path / "clean")
     for seed in (1, 2):
-        evaluate_wer(models[seed], UNITS, Made({"ns-clean": test}, seed=seed), tmp_path / f"run{seed}")
+        evaluate_wer(models[seed], UNITS, made({"ns-clean": test}, seed=seed), tmp_path / f"run{seed}")
     for n_samples, clean in models[0].heard.items():
         assert not torch.equal(clean, models[1].heard[n_samples])
         assert torch.equal(models[1].heard[n_samples], models[2].heard[n_samples])
@@ -68,7 +69,7 @@ def test_noise_is_added_and_is_the_same_for_every_seed(speech, tmp_path):
     assert result.settings["test"] == "ns" and result.settings["snr_db"] == [0.0, 30.0]
     loud = Test([speech], condition="ns", snr_db=[-5.0, -5.0], noises=test.noises)
     model = reader()
-    evaluate_wer(model, UNITS, Made({"ns-clean": loud}), tmp_path / "loud")
+    evaluate_wer(model, UNITS, made({"ns-clean": loud}), tmp_path / "loud")
     for n_samples, clean in models[0].heard.items():
         added = model.heard[n_samples] - clean
         assert added.square().mean() / clean.square().mean() == pytest.approx(10**0.5, rel=0.02)
@@ -76,11 +77,11 @@ def test_noise_is_added_and_is_the_same_for_every_seed(speech, tmp_path):
 
 def test_what_is_done_is_kept(speech, tmp_path):
     out = tmp_path / "run"
-    first = Made({"a": Test([speech])})
+    first = made({"a": Test([speech])})
     (path,) = evaluate_wer(reader(WRITTEN), UNITS, first, out)
     before = path.stat().st_mtime_ns
     model = reader(WRITTEN)
-    paths = evaluate_wer(model, UNITS, Made({"a": Test([speech]), "b": Test([speech])}), out)
+    paths = evaluate_wer(model, UNITS, made({"a": Test([speech]), "b": Test([speech])}), out)
     assert [each.name for each in paths] == ["wer-a.json", "wer-b.json"] and path.stat().st_mtime_ns == before
     path.write_text("{")  # damaged: made again
     evaluate_wer(model, UNITS, first, out)
@@ -89,24 +90,24 @@ def test_what_is_done_is_kept(speech, tmp_path):
 
 def test_results_of_others_are_refused(speech, tmp_path):
     out = tmp_path / "run"
-    evaluate_wer(reader(), UNITS, Made({"a": Test([speech])}), out)
+    evaluate_wer(reader(), UNITS, made({"a": Test([speech])}), out)
     other = write_speech(tmp_path / "other", ["THE CAT SAT", "A DOG'S HAT", "YES", "THE CAT IS ON THE MAT"])
     with pytest.raises(UserError, match=r"wer-a.json was made with other settings \(test set\)"):
-        evaluate_wer(reader(), UNITS, Made({"a": Test([other])}), out)
+        evaluate_wer(reader(), UNITS, made({"a": Test([other])}), out)
     model = reader()
     next(model.encoder.parameters()).data.add_(1.0)
     with pytest.raises(UserError, match=r"\(checkpoint_hash\): choose another --out"):
-        evaluate_wer(model, UNITS, Made({"a": Test([speech])}), out)
+        evaluate_wer(model, UNITS, made({"a": Test([speech])}), out)
 
 
 def test_incomplete_test_sets_are_errors(speech, tmp_path):
     with pytest.raises(DataError, match="tests.a: condition ns needs dns: set noises.dns$"):
-        evaluate_wer(reader(), UNITS, Made({"a": Test([speech], condition="ns")}), tmp_path / "run")
+        evaluate_wer(reader(), UNITS, made({"a": Test([speech], condition="ns")}), tmp_path / "run")
     with pytest.raises(ConfigError, match="tests: 'a/b' names a file"):
-        evaluate_wer(reader(), UNITS, Made({"a/b": Test([speech])}), tmp_path / "run")
+        evaluate_wer(reader(), UNITS, made({"a/b": Test([speech])}), tmp_path / "run")
     (tmp_path / "speech" / "u2.wav").write_bytes(b"RIFF")
     with pytest.raises(DataError, match="u2"):
-        evaluate_wer(reader(), UNITS, Made({"a": Test([speech])}), tmp_path / "run")
+        evaluate_wer(reader(), UNITS, made({"a": Test([speech])}), tmp_path / "run")
     assert not list(tmp_path.rglob("wer-*.json"))
 
 
@@ -115,7 +116,7 @@ def test_a_language_model_is_searched_for_and_used(speech, tmp_path):
     vocabulary = dict.fromkeys({word for text in SAID for word in text.split()}, (-1.0, 0.0))
     unigrams = {name: UNIGRAMS[name] for name in ("<unk>", "<s>", "</s>")} | vocabulary
     lm = arpa(tmp_path / "lm.arpa", unigrams, {("<s>", "THE"): -0.1})
-    recipe = Made({"a": Test([speech])}, decoding=Decoding(lm=str(lm), trials=3, test_beam=20))
+    recipe = made({"a": Test([speech])}, decoding=DecodingConfig(lm=str(lm), trials=3, test_beam=20))
     recipe.data.dev = [speech]
     out = tmp_path / "run"
     paths = evaluate_wer(reader(WRITTEN), UNITS, recipe, out)
