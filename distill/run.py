@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import torch
+
 from distill.checkpoints import load_teacher, native, teacher_facts
 from distill.checkpoints.heard import heard_facts
 from distill.errors import ConfigError
@@ -39,6 +41,7 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False, other_speech: bool =
 
         return pretrain(recipe, out, resume=resume, other_speech=other_speech)
     folder.check(resume=False)
+    torch.manual_seed(recipe.seed)  # of random weights, such as the control of an experiment
     teacher = load_teacher(recipe.teacher)
     with RunLock(out):
         folder.check(resume=False)

@@ -10,7 +10,8 @@ import pytest
 
 from distill.config import load, recipe_names
 from distill.distortions import CONDITIONS
-from distill.options import CDM, DistillRecipe
+from distill.options import CDM, DistillRecipe, SpiralRecipe
+from distill.spiral.perturbation import SpecAugment
 from tests.distill.recipe_helpers import load_distil
 
 RECIPES = Path(str(resources.files("distill.recipes")))
@@ -102,3 +103,63 @@ def test_the_recipes_of_the_authors_values_differ_in_these_alone(row):
     assert authors.distortion == CONDITIONS["2-dist"].of_variant("authors")
     same = {"name": row, "description": row_recipe.description, "distortion": row_recipe.distortion}
     assert replace(authors, **same) == row_recipe
+
+
+def spiral(name: str) -> SpiralRecipe:
+    recipe = load(name)
+    assert isinstance(recipe, SpiralRecipe)
+    return recipe
+
+
+@pytest.mark.parametrize(
+    ("name", "batch", "steps", "ema", "crop"),
+    [
+        ("spiral_base", 24 * 16, 200_000, (0.995, 1.0), 250_000),
+        ("spiral_large", 20 * 32, 500_000, (0.990, 0.999), 256_000),
+    ],
+)
+def test_spirals_are_trained_as_their_code_does(name, batch, steps, ema, crop):
+    recipe = spiral(name)
+    optim = recipe.optim
+    assert (recipe.data.batch_size, optim.max_steps, recipe.data.max_samples) == (batch, steps, crop)
+    assert optim.warmup * steps == pytest.approx(32_000)
+    assert (recipe.ema.base, recipe.ema.final, recipe.ema.steps) == (*ema, steps)
+    assert (optim.lr, optim.betas, optim.eps, optim.weight_decay) == (3e-3, (0.9, 0.98), 1e-6, 0.01)
+    assert (optim.decay, optim.clip_norm, recipe.data.min_samples) == ("cosine", 0.0, 32_000)
+    assert recipe.masking == SpecAugment() and (recipe.shift, recipe.distort) == (16, False)
+    assert recipe.heads.dim == (512 if name == "spiral_large" else 256)
+
+
+@pytest.mark.parametrize("name", ["spiral_base", "spiral_large"])
+def test_multi_condition_training_changes_the_noise_alone(name):
+    recipe, mct = spiral(name), spiral(f"{name}_mct")
+    noise = mct.distortion
+    assert (mct.distort, noise.additive, noise.non_additive) == (True, ("dns", "none"), ("none",))
+    assert (noise.snr_db, noise.strung, noise.rir) == ((0, 30), True, False)
+    sources = [*mct.data.noises["dns"], *mct.data.dev_noises["dns"]]
+    assert [source.partition("?")[2] for source in sources] == ["part=0-0.8", "part=0.8-0.9"]
+    data = replace(mct.data, noises=recipe.data.noises, dev_noises=recipe.data.dev_noises)
+    same = {"name": name, "description": recipe.description, "distort": False, "data": data}
+    assert replace(mct, **same, distortion=recipe.distortion) == recipe
+
+
+@pytest.mark.parametrize(
+    ("name", "section", "values"),
+    [
+        ("no_teacher_noise", "ema", {"noise": False}),
+        ("teacher_masks", "ema", {"masking": SpecAugment()}),
+        ("predictor_ln", "heads", {"predictor": "layer"}),
+        ("conv_projection", "heads", {"projection": "convolution"}),
+        ("no_predictor", "heads", {"predictor": "none"}),
+        ("no_predictor_conv_projection", "heads", {"predictor": "none", "projection": "convolution"}),
+        ("no_shift", "shift", 0),
+    ],
+)
+def test_an_ablation_changes_one_thing(name, section, values):
+    """Tables 8 and 9 of SPIRAL's paper."""
+    base, changed = spiral("spiral_base"), spiral(f"spiral_base_{name}")
+    before = getattr(base, section)
+    wanted = replace(before, **values) if isinstance(values, dict) else values
+    assert getattr(changed, section) == wanted != before
+    same = {"name": base.name, "description": base.description, section: before}
+    assert replace(changed, **same) == base
