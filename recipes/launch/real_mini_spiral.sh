@@ -31,8 +31,9 @@ teachers() { # SEED
 
 # 2. Students of two layers: both networks hear distortions, drawn independently (setup2).
 students() { # SEED
-    train train real_mini "s4_$arm-seed$1" teacher="$out/$arm-seed$1" "student.targets=[1,3,4]"
-    train train real_mini "s4_hubert-seed$1" teacher="$out/hubert-seed$1"
+    local steps=(optim.max_steps="$updates" validation.every_n_steps="$((updates / 4))")
+    train train real_mini "s4_$arm-seed$1" "${steps[@]}" teacher="$out/$arm-seed$1" "student.targets=[1,3,4]"
+    train train real_mini "s4_hubert-seed$1" "${steps[@]}" teacher="$out/hubert-seed$1"
 }
 
 mkdir -p "$out"
