@@ -13,7 +13,16 @@ GOLDEN = Path(__file__).parents[1] / "tests" / "golden" / "sox_effects.npz"
 def main() -> int:
     """Run one benchmark, or all."""
     os.environ["OMP_NUM_THREADS"] = "1"  # read when torch and numba are imported, below
-    from bench import adapt, cca, distortions, heads, manifest, onnx_latency, sox_accuracy
+    from bench import (
+        adapt,
+        cca,
+        distortions,
+        heads,
+        manifest,
+        onnx_latency,
+        pretrain,
+        sox_accuracy,
+    )
 
     benchmarks = {
         "distortions": distortions.main,
@@ -23,6 +32,7 @@ def main() -> int:
         "adapt": adapt.main,
         "heads": heads.main,
         "cca": cca.main,
+        "pretrain": pretrain.main,
     }
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("name", nargs="?", choices=sorted(benchmarks), help="default: all")
