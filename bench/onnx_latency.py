@@ -24,8 +24,8 @@ from torch import Tensor
 
 from bench.distortions import speech_batch
 from distill.checkpoints import load_student, load_teacher, onnx
+from distill.encoder import Encoder
 from distill.errors import CheckpointError
-from distill.hubert import HubertEncoder
 from distill.student import Student
 from distill.waveforms import SAMPLE_RATE
 
@@ -68,7 +68,7 @@ def main(golden: Path, rounds: int) -> None:
 
 @torch.no_grad()
 def run(
-    teacher: HubertEncoder,
+    teacher: Encoder,
     student: Student,
     speech: Tensor,
     *,
@@ -106,7 +106,7 @@ def run(
     return contenders
 
 
-def _contenders(name: str, encoder: HubertEncoder, folder: Path) -> list[Contender]:
+def _contenders(name: str, encoder: Encoder, folder: Path) -> list[Contender]:
     path = onnx.write(encoder, folder / f"{name}.onnx")
     int8 = onnx.int8_path(path)
 

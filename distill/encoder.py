@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -31,10 +31,8 @@ Count = TypeVar("Count", int, Tensor, "np.ndarray")
 class EncoderConfig(Protocol):
     """What may be asked of the configuration of any encoder."""
 
-    @property
-    def family(self) -> str:
-        """Which class of encoder: "hubert" or "spiral"."""
-        ...
+    family: ClassVar[str]
+    """Which class of encoder: "hubert" or "spiral"."""
 
     @property
     def dim(self) -> int:

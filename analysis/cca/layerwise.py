@@ -60,7 +60,7 @@ from distill.waveforms import pad
 
 logger = logging.getLogger(__name__)
 
-FRAME_VIEWS: dict[str, Callable[[Tensor, Mapping[str, Tensor], LayeredModel, int], Tensor]] = {
+FRAME_VIEWS: dict[str, Callable[..., Tensor]] = {
     "local": lambda wave, layers, model, step: layers[model.local],
     "mel": lambda wave, layers, model, step: mel_at(wave, step),
 }

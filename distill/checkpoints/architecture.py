@@ -159,9 +159,11 @@ def make_config(fields: Mapping[str, Any], source: object) -> HubertConfig | Spi
     """
     check_types(fields, source)
     try:
-        return config_of(fields)
+        config = config_of(fields)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{source} describes an impossible model: {first_line(error)}") from None
+    assert isinstance(config, HubertConfig | SpiralConfig)
+    return config
 
 
 def make_hubert_config(fields: Mapping[str, Any], source: object) -> HubertConfig:

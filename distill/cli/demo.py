@@ -30,7 +30,7 @@ from distill.run import run
 from distill.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
-    from distill.hubert import HubertEncoder
+    from distill.encoder import Encoder
 
 CONDITIONS = ("clean", "2-dist", "fsd", "dns")
 STUDENTS = {"s1": "none", "s4": "setup2"}  # name: cdm
@@ -252,7 +252,7 @@ def illustrate(out: Path, data: Path) -> str:
 
     noises, keywords = NoiseReader(test_noises(data)), keyword_set(data, "test")
     draw_curves(out)
-    models: dict[str, HubertEncoder] = {"teacher": load_teacher(str(run_folder(out, "teacher")))}
+    models: dict[str, Encoder] = {"teacher": load_teacher(str(run_folder(out, "teacher")))}
     models |= {name: load_student(str(run_folder(out, name, seed=0))).encoder for name in STUDENTS}
     ratios = draw_tsne(models, keywords.subset(first=100), noises, out / "tsne.png")
     write_audio(keywords, noises, out / "audio")
@@ -292,7 +292,7 @@ def draw_curves(out: Path) -> Path:
     return path
 
 
-def draw_tsne(models: Mapping[str, HubertEncoder], cuts: CutSet, noises: NoiseReader, path: Path) -> str:
+def draw_tsne(models: Mapping[str, Encoder], cuts: CutSet, noises: NoiseReader, path: Path) -> str:
     """Draw the paper's Fig. 2 for the demo's models, and write its points (CSV) and ratios (JSON) beside it.
 
     Returns:

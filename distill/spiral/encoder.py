@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -226,7 +226,7 @@ class SpiralBlock(nn.Module):
         """(B, F, C) -> (B, F', D) and its valid frames."""
         for conv in self.convs:
             x = conv(x, frames)
-            stride = conv.conv.stride[0]
+            stride = cast(NormedConv, conv).conv.stride[0]
             frames = None if frames is None else (frames + stride - 1) // stride
         return x, frames
 
