@@ -124,6 +124,11 @@ def _build(
     kind, values = description.get("kind"), description.get("architecture")
     provenance = description.get("provenance")
     provenance = provenance if isinstance(provenance, dict) else {}
+    if kind == "finetuned":
+        raise CheckpointError(
+            f"{path} is a fine-tuned model, encoder and classifier, which distill finetune tests: "
+            "elsewhere, name the encoder that it was made from"
+        )
     if kind not in KINDS or not isinstance(values, dict):
         raise CheckpointError(
             f"{path} does not say what it holds ('kind' and 'architecture'), or says it wrongly"

@@ -63,7 +63,7 @@ class Characters:
 
     def words(self, numbers: Sequence[int]) -> list[str]:
         """The words that symbols spell; blanks are left out."""
-        letters = "".join(CHARACTERS[number - 1] for number in numbers if number != BLANK)
+        letters = "".join(self.symbols[number - 1] for number in numbers if number != BLANK)
         return letters.replace(WORD_END, " ").split()
 
     def save(self, folder: Path) -> None:
@@ -92,9 +92,13 @@ class Subwords:
     def __post_init__(self) -> None:
         _ = self.symbols  # a damaged model is found here
 
-    @cached_property
+    @property
     def symbols(self) -> tuple[str, ...]:
         """All pieces but the unknown one, whose number is the blank's: the first one's number is 1."""
+        return self._pieces
+
+    @cached_property
+    def _pieces(self) -> tuple[str, ...]:
         processor = self._processor
         if processor.unk_id() != BLANK:
             raise CheckpointError(

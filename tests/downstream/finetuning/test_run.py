@@ -11,6 +11,8 @@ import soundfile
 
 from distill.checkpoints import native
 from distill.checkpoints.loading import load_any
+from distill.cli import main
+from distill.config import to_yaml
 from distill.downstream.finetuning import run as run_module
 from distill.downstream.finetuning.model import load_finetuned
 from distill.downstream.finetuning.run import finetune
@@ -20,7 +22,7 @@ from distill.run import run
 from distill.student import Student
 from distill.training.stopping import Interrupted
 from tests.distill.training.runs import StopAt, differs, log, weights
-from tests.downstream.finetuning.conftest import TEACHERS, small, write_speech
+from tests.downstream.finetuning.conftest import SENTENCES, TEACHERS, small, write_speech
 
 STEADY = ("freeze_updates=3", "validation.every_n_steps=4", "optim.max_steps=8")
 """Ten utterances in batches of four: three batches an epoch."""
@@ -159,3 +161,41 @@ def test_a_finished_run_is_left_alone(spoken, tmp_path, capsys):
     assert "is finished already" in capsys.readouterr().err and made.read_bytes() == before
     described = json.loads(made.with_suffix(".json").read_text())
     assert described["kind"] == "finetuned" and described["provenance"]["teacher"] == TEACHERS[-1]
+
+
+def command(capsys, *words: object) -> tuple[int, str, str]:
+    """Run a command line: exit code, stdout, the last line of stderr."""
+    code = main([str(word) for word in words])
+    said = capsys.readouterr()
+    return code, said.out, (said.err.strip().splitlines() or [""])[-1]
+
+
+def test_the_command(spoken, tmp_path, capsys):
+    """From a recipe in a file to a model and a score."""
+    recipe = small(spoken, "optim.max_steps=2", f"tests.a.sources=[{spoken}]")
+    path, out = tmp_path / "small.yaml", tmp_path / "run"
+    path.write_text(to_yaml(recipe))
+    code, said, _ = command(capsys, "finetune", path, "--out", out)
+    assert (code, said) == (0, f"{out / 'finetuned.safetensors'}\n")
+    score = json.loads((out / "results" / "wer-a.json").read_text())
+    assert score["n_utterances"] == 10 and score["words"] == sum(len(s.split()) for s in SENTENCES)
+    assert score["recipe"] == "small" and score["checkpoint_hash"]
+    before = (out / "results" / "wer-a.json").read_bytes()
+    code, _, error = command(capsys, "finetune", "--resume", out)
+    assert code == 0 and "is finished already" in error
+    assert (out / "results" / "wer-a.json").read_bytes() == before
+    for place in (out, out / "finetuned.safetensors"):
+        code, _, error = command(capsys, "inspect", place)
+        assert code == 1 and "is a fine-tuned model, encoder and classifier" in error
+
+
+def test_commands_for_other_recipes(spoken, tmp_path, capsys):
+    path = tmp_path / "small.yaml"
+    path.write_text(to_yaml(small(spoken, f"tests.a.sources=[{tmp_path}/nowhere.tsv]")))
+    code, _, error = command(capsys, "train", path, "--out", tmp_path / "run")
+    assert (code, error) == (2, "distill: small is a recipe for distill finetune, not for distill train")
+    code, _, error = command(capsys, "finetune", "s4", "--out", tmp_path / "run")
+    assert (code, error) == (2, "distill: s4 is a recipe for distill train, not for distill finetune")
+    code, _, error = command(capsys, "finetune", path, "--out", tmp_path / "run")
+    assert code == 1 and "nowhere.tsv does not exist" in error  # before anything is trained
+    assert not (tmp_path / "run").exists()
