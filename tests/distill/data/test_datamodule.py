@@ -81,3 +81,15 @@ def test_noise_that_is_too_short_to_be_strung_is_said_at_once(mini_data, tmp_pat
     with pytest.raises(DataError, match="musan noise: no clip has 1 s"):
         data_of(mini_data, *options, streams=["student"])
     data_of(mini_data, *options)  # nothing is drawn
+
+
+def test_the_mini_multi_condition_recipe_strings_the_clips_of_the_demo(mini_data):
+    data = SpeechData(load("spiral_mini_mct", [f"data.root={mini_data}"]), streams=["student"])
+    batch = data._dataset("train")[0, 0, list(range(12))]
+    view = batch.views["student"]
+    noisy = [row for row, plan in enumerate(view.plan) if plan.additive != "none"]
+    assert 2 <= len(noisy) <= 10
+    for row in noisy:
+        noise = view.noises[row]
+        assert noise is not None and len(noise) == batch.lengths[row]
+        assert float(noise.square().mean()) == pytest.approx(1, rel=1e-3)
