@@ -9,6 +9,7 @@ Shapes: F frames, V symbols with the blank first.
 from __future__ import annotations
 
 import gzip
+import logging
 import math
 import re
 import zlib
@@ -28,6 +29,8 @@ _GZIP = b"\x1f\x8b"
 _UNKNOWN = "<unk>"
 DAMAGED = "lm {} is damaged, truncated or without 2-grams: download or build it again"
 _NO_WORDS = frozenset({"<s>", "</s>", _UNKNOWN, "<UNK>"})
+
+logger = logging.getLogger(__name__)
 
 MISSING = "lm: flashlight-text and kenlm are not installed: pip install 'robust-distilhubert[lm]'"
 """What to say without the packages of the extra `lm`."""
@@ -101,9 +104,11 @@ class LanguageModelDecoder:
             if lexicons:
                 spellings = in_the_models_case(spellings, known_words(path, kind), path)
             else:
-                spellings = dict(_spelled(arpa_words(path), symbols, word_end))
+                words = list(dict.fromkeys(arpa_words(path)))
+                spellings = dict(_spelled(words, symbols, word_end))
                 if not spellings:
                     raise DataError(f"lm {path} has no word that can be written in the head's characters")
+                warn_of_others(path, len(spellings), len(words))
             self._build(path, spellings, numbers, numbers[word_end])
             self.search(search or BeamSearch())
         except ImportError:
@@ -141,6 +146,7 @@ class LanguageModelDecoder:
         """Search with these options from now on."""
         from flashlight.lib.text import decoder as flashlight  # pyright: ignore[reportMissingImports]
 
+        self.options = search
         options = flashlight.LexiconDecoderOptions(
             beam_size=search.beam,
             beam_size_token=search.beam_tokens or self._n_symbols,
@@ -160,6 +166,21 @@ class LanguageModelDecoder:
         found = self.decoder.decode(emissions.data_ptr(), *emissions.shape)
         words = [self.words.get_entry(number) for number in found[0].words if number >= 0] if found else []
         return [word.upper() for word in words]
+
+
+def warn_of_others(path: Path, n_written: int, n_words: int) -> None:
+    """Warn if most words of a language model can never be said: it may be of another language.
+
+    Args:
+        path: of the model.
+        n_written: words that can be written in a head's symbols.
+        n_words: all its words.
+    """
+    if n_written < n_words / 2:
+        logger.warning(
+            "lm %s: only %d of its %d words can be written in the model's symbols; is it of that language?",
+            *(path, n_written, n_words),
+        )
 
 
 def language_model_kind(path: Path) -> str:

@@ -14,6 +14,9 @@ from distill.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+FINETUNED = "finetune"
+"""Task of word error rates of fine-tuned models; they have tables of their own."""
+
 METRICS = {
     "accuracy": "accuracy in %, higher is better",
     "f1": "F1 in %, higher is better",
@@ -27,7 +30,7 @@ class Result:
     """One evaluation of one student under one condition, as in its JSON file."""
 
     task: str
-    """ks, ic, er, asr, pr, slurp_action, slurp_scenario."""
+    """ks, ic, er, asr, pr, slurp_action, slurp_scenario; or `FINETUNED`."""
     condition: str
     """clean, 2-dist, fsd, dns, ns, test-other, chime3."""
     metric: str

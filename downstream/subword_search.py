@@ -29,6 +29,7 @@ from distill.downstream.decoding import (
     in_the_models_case,
     known_words,
     language_model_kind,
+    warn_of_others,
 )
 from distill.downstream.heads import BLANK
 from distill.downstream.lexica import read_spellings
@@ -144,6 +145,7 @@ class SubwordDecoder:
         found = {word: [pieces] for word in words if (pieces := written(self.units, word))}
         if not found:
             raise DataError(f"lm {path} has no word that can be written in the model's subwords")
+        warn_of_others(path, len(found), len(words))
         return found
 
     def _insert(self, spellings: Mapping[str, Sequence[Sequence[int]]]) -> None:

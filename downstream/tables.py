@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from distill.downstream.paper import ABOUT, CONDITIONS, paper_numbers
-from distill.downstream.results import METRICS, Result, read_results
+from distill.downstream.results import FINETUNED, METRICS, Result, read_results
 from distill.downstream.table_cells import make_cell
 from distill.downstream.table_choices import choose, choose_lr, compared_features, note_features
 from distill.downstream.table_formats import to_csv, to_latex, to_markdown
@@ -46,7 +46,7 @@ def build_tables(
     """The paper's tables with our numbers in them, then tables of other tasks.
 
     Args:
-        results: of any tasks, students and settings.
+        results: of any tasks, students and settings; those of fine-tuned models are left out.
         protocol: use only results of this one; None: each table must have only one.
         variant: the same of the distortions.
 
@@ -55,7 +55,8 @@ def build_tables(
             none can be chosen.
     """
     found: dict[tuple[str, str, bool], list[Result]] = defaultdict(list)
-    for result in choose(results, protocol=protocol, variant=variant):
+    of_heads = [result for result in results if result.task != FINETUNED]
+    for result in choose(of_heads, protocol=protocol, variant=variant):
         found[result.task, result.metric, result.lm].append(result)
     keys = (*_PUBLISHED, *sorted(found.keys() - set(_PUBLISHED)))
     return [_build(*key, found.get(key, [])) for key in keys]
@@ -156,5 +157,8 @@ def make_tables(
     if folders and not results:
         listed = ", ".join(map(str, folders))
         raise UserError(f"no results in {listed}: make some with `distill evaluate` or `distill sweep`")
+    if results and all(result.task == FINETUNED for result in results):
+        listed = ", ".join(map(str, folders))
+        raise UserError(f"{listed}: all results are of fine-tuned models: their tables are --paper spiral")
     tables = build_tables(results, protocol=protocol, variant=variant)
     return writers[format](only_measured(tables) if measured else tables)

@@ -126,24 +126,34 @@ class DecodingConfig:
     """From log-probabilities to words."""
 
     lm: str | None = None
-    """An n-gram language model of words (ARPA, or binary of KenLM); null: the likeliest symbols."""
+    """An n-gram language model of words, or of the model's own subwords (ARPA, or binary of KenLM); tests
+    decode without it, too. Null: none."""
     lexicon: list[str] = field(default_factory=list)
     """Files of words and their spellings, for binary language models."""
     beam: int = 50
     """Hypotheses kept while the weights are searched on dev."""
     test_beam: int = 500
     """Hypotheses kept on test sets."""
+    beam_threshold: float = 25.0
+    """Hypotheses whose score is lower than the best one's by more than this are dropped."""
+    beam_tokens: int | None = None
+    """Likeliest symbols of a frame that hypotheses go on with; null: 50 subwords, all characters."""
     lm_weight: float = 2.0
-    """Factor on the language model's log-probability, where it is not searched for."""
+    """Factor on the language model's log10-probabilities; of a search, in the first pair that is tried."""
     word_score: float | None = None
-    """Added for each word; null: -1, or as the search finds."""
+    """Added for each word; null: -1. Of a search, in the first pair that is tried."""
     trials: int = 0
-    """Random pairs of `lm_weight` and `word_score` that are tried on dev; 0: no search."""
+    """Random pairs of `lm_weight` and `word_score` that are tried on dev, besides the first; the best one is
+    used. 0: no search."""
 
     def __post_init__(self) -> None:
         check_finite(self)
         if self.beam < 1 or self.test_beam < 1 or self.trials < 0:
             raise ValueError("beam and test_beam must be at least 1, trials must not be negative")
+        if self.beam_threshold <= 0 or (self.beam_tokens is not None and self.beam_tokens < 1):
+            raise ValueError("beam_threshold must be positive, beam_tokens at least 1 or null")
+        if self.lm_weight < 0:
+            raise ValueError(f"lm_weight must not be negative, not {self.lm_weight}")
 
 
 @dataclass(kw_only=True)

@@ -22,6 +22,7 @@ from distill.downstream.labels import WORD_END
 from distill.downstream.subword_search import BEAM_TOKENS, SubwordDecoder, Units
 from distill.errors import UserError, differing_keys, refuse_other_settings
 from distill.hashing import hash_number
+from distill.options import DecodingConfig
 
 logger = logging.getLogger(__name__)
 
@@ -54,10 +55,26 @@ def is_characters(units: Units) -> bool:
     return WORD_END in units.symbols
 
 
-def search_options(units: Units, *, beam: int, lm_weight: float, word_score: float) -> BeamSearch:
-    """Options of a beam search over a model's units."""
-    tokens = None if is_characters(units) else BEAM_TOKENS
-    return BeamSearch(beam=beam, beam_tokens=tokens, lm_weight=lm_weight, word_score=word_score)
+def search_options(
+    units: Units, decoding: DecodingConfig, *, beam: int, weights: tuple[float, float]
+) -> BeamSearch:
+    """Options of a beam search over a model's units.
+
+    Args:
+        units: of the model.
+        decoding: threshold and symbols of a frame.
+        beam: hypotheses.
+        weights: (lm_weight, word_score).
+    """
+    tokens = decoding.beam_tokens or (None if is_characters(units) else BEAM_TOKENS)
+    lm_weight, word_score = weights
+    return BeamSearch(
+        beam=beam,
+        beam_threshold=decoding.beam_threshold,
+        beam_tokens=tokens,
+        lm_weight=lm_weight,
+        word_score=word_score,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

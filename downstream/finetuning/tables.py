@@ -15,9 +15,8 @@ from distill.downstream.finetuning.paper import TABLES, PaperTable, RunKey, rows
 from distill.downstream.finetuning.placing import key_of
 from distill.downstream.finetuning.table_formats import FORMATS
 from distill.downstream.finetuning.table_types import GridRow, GridTable
-from distill.downstream.finetuning.testing import TASK
 from distill.downstream.finetuning.wer_speech import SIZES
-from distill.downstream.results import Result, read_results
+from distill.downstream.results import FINETUNED, Result, read_results
 from distill.downstream.table_cells import make_cell
 from distill.downstream.table_notes import Notes
 from distill.downstream.table_rows import group_lines
@@ -52,7 +51,7 @@ def make_spiral_tables(folders: Sequence[Path], format: str = "markdown", *, mea
     """
     if format not in FORMATS:
         raise ValueError(f"format must be one of {', '.join(FORMATS)}, not {format!r}")
-    results = [result for result in read_results(folders) if result.task == TASK]
+    results = [result for result in read_results(folders) if result.task == FINETUNED]
     if folders and not results:
         listed = ", ".join(map(str, folders))
         raise UserError(f"no word error rates in {listed}: make some with `distill finetune`")

@@ -49,7 +49,7 @@ from distill.downstream.finetuning.wer_speech import WerSpeech, heard_in_trainin
 from distill.downstream.head_testing import Measured, measure
 from distill.downstream.labels import Outcome
 from distill.downstream.predictions import write_predictions
-from distill.downstream.results import describe_silent
+from distill.downstream.results import FINETUNED, describe_silent
 from distill.downstream.subword_search import SubwordDecoder, Units
 from distill.errors import ConfigError, DataError, differing_keys, refuse_other_settings
 from distill.hashing import file_identity, hash_lines
@@ -62,8 +62,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-TASK = "finetune"
-"""`Result.task` of these results."""
 _BATCH = 16  # utterances at once: outputs do not depend on it
 _SEED = 0  # of the distortions: the same for every model
 
@@ -116,8 +114,7 @@ def open_tests(recipe: FinetuneRecipe, units: Units) -> tuple[dict[str, WerSpeec
             raise ConfigError(f"tests: {name!r} names a file: choose a plain name that does not end with -lm")
     decoder = None
     if (decoding := recipe.decoding).lm is not None:
-        lm_weight, word_score = first_weights(recipe)
-        options = search_options(units, beam=decoding.beam, lm_weight=lm_weight, word_score=word_score)
+        options = search_options(units, decoding, beam=decoding.beam, weights=first_weights(recipe))
         decoder = make_decoder(decoding.lm, units, decoding.lexicon, options)
     column = recipe.transcripts
     return {name: open_test(name, test, units, column) for name, test in recipe.tests.items()}, decoder
@@ -177,8 +174,8 @@ class WerTests:
 
     def _tune(self, beam: int, weights: tuple[float, float]) -> None:
         assert self.decoder is not None
-        lm_weight, word_score = weights
-        self.decoder.search(search_options(self.units, beam=beam, lm_weight=lm_weight, word_score=word_score))
+        decoding = self.recipe.decoding
+        self.decoder.search(search_options(self.units, decoding, beam=beam, weights=weights))
 
     @cached_property
     def weights(self) -> tuple[float, float]:
@@ -197,7 +194,7 @@ class WerTests:
 
         settings = {
             "checkpoint_hash": self.checkpoint_hash,
-            **self._lm_files(),
+            **self._lm_settings(),
             "beam": decoding.beam,
             **{key: dev.about[key] for key in ("test set", "test audio")},
         }
@@ -221,12 +218,15 @@ class WerTests:
         outcomes = self._measure(test, [keep], "dev").outcomes[0]
         return [(row, test.words[name]) for row, name in zip(kept, outcomes, strict=True)]
 
-    def _lm_files(self) -> dict[str, Any]:
+    def _lm_settings(self) -> dict[str, Any]:
+        """What decoding with a language model depends on, beside beam and weights."""
         decoding = self.recipe.decoding
-        assert decoding.lm is not None
+        assert decoding.lm is not None and self.decoder is not None
         return {
             "lm": file_identity(decoding.lm),
             "lexicons": [file_identity(file) for file in decoding.lexicon],
+            "beam_threshold": self.decoder.options.beam_threshold,
+            "beam_tokens": self.decoder.options.beam_tokens,
         }
 
     def _settings(self, name: str, *, lm: bool) -> dict[str, Any]:
@@ -242,7 +242,7 @@ class WerTests:
             of_pieces = isinstance(self.decoder, SubwordDecoder) and self.decoder.of_pieces
             weights = dict(zip(("lm_weight", "word_score"), self.weights, strict=True))
             found |= (
-                self._lm_files()
+                self._lm_settings()
                 | weights
                 | {
                     "beam": self.recipe.decoding.test_beam,
@@ -313,7 +313,7 @@ class WerTests:
         heard = heard_in_training(tested, trained)
         heard += heard_in_training(tested, before.get("noises", {}) if before.get("mct") else {})
         result = {
-            "task": TASK,
+            "task": FINETUNED,
             "condition": name,
             "metric": "wer",
             "value": 100.0 * errors / words,

@@ -119,12 +119,15 @@ def test_lexicons_are_spelled_in_pieces(model, tmp_path):
         SubwordDecoder(model, Pieces(), lexicons=[lexicon])
 
 
-def test_a_language_model_of_another_alphabet_is_refused(tmp_path):
+def test_a_language_model_of_another_alphabet_is_refused(tmp_path, caplog):
     pytest.importorskip("kenlm")
     unigrams = {name: UNIGRAMS[name] for name in ("<unk>", "<s>", "</s>")} | {"КОТ": (-0.5, 0.0)}
     path = arpa(tmp_path / "other.arpa", unigrams, {})
     with pytest.raises(DataError, match="has no word that can be written in the model's subwords$"):
         SubwordDecoder(path, Pieces())
+    unigrams |= {"КОШКА": (-0.5, 0.0), "CAT": (-0.5, 0.0)}
+    SubwordDecoder(arpa(tmp_path / "both.arpa", unigrams, {}), Pieces())
+    assert "only 1 of its 3 words can be written in the model's symbols" in caplog.text
 
 
 def test_words_that_cannot_be_written_have_no_symbols():

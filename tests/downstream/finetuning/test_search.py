@@ -17,6 +17,7 @@ from distill.downstream.finetuning.search import (
 )
 from distill.downstream.subword_search import SubwordDecoder
 from distill.errors import UserError
+from distill.options import DecodingConfig
 from tests.downstream.finetuning.made_speech import UNITS
 from tests.downstream.test_subword_search import BIGRAMS, UNIGRAMS, Pieces, arpa
 
@@ -81,6 +82,6 @@ def test_each_kind_of_units_has_its_decoder(tmp_path):
     lm = arpa(tmp_path / "lm.arpa", UNIGRAMS, BIGRAMS)
     kinds = {LanguageModelDecoder: UNITS, SubwordDecoder: Pieces()}
     for kind, units in kinds.items():
-        options = search_options(units, beam=7, lm_weight=1.0, word_score=0.0)
+        options = search_options(units, DecodingConfig(), beam=7, weights=(1.0, 0.0))
         assert isinstance(make_decoder(lm, units, [], options), kind)
         assert (options.beam, options.beam_tokens) == (7, 50 if kind is SubwordDecoder else None)

@@ -5,6 +5,7 @@ import pytest
 from distill.cli import main
 from distill.downstream.finetuning.tables import build_spiral_tables, make_spiral_tables
 from distill.downstream.results import parse_result
+from distill.downstream.tables import build_tables
 from distill.errors import UserError
 from tests.downstream.finetuning.made_results import pretraining, score, write
 
@@ -115,6 +116,13 @@ def test_other_steps_sizes_and_known_noise_are_noted():
     assert "not the published test set: 7 utterances, not 2,620" in said
     assert "ns_librispeech_clean: trained with dns noise, itself or a teacher of it" in said
     assert "at [5.0, 5.0] dB, the paper's 0 to 30" in said and "may have been heard in training" in said
+
+
+def test_they_are_in_no_table_of_heads(tmp_path, capsys):
+    folder = write(tmp_path / "run", score())
+    assert main(["table", str(folder)]) == 1
+    assert "all results are of fine-tuned models: their tables are --paper spiral" in capsys.readouterr().err
+    assert all(table.task != "finetune" for table in build_tables([parse_result(score())]))
 
 
 def test_nothing_to_show(tmp_path, capsys):
