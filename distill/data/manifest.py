@@ -130,7 +130,7 @@ class ChosenCuts(Sequence[Cut]):
         numbers: which; at least one.
     """
 
-    def __init__(self, whole: ListedCuts | ManifestCuts | JoinedCuts, numbers: np.ndarray):
+    def __init__(self, whole: Cuts, numbers: np.ndarray):
         self.whole = whole
         self.numbers = numbers.astype(np.int64)
         self.seconds = float(whole.durations(self.numbers).sum(dtype=np.float64))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from lhotse.cut import Cut
@@ -16,7 +15,7 @@ from typing_extensions import override
 from distill.data.audio import samples_at_16k
 from distill.data.datamodule import SpeechData
 from distill.data.dataset import SpeechDataset
-from distill.data.manifest import Cuts, fingerprint
+from distill.data.manifest import ChosenCuts, Cuts, fingerprint
 from distill.data.unusable import why_unusable
 from distill.downstream.finetuning.classifier import frames_needed
 from distill.downstream.finetuning.units import Units, normalised
@@ -42,27 +41,6 @@ def transcript_of(cut: Cut, column: str | None = None) -> str:
     """
     text = text_of(cut) if column is None else class_of(cut, column).replace("_", " ").replace("|", " ")
     return normalised(text)
-
-
-class ChosenCuts(Sequence[Cut]):
-    """Some of the cuts of a corpus, with the interface of all of them."""
-
-    def __init__(self, cuts: Cuts, numbers: Sequence[int]):
-        self.cuts = cuts
-        self.numbers = np.asarray(numbers, dtype=np.int64)
-        self.seconds = float(cuts.durations(self.numbers).sum(dtype=np.float64)) if len(numbers) else 0.0
-
-    @override
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    @override
-    def __getitem__(self, number: Any) -> Any:
-        return self.cuts[int(self.numbers[number])]
-
-    def durations(self, numbers: np.ndarray) -> np.ndarray:
-        """Seconds of these cuts, float32."""
-        return self.cuts.durations(self.numbers[np.asarray(numbers, dtype=np.int64)])
 
 
 class TranscribedSpeech(SpeechData):
@@ -180,7 +158,7 @@ class TranscribedSpeech(SpeechData):
 
 def _chosen(cuts: Cuts, numbers: Sequence[int]) -> Cuts:
     """Those cuts; the corpus itself if they are all."""
-    return cuts if len(numbers) == len(cuts) else ChosenCuts(cuts, numbers)  # pyright: ignore
+    return cuts if len(numbers) == len(cuts) else ChosenCuts(cuts, np.array(numbers))
 
 
 def _some(names: Sequence[str]) -> str:

@@ -2,11 +2,10 @@
 
 import logging
 
-import numpy as np
 import pytest
 
 from distill.data.sources import index_cuts
-from distill.downstream.finetuning.data import ChosenCuts, TranscribedSpeech, transcript_of
+from distill.downstream.finetuning.data import TranscribedSpeech, transcript_of
 from distill.downstream.finetuning.units import Characters
 from distill.errors import DataError
 from tests.downstream.finetuning.conftest import SENTENCES, small, write_speech
@@ -75,11 +74,3 @@ def test_characters_that_cannot_be_written(tmp_path, spoken, caplog):
 def test_two_utterances_of_a_name(spoken):
     with pytest.raises(DataError, match="^data.train: two utterances are called u00"):
         TranscribedSpeech(small(spoken, f"data.train=[{spoken},{spoken}]"))
-
-
-def test_chosen_cuts(spoken):
-    cuts = index_cuts(str(spoken))
-    chosen = ChosenCuts(cuts, [7, 2, 3])
-    assert [cut.id for cut in chosen] == ["u07", "u02", "u03"]
-    assert chosen.durations(np.array([2, 0])).tolist() == cuts.durations(np.array([3, 7])).tolist()
-    assert chosen.seconds == pytest.approx(sum(cuts[n].duration for n in (7, 2, 3)), abs=1e-4)

@@ -1,7 +1,10 @@
 """Runs of fine-tuning from recipe to model."""
 
 import json
+import os
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +26,7 @@ from distill.student import Student
 from distill.training.stopping import Interrupted
 from tests.distill.training.runs import StopAt, differs, log, weights
 from tests.downstream.finetuning.conftest import SENTENCES, TEACHERS, small, write_speech
+from tests.paths import ROOT
 
 STEADY = ("freeze_updates=3", "validation.every_n_steps=4", "optim.max_steps=8")
 """Ten utterances in batches of four: three batches an epoch."""
@@ -199,3 +203,21 @@ def test_commands_for_other_recipes(spoken, tmp_path, capsys):
     code, _, error = command(capsys, "finetune", path, "--out", tmp_path / "run")
     assert code == 1 and "nowhere.tsv does not exist" in error  # before anything is trained
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_learn_as_one(spoken, tmp_path):
+    """The same losses, while the encoder waits and afterwards."""
+    noiseless = ("classifier.dropout=0", "encoder.dropout=0", "encoder.attention_dropout=0")
+    words = ("freeze_updates=2", "optim.max_steps=4", "validation.every_n_steps=4", *noiseless)
+    finetune(small(spoken, *words), tmp_path / "one")
+    path = tmp_path / "small.yaml"
+    path.write_text(to_yaml(small(spoken, *words, "trainer.devices=2")))
+    run_it = [sys.executable, "-m", "distill", "finetune", path, "--out", tmp_path / "two"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(run_it, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    one, two = log(tmp_path / "one"), log(tmp_path / "two")
+    assert two["train/loss"] == pytest.approx(one["train/loss"], rel=1e-4)
+    assert two["val/loss"] == pytest.approx(one["val/loss"], rel=1e-4)
+    assert two["val/wer"] == one["val/wer"]
