@@ -149,7 +149,7 @@ class ChosenCuts(Sequence[Cut]):
 Cuts = ListedCuts | ManifestCuts | JoinedCuts | ChosenCuts
 
 
-def at_least(cuts: ListedCuts | ManifestCuts | JoinedCuts, min_samples: int) -> Cuts:
+def at_least(cuts: Cuts, min_samples: int) -> Cuts:
     """The cuts of at least so many samples at 16 kHz, in the same order; the same object if that is all.
 
     What cannot be read stays, to be listed as such when its turn comes.
