@@ -11,13 +11,17 @@ import torch
 from distill.data.parcels import SHARED_MEMORY, most_open_files
 from distill.encoder import EncoderConfig
 from distill.errors import UserError
-from distill.options import AdaptRecipe, Recipe
+from distill.options import AdaptRecipe, Recipe, SpiralRecipe
 from distill.preflight.findings import Finding, missing, wrong
 from distill.preflight.needs import Needs, available_memory, estimate, targets_bytes
 from distill.training.devices import Layout
 from distill.training.run_folder import RunFolder
 
 _LESS_MEMORY = "optim.accumulate=2 halves what a step needs, fewer data.workers need less"
+# Batch norm and loss of a SPIRAL need the whole batch at once.
+_LESS_MEMORY_SPIRAL = (
+    "more processes or a smaller data.max_samples make a step smaller, as fewer data.workers"
+)
 
 
 def check_out(out: Path) -> Finding:
@@ -62,11 +66,12 @@ def check_needs(
     if disk > free:
         problem = f"{out} needs {_gb(disk)}, {_nearest_existing(out)} has {_gb(free)} free"
         findings = [missing("disk", detail, problem, "make room, or choose another --out")]
-    findings.append(_memory("memory", needs.host, available_memory(), _LESS_MEMORY))
+    advice = _LESS_MEMORY_SPIRAL if isinstance(recipe, SpiralRecipe) else _LESS_MEMORY
+    findings.append(_memory("memory", needs.host, available_memory(), advice))
     if layout.gpu:
         found = torch.cuda.device_count()
         total = torch.cuda.get_device_properties(0).total_memory if found else None
-        findings.append(_memory("GPU memory", needs.device, total, _LESS_MEMORY))
+        findings.append(_memory("GPU memory", needs.device, total, advice))
         if found < layout.processes:
             detail = f"{layout.processes} wanted, {found} on this machine"
             findings.append(Finding(what="GPUs", state="note", detail=detail))

@@ -9,7 +9,7 @@ import torch
 from distill.checkpoints import huggingface, split_source
 from distill.checkpoints import torchaudio as bundles
 from distill.checkpoints.loading import open_source
-from distill.config import recipe_names
+from distill.config import load, recipe_names
 from distill.encoder import EncoderConfig
 from distill.errors import CheckpointError
 from distill.hubert import PRESETS
@@ -41,7 +41,7 @@ def check_teacher(recipe: Recipe, report: CheckReport) -> EncoderConfig | None:
     path = Path(source).expanduser()
     run = not path.exists() and path.parts[:1] == ("runs",)  # "runs/x" reads as a hub id, too
     if run:
-        fix = f"distill adapt {path.name}" if path.name in recipe_names() else f"train {source} first"
+        fix = _how_to_train(path.name) if path.name in recipe_names() else f"train {source} first"
         report.findings.append(missing(what, "does not exist", f"{source} does not exist", fix))
         return None
     try:
@@ -65,6 +65,11 @@ def check_teacher(recipe: Recipe, report: CheckReport) -> EncoderConfig | None:
     detail += ", SPIRAL" if config.family == "spiral" else ""
     report.findings.append(Finding(what=what, state="ok", detail=detail))
     return config
+
+
+def _how_to_train(recipe: str) -> str:
+    """The command for a recipe of ours."""
+    return f"distill {'adapt' if load(recipe).kind == 'adapt' else 'train'} {recipe}"
 
 
 def _config(recipe: Recipe, source: str, normalize_input: bool | None) -> EncoderConfig:

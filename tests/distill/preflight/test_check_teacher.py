@@ -50,5 +50,8 @@ def test_spiral_and_hubert_where_the_other_is_needed():
     assert config is None and "is a HuBERT or wav2vec 2.0" in finding.problem
     config, finding = found(SpiralRecipe(name="x", teacher="random:spiral_mini"))
     assert config == SPIRALS["mini"] and finding.detail == "4 layers, 128 features, SPIRAL"
+    for name, command in (("spiral_mini", "distill train"), ("mini_teacher", "distill adapt")):
+        _, finding = found(DistillRecipe(name="x", teacher=f"runs/{name}"))
+        assert (finding.state, finding.fix) == ("missing", f"{command} {name}")
     config, finding = found(DistillRecipe(name="x", teacher="random:spiral_mini"))
     assert config == SPIRALS["mini"] and finding.state == "ok"
