@@ -110,11 +110,11 @@ def _others(runs: Sequence[_Run]) -> GridTable:
     """What no row of the paper has, by line, with the reasons."""
     notes = Notes()
     columns = tuple(dict.fromkeys(run.result.condition for run in runs))
-    keys: dict[tuple[object, bool], list[Result]] = defaultdict(list)
-    for run in runs:
-        keys[run.key, run.result.lm].append(run.result)
+    keys: dict[tuple[RunKey | str, bool, str], list[Result]] = defaultdict(list)
+    for run in runs:  # seeds of one recipe that differ in more than that are no seeds of one row
+        keys[run.key, run.result.lm, _kind_of(run.result)].append(run.result)
     rows = []
-    for (key, lm), members in keys.items():
+    for (key, lm, _), members in keys.items():
         for line, found in group_lines(members, notes).items():
             label = line.label() + " with LM" * lm
             notes.add(key if isinstance(key, str) else f"no row of the paper with that column: {key}", label)
@@ -158,6 +158,14 @@ def _note_steps(results: Sequence[Result], key: RunKey, label: str, notes: Notes
     if before != {wanted}:
         found = " and ".join(sorted(f"{n:,}" if isinstance(n, int) else "unknown" for n in before))
         notes.add(f"pre-trained for {found} steps, the paper's {wanted:,}", label)
+
+
+def _kind_of(result: Result) -> str:
+    """What must be equal in results that are averaged, whether the paper has such a run or not."""
+    names = ("units", "vocabulary", "family", "encoder parameters", "frozen", "finetune_mct", "pretrain_mct")
+    names += ("finetuning speech", "lm order", "lm units")
+    before = {name: value for name, value in _pretraining(result).items() if name != "noises"}
+    return repr([*(result.settings.get(name) for name in names), sorted(before.items(), key=str)])
 
 
 def _pretraining(result: Result) -> Mapping[str, object]:

@@ -96,6 +96,17 @@ def test_what_has_no_row_is_listed_with_the_reason():
     assert len(published) == 7 and not any(each.is_measured for table in published for each in table.rows)
 
 
+def test_seeds_that_differ_in_more_are_not_averaged():
+    mini = {"encoder parameters": 12}
+    found = tables(
+        score(value=10.0, settings=mini),
+        score(value=20.0, settings=mini, seed=1, checkpoint_hash="b" * 32),
+        score(value=40.0, settings=mini | {"units": "char"}, seed=2, checkpoint_hash="c" * 32),
+        score(value=50.0, settings=mini | {"pretraining": None}, seed=3, checkpoint_hash="d" * 32),
+    )["Other runs: word error rate in %"]
+    assert [each.cells[0].ours() for each in found.rows] == ["15.00 (10.00, n=2)", "40.00", "50.00"]
+
+
 def test_the_papers_4_gram_is_of_characters():
     lm = {"lm order": 4, "lm units": "word", "units": "char"}
     found = tables(score(lm=True, settings=lm))
