@@ -9,8 +9,8 @@ before it: `PositionalConv`, then `TransformerLayer`s.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeVar, cast
 
 import torch
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 Count = TypeVar("Count", int, Tensor, "np.ndarray")
+_Encoder = TypeVar("_Encoder", bound="Encoder")
 
 
 class EncoderConfig(Protocol):
@@ -100,8 +101,39 @@ class Encoder(nn.Module):
 
     config: Any
     """An `EncoderConfig`; each class has its own."""
+    presets: ClassVar[Mapping[str, Any]]
+    """Configurations by name."""
     pretraining_head: Any = None
     """Whatever a checkpoint has beside the encoder and an export may want again."""
+
+    def __init__(self, config: Any):
+        super().__init__()
+        self.config = config
+
+    @classmethod
+    def from_preset(cls, name: str, **changes: Any) -> Self:
+        """A randomly initialised model.
+
+        Args:
+            name: one of `presets`: "base", "large" or "mini".
+            **changes: fields of the configuration that differ from the preset.
+
+        Raises:
+            ValueError: for an unknown preset.
+        """
+        if name not in cls.presets:
+            raise ValueError(f"unknown preset {name!r}; there are {', '.join(cls.presets)}")
+        return cls(replace(cls.presets[name], **changes))
+
+    def regularised(self, **fields: Any) -> Self:
+        """The same weights in a new encoder with other dropout and the like; itself if nothing is given."""
+        return self.give_to(type(self)(replace(self.config, **fields))) if fields else self
+
+    def give_to(self, other: _Encoder) -> _Encoder:
+        """Copy weights into an encoder; all that it has must be here, but it may be shallower."""
+        names = other.state_dict().keys()
+        other.load_state_dict({name: value for name, value in self.state_dict().items() if name in names})
+        return other
 
     @abstractmethod
     @override

@@ -15,7 +15,7 @@ and are never attended to. Values at padded frames of the output mean nothing.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -215,9 +215,11 @@ class HubertEncoder(Encoder):
         (7, [49, 37])
     """
 
+    config: HubertConfig
+    presets = PRESETS
+
     def __init__(self, config: HubertConfig):
-        super().__init__()
-        self.config: HubertConfig = config
+        super().__init__(config)
         self.transformer_config = config.transformer  # not made anew in `forward`, which compiles
         self.cnn = nn.ModuleList()
         in_channels = 1
@@ -233,21 +235,6 @@ class HubertEncoder(Encoder):
         self.norm = nn.LayerNorm(config.dim)  # before the layers (base) or after them (large)
         self.layers = nn.ModuleList(TransformerLayer(config.transformer) for _ in range(config.layers))
 
-    @classmethod
-    def from_preset(cls, name: str, **changes: Any) -> HubertEncoder:
-        """A randomly initialised model.
-
-        Args:
-            name: "base", "large" or "mini".
-            **changes: fields of `HubertConfig` that differ from the preset.
-
-        Raises:
-            ValueError: for an unknown preset.
-        """
-        if name not in PRESETS:
-            raise ValueError(f"unknown preset {name!r}; there are {', '.join(PRESETS)}")
-        return cls(replace(PRESETS[name], **changes))
-
     @override
     def first_layers(self, layers: int, **regularisation: Any) -> HubertEncoder:
         """As every encoder; the layer norm before the projection is left out (DistilHuBERT has none)."""
@@ -255,9 +242,7 @@ class HubertEncoder(Encoder):
         made = HubertEncoder(
             HubertConfig(**inherited, layers=layers, projection_norm=False, **regularisation)
         )
-        names = made.state_dict().keys()  # strict: everything that the new one has, this one gives
-        made.load_state_dict({name: value for name, value in self.state_dict().items() if name in names})
-        return made
+        return self.give_to(made)
 
     @override
     def forward(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +59,7 @@ def adapt(recipe: AdaptRecipe, out: Path, *, resume: bool = False, other_speech:
     folder.check(resume=resume)
     streams = ["student"] if recipe.distort else []
     data = SpeechData(recipe, streams=streams, other_speech=other_speech)
-    encoder = _with_options(load_hubert(recipe.teacher), recipe)
+    encoder = load_hubert(recipe.teacher).regularised(**recipe.encoder.stated())
     with RunLock(out) as lock:
         folder.check(resume=resume)  # another process may have been faster
         return _adapt(recipe, folder, data, encoder, lock, resume=resume)
@@ -117,16 +116,6 @@ def _adapt(
         _keep_head(module, folder)
     finish(trainer, folder, seconds)
     return made
-
-
-def _with_options(encoder: HubertEncoder, recipe: AdaptRecipe) -> HubertEncoder:
-    """The teacher with the regularisation of the recipe's encoder section, where that says something."""
-    given = {name: value for name, value in asdict(recipe.encoder).items() if value is not None}
-    if not given:
-        return encoder
-    changed = HubertEncoder(replace(encoder.config, **given))
-    changed.load_state_dict(encoder.state_dict())
-    return changed
 
 
 def _take_head(

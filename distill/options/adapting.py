@@ -79,6 +79,10 @@ class EncoderConfig:
             if value is not None and not 0.0 <= value <= most:
                 raise ValueError(f"{name} must be between 0 and {most:g}, not {value}")
 
+    def stated(self) -> dict[str, float]:
+        """The fields that say something."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
 
 @dataclass(kw_only=True)
 class AdaptRecipe(Recipe):

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 
@@ -77,8 +75,10 @@ def make_pretraining(recipe: SpiralRecipe) -> SpiralPretraining:
             "teacher to random:spiral_base, random:spiral_large, random:spiral_mini or a SPIRAL checkpoint "
             "(a HuBERT is adapted with kind adapt)"
         )
+    stated = recipe.encoder.stated()
+    stated.pop("projection_dropout", None)  # 0: SPIRAL has none
     return SpiralPretraining(
-        _with_options(encoder, recipe).train(),
+        encoder.regularised(**stated).train(),
         optim=recipe.optim,
         masking=recipe.masking,
         most_shift=recipe.shift,
@@ -94,17 +94,3 @@ def make_pretraining(recipe: SpiralRecipe) -> SpiralPretraining:
             "versions": versions(),
         },
     )
-
-
-def _with_options(encoder: SpiralEncoder, recipe: SpiralRecipe) -> SpiralEncoder:
-    """The encoder with the regularisation of the recipe's encoder section, where that says something."""
-    given: dict[str, Any] = {
-        name: value
-        for name, value in asdict(recipe.encoder).items()
-        if value is not None and name != "projection_dropout"
-    }
-    if not given:
-        return encoder
-    changed = SpiralEncoder(replace(encoder.config, **given))
-    changed.load_state_dict(encoder.state_dict())
-    return changed

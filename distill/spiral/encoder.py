@@ -254,11 +254,13 @@ class SpiralEncoder(Encoder):
         (5, [13, 10])
     """
 
+    config: SpiralConfig
+    presets = PRESETS
+
     mask_embedding: Tensor
 
     def __init__(self, config: SpiralConfig):
-        super().__init__()
-        self.config: SpiralConfig = config
+        super().__init__(config)
         first, second = config.transformers
         self.logmel = LogMel(config.stride, config.bands)
         self.block1 = SpiralBlock(config.bands, config.block1_conv_layers, first)
@@ -266,21 +268,6 @@ class SpiralEncoder(Encoder):
         # One vector fills all masked and added frames: nearly zero, with just enough variance over the bands
         # for layer norm. Part of the model: pre-trained ones have learnt what it means.
         self.register_buffer("mask_embedding", _mask_embedding(config.bands))
-
-    @classmethod
-    def from_preset(cls, name: str, **changes: Any) -> SpiralEncoder:
-        """A randomly initialised model.
-
-        Args:
-            name: "base", "large" or "mini".
-            **changes: fields of `SpiralConfig` that differ from the preset.
-
-        Raises:
-            ValueError: for an unknown preset.
-        """
-        if name not in PRESETS:
-            raise ValueError(f"unknown preset {name!r}; there are {', '.join(PRESETS)}")
-        return cls(replace(PRESETS[name], **changes))
 
     @override
     def first_layers(
@@ -295,9 +282,7 @@ class SpiralEncoder(Encoder):
             raise ValueError("projection_dropout must be 0: SPIRAL has no projection behind its CNN")
         drops = {"layerdrop": layerdrop, "block1_layerdrop": layerdrop}
         made = SpiralEncoder(replace(self.config, layers=layers, **drops, **regularisation))
-        names = made.state_dict().keys()
-        made.load_state_dict({name: value for name, value in self.state_dict().items() if name in names})
-        return made
+        return self.give_to(made)
 
     @override
     def forward(

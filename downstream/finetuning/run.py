@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -22,7 +22,7 @@ from distill.encoder import Encoder
 from distill.errors import ConfigError
 from distill.options import FinetuneRecipe
 from distill.processes import is_first_process
-from distill.student import Student, encoder_of
+from distill.student import Student
 from distill.training.locking import RunLock
 from distill.training.resuming import keep_recipe
 from distill.training.run_folder import RunFolder, versions
@@ -98,9 +98,7 @@ def open_encoder(recipe: FinetuneRecipe) -> Encoder:
     stated = recipe.encoder.stated()
     if unknown := [name for name in stated if not hasattr(encoder.config, name)]:
         raise ConfigError(f"encoder.{unknown[0]}: {recipe.teacher} ({encoder.config.family}) has none")
-    changed = encoder_of(replace(encoder.config, **stated))
-    changed.load_state_dict(encoder.state_dict())
-    return changed.train()
+    return encoder.regularised(**stated).train()
 
 
 def make_units(recipe: FinetuneRecipe, data: TranscribedSpeech, folder: Path | None) -> Units:

@@ -19,6 +19,7 @@ from distill.pretraining.spiral import SpiralPretraining
 from distill.spiral import SpiralEncoder
 from distill.spiral.perturbation import SpecAugment
 from distill.waveforms import pad
+from tests.distill.ddp_worker import make_trainer as bare_trainer
 
 STEPS = 4
 SMALL: dict[str, Any] = {
@@ -64,18 +65,7 @@ def make_module(*, dropout: float = 0.0, **changes: Any) -> SpiralPretraining:
 
 def make_trainer(**options: Any) -> pl.Trainer:
     """A bare CPU trainer."""
-    defaults = {
-        "max_steps": STEPS,
-        "max_epochs": -1,
-        "accelerator": "cpu",
-        "logger": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "enable_checkpointing": False,
-        "use_distributed_sampler": False,
-        "log_every_n_steps": 1,
-    }
-    return pl.Trainer(**(defaults | options))
+    return bare_trainer(**({"max_steps": STEPS} | options))
 
 
 if __name__ == "__main__":
