@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 Count = TypeVar("Count", int, Tensor, "np.ndarray")
 _Encoder = TypeVar("_Encoder", bound="Encoder")
 
+FAMILY_NAMES = {"hubert": "HuBERT", "spiral": "SPIRAL"}
+"""What people call the families of encoders."""
+
 
 class EncoderConfig(Protocol):
     """What may be asked of the configuration of any encoder."""

@@ -59,8 +59,8 @@ def locate(path: Path, prefer: Kind) -> Path | None:
         for kind in sorted(KINDS, key=lambda kind: kind != prefer):
             if (path / f"{kind}.safetensors").is_file():
                 return path / f"{kind}.safetensors"
-        last = path / "checkpoints" / "last.ckpt"
-        return last if last.is_file() else None
+        others = (path / "finetuned.safetensors", path / "checkpoints" / "last.ckpt")
+        return next((file for file in others if file.is_file()), None)
     release = path.with_suffix(".safetensors")
     if path.suffix == ".json" and (path.stem in KINDS or release.is_file()):
         path = release

@@ -45,8 +45,9 @@ VERBS: Mapping[str, Verb] = {
     ),
     "train": Verb(
         commands.run_train,
-        "distil a student",
-        "distill train s4 data.root=data trainer.devices=4\n  distill train --resume runs/s4\n"
+        "distil a student, or pre-train a SPIRAL",
+        "distill train s4 data.root=data trainer.devices=4\n  distill train spiral_mini\n"
+        "  distill train --resume runs/s4\n"
         "  distill train s4 optim.max_steps=40000 --resume runs/s4 --override",
         training("s4, s4_prime, mini"),
     ),

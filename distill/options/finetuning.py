@@ -150,6 +150,8 @@ class DecodingConfig:
         check_finite(self)
         if self.beam < 1 or self.test_beam < 1 or self.trials < 0:
             raise ValueError("beam and test_beam must be at least 1, trials must not be negative")
+        if self.trials and self.lm is None:
+            raise ValueError("trials are of a language model's weights: name it with lm, or set trials to 0")
         if self.beam_threshold <= 0 or (self.beam_tokens is not None and self.beam_tokens < 1):
             raise ValueError("beam_threshold must be positive, beam_tokens at least 1 or null")
         if self.lm_weight < 0:
@@ -206,5 +208,5 @@ class FinetuneRecipe(Recipe):
         if self.freeze_updates >= self.optim.max_steps:
             raise ValueError(
                 f"freeze_updates ({self.freeze_updates}) must be below optim.max_steps "
-                f"({self.optim.max_steps}): to train the classifier alone, set frozen"
+                f"({self.optim.max_steps}): set a lower one, or frozen to train the classifier alone"
             )

@@ -17,6 +17,7 @@ from distill.checkpoints.heard import heard_facts
 from distill.data.datamodule import SpeechData
 from distill.distillation import Distillation
 from distill.distortions import Distorter
+from distill.encoder import FAMILY_NAMES
 from distill.errors import ConfigError
 from distill.options import CDM, DistillRecipe, Recipe
 from distill.student import Student
@@ -93,8 +94,9 @@ def say_start(trainer: pl.Trainer, module: Distillation, recipe: Recipe, out: Pa
     if trainer.is_global_zero:
         encoder = sum(p.numel() for p in module.student.encoder.parameters()) / 1e6
         teacher = sum(p.numel() for p in module.teacher.parameters()) / 1e6
+        family = FAMILY_NAMES[module.student.encoder.config.family]
         print(
-            f"{recipe.name}: student {encoder:.1f} M, teacher {teacher:.1f} M parameters; "
+            f"{recipe.name}: {family} student {encoder:.1f} M, teacher {teacher:.1f} M parameters; "
             f"{recipe.optim.max_steps} steps of {recipe.data.batch_size} utterances on "
             f"{describe_device(trainer)}; into {out}",
             file=sys.stderr,

@@ -93,7 +93,8 @@ class TranscribedSpeech(SpeechData):
             if short and is_first_process():
                 logger.warning(
                     "data.%s: the transcripts of %d of %d utterances need more frames than there are (%s): "
-                    "%s; do text and audio belong together?",
+                    "%s; if text and audio belong together, a larger vocabulary or shorter frames "
+                    "(classifier.frame_ms) help",
                     *(split, len(short), len(self.texts[split]), _some(short)),
                     "they are left out" if split == "train" else "they do not count in the dev loss",
                 )

@@ -15,7 +15,7 @@ from distill.distortions import Distorter
 from distill.downstream.finetuning.classifier import Classifier
 from distill.downstream.finetuning.data import TranscribedSpeech
 from distill.downstream.finetuning.model import NAME, FineTuned, load_finetuned, make_shape, write
-from distill.downstream.finetuning.module import FineTuning
+from distill.downstream.finetuning.module import CHOICE, FineTuning
 from distill.downstream.finetuning.testing import WerTests, evaluate_wer
 from distill.downstream.finetuning.units import Characters, Units, learn_subwords, read_units
 from distill.encoder import Encoder
@@ -73,7 +73,7 @@ def _train(
 ) -> None:
     """`finetune` without the tests, in a run folder of which this is the only process."""
     recipe, units = module.recipe, module.units
-    trainer = make_trainer(recipe, folder, monitor="val/wer")
+    trainer = make_trainer(recipe, folder, monitor=CHOICE)
     keep_recipe(trainer, recipe, folder, resume=resume)
     if trainer.is_global_zero and not resume:
         units.save(folder.path)

@@ -140,6 +140,9 @@ def random_search(
     return min(found, key=lambda trial: trial.errors)
 
 
+_MODEL = "checkpoint_hash"  # among the settings: trials of another model say nothing
+
+
 def _read_log(log: Path, settings: dict[str, Any]) -> dict[tuple[float, float], Trial]:
     """The trials that were made before, by their weights."""
     if not log.exists():
@@ -150,6 +153,8 @@ def _read_log(log: Path, settings: dict[str, Any]) -> dict[tuple[float, float], 
         before = values["settings"]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{log} is not a log of a search ({error}): remove it to search again") from None
+    if before.get(_MODEL) != settings.get(_MODEL):  # what the run released before
+        return {}
     refuse_other_settings(log, differing_keys(before, settings, unstated_ok=False))
     return {(trial.lm_weight, trial.word_score): trial for trial in trials}
 

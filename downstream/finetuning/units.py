@@ -188,8 +188,8 @@ def _why_not(said: str, vocabulary: int) -> str:
     """One line of what SentencePiece says about a vocabulary that it cannot make."""
     if found := re.search(r"value <= (\d+)", said):
         return (
-            f"vocabulary {vocabulary} is larger than the training transcripts allow: at most {found[1]}, "
-            "or name more speech"
+            f"vocabulary {vocabulary} is larger than the training transcripts allow: set "
+            f"vocabulary={found[1]} at most, or name more speech"
         )
     if found := re.search(r"required_chars\D*\d+ vs (\d+)", said):
         return f"vocabulary {vocabulary} is too small for the transcripts' characters: at least {found[1]}"

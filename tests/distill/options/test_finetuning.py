@@ -30,7 +30,7 @@ def test_test_sets_and_decoding():
         ("units=words", "units must be one of characters, subwords, not 'words'"),
         ("vocabulary=2", "vocabulary must be at least 3"),
         ("freeze_updates=-1", "freeze_updates must not be negative"),
-        ("freeze_updates=20000", "must be below optim.max_steps .20000.: to train the classifier alone"),
+        ("freeze_updates=20000", "must be below optim.max_steps .20000.: set a lower one, or frozen"),
         ("encoder_weight_decay=-1", "encoder_weight_decay must not be negative"),
         ("encoder.layerdrop=1", "layerdrop must be between 0 and 0.99"),
         ("masking.time_probability=1.5", r"time_probability must be in \[0, 1\]"),

@@ -19,7 +19,7 @@ from distill.config import to_yaml
 from distill.downstream.finetuning import run as run_module
 from distill.downstream.finetuning.model import load_finetuned
 from distill.downstream.finetuning.run import finetune
-from distill.downstream.finetuning.units import FILE
+from distill.downstream.finetuning.units import FILE, Characters
 from distill.errors import CheckpointError, ConfigError, DataError
 from distill.run import run
 from distill.student import Student
@@ -221,3 +221,27 @@ def test_two_processes_learn_as_one(spoken, tmp_path):
     assert two["train/loss"] == pytest.approx(one["train/loss"], rel=1e-4)
     assert two["val/loss"] == pytest.approx(one["val/loss"], rel=1e-4)
     assert two["val/wer"] == one["val/wer"]
+
+
+def test_longer_training_is_tested_again(spoken, tmp_path, caplog, monkeypatch):
+    """A model that a run releases later does not keep the scores of the one before."""
+    monkeypatch.setattr(run_module, "take_best", lambda trainer, *_: trainer.global_step)  # the last one
+    recipe = small(spoken, "optim.max_steps=2", "validation.every_n_steps=2", f"tests.a.sources=[{spoken}]")
+    finetune(recipe, tmp_path / "run")
+    before = json.loads((tmp_path / "run/results/wer-a.json").read_text())
+    longer = replace(recipe, optim=replace(recipe.optim, max_steps=4))
+    made = finetune(longer, tmp_path / "run", resume=True)
+    after = json.loads((tmp_path / "run/results/wer-a.json").read_text())
+    assert json.loads(made.with_suffix(".json").read_text())["provenance"]["step"] == 4
+    assert after["checkpoint_hash"] != before["checkpoint_hash"]
+    assert "is of what this run released before: counted again" in caplog.text
+
+
+def test_of_equal_error_rates_the_lower_loss_is_released(spoken, tmp_path, monkeypatch):
+    monkeypatch.setattr(Characters, "words", lambda *_: ["nothing"])
+    words = ("optim.max_steps=6", "validation.every_n_steps=2", "optim.lr=0.003", "freeze_updates=0")
+    made = finetune(small(spoken, *words), tmp_path / "run")
+    logged = log(tmp_path / "run")
+    assert len(set(logged["val/wer"])) == 1
+    best = 2 * (1 + min(range(3), key=logged["val/loss"].__getitem__))
+    assert json.loads(made.with_suffix(".json").read_text())["provenance"]["step"] == best

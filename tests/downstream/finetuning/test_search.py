@@ -67,6 +67,8 @@ def test_an_interrupted_search_goes_on(tmp_path):
     assert best == search(log, count) and len(calls) == 7
     with pytest.raises(UserError, match=r"trials.json was made with other settings \(lm\)"):
         search(log, count, settings={"lm": "b"})
+    other = search(log, count, settings={"lm": "a", "checkpoint_hash": "1"})
+    assert len(calls) == 13 and other == best  # another model: none of the trials counts
     log.write_text("[]")
     with pytest.raises(UserError, match="is not a log of a search"):
         search(log, count)

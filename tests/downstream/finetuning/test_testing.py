@@ -88,16 +88,17 @@ def test_what_is_done_is_kept(speech, tmp_path):
     assert json.loads(path.read_text())["errors"] == 4
 
 
-def test_results_of_others_are_refused(speech, tmp_path):
+def test_other_speech_is_refused_and_another_model_is_tested_anew(speech, tmp_path):
     out = tmp_path / "run"
-    evaluate_wer(reader(), UNITS, made({"a": Test([speech])}), out)
+    (path,) = evaluate_wer(reader(), UNITS, made({"a": Test([speech])}), out)
+    before = json.loads(path.read_text())["checkpoint_hash"]
     other = write_speech(tmp_path / "other", ["THE CAT SAT", "A DOG'S HAT", "YES", "THE CAT IS ON THE MAT"])
     with pytest.raises(UserError, match=r"wer-a.json was made with other settings \(test set\)"):
         evaluate_wer(reader(), UNITS, made({"a": Test([other])}), out)
     model = reader()
     next(model.encoder.parameters()).data.add_(1.0)
-    with pytest.raises(UserError, match=r"\(checkpoint_hash\): choose another --out"):
-        evaluate_wer(model, UNITS, made({"a": Test([speech])}), out)
+    (path,) = evaluate_wer(model, UNITS, made({"a": Test([speech])}), out)
+    assert json.loads(path.read_text())["checkpoint_hash"] != before
 
 
 def test_incomplete_test_sets_are_errors(speech, tmp_path):
