@@ -1,6 +1,7 @@
 """SPIRAL's step: against the reference's, alone against two processes, and what is said of it."""
 
 import copy
+import os
 import subprocess
 import sys
 
@@ -17,6 +18,7 @@ from distill.spiral.contrastive import contrastive_loss
 from distill.spiral.perturbation import SpecAugment, shift, unshift
 from tests.distill.pretraining import tiny
 from tests.distill.spiral.reference import close, config_of, golden, ours
+from tests.paths import ROOT
 
 
 def spans(starts, length, width):
@@ -126,7 +128,8 @@ def alone():
 
 def test_two_processes_equal_one(alone, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    subprocess.run([*command, tiny.__file__, str(tmp_path)], check=True, timeout=300)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    subprocess.run([*command, tiny.__file__, str(tmp_path)], env=environment, check=True, timeout=300)
     module, metrics = alone
     for rank in (0, 1):
         state = torch.load(tmp_path / f"rank{rank}.pt", weights_only=True)
