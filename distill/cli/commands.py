@@ -11,7 +11,6 @@ from distill.adaptation.targets_options import TargetsOptions
 from distill.cli.fields import from_namespace
 from distill.errors import UsageError, UserError, refuse_other_settings
 from distill.processes import is_first_process
-from distill.waveforms import SAMPLE_RATE
 
 
 def run_completion(options: argparse.Namespace) -> None:
@@ -99,6 +98,7 @@ def run_inspect(options: argparse.Namespace) -> None:
 def run_export(options: argparse.Namespace) -> None:
     """`distill export`."""
     from distill.checkpoints import export_checkpoint, push, read_scores
+    from distill.waveforms import SAMPLE_RATE  # imports torch
 
     if options.push_to_hub and options.to != "huggingface":
         raise UsageError(

@@ -82,7 +82,7 @@ def test_files_of_a_list_that_are_gone(distill, models, sources, tmp_path):
     [
         (["train", "s44"], 2, "unknown recipe 's44': did you mean 's4'?"),
         (["train", "none.yaml"], 2, "recipe none.yaml: no such file"),
-        (["train"], 2, "name a recipe: hubert_base_it1, hubert_base_it2, mini, "),
+        (["train"], 2, "name a recipe: finetune_base_100h, "),
         (["adapt"], 2, "name a recipe: "),
         (["train", "--resume", "no_run"], 1, "no_run is not a run folder: it has no recipe.yaml"),
         (["train", "s4", "--resume", "no_run"], 1, "no_run is not a run folder: it has no recipe.yaml"),

@@ -16,7 +16,8 @@ from distill.training import trainer as trainer_module
 def overrides(data: Path, *more: str, name: str = "s4", steps: int = 2) -> list[str]:
     """What makes a recipe run in half a second on a CPU."""
     noises = {
-        split: f"{{musan: [{data}/musan_{split}.jsonl.gz], wham: [{data}/wham_{split}.jsonl.gz]}}"
+        split: f"{{musan: [{data}/musan_{split}.jsonl.gz], wham: [{data}/wham_{split}.jsonl.gz], "
+        f"dns: [{data}/musan_{split}.jsonl.gz]}}"
         for split in ("train", "dev")
     }
     made = [
@@ -34,8 +35,13 @@ def overrides(data: Path, *more: str, name: str = "s4", steps: int = 2) -> list[
         "logging.every_n_steps=1",
         "trainer.accelerator=cpu",
     ]
-    if load(name).kind == "distil":
-        made += ["student.targets=[2,4,6]"]
+    kind = load(name).kind
+    if kind == "spiral" or name.startswith("s4_spiral"):
+        made += ["teacher=random:spiral_mini", "data.min_samples=0"]
+    if kind == "spiral":
+        made += ["heads.dim=16", "ema.steps=null"]
+    if kind == "distil":
+        made += [f"student.targets={'[1,3,4]' if name.startswith('s4_spiral') else '[2,4,6]'}"]
     if load(name).kind == "adapt":
         made += ["targets.clusters=10", "targets.codebook=null", "targets.folder=null"]
         made += ["data.batch_seconds=null"]
