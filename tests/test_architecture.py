@@ -49,6 +49,7 @@ TESTED_ELSEWHERE = {
     "data_prep/__init__.py": "test_corpora prepares every corpus by its name",
     "data_prep/mini_tasks.py": "test_mini: the layouts that it fills",
     "distill/batch.py": "test_distillation: micro-batches, views",
+    "distill/cli/analysis_verbs.py": "test_parser, test_main: the command line",
     "distill/cli/arguments.py": "test_parser, test_main: the command line",
     "distill/cli/verbs.py": "test_parser, test_main: the command line",
     "distill/distortions/padded.py": "every effect is tested on padded batches",
