@@ -121,11 +121,15 @@ class Distillation(pl.LightningModule):
         view = batch.views[view_name]
         return self.distorter(batch.waveforms, batch.lengths, view.plan, view.noises, view.rirs)
 
-    @torch.no_grad()
     def teacher_targets(self, waveforms: Tensor, lengths: Tensor) -> Tensor:
         """The hidden states to predict, (B, N, F, D); the last after the final norm of pre-norm teachers."""
-        features = self.teacher(waveforms, lengths).features
+        features = self.teacher_features(waveforms, lengths)
         return torch.stack([features[layer] for layer in self.student.targets], dim=1)
+
+    @torch.no_grad()
+    def teacher_features(self, waveforms: Tensor, lengths: Tensor) -> list[Tensor]:
+        """What students take their targets from: the input and outputs of the layers, each (B, F, D)."""
+        return self.teacher(waveforms, lengths).features
 
     def _teach_classifier(self, student: StudentOutput, labels: Tensor, n_utterances: Tensor) -> None:
         """Gradients of L_D for the classifier alone: z is detached (Eq. 3)."""

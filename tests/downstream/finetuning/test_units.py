@@ -69,7 +69,9 @@ def test_the_same_transcripts_give_the_same_subwords(subwords):
 
 
 def test_vocabularies_that_cannot_be(subwords):
-    with pytest.raises(ConfigError, match=r"^vocabulary 1024 is larger than .* allow: set vocabulary=\d+ at most, or"):
+    with pytest.raises(
+        ConfigError, match=r"^vocabulary 1024 is larger than .* allow: set vocabulary=\d+ at most, or"
+    ):
         learn_subwords(TEXTS, 1024)
     with pytest.raises(ConfigError, match=r"^vocabulary 5 is too small for .*: at least \d+$"):
         learn_subwords(TEXTS, 5)
