@@ -6,7 +6,7 @@ Shapes: B utterances, T samples at 16 kHz.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -23,10 +23,18 @@ class View:
     """Per utterance, the noise segment (samples at 16 kHz) or None."""
     rirs: list[Tensor | None]
     """Per utterance, the room impulse response or None."""
+    reads: int = 0
+    """Recordings of noise and rooms that it needs."""
+    lost: list[tuple[str, str]] = field(default_factory=list)
+    """(id, reason) of those that could not be read."""
+    silent: list[tuple[str, str]] = field(default_factory=list)
+    """(id, reason) of those that are silent from beginning to end."""
+    pauses: int = 0
+    """Number of those that are silent only in the stretch that was drawn."""
 
     def to(self, device: torch.device | str) -> View:
         """The same, its recordings on `device`."""
-        return View(self.plan, _each(self.noises, device), _each(self.rirs, device))
+        return replace(self, noises=_each(self.noises, device), rirs=_each(self.rirs, device))
 
     def __getitem__(self, rows: slice) -> View:
         return View(self.plan[rows], self.noises[rows], self.rirs[rows])
@@ -53,17 +61,29 @@ class Batch:
     """Epoch, and number of this batch in it: a resumed run continues after it."""
     skipped: list[tuple[str, str]] = field(default_factory=list)
     """(id, reason) of utterances of this batch that could not be used."""
-    noise_reads: int = 0
-    """Recordings of noise and rooms that its views need."""
-    noise_lost: list[tuple[str, str]] = field(default_factory=list)
-    """(id, reason) of those that could not be read."""
-    noise_silent: list[tuple[str, str]] = field(default_factory=list)
-    """(id, reason) of those that are silent from beginning to end."""
-    noise_pauses: int = 0
-    """Number of those that are silent only in the stretch that was drawn."""
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def noise_reads(self) -> int:
+        """Recordings of noise and rooms that its views need."""
+        return sum(view.reads for view in self.views.values())
+
+    @property
+    def noise_lost(self) -> list[tuple[str, str]]:
+        """(id, reason) of those that could not be read."""
+        return [lost for view in self.views.values() for lost in view.lost]
+
+    @property
+    def noise_silent(self) -> list[tuple[str, str]]:
+        """(id, reason) of those that are silent from beginning to end."""
+        return [silent for view in self.views.values() for silent in view.silent]
+
+    @property
+    def noise_pauses(self) -> int:
+        """Number of those that are silent only in the stretch that was drawn."""
+        return sum(view.pauses for view in self.views.values())
 
     def __getitem__(self, rows: slice) -> Batch:
         """A micro-batch, cut to its own longest utterance."""
@@ -91,10 +111,6 @@ class Batch:
             None if self.targets is None else self.targets.to(device, non_blocking=True),
             self.position,
             self.skipped,
-            self.noise_reads,
-            self.noise_lost,
-            self.noise_silent,
-            self.noise_pauses,
         )
 
     def pin_memory(self) -> Batch:

@@ -176,7 +176,7 @@ class SpeechData(ResumableData):
             batch_seconds=data.batch_seconds,
             buckets=data.buckets,
             workers=data.workers,
-            seed=self.recipe.seed,
+            seed=self.recipe.order_seed,
             **self._process(),
         )
         loader.sampler.start_after(**self.consumed)  # pyright: ignore
@@ -203,7 +203,7 @@ class SpeechData(ResumableData):
             noises=self.noises[split],
             streams=self.streams,
             max_samples=self.recipe.data.max_samples,
-            seed=self.recipe.seed,
+            seed=self.recipe.order_seed,
             targets=None if self.targets is None else self.targets[split],
             model=self.model,
             fixed_epoch=split == "dev",

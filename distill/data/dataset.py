@@ -97,10 +97,10 @@ class SpeechDataset(Dataset):
         for stream in self.streams:
             assert self.distorter is not None
             plan = self.distorter.plan(ids, seed=self.seed, epoch=epoch, stream=stream)
-            batch.views[stream] = self.noises.view(plan, lengths.tolist())
-        batch.noise_reads = self.noises.take_reads()
-        batch.noise_lost = self.noises.take_lost()
-        batch.noise_silent, batch.noise_pauses = self.noises.take_silent()
+            view = self.noises.view(plan, lengths.tolist())
+            view.reads, view.lost = self.noises.take_reads(), self.noises.take_lost()
+            view.silent, view.pauses = self.noises.take_silent()
+            batch.views[stream] = view
         return batch
 
     def _read(

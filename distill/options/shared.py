@@ -62,6 +62,9 @@ class DataConfig:
     buckets: int = 30
     """Batches that are cut together from a stretch of the shuffled corpus, sorted by duration: the more, the
     less padding; 1: utterances of any duration."""
+    order_seed: int | None = None
+    """Of the order of the data, its crops and distortions; default: the recipe's `seed`. With one of its own,
+    runs whose seeds differ see the same batches, and can share them (`distill train --seeds`)."""
     max_bad_fraction: float = 0.01
     """Share of utterances, and of recordings of noise, that may be unusable, judged after 1000 reads and at
     the end of every epoch."""
@@ -78,6 +81,8 @@ class DataConfig:
             raise ValueError("workers must be at least 0 and buckets at least 1")
         if self.batch_seconds is not None and self.batch_seconds <= 0:
             raise ValueError(f"batch_seconds must be positive, not {self.batch_seconds}")
+        if self.order_seed is not None and not 0 <= self.order_seed < 2**32:
+            raise ValueError(f"order_seed must be in [0, 2**32), not {self.order_seed}")
         if not 0 <= self.max_bad_fraction <= 1:
             raise ValueError(f"max_bad_fraction must be in [0, 1], not {self.max_bad_fraction}")
 
@@ -153,7 +158,8 @@ class Recipe:
     trainer: dict[str, Any] = field(default_factory=dict)
     """Passed on to Lightning's Trainer: devices, num_nodes, precision, strategy, ..."""
     seed: int = 0
-    """Of initialisation, order of the data and distortions."""
+    """Of initialisation and dropout; of the order of the data and distortions too, unless `data.order_seed`
+    is given."""
 
     def __post_init__(self) -> None:
         check_finite(self)
@@ -163,3 +169,8 @@ class Recipe:
         if self.seed >= 2**32:  # numpy's generator, which Lightning seeds too, takes no more
             raise ValueError(f"seed must be below 2**32, not {self.seed}")
         check_trainer(self.trainer, self.instead_of)
+
+    @property
+    def order_seed(self) -> int:
+        """Of the order of the data, its crops and distortions."""
+        return self.seed if self.data.order_seed is None else self.data.order_seed

@@ -93,3 +93,20 @@ def test_the_mini_multi_condition_recipe_strings_the_clips_of_the_demo(mini_data
         noise = view.noises[row]
         assert noise is not None and len(noise) == batch.lengths[row]
         assert float(noise.square().mean()) == pytest.approx(1, rel=1e-3)
+
+
+def test_order_crops_and_distortions_have_a_seed_of_their_own_if_wanted(mini_data):
+    """By default it is the recipe's, as it always was."""
+
+    def batches(*overrides: str):
+        made = ["data.workers=0", "data.batch_size=5", "data.max_samples=8000", *overrides]
+        data = data_of(mini_data, *made, streams=["student"])
+        data.trainer = SimpleNamespace(global_rank=0, world_size=1)
+        found = [
+            (tuple(b.ids), b.waveforms.tolist(), b.views["student"].plan) for b in data.train_dataloader()
+        ]
+        return found, next(iter(data.val_dataloader())).views["student"].plan
+
+    first, other = batches("seed=1"), batches("seed=2")
+    assert batches("seed=1", "data.order_seed=2") == batches("seed=3", "data.order_seed=2") == other != first
+    assert batches("seed=2", "data.order_seed=1") == first

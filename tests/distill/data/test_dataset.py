@@ -152,6 +152,7 @@ def test_noise_that_cannot_be_read_is_handed_over(cuts, tmp_path):
     batch = data[0, 0, [0, 1, 2]]
     assert batch.noise_reads == len(batch.noise_lost) == 12 and batch.to("cpu").noise_lost == batch.noise_lost
     assert {name for name, _ in batch.noise_lost} == {"clip"}
+    assert [(view.reads, len(view.lost)) for view in batch.views.values()] == [(6, 6), (6, 6)]
     assert data[0, 0, [0]].noise_reads == len(data[0, 0, [0]].noise_lost) == 4  # handed over once
     view = batch.views["student"]
     heard, labels = distorter(batch.waveforms, batch.lengths, view.plan, view.noises, view.rirs)

@@ -35,6 +35,7 @@ from tests.distill.recipe_helpers import refused
         ("cosine_weight=-1", "cosine_weight must not be negative"),
         ("seed=-1", "seed must not be negative"),
         ("seed=4294967296", "seed must be below 2**32"),
+        ("data.order_seed=-1", "data: order_seed must be in [0, 2**32), not -1"),
         ("optim.lr=nan", "optim: lr must be finite, not nan"),
         ("optim.eps=.inf", "optim: eps must be finite"),
         ("optim.eps=-1", "optim: eps must not be negative"),
