@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Sequence
 
 from distill.cli.parser import build_parser, parse
+from distill.cli.threads import share_cores
 from distill.errors import MissingSource, UserError
 from distill.processes import is_first_process, message_prefix
 
@@ -32,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 2
     quiet_libraries()
+    share_cores()
     try:
         options.run(options)
     except UserError as error:

@@ -6,8 +6,6 @@ mini corpora -> mini HuBERT (masked prediction) -> s1 (plain DistilHuBERT), s4 (
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +18,7 @@ from lhotse import CutSet
 from distill import markdown
 from distill.atomic import read_json, write_json, write_text
 from distill.checkpoints import load_student, load_teacher
+from distill.cli.stages import Stages
 from distill.config import load
 from distill.data.noise import NoiseReader
 from distill.data.sources import open_cuts
@@ -39,6 +38,8 @@ N_KEYWORDS = 10
 TEACHER_STEPS = 300
 STUDENT_STEPS = 80
 HEAD_STEPS = 1000
+SECONDS = {"data": 30.0, "teacher": 120.0, "s1": 20.0, "s4": 25.0, "ks": 20.0, "report": 20.0}
+"""What the stages take."""
 
 
 @dataclass
@@ -67,27 +68,30 @@ def run_demo(out: Path) -> str:
     Raises:
         UserError: if the teacher is below three times chance on clean speech.
     """
-    started = time.monotonic()
-    say(f"everything goes to {out}/", started)
-    data = out / "data"
+    data, stages = out / "data", plan(out)
+    stages.begin("data", f"making speech and noise, in {data}")
     prepare_corpora(data)
-    say(f"speech and noise made ({data}); next: pre-training a mini HuBERT", started)
+    stages.begin("teacher", f"pre-training a mini HuBERT, in {out}/runs")
     teacher = train_once("mini_teacher", run_folder(out, "teacher"), data, TEACHER_STEPS, seed=0)
     for name, cdm in STUDENTS.items():
         for seed in SEEDS:
-            say(f"distilling {name} (cdm: {cdm}), seed {seed}", started)
             folder = run_folder(out, name, seed)
+            stages.begin(folder.name, f"distilling {name} (cdm: {cdm}), seed {seed}")
             options = [f"name=mini_{name}", f"cdm={cdm}", f"teacher={teacher}"]
             train_once("mini", folder, data, STUDENT_STEPS, seed=seed, options=options)
     results = []
     for name, seeds in {"teacher": [None], **dict.fromkeys(STUDENTS, SEEDS)}.items():
-        say(f"keyword spotting on {name}: heads trained on clean speech, tested clean and distorted", started)
-        runs = {run_folder(out, name, seed): seed or 0 for seed in seeds}
-        results.append(Result(name, evaluate_keywords(runs, data, out)))
+        accuracies: dict[str, list[float]] = {condition: [] for condition in CONDITIONS}
+        for seed in seeds:
+            folder = run_folder(out, name, seed)
+            stages.begin(f"ks of {folder.name}", f"spotting keywords with {folder.name}, clean and in noise")
+            for condition, accuracy in evaluate_keywords(folder, seed or 0, data, out).items():
+                accuracies[condition].append(accuracy)
+        results.append(Result(name, accuracies))
     text = write_results(results, out)
-    say("drawing curves and t-SNE, writing audio and the report", started)
+    stages.begin("report", "drawing curves and t-SNE, writing audio and the report")
     ratios = illustrate(out, data)
-    say(f"done: open {out}/report.html; table.md, curves.png, tsne.png, audio/, runs/ are beside it", started)
+    stages.finish(f"done: open {out}/report.html")
     chance = 100.0 / N_KEYWORDS
     if results[0].mean("clean") < 3 * chance:
         raise UserError(
@@ -97,10 +101,25 @@ def run_demo(out: Path) -> str:
     return f"{text}\n\n{ratios}"
 
 
-def say(what: str, started: float) -> None:
-    """Print a line of progress with the time since `started`."""
-    minutes, seconds = divmod(int(time.monotonic() - started), 60)
-    print(f"[{minutes}:{seconds:02d}] {what}", file=sys.stderr, flush=True)
+def plan(out: Path) -> Stages:
+    """All stages and how long they take; those that an earlier call finished in `out` take no time."""
+    teacher = RunFolder(run_folder(out, "teacher"))
+    students = {name: [RunFolder(run_folder(out, name, seed)) for seed in SEEDS] for name in STUDENTS}
+    stages = {
+        "data": (SECONDS["data"], out / "data", (out / "data" / "prepared.json").exists()),
+        "teacher": (SECONDS["teacher"], teacher.path, teacher.teacher.exists()),
+    }
+    for name, folders in students.items():
+        stages |= {each.path.name: (SECONDS[name], each.path, each.student.exists()) for each in folders}
+    for each in (teacher, *(folder for folders in students.values() for folder in folders)):
+        scores = evaluation_folder(out, each.path.name)
+        finished = len([*scores.glob("results/*.json")]) == len(CONDITIONS)
+        stages[f"ks of {each.path.name}"] = SECONDS["ks"], scores, finished
+    stages["report"] = SECONDS["report"], out / "report.html", False
+    return Stages(
+        {stage: 0.0 if finished else seconds for stage, (seconds, _, finished) in stages.items()},
+        resumed={stage for stage, (_, place, _) in stages.items() if place.exists()},
+    )
 
 
 def prepare_corpora(data: Path) -> None:
@@ -139,39 +158,41 @@ def run_folder(out: Path, name: str, seed: int | None = None) -> Path:
     return out / "runs" / (name if seed is None else f"{name}-seed{seed}")
 
 
-def evaluate_keywords(runs: Mapping[Path, int], data: Path, out: Path) -> dict[str, list[float]]:
-    """Do what `distill evaluate ks` does for each run.
+def evaluation_folder(out: Path, name: str) -> Path:
+    """Head and scores of the model with this run folder."""
+    return out / "evaluations" / name
+
+
+def evaluate_keywords(folder: Path, seed: int, data: Path, out: Path) -> dict[str, float]:
+    """Do what `distill evaluate ks` does for a run.
 
     Args:
-        runs: seed of the head by run folder.
+        folder: the run folder of the model.
+        seed: of the head.
         data: the corpora.
         out: folder of the demo.
 
     Returns:
-        By condition, an accuracy in per cent for each run.
+        Accuracy by condition, in per cent.
     """
     from distill.downstream.evaluate import evaluate
     from distill.downstream.options import EvaluationConfig
 
-    accuracies: dict[str, list[float]] = {condition: [] for condition in CONDITIONS}
-    for folder, seed in runs.items():
-        config = EvaluationConfig(
-            task="ks",
-            sources={split: keyword_source(data, split) for split in ("train", "dev", "test")},
-            noises=test_noises(data),
-            conditions=list(CONDITIONS),
-            steps=HEAD_STEPS,
-            every_n_steps=HEAD_STEPS // 4,
-            seed=seed,
-            cache="float32",
-            workers=0,
-            logging=LoggingConfig(wandb="off"),
-            trainer={"accelerator": "cpu", "devices": 1},
-        )
-        for path in evaluate(folder, config, out / "evaluations" / folder.name):
-            score = read_json(path)
-            accuracies[score["condition"]].append(score["value"])
-    return accuracies
+    config = EvaluationConfig(
+        task="ks",
+        sources={split: keyword_source(data, split) for split in ("train", "dev", "test")},
+        noises=test_noises(data),
+        conditions=list(CONDITIONS),
+        steps=HEAD_STEPS,
+        every_n_steps=HEAD_STEPS // 4,
+        seed=seed,
+        cache="float32",
+        workers=0,
+        logging=LoggingConfig(wandb="off"),
+        trainer={"accelerator": "cpu", "devices": 1},
+    )
+    scores = [read_json(path) for path in evaluate(folder, config, evaluation_folder(out, folder.name))]
+    return {score["condition"]: score["value"] for score in scores}
 
 
 def keyword_source(data: Path, split: str) -> str:

@@ -8,10 +8,12 @@ import soundfile
 
 from distill.cli.demo import (
     CONDITIONS,
+    SECONDS,
     Result,
     cell,
     draw_curves,
     draw_tsne,
+    plan,
     relative_error_change,
     run_folder,
     verdict,
@@ -100,3 +102,24 @@ def test_tsne_is_drawn_with_its_ratios(tmp_path):
     assert {path.name for path in tmp_path.glob("tsne.*")} == {
         f"tsne.{end}" for end in ("png", "pdf", "csv", "json")
     }
+
+
+def test_the_plan_is_of_what_an_earlier_call_left(tmp_path):
+    stages = plan(tmp_path)
+    everything = SECONDS["data"] + SECONDS["teacher"] + 3 * (SECONDS["s1"] + SECONDS["s4"])
+    assert sum(stages.left_s.values()) == everything + 7 * SECONDS["ks"] + SECONDS["report"]
+    assert not stages.resumed
+    for name in (
+        "data/prepared.json",
+        "runs/teacher/teacher.safetensors",
+        "runs/s1-seed0/student.safetensors",
+        "runs/s1-seed1/checkpoints/last.ckpt",
+        *(f"evaluations/teacher/results/ks_{condition}.json" for condition in CONDITIONS),
+        "evaluations/s4-seed2/results/ks_clean.json",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    stages = plan(tmp_path)
+    finished = {"data", "teacher", "s1-seed0", "ks of teacher"}
+    assert {stage for stage, seconds in stages.left_s.items() if not seconds} == finished
+    assert stages.resumed == finished | {"s1-seed1", "ks of s4-seed2"}
