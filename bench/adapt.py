@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ import numpy as np
 import soundfile
 import torch
 
+from bench.contenders import Contender, take_turns
 from distill.adaptation.clustering import Clustering
 from distill.adaptation.masked_prediction import MaskedPrediction
 from distill.adaptation.masking import span_mask
@@ -33,29 +32,6 @@ CLUSTERS = 100
 LAYERS = {"mini": 3, "base": 6}  # whose features become targets: halfway up
 
 
-@dataclass
-class Contender:
-    """Something to time."""
-
-    name: str
-    run: Callable[[], object]
-    audio_s: float
-    """Seconds of audio in one run."""
-    device: str
-    """"cpu" or "cuda"."""
-    speeds: list[float] = field(default_factory=list)
-    """Audio-seconds per second, by round."""
-
-    def round(self) -> None:
-        """Run once, and note the speed."""
-        clock = time.process_time if self.device == "cpu" else time.perf_counter
-        started = clock()
-        self.run()
-        if self.device == "cuda":
-            torch.cuda.synchronize()
-        self.speeds.append(self.audio_s / (clock() - started))
-
-
 def main(_: object = None, rounds: int = 7) -> None:
     """Print the table; the first argument is what other benchmarks need."""
     torch.set_num_threads(1)
@@ -68,18 +44,16 @@ def main(_: object = None, rounds: int = 7) -> None:
             *(_layer_targets(preset, device, Path(folder)) for device in devices for preset in LAYERS),
             _mfcc_targets(Path(folder)),
         ]
-        for contender in contenders:
-            contender.run()  # warm up: caches, cuDNN's choices
-        for _round in range(rounds):
-            for contender in contenders:
-                contender.round()
+        take_turns(contenders, rounds)
     print(f"\nadaptation: audio-seconds per second, median of {rounds} rounds (least to most)")
-    for contender in contenders:
-        speeds = contender.speeds
-        print(
-            f"  {contender.name:<44}{statistics.median(speeds):>9.1f}   "
-            f"({min(speeds):.1f} to {max(speeds):.1f})"
-        )
+    for one in contenders:
+        speeds = one.speeds
+        print(f"  {one.name:<44}{statistics.median(speeds):>9.1f}   ({min(speeds):.1f} to {max(speeds):.1f})")
+
+
+def contender(name: str, run: Callable[[], object], audio_s: float, device: str) -> Contender:
+    """Something that is ready to run, and is not run untimed between the rounds."""
+    return Contender(name, lambda: lambda number: run(), audio_s, device, settle=False, optional=False)
 
 
 def _write_speech(folder: Path) -> None:
@@ -109,14 +83,14 @@ def _update(preset: str, device: str) -> Contender:
         module.loss(batch, mask).total.backward()
         optimizer.step()
 
-    return Contender(f"masked prediction, {preset}, {device}", run, rows * SECONDS, device)
+    return contender(f"masked prediction, {preset}, {device}", run, rows * SECONDS, device)
 
 
 def _layer_targets(preset: str, device: str, folder: Path) -> Contender:
     """Labels of a layer with a given codebook: reading, features, nearest centres, the block's file."""
     encoder = HubertEncoder.from_preset(preset)
     codebook = torch.randn(CLUSTERS, encoder.config.dim)
-    return Contender(
+    return contender(
         f"targets, layer {LAYERS[preset]} of {preset}, {device}",
         lambda: _label(folder, device, encoder=encoder, layer=LAYERS[preset], codebook=codebook),
         BATCH * SECONDS,
@@ -126,7 +100,7 @@ def _layer_targets(preset: str, device: str, folder: Path) -> Contender:
 
 def _mfcc_targets(folder: Path) -> Contender:
     codebook = torch.randn(CLUSTERS, 39)
-    return Contender(
+    return contender(
         "targets, MFCC, cpu", lambda: _label(folder, "cpu", codebook=codebook), BATCH * SECONDS, "cpu"
     )
 

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.adapt import Contender
+from bench.adapt import contender
+from bench.contenders import take_turns
 from distill.adaptation.masked_prediction import MaskedPrediction
 from distill.adaptation.masking import span_mask
 from distill.batch import Batch
@@ -58,15 +59,11 @@ def giga_macs(encoder: Encoder) -> float:
 def measure(device: str, rounds: int) -> None:
     """Print the speeds on one device."""
     contenders = [
-        Contender(f"{what} of {name}", run, SECONDS, device)
+        contender(f"{what} of {name}", run, SECONDS, device)
         for name, step, encoder in (("SPIRAL", *spiral(device)), ("HuBERT", *hubert(device)))
         for what, run in (("step", step), ("forward", encoder))
     ]
-    for contender in contenders:
-        contender.run()  # warm up
-    for _ in range(rounds):
-        for contender in contenders:
-            contender.round()
+    take_turns(contenders, rounds)
     unit = "s of CPU time, one thread" if device == "cpu" else "s"
     print(f"audio-seconds per {unit}, {device}, median of {rounds} rounds (least to most)")
     speeds = {one.name: statistics.median(one.speeds) for one in contenders}

@@ -1,0 +1,62 @@
+"""The whole benchmark on tiny models: who cannot run is skipped with the reason."""
+
+import json
+
+import pytest
+
+from bench import step
+from bench.batches import batch_of
+from bench.ours import make_loop
+from bench.step_peers import PEERS, make_step
+
+
+def test_a_table_with_ours_first(tmp_path, capsys):
+    paths = tmp_path / "a" / "step.json", tmp_path / "step.md"
+    words = ["--preset", "mini", "--batch", "2x0.2", "--rounds", "2", "--no-memory", "--precision", "fp32"]
+    step.main([*words, "--only", "ours,minimal", "--json", str(paths[0]), "--markdown", str(paths[1])])
+    found = json.loads(paths[0].read_text())
+    [table] = found["tables"]
+    ours, other, skipped = table["rows"]
+    assert [len(row["wall_s"]) for row in (ours, other)] == [2, 2]
+    assert ours["of_limit"] == pytest.approx(table["limit_s"] / ours["step_s"])
+    assert "minimal-hubert" in skipped["failure"]
+    out = capsys.readouterr().out
+    assert paths[1].read_text().strip() in out
+    assert "| ours |" in out and "skipped: minimal-hubert" in out
+
+
+@pytest.mark.parametrize("name", [name for name in PEERS if name != "minimal-hubert"])
+@pytest.mark.parametrize("batch", ["2x0.3", "2x0.3padded"])
+def test_every_peer_learns(name, batch):
+    pytest.importorskip(name.split(",")[0])
+    run = make_step(PEERS[name], batch_of(batch), device="cpu", precision="fp32", preset="mini")
+    run(0)
+    run(1)
+
+
+def test_the_search_doubles_batches(monkeypatch):
+    speeds = iter([10.0, 15.0, 15.1])
+    monkeypatch.setattr(step, "_speed", lambda setup: next(speeds))
+    found = step.search("cpu", "fp32", "mini", "2x0.2")
+    assert [one["batch"] for one in found["tried"]] == ["2x0.2", "4x0.2", "8x0.2"]
+
+
+def test_the_search_ends_where_memory_does(monkeypatch):
+    import torch
+
+    def full(setup):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(step, "_speed", full)
+    found = step.search("cpu", "fp32", "mini", "2x0.2")
+    assert "out of memory" in step.search_text(found)
+
+
+def test_the_loop_takes_one_step_at_a_time_and_says_what_failed():
+    loop, run = make_loop(batch_of("2x0.2"), device="cpu", precision="fp32", preset="mini")
+    before = loop.trainer.global_step
+    run(0)
+    run(1)
+    assert loop.trainer.global_step == before + 2
+    with pytest.raises(AttributeError):
+        loop.step("no batch")  # pyright: ignore[reportArgumentType]
