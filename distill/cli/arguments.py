@@ -59,12 +59,13 @@ def condition(help: str) -> Argument:
     return Argument("--condition", action="append", help=help)
 
 
-def training(recipes: str) -> tuple[Argument, ...]:
-    """Of the verbs that train by a recipe, such as those named."""
+def training(recipes: str, *more: Argument, together: str = "") -> tuple[Argument, ...]:
+    """Of the verbs that train by a recipe, such as those named; `together`: what is said of several."""
     return (
-        Argument("recipe", nargs="?", help=f"recipe's name ({recipes}) or YAML file"),
+        Argument("recipe", nargs="?", help=f"recipe's name ({recipes}) or YAML file{together}"),
         overrides(),
-        out("run folder (runs/NAME)"),
+        *more,
+        out(f"run folder (runs/NAME){'; of several, the folder for theirs (runs)' if together else ''}"),
         Argument("--resume", type=Path, metavar="RUN", help="continue an interrupted run"),
         Argument(
             "--override", action="store_true", help="with --resume: continue although the recipe has changed"
@@ -73,6 +74,12 @@ def training(recipes: str) -> tuple[Argument, ...]:
     )
 
 
+SEEDS = Argument(
+    "--seeds",
+    nargs="+",
+    metavar="N",
+    help="a run of each recipe with each of these seeds, in NAME-seedN; data.order_seed=0 lets them share",
+)
 CHECKPOINTS = Argument("checkpoints", nargs="+", help="students or teachers")
 SPEECH = Argument("--speech", required=True, help="manifest, TSV or folder of audio")
 DATA = Argument("--data", help="folder of the prepared corpora (data)")

@@ -31,6 +31,9 @@ def run_train(options: argparse.Namespace) -> None:
     """`distill train`, `distill adapt` and `distill finetune`."""
     from distill import config
 
+    if options.verb == "train" and (options.seeds or (several_named(options) and not options.resume)):
+        train_several(options)
+        return
     recipe = resumed_recipe(options) if options.resume else new_recipe(options)
     if options.print:
         print(config.to_yaml(recipe), end="")
@@ -46,6 +49,56 @@ def run_train(options: argparse.Namespace) -> None:
     model = run(recipe, out, resume=options.resume is not None, other_speech=options.override)
     if is_first_process():
         print(model)
+
+
+def several_named(options: argparse.Namespace) -> bool:
+    """Whether the command line names more than one recipe."""
+    return any(map(_names_recipe, options.overrides))
+
+
+def train_several(options: argparse.Namespace) -> None:
+    """`distill train` of several recipes or seeds."""
+    from distill import config
+
+    given = [*filter(None, [options.recipe]), *options.overrides]
+    names = [word for word in given if _names_recipe(word)]
+    changes = [word for word in given if not _names_recipe(word)]
+    changes += [word for word in options.seeds or [] if "=" in word]
+    seeds = [_seed(word) for word in options.seeds or [] if "=" not in word]
+    if options.resume or options.override:
+        raise UsageError("--resume continues one run; to continue several, give the same command again")
+    if not names:
+        raise UsageError("--seeds: name a recipe, too")
+    for what, given in (("recipe", names), ("seed", seeds)):
+        twice = [one for one in given if given.count(one) > 1]
+        if twice:
+            raise UsageError(f"{what} {twice[0]} is given twice")
+    if seeds and any(word.startswith("seed=") for word in changes):
+        raise UsageError("--seeds and seed=: give one of them")
+    parent = options.out or Path("runs")
+    runs = []
+    for name in names:
+        for seed in seeds or [None]:
+            recipe = config.load(name, changes if seed is None else [*changes, f"seed={seed}"])
+            runs.append((recipe, parent / (recipe.name if seed is None else f"{recipe.name}-seed{seed}")))
+    if options.print:
+        print("---\n".join(config.to_yaml(recipe) for recipe, _ in runs), end="")
+        return
+    from distill.training import several
+
+    for student in several.train_several(runs):
+        print(student)
+
+
+def _names_recipe(word: str) -> bool:
+    """Whether a word is a recipe rather than a change to one, such as a key whose `=` is missing."""
+    return "=" not in word and ("." not in word or word.endswith((".yaml", ".yml")))
+
+
+def _seed(word: str) -> int:
+    if not word.isdecimal():
+        raise UsageError(f"--seeds takes whole numbers from 0, not {word!r}")
+    return int(word)
 
 
 def new_recipe(options: argparse.Namespace) -> Any:

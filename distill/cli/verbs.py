@@ -13,6 +13,7 @@ from distill.cli.arguments import (
     CHOICES,
     DATA,
     NOISE,
+    SEEDS,
     SPEECH,
     Argument,
     Verb,
@@ -43,8 +44,9 @@ VERBS: Mapping[str, Verb] = {
         "distil a student, or pre-train a SPIRAL",
         "distill train s4 data.root=data trainer.devices=4\n  distill train spiral_mini\n"
         "  distill train --resume runs/s4\n"
-        "  distill train s4 optim.max_steps=40000 --resume runs/s4 --override",
-        training("s4, s4_prime, mini"),
+        "  distill train s4 optim.max_steps=40000 --resume runs/s4 --override\n"
+        "  distill train s2 s4 s6 --seeds 0 1 2 data.order_seed=0",
+        training("s4, s4_prime, mini", SEEDS, together="; several students train together"),
     ),
     "adapt": Verb(
         commands.run_train,

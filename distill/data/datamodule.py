@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -84,6 +84,7 @@ class SpeechData(ResumableData):
         targets: of "train" and of "dev", cluster labels by utterance id (masked prediction).
         model: whose frames crops and labels follow; default: HuBERT base's.
         other_speech: a resumed run may continue at its position although the training speech has changed.
+        share: gets "train" or "dev" and a loader, and returns the one to use, where runs read together.
     """
 
     def __init__(
@@ -94,9 +95,11 @@ class SpeechData(ResumableData):
         targets: Mapping[str, Mapping[str, np.ndarray]] | None = None,
         model: EncoderConfig | None = None,
         other_speech: bool = False,
+        share: Callable[[str, Any], Any] | None = None,
     ):
         super().__init__()
         self.other_speech = other_speech
+        self.share = share or (lambda split, loader: loader)
         self.recipe = recipe
         self.streams = streams
         self.targets, self.model = targets, model
@@ -180,17 +183,18 @@ class SpeechData(ResumableData):
             **self._process(),
         )
         loader.sampler.start_after(**self.consumed)  # pyright: ignore
-        return loader
+        return self.share("train", loader)
 
     @override
     def val_dataloader(self) -> Any:
         data = self.recipe.data
-        return dev_loader(
+        loader = dev_loader(
             self._dataset("dev"),
             batch_size=data.batch_size,
             workers=min(data.workers, 2),
             **self._process(),
         )
+        return self.share("dev", loader)
 
     def _process(self) -> dict[str, int]:
         assert self.trainer is not None

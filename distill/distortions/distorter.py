@@ -74,6 +74,15 @@ class Distorter:
         """Utterances so far whose noise or room was left out because it or the speech was silent."""
         return int(self._skipped)
 
+    @property
+    def skipped(self) -> int | Tensor:
+        """The same where it was counted: reading a number on a GPU waits for it."""
+        return self._skipped
+
+    @skipped.setter
+    def skipped(self, count: int | Tensor) -> None:
+        self._skipped = count
+
     def plan(
         self, utterance_ids: Sequence[str], seed: int = 0, epoch: int = 0, stream: str = "student"
     ) -> Plan:

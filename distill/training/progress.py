@@ -30,6 +30,8 @@ class StepProgress(Callback):
 
     def __init__(self, name: str):
         self.name = name
+        self.has_bar = True
+        """Whether it shows a bar and estimates the time: of runs that train together one does."""
         self.bar: Any = None
         self.audio_s = 0.0
         self.timed_from: float | None = None
@@ -45,7 +47,9 @@ class StepProgress(Callback):
             desc=self.name,
             unit="step",
             dynamic_ncols=True,
-            disable=None if trainer.is_global_zero else True,  # None: no bar where stderr is not a terminal
+            disable=None
+            if trainer.is_global_zero and self.has_bar
+            else True,  # None: no bar where stderr is not a terminal
         )
 
     @override
@@ -66,7 +70,7 @@ class StepProgress(Callback):
     def _project(self, trainer: pl.Trainer) -> None:
         """Once, when enough steps have been timed: the time for all steps of this job."""
         done, steps = trainer.global_step - self.first_step, trainer.max_steps - self.first_step
-        if steps < LONG_RUN_STEPS or not trainer.is_global_zero:
+        if steps < LONG_RUN_STEPS or not (trainer.is_global_zero and self.has_bar):
             return
         if self.timed_from is None and done >= UNTIMED_STEPS:
             self.timed_from = time.monotonic()

@@ -27,6 +27,7 @@ class Interrupted(UserError):
         saved = f"but {problem}" if problem else f"saved {folder.last}"
         then = requeued or folder.how_to_continue()
         super().__init__(f"stopped by {signal.Signals(signum).name}; {saved}: {then}")
+        self.problem = problem
         self.exit_code = 128 + signum  # 130 for Ctrl-C, 143 for SIGTERM
         if signum == signal.SIGUSR1:  # a scheduler's warning, as agreed
             self.exit_code = 1 if problem else 0
@@ -49,10 +50,16 @@ class GracefulStop(Callback):
     queue. A process that trains alone and waits for data has no step to finish: it saves at once. A
     validation is abandoned and done again when the run is resumed, except the one after the last step, which
     is finished.
+
+    Args:
+        folder: of the run.
     """
 
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
+        self.alone = True
+        """Whether it is the only run of its process: otherwise somebody else catches the signals, sets
+        `received` and puts the job back."""
         self.received = 0
         self.is_first = False
         self.previous: dict[int, Any] = {}
@@ -73,6 +80,8 @@ class GracefulStop(Callback):
             self._catch(signum)
 
     def _catch(self, signum: int) -> None:
+        if not self.alone:
+            return
         self.previous.setdefault(signum, signal.getsignal(signum))
         signal.signal(signum, self._note)
 
@@ -122,7 +131,8 @@ class GracefulStop(Callback):
     def _stop(self, trainer: pl.Trainer, received: int) -> None:
         save_last(trainer)
         problem = getattr(trainer.strategy.checkpoint_io, "problem", "")
-        requeued = requeue() if received == signal.SIGUSR1 and trainer.is_global_zero else ""
+        requeues = self.alone and received == signal.SIGUSR1 and trainer.is_global_zero
+        requeued = requeue() if requeues else ""
         raise Interrupted(received, self.folder, problem, requeued)
 
     @override

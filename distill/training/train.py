@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytorch_lightning as pl
 
@@ -27,8 +28,18 @@ from distill.training.resuming import keep_recipe
 from distill.training.run_folder import RunFolder, versions
 from distill.training.trainer import describe_device, finish, fit, make_trainer
 
+if TYPE_CHECKING:
+    from distill.training.sharing import Place
 
-def train(recipe: DistillRecipe, out: Path, *, resume: bool = False, other_speech: bool = False) -> Path:
+
+def train(
+    recipe: DistillRecipe,
+    out: Path,
+    *,
+    resume: bool = False,
+    other_speech: bool = False,
+    place: Place | None = None,
+) -> Path:
     """Distil a student.
 
     Args:
@@ -36,6 +47,7 @@ def train(recipe: DistillRecipe, out: Path, *, resume: bool = False, other_speec
         out: the run folder; made if missing.
         resume: continue from `out/checkpoints/last.ckpt`.
         other_speech: resume although `recipe.data.train` has changed.
+        place: among runs that train together (`distill.training.several`).
 
     Returns:
         Path of the released student, `out/student.safetensors`: the checkpoint with the lowest dev loss.
@@ -46,19 +58,27 @@ def train(recipe: DistillRecipe, out: Path, *, resume: bool = False, other_speec
     pl.seed_everything(recipe.seed, verbose=False)
     folder = RunFolder(out)
     folder.check(resume=resume)
-    streams = sorted({s for s in CDM[recipe.cdm] if s})
-    data = SpeechData(recipe, streams=streams, other_speech=other_speech)
+    streams = streams_of(recipe) if place is None else place.group.streams
+    share = None if place is None else place.loader
+    data = SpeechData(recipe, streams=streams, other_speech=other_speech, share=share)
     module = make_module(recipe)
     data.model = module.teacher.config
     with RunLock(out) as lock:
         folder.check(resume=resume)  # another process may have been faster
         trainer = make_trainer(recipe, folder)
+        if place is not None:
+            place.join(trainer, module, out.name)
         keep_recipe(trainer, recipe, folder, resume=resume)
         say_start(trainer, module, recipe, out)
         seconds = fit(trainer, module, data, folder, resume=resume, lock=lock)
         made = release(trainer, module.student, "student.", folder, module.provenance)
         finish(trainer, folder, seconds)
     return made
+
+
+def streams_of(recipe: DistillRecipe) -> list[str]:
+    """The distorted views that the batches of a recipe need."""
+    return sorted({stream for stream in CDM[recipe.cdm] if stream})
 
 
 def make_module(recipe: DistillRecipe) -> Distillation:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import yaml
 from lhotse import CutSet
 
 from distill.checkpoints import native
@@ -55,6 +56,54 @@ def test_overrides_may_stand_before_and_behind_options(distill, tmp_path, words)
     (tmp_path / "printed.yaml").write_text(out)
     recipe = load(str(tmp_path / "printed.yaml"))
     assert (recipe.seed, recipe.optim.lr) == (4, 1e-3)
+
+
+def test_several_recipes_and_seeds_are_printed(distill):
+    code, out, _ = distill("train", "s4", "s6", "--seeds", "0", "2", "optim.lr=1e-3", "--print")
+    assert code == 0
+    printed = [yaml.safe_load(part) for part in out.split("---\n")]
+    assert [(one["name"], one["seed"], one["optim"]["lr"]) for one in printed] == [
+        *(("s4", 0, 1e-3), ("s4", 2, 1e-3), ("s6", 0, 1e-3), ("s6", 2, 1e-3)),
+    ]
+    code, out, _ = distill("train", "optim.lr=1e-3", "s2", "s4", "--print")
+    assert code == 0 and [yaml.safe_load(part)["name"] for part in out.split("---\n")] == ["s2", "s4"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["s4", "s4"], "recipe s4 is given twice"),
+        (["s4", "--seeds", "1", "0", "1"], "seed 1 is given twice"),
+        (["s4", "--seeds", "0", "-1"], "--seeds takes whole numbers from 0, not '-1'"),
+        (["s4", "--seeds", "0", "s6"], "--seeds takes whole numbers from 0, not 's6'"),
+        (["s4", "--seeds", "4294967296"], "seed must be below 2**32"),
+        (["s4", "--seeds", "0", "1", "seed=2"], "--seeds and seed=: give one of them"),
+        (["--seeds", "0", "1"], "--seeds: name a recipe, too"),
+        (["--seeds", "0", "1", "--resume", "run"], "--resume continues one run; to continue several, give "),
+        (["s4", "s44"], "unknown recipe 's44': did you mean 's4'?"),
+        (["s4", "mini_teacher"], "mini_teacher makes no student"),
+        (["s4", "s6", "trainer.devices=2"], "set trainer.devices=1"),
+    ],
+)
+def test_mistakes_with_several_are_said(distill, tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = distill("train", *words)
+    assert code == 2 and message in err and err.startswith("distill: ") and err.count("\n") == 1 and not out
+    assert not list(tmp_path.iterdir())
+
+
+def test_runs_of_several_go_into_folders_by_name_and_seed(distill, tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr("distill.training.several.train_several", lambda runs: started.extend(runs) or [])
+    monkeypatch.chdir(tmp_path)
+    assert distill("train", "s4", "s6")[0] == 0
+    assert distill("train", "s4", "--seeds", "3", "--out", "x")[0] == 0
+    assert distill("train", "s4", "s6", "--seeds", "1")[0] == 0
+    found = [(recipe.name, recipe.seed, str(out)) for recipe, out in started]
+    assert found == [
+        *(("s4", 0, "runs/s4"), ("s6", 0, "runs/s6"), ("s4", 3, "x/s4-seed3")),
+        *(("s4", 1, "runs/s4-seed1"), ("s6", 1, "runs/s6-seed1")),
+    ]
 
 
 def test_inspect(distill, models):
