@@ -36,8 +36,6 @@ class _Place(NamedTuple):
     module: nn.Module
     before: bool = False
     """Whether the layer is the module's first input, not its output."""
-    channels_first: bool = False
-    """Whether the tensor there is (B, D, F)."""
     strides: tuple[tuple[int, int], ...] = ()
     """(kernel, stride) of all convolutions up to here."""
 
@@ -81,8 +79,10 @@ class OurModel(LayeredModel):
             full = bool((lengths == waveforms.shape[1]).all())  # then no masks are needed
             out = self.encoder(waveforms.to(self.device), None if full else lengths)
         features = {str(number): state for number, state in enumerate(out.features)}
-        states = {name: states[name] if name in states else features[name] for name in wanted}
-        return Activations(states, {name: self._frames(name, lengths).to(self.device) for name in wanted})
+        found = {name: states[name] if name in states else features[name] for name in wanted}
+        n_samples = torch.tensor(waveforms.shape[1])  # a convolution may return more frames than it has
+        found = {name: state[:, : int(self._frames(name, n_samples))] for name, state in found.items()}
+        return Activations(found, {name: self._frames(name, lengths).to(self.device) for name in wanted})
 
     def _frames(self, layer: str, lengths: Tensor) -> Tensor:
         """(B,) samples -> (B,) frames of a layer."""
@@ -109,7 +109,7 @@ class OurModel(LayeredModel):
         def changed(x: Tensor) -> Tensor:
             if x.dim() == 2:  # waveforms
                 return change(x[:, :, None])[:, :, 0]
-            return change(x.transpose(1, 2)).transpose(1, 2) if place.channels_first else change(x)
+            return change(x)
 
         def before(_module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
             return changed(inputs[0]), *inputs[1:]
@@ -137,10 +137,10 @@ class OurModel(LayeredModel):
 def _places_of_hubert(encoder: Any) -> dict[str, _Place]:
     """The layers of a `HubertEncoder` in the order of the computation, `input` before them."""
     strides = tuple((kernel, stride) for _, kernel, stride in encoder.config.conv_layers)
-    places = {INPUT: _Place(encoder.cnn[0], before=True, channels_first=True)}
+    places = {INPUT: _Place(encoder.cnn[0], before=True)}
     for number, module in enumerate(encoder.cnn, start=1):
         name = CNN if number == len(strides) else f"conv{number}"
-        places[name] = _Place(module, channels_first=True, strides=strides[:number])
+        places[name] = _Place(module, strides=strides[:number])
     return places | _transformer(encoder.layers, strides)
 
 

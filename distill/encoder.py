@@ -20,6 +20,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from torch.utils.checkpoint import checkpoint
 from typing_extensions import override
 
+from distill.convolution import long_conv
 from distill.waveforms import check_samples
 
 if TYPE_CHECKING:
@@ -243,20 +244,10 @@ class PositionalConv(nn.Module):
 
     @override
     def forward(self, x: Tensor) -> Tensor:
-        frames = x.shape[1]  # an even kernel gives one frame too many, dropped at the end
-        if x.dtype == torch.bfloat16 and x.device.type == "cpu":
-            y = self._in_float32(x.transpose(1, 2))
-        else:
-            y = self.conv(x.transpose(1, 2))
-        return F.gelu(y[:, :, :frames]).transpose(1, 2)
-
-    def _in_float32(self, x: Tensor) -> Tensor:
-        """On some processors grouped convolutions in bfloat16 are wrong by as much as their values."""
         conv = cast(nn.Conv1d, self.conv)
-        with torch.autocast("cpu", enabled=False):
-            bias = None if conv.bias is None else conv.bias.float()
-            y = F.conv1d(x.float(), conv.weight.float(), bias, padding=conv.padding, groups=conv.groups)
-        return y.to(x.dtype)
+        (padding,) = cast(tuple[int], conv.padding)
+        y = long_conv(x, conv.weight, conv.bias, conv.groups, padding)
+        return F.gelu(y[:, : x.shape[1]])  # an even kernel gives one frame too many
 
 
 class TransformerLayer(nn.Module):

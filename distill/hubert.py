@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import override
 
+from distill.convolution import normalized_conv, strided_conv
 from distill.encoder import (
     Count,
     Encoder,
@@ -162,7 +163,10 @@ PRESETS: dict[str, HubertConfig] = {
 
 
 class ConvLayer(nn.Module):
-    """One convolution of the CNN, its normalisation and GELU. (B, C_in, F_in) -> (B, C_out, F_out)."""
+    """One convolution of the CNN, its normalisation and GELU. (B, F_in, C_in) -> (B, F_out, C_out).
+
+    Whatever follows the frames that the input is long enough for means nothing.
+    """
 
     def __init__(self, in_channels: int, channels: int, kernel: int, stride: int, *, bias: bool, norm: str):
         super().__init__()
@@ -175,14 +179,16 @@ class ConvLayer(nn.Module):
         else:
             self.norm = None
 
+    @override
     def forward(self, x: Tensor, lengths: Tensor | None) -> Tensor:
         """`lengths` (B,): valid frames of the output; None when every row is full."""
-        x = self.conv(x)
-        if isinstance(self.norm, nn.LayerNorm):
-            x = self.norm(x.transpose(1, 2)).transpose(1, 2)
-        elif isinstance(self.norm, nn.GroupNorm):
-            x = masked_instance_norm(x, lengths, self.norm)
-        return F.gelu(x)
+        if not isinstance(self.norm, nn.GroupNorm):
+            x = strided_conv(x, self.conv)
+            return F.gelu(x if self.norm is None else self.norm(x))
+        if torch.compiler.is_compiling() or self.conv.bias is not None:
+            x = strided_conv(x, self.conv)
+            return F.gelu(masked_instance_norm(x.transpose(1, 2), lengths, self.norm).transpose(1, 2))
+        return F.gelu(normalized_conv(x, lengths, self.conv, self.norm))
 
 
 def masked_instance_norm(x: Tensor, lengths: Tensor | None, norm: nn.GroupNorm) -> Tensor:
@@ -286,12 +292,13 @@ class HubertEncoder(Encoder):
             waveforms = normalize_waveforms(waveforms, lengths)
         elif lengths is not None:  # in the statistics, 0 times a padding that is not finite would not be 0
             waveforms = waveforms.masked_fill(~frame_mask(lengths, waveforms.shape[1]), 0.0)
-        x = waveforms.to(self.projection.weight.dtype)[:, None]
+        x = waveforms.to(self.projection.weight.dtype)[:, :, None]
         valid = lengths
         for layer, (_, kernel, stride) in zip(self.cnn, self.config.conv_layers, strict=True):
             valid = None if valid is None else (valid - kernel) // stride + 1
             x = layer(x, valid)
-        return scale_gradient(x, self.config.cnn_grad_scale).transpose(1, 2)
+        x = x[:, : self.config.frames(waveforms.shape[1])]
+        return scale_gradient(x, self.config.cnn_grad_scale)
 
     def _transformer(self, x: Tensor, attend: Tensor | None) -> list[Tensor]:
         """(B, F, D) -> the L + 1 hidden states."""

@@ -9,7 +9,7 @@ from typing import ClassVar
 from typing_extensions import override
 
 from distill.options import Recipe
-from distill.trainer_keys import INSTEAD_OF
+from distill.options.shared import INSTEAD_OF
 from distill.training.run_folder import RunFolder
 
 INSTEAD_OF_IN_EVALUATIONS = INSTEAD_OF | {

@@ -13,8 +13,8 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from distill.errors import ConfigError, UserError, first_line
 from distill.options import Recipe
+from distill.options.shared import TRAINER_KEYS
 from distill.processes import check_world
-from distill.trainer_keys import TRAINER_KEYS
 from distill.training.devices import layout_of
 from distill.training.faults import BadData, SkipNonFinite
 from distill.training.listening import Listening

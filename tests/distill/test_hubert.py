@@ -264,14 +264,17 @@ def test_a_dropped_layer_hands_on_its_input():
 @pytest.mark.parametrize("padded", [True, False])
 @torch.no_grad()
 def test_compiles_without_a_graph_break(name, padded):
+    """To convolutions as torch has them, while the model itself computes with matrix products on a CPU."""
     model = encoder(CONFIGS[name])
     waves, lengths = speech(6000, 4000)
     torch._dynamo.reset()
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     given_lengths = lengths if padded else None
     found, expected = compiled(waves, given_lengths), model(waves, given_lengths)
-    assert torch.equal(found.last_hidden_state, expected.last_hidden_state)
     assert torch.equal(found.lengths, expected.lengths)
+    valid = frame_mask(expected.lengths, expected.last_hidden_state.shape[1])
+    difference = (found.last_hidden_state - expected.last_hidden_state)[valid].abs().max()
+    assert difference <= TOLERANCE
 
 
 def test_the_gradient_of_the_cnn_is_scaled():

@@ -17,7 +17,7 @@ from distill.downstream.options import EvaluationConfig
 from distill.errors import UsageError
 from distill.hubert import HubertEncoder
 from distill.optim import OptimConfig
-from distill.trainer_keys import INSTEAD_OF
+from distill.options.shared import INSTEAD_OF
 
 LABELS = ClassLabels((("a", "b", "c"),), "label")
 SIZES = (4, 2, 1)  # uneven, and an odd sum

@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 
 from distill.config import load
 from distill.errors import ConfigError
-from distill.trainer_keys import INSTEAD_OF, TRAINER_KEYS
+from distill.options.shared import INSTEAD_OF, TRAINER_KEYS
 from distill.training.run_folder import RunFolder
 from distill.training.trainer import make_trainer
 from tests.distill.recipe_helpers import refused
