@@ -16,7 +16,7 @@ from pathlib import Path
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden" / "sox_effects.npz"
 ON_ONE_THREAD = (
     *("distortions", "sox-accuracy", "manifest", "onnx-latency"),
-    *("adapt", "heads", "cca", "pretrain"),
+    *("adapt", "heads", "cca", "pretrain", "several"),
 )
 """Those that take --rounds and --golden only."""
 WITH_OPTIONS = ("step",)

@@ -48,6 +48,7 @@ TESTED_ELSEWHERE = {
     "bench/ours.py": "test_step: the loop, step by step",
     "bench/report.py": "test_step: the whole report",
     "bench/step_peers.py": "test_step: every peer that is installed",
+    "bench/several.py": "benchmarks are run, not asserted",
     "bench/peers.py": "needs packages of the extra bench; test_contenders has stand-ins",
     "data_prep/__init__.py": "test_corpora prepares every corpus by its name",
     "data_prep/mini_tasks.py": "test_mini: the layouts that it fills",

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from distill.cli import parse
-from distill.cli.commands import noise_sources
+from distill.cli.commands import noise_sources, recipes_and_changes
 from distill.cli.parser import build_parser
 from distill.config import from_words, load, recipe_names
 from distill.downstream.options import EvaluationConfig
@@ -37,7 +37,11 @@ def test_the_command_line_is_understood(command):
         values = {"task": options.task, "noises": noise_sources(options.noise)}
         from_words(EvaluationConfig, values, options.overrides)
     recipe = getattr(options, "recipe", None) or getattr(options, "source", None)
-    if recipe in recipe_names():
+    if command.startswith("distill train"):
+        names, changes = recipes_and_changes(options)
+        for name in set(names) & {*recipe_names()}:
+            load(name, changes)
+    elif recipe in recipe_names():
         load(recipe, options.overrides)
 
 

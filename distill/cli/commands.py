@@ -60,10 +60,7 @@ def train_several(options: argparse.Namespace) -> None:
     """`distill train` of several recipes or seeds."""
     from distill import config
 
-    given = [*filter(None, [options.recipe]), *options.overrides]
-    names = [word for word in given if _names_recipe(word)]
-    changes = [word for word in given if not _names_recipe(word)]
-    changes += [word for word in options.seeds or [] if "=" in word]
+    names, changes = recipes_and_changes(options)
     seeds = [_seed(word) for word in options.seeds or [] if "=" not in word]
     if options.resume or options.override:
         raise UsageError("--resume continues one run; to continue several, give the same command again")
@@ -88,6 +85,14 @@ def train_several(options: argparse.Namespace) -> None:
 
     for student in several.train_several(runs):
         print(student)
+
+
+def recipes_and_changes(options: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """The recipes that the command line names, and the changes to all of them."""
+    given = [*filter(None, [options.recipe]), *options.overrides]
+    changes = [word for word in given if not _names_recipe(word)]
+    changes += [word for word in getattr(options, "seeds", None) or [] if "=" in word]
+    return [word for word in given if _names_recipe(word)], changes
 
 
 def _names_recipe(word: str) -> bool:
