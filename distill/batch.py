@@ -11,18 +11,38 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from distill.distortions.plan import Plan
+from distill.distortions import Distorter, Plan
+from distill.distortions.clips import Clips
+
+
+@dataclass
+class Heard:
+    """What the data workers have distorted."""
+
+    waveforms: Tensor
+    """(B, T)."""
+    labels: Tensor
+    """(B, 7), of what was applied."""
+    left_out: list[int]
+    """Per utterance, how many of noise and room silence made impossible."""
 
 
 @dataclass
 class View:
-    """A batch as one network hears it: a plan of distortions and the recordings that the plan needs."""
+    """A batch as one network hears it: a plan of distortions and the recordings that the plan needs.
+
+    Where the data workers distort (`distortion.where: workers`), what came of it in place of the recordings.
+    """
 
     plan: Plan
-    noises: list[Tensor | None]
+    noises: Sequence[Tensor | None]
     """Per utterance, the noise segment (samples at 16 kHz) or None."""
-    rirs: list[Tensor | None]
-    """Per utterance, the room impulse response or None."""
+    rirs: Sequence[Tensor | None]
+    """Per utterance, the room impulse response or None; always on the CPU, where its level is looked at."""
+    white: Sequence[Tensor | None] | None = None
+    """Per utterance, the white noise that the plan asks for, or None; None: the distorter draws it."""
+    heard: Heard | None = None
+    """What the data workers have made of it."""
     reads: int = 0
     """Recordings of noise and rooms that it needs."""
     lost: list[tuple[str, str]] = field(default_factory=list)
@@ -32,16 +52,55 @@ class View:
     pauses: int = 0
     """Number of those that are silent only in the stretch that was drawn."""
 
+    def distort(self, distorter: Distorter, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Apply it to clean speech (B, T), unless the data workers have.
+
+        Returns:
+            Distorted waveforms (B, T), and labels (B, 7).
+        """
+        if self.heard is None:
+            return distorter(waveforms, lengths, self.plan, self.noises, self.rirs, self.white)
+        distorter.skipped = distorter.skipped + sum(self.heard.left_out)
+        return self.heard.waveforms[:, : waveforms.shape[1]], self.heard.labels
+
+    def distorted_by(self, distorter: Distorter, waveforms: Tensor, lengths: Tensor) -> View:
+        """The same with what comes of it in place of the recordings."""
+        out, applied = distorter.apply(waveforms, lengths, self.plan, self.noises, self.rirs, self.white)
+        left_out = [
+            (planned.rir != done.rir) + (planned.additive != done.additive)
+            for planned, done in zip(self.plan, applied, strict=True)
+        ]
+        nothing = [None] * len(self.plan)
+        heard = Heard(out, applied.labels(), left_out)
+        return replace(self, noises=nothing, rirs=nothing, white=None, heard=heard)
+
     def to(self, device: torch.device | str) -> View:
-        """The same, its recordings on `device`."""
-        return replace(self, noises=_each(self.noises, device), rirs=_each(self.rirs, device))
+        """The same, what is needed there on `device`."""
+        if torch.device(device).type == "cpu":
+            return self
+        heard = self.heard
+        if heard is not None:
+            waveforms, labels = (x.to(device, non_blocking=True) for x in (heard.waveforms, heard.labels))
+            heard = replace(heard, waveforms=waveforms, labels=labels)
+        noises = Clips.pack(self.noises).to(device)
+        white = None if self.white is None else Clips.pack(self.white).to(device)
+        return replace(self, noises=noises, white=white, heard=heard)
+
+    def pin_memory(self) -> View:
+        """Called by the data loader when it pins memory; rooms are not copied to the device."""
+        heard = self.heard
+        if heard is not None:
+            heard = replace(heard, waveforms=heard.waveforms.pin_memory(), labels=heard.labels.pin_memory())
+        noises = Clips.pack(self.noises).pin_memory()
+        white = None if self.white is None else Clips.pack(self.white).pin_memory()
+        return replace(self, noises=noises, white=white, heard=heard)
 
     def __getitem__(self, rows: slice) -> View:
-        return View(self.plan[rows], self.noises[rows], self.rirs[rows])
-
-
-def _each(tensors: Sequence[Tensor | None], device: torch.device | str) -> list[Tensor | None]:
-    return [None if x is None else x.to(device, non_blocking=True) for x in tensors]
+        heard = self.heard
+        if heard is not None:
+            heard = Heard(heard.waveforms[rows], heard.labels[rows], heard.left_out[rows])
+        white = None if self.white is None else self.white[rows]
+        return View(self.plan[rows], self.noises[rows], self.rirs[rows], white, heard)
 
 
 @dataclass
@@ -116,9 +175,7 @@ class Batch:
     def pin_memory(self) -> Batch:
         """Called by the data loader when it pins memory."""
         self.waveforms = self.waveforms.pin_memory()
-        for view in self.views.values():
-            view.noises = [None if x is None else x.pin_memory() for x in view.noises]
-            view.rirs = [None if x is None else x.pin_memory() for x in view.rirs]
+        self.views = {stream: view.pin_memory() for stream, view in self.views.items()}
         if self.targets is not None:
             self.targets = self.targets.pin_memory()
         return self

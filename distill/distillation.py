@@ -118,8 +118,7 @@ class Distillation(pl.LightningModule):
             labels[:, LABELS.index("clean")] = 1.0
             return batch.waveforms, labels
         assert self.distorter is not None, "cdm needs a distorter"
-        view = batch.views[view_name]
-        return self.distorter(batch.waveforms, batch.lengths, view.plan, view.noises, view.rirs)
+        return batch.views[view_name].distort(self.distorter, batch.waveforms, batch.lengths)
 
     def teacher_targets(self, waveforms: Tensor, lengths: Tensor) -> Tensor:
         """The hidden states to predict, (B, N, F, D); the last after the final norm of pre-norm teachers."""

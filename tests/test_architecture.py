@@ -52,7 +52,6 @@ TESTED_ELSEWHERE = {
     "bench/peers.py": "needs packages of the extra bench; test_contenders has stand-ins",
     "data_prep/__init__.py": "test_corpora prepares every corpus by its name",
     "data_prep/mini_tasks.py": "test_mini: the layouts that it fills",
-    "distill/batch.py": "test_distillation: micro-batches, views",
     "distill/cli/analysis_verbs.py": "test_parser, test_main: the command line",
     "distill/cli/arguments.py": "test_parser, test_main: the command line",
     "distill/cli/verbs.py": "test_parser, test_main: the command line",

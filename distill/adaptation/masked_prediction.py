@@ -157,8 +157,7 @@ class MaskedPrediction(pl.LightningModule):
         """
         waveforms, lengths, targets = batch.waveforms, batch.lengths, self._targets(batch)
         if self.distorter is not None:
-            view = batch.views["student"]
-            waveforms, _ = self.distorter(waveforms, lengths, view.plan, view.noises, view.rirs)
+            waveforms, _ = batch.views["student"].distort(self.distorter, waveforms, lengths)
         out = self.encoder(waveforms, lengths, return_cnn=True, mask=mask, mask_embedding=self.mask_embedding)
         masked, unmasked, valid = self._kinds(batch, mask)
         counts = self._counts(batch, mask) if counts is None else counts

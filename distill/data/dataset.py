@@ -20,6 +20,7 @@ from distill.data.audio import read_audio, samples_at_16k
 from distill.data.manifest import Cuts
 from distill.data.noise import NoiseReader
 from distill.distortions import Distorter
+from distill.distortions.distorter import white_noise
 from distill.encoder import EncoderConfig
 from distill.errors import DataError
 from distill.hashing import hash_number
@@ -100,6 +101,10 @@ class SpeechDataset(Dataset):
             view = self.noises.view(plan, lengths.tolist())
             view.reads, view.lost = self.noises.take_reads(), self.noises.take_lost()
             view.silent, view.pauses = self.noises.take_silent()
+            if self.distorter.config.where == "workers":
+                view = view.distorted_by(self.distorter, waveforms, lengths)
+            else:  # drawn here, it costs the training step nothing
+                view.white = white_noise(plan, lengths.tolist())
             batch.views[stream] = view
         return batch
 

@@ -8,7 +8,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from distill.distortions.padded import PerRow, float_copy, per_row, valid_lengths
+from distill.distortions.padded import (
+    PerRow,
+    clear_padding_,
+    float_copy,
+    on_cpu,
+    per_row,
+    send,
+    send_numbers,
+    valid_lengths,
+)
 from distill.waveforms import SILENT_POWER
 
 
@@ -71,11 +80,13 @@ def mix(
     if not counts:
         return speech, torch.zeros(0, dtype=torch.bool, device=speech.device)
     stretches = [stretch] * len(counts) if isinstance(stretch, bool) else stretch
-    noise = _fit(noises, counts, speech.shape[1], stretches).to(speech.device)
-    n_valid = torch.tensor(counts, device=speech.device)
+    _check_clips(noises)
+    fit = _fit if on_cpu(speech) else _fit_at_once
+    noise = fit(noises, counts, speech, stretches)
+    n_valid = send_numbers(counts, speech.device)
     speech_power = torch.linalg.vector_norm(speech, dim=1).square() / n_valid
     noise_power = torch.linalg.vector_norm(noise, dim=1).square() / n_valid
-    ratio = torch.tensor([10 ** (snr / 10) for snr in snrs], device=speech.device)
+    ratio = send_numbers([10 ** (snr / 10) for snr in snrs], speech.device)
     gain = (speech_power / (noise_power * ratio)).sqrt()
     added = (speech_power > SILENT_POWER) & (noise_power > SILENT_POWER) & noise_power.isfinite()
     # Not only a gain of zero: zero times a clip with infinities would be NaN.
@@ -126,17 +137,21 @@ def noise_segment(n_noise: int, n_needed: int, offset: float) -> tuple[int, int]
     return int(offset * (n_noise - n_needed + 1)), n_needed
 
 
+def _check_clips(noises: Sequence[Tensor]) -> None:
+    for clip in noises:
+        if clip.ndim != 1 or clip.numel() == 0:
+            raise ValueError(f"a noise clip must be 1-D and not empty, got {tuple(clip.shape)}")
+
+
 def _fit(
-    noises: Sequence[Tensor], counts: Sequence[int], n_samples: int, stretches: Sequence[bool]
+    noises: Sequence[Tensor], counts: Sequence[int], speech: Tensor, stretches: Sequence[bool]
 ) -> Tensor:
-    """Tile, stretch or crop each clip to its utterance: (B, T) with zero padding, on the clips' device.
+    """Tile, stretch or crop each clip to its utterance: as `speech` (B, T), with zero padding.
 
     Stretching repeats each sample n // len(clip) + 1 times, as the authors of the paper do.
     """
-    out = torch.zeros(len(counts), n_samples, device=noises[0].device)
+    out = torch.zeros_like(speech)
     for row, (clip, n, stretch) in enumerate(zip(noises, counts, stretches, strict=True)):
-        if clip.ndim != 1 or clip.numel() == 0:
-            raise ValueError(f"a noise clip must be 1-D and not empty, got {tuple(clip.shape)}")
         if clip.numel() >= n:
             out[row, :n] = clip[:n]
         elif stretch:
@@ -144,3 +159,27 @@ def _fit(
         else:
             out[row, :n] = clip.repeat(-(-n // clip.numel()))[:n]
     return out
+
+
+def _fit_at_once(
+    noises: Sequence[Tensor], counts: Sequence[int], speech: Tensor, stretches: Sequence[bool]
+) -> Tensor:
+    """The same as `_fit` in few launches: sample t of a row is sample (t // repeats) % size of its clip."""
+    device = speech.device
+    order = sorted(range(len(noises)), key=lambda row: noises[row].device == device)  # the host's first
+    n_host = sum(noises[row].device != device for row in order)
+    packed = [noises[row].float() for row in order[n_host:]]
+    if n_host:
+        packed.insert(0, send(torch.cat([noises[row].float().cpu() for row in order[:n_host]]), device))
+    sizes = [clip.numel() for clip in noises]
+    first, position = [0] * len(noises), 0
+    for row in order:
+        first[row], position = position, position + sizes[row]
+    repeats = [
+        n // size + 1 if stretch and size < n else 1
+        for size, n, stretch in zip(sizes, counts, stretches, strict=True)
+    ]
+    facts = send(torch.tensor([first, sizes, repeats])[..., None], device)  # 3 of (B, 1)
+    samples = torch.arange(speech.shape[1], device=device)
+    places = samples.div(facts[2], rounding_mode="floor").remainder_(facts[1]).add_(facts[0])
+    return clear_padding_((torch.cat(packed) if len(packed) > 1 else packed[0])[places], counts)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from distill.distortions.padded import PerRow, clear_padding_, float_copy, per_row, valid_lengths
+from distill.distortions.padded import PerRow, float_copy, is_padding, per_row, send_numbers, valid_lengths
 
 
 @torch.no_grad()
@@ -33,13 +33,11 @@ def apply(waveforms: Tensor, lengths: Tensor | Sequence[int] | None, factor: Per
         ValueError: if a shape is wrong or a factor is outside 0-1.
     """
     counts = valid_lengths(waveforms, lengths)
-    factors = torch.tensor(per_row("factor", factor, len(counts), 0, 1), device=waveforms.device)[:, None]
+    factors = send_numbers(per_row("factor", factor, len(counts), 0, 1), waveforms.device)[:, None]
     out = float_copy(waveforms, counts)
     if not counts:
         return out
-    padding = (
-        torch.arange(out.shape[1], device=out.device) >= torch.tensor(counts, device=out.device)[:, None]
-    )
+    padding = is_padding(out, counts)
     low = out.masked_fill(padding, math.inf).amin(1, keepdim=True)
     high = out.masked_fill(padding, -math.inf).amax(1, keepdim=True)
-    return clear_padding_(out.clamp_(min=factors * low, max=factors * high), counts)
+    return out.clamp_(min=factors * low, max=factors * high).masked_fill_(padding, 0)

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from distill.distortions import additive, band_reject, clipping, pitch, reverb, time_drop
 from distill.distortions.options import DistortionConfig, as_config
-from distill.distortions.padded import float_copy, valid_lengths
-from distill.distortions.plan import LABELS, Plan, UtterancePlan, draw_batch
+from distill.distortions.padded import float_copy, on_cpu, send, valid_lengths
+from distill.distortions.plan import Plan, UtterancePlan, draw_batch
 from distill.waveforms import check_samples
 
 # Samples that an effect takes at once on a CPU, 8 utterances of 12 s: with more, its temporaries are so large
@@ -107,6 +107,7 @@ class Distorter:
         plan: Plan,
         noises: Sequence[Tensor | None] | None = None,
         rirs: Sequence[Tensor | None] | None = None,
+        white: Sequence[Tensor | None] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Apply a plan: room impulse response, then noise, then the other effect.
 
@@ -115,7 +116,9 @@ class Distorter:
             lengths: (B,) valid samples, best on the CPU (a GPU has to be waited for); None means full rows.
             plan: for these B utterances, in this order.
             noises: B entries: the 1-D clip at 16 kHz where the plan names a corpus, anything elsewhere.
-            rirs: B entries: the 1-D room impulse response where the plan wants one.
+            rirs: B entries: the 1-D room impulse response where the plan wants one, best on the CPU, too.
+            white: B entries: where the plan asks for white noise, that noise as `additive.gaussian` draws it
+                for the plan's seed, or None. What is missing is drawn here, which takes time.
 
         Returns:
             (B, T) float32 with zero padding, and (B, 7) multi-hot labels (`LABELS`) on the same device. Where
@@ -124,7 +127,7 @@ class Distorter:
         Raises:
             ValueError: if shapes disagree, or a clip is missing (the message names the utterance).
         """
-        out, reverberated, noisy = self._distort(waveforms, lengths, plan, noises, rirs)
+        out, reverberated, noisy = self._distort(waveforms, lengths, plan, noises, rirs, white)
         return out, _labels(plan, reverberated, noisy)
 
     @torch.no_grad()
@@ -135,13 +138,14 @@ class Distorter:
         plan: Plan,
         noises: Sequence[Tensor | None] | None = None,
         rirs: Sequence[Tensor | None] | None = None,
+        white: Sequence[Tensor | None] | None = None,
     ) -> tuple[Tensor, Plan]:
         """The same waveforms as by calling it, and in place of labels the plan of what was applied.
 
         Where silence made noise or a room impossible, `additive` is "none" or `rir` is False; of a short
         utterance, `n_dropped` may be less. Unlike a call, it waits for the device.
         """
-        out, reverberated, noisy = self._distort(waveforms, lengths, plan, noises, rirs)
+        out, reverberated, noisy = self._distort(waveforms, lengths, plan, noises, rirs, white)
         counts = valid_lengths(waveforms, lengths)
         applied = [
             replace(
@@ -161,6 +165,7 @@ class Distorter:
         plan: Plan,
         noises: Sequence[Tensor | None] | None,
         rirs: Sequence[Tensor | None] | None,
+        white: Sequence[Tensor | None] | None,
     ) -> tuple[Tensor, set[int], Tensor]:
         """Distorted (B, T), the rows that are in a recorded room, and (B,) bool, where noise was added."""
         counts = valid_lengths(waveforms, lengths)
@@ -169,7 +174,7 @@ class Distorter:
         with torch.autocast(waveforms.device.type, enabled=False):
             out = float_copy(waveforms, counts)
             reverberated = self._reverberate(out, counts, plan, rirs)
-            noisy = self._add_noise(out, counts, plan, noises)
+            noisy = self._add_noise(out, counts, plan, noises, white)
             _apply_effects(out, counts, plan)
         return out, reverberated, noisy
 
@@ -184,18 +189,23 @@ class Distorter:
         return usable
 
     def _add_noise(
-        self, out: Tensor, counts: list[int], plan: Plan, noises: Sequence[Tensor | None] | None
+        self,
+        out: Tensor,
+        counts: list[int],
+        plan: Plan,
+        noises: Sequence[Tensor | None] | None,
+        white: Sequence[Tensor | None] | None,
     ) -> Tensor:
         """Add all kinds of noise, in place; return (B,) bool, where noise was added."""
         clips = _clips("noise clip", "noises", plan, [p.noise_corpus is not None for p in plan], noises)
         _check_strung(clips, counts, plan)
-        white = [row for row, p in enumerate(plan) if p.additive == "gaussian"]
-        drawn = additive.gaussian([counts[row] for row in white], [plan[row].gaussian_seed for row in white])
-        clips.update(zip(white, drawn, strict=True))
+        drawn = enumerate(white_noise(plan, counts, white))
+        clips.update((row, clip) for row, clip in drawn if clip is not None)
         noisy = torch.zeros(len(plan), dtype=torch.bool, device=out.device)
         for rows, n_samples in _groups(out, counts, sorted(clips)):
-            out[rows, :n_samples], noisy[rows] = additive.mix(
-                out[rows, :n_samples],
+            places = send(torch.tensor(rows), out.device)
+            out[places, :n_samples], noisy[places] = additive.mix(
+                out[places, :n_samples],
                 [counts[row] for row in rows],
                 [clips[row] for row in rows],
                 [plan[row].snr_db for row in rows],
@@ -204,6 +214,29 @@ class Distorter:
         # Kept as a tensor: reading it here would make the host wait for the device.
         self._skipped = self._skipped + (len(clips) - noisy.sum())
         return noisy
+
+
+def white_noise(
+    plan: Plan, lengths: Sequence[int], given: Sequence[Tensor | None] | None = None
+) -> list[Tensor | None]:
+    """The white noise that a plan asks for, None elsewhere; what is not given is drawn.
+
+    Raises:
+        ValueError: naming the utterance, if what is given has another length.
+    """
+    noises: list[Tensor | None] = []
+    for row, (p, n_samples) in enumerate(zip(plan, lengths, strict=True)):
+        clip = None
+        if p.additive == "gaussian":
+            clip = None if given is None else given[row]
+            if clip is None:
+                (clip,) = additive.gaussian([n_samples], [p.gaussian_seed])
+            elif len(clip) != n_samples:
+                raise ValueError(
+                    f"white: utterance {p.utterance_id!r} has {n_samples} samples, its noise {len(clip)}"
+                )
+        noises.append(clip)
+    return noises
 
 
 def _check_strung(clips: Mapping[int, Tensor], counts: list[int], plan: Plan) -> None:
@@ -218,14 +251,16 @@ def _check_strung(clips: Mapping[int, Tensor], counts: list[int], plan: Plan) ->
 
 def _labels(plan: Plan, reverberated: set[int], noisy: Tensor) -> Tensor:
     """The plan's labels, corrected for what silence made impossible, (B, 7)."""
-    labels = plan.labels().to(noisy.device)
-    for name in ("musan", "gaussian", "wham"):
-        labels[:, LABELS.index(name)] *= noisy
-    otherwise = [p.non_additive != "none" or row in reverberated for row, p in enumerate(plan)]
-    labels[:, LABELS.index("clean")] = (
-        ~noisy & ~torch.tensor(otherwise, dtype=torch.bool).to(noisy.device)
-    ).float()
-    return labels
+    as_planned = [_applied(p, row in reverberated, noisy=True) for row, p in enumerate(plan)]
+    without_noise = [_applied(p, row in reverberated, noisy=False) for row, p in enumerate(plan)]
+    both = torch.stack([Plan(tuple(plans)).labels() for plans in (as_planned, without_noise)])
+    with_noise, without = send(both, noisy.device)
+    return torch.where(noisy[:, None], with_noise, without)
+
+
+def _applied(p: UtterancePlan, reverberated: bool, *, noisy: bool) -> UtterancePlan:
+    """The plan without what silence made impossible."""
+    return replace(p, additive=p.additive if noisy else "none", rir=reverberated)
 
 
 def _apply_effects(out: Tensor, counts: list[int], plan: Plan) -> None:
@@ -242,13 +277,14 @@ def _on_rows(
     for rows, n_samples in _groups(out, counts, sorted(arguments)):
         columns = zip(*(arguments[row] for row in rows), strict=True)
         given = [list(column) for column in columns]
-        out[rows, :n_samples] = effect(out[rows, :n_samples], [counts[row] for row in rows], *given)
+        places = send(torch.tensor(rows), out.device)
+        out[places, :n_samples] = effect(out[places, :n_samples], [counts[row] for row in rows], *given)
 
 
 def _groups(out: Tensor, counts: list[int], rows: list[int]) -> Iterator[tuple[list[int], int]]:
     """The rows that are distorted at once, and the samples of the longest of them."""
     size = max(len(rows), 1)
-    if rows and out.device.type == "cpu":
+    if rows and on_cpu(out):
         size = max(_CPU_SAMPLES // max(counts[row] for row in rows), 1)
     for first in range(0, len(rows), size):
         group = rows[first : first + size]

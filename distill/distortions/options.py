@@ -98,8 +98,13 @@ class DistortionConfig:
     utterance, each at the SNR by itself, where otherwise one is tiled; clips under 1 s are left out."""
     variant: str = "paper"
     """Whose values and ways: "paper" or "authors" (their released code); see `VARIANTS`."""
+    where: str = "device"
+    """What distorts the speech of a training: "device", where the model is, or "workers", those that read the
+    data, with the same result."""
 
     def __post_init__(self) -> None:
+        if self.where not in ("device", "workers"):
+            raise ValueError(f"where must be device or workers, got {self.where!r}")
         if self.variant not in VARIANTS:
             raise ValueError(f"variant must be {' or '.join(VARIANTS)}, got {self.variant!r}")
         own = VARIANTS[self.variant]

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from scipy.fft import next_fast_len
 from torch import Tensor
 
 from distill.waveforms import check_samples
@@ -62,8 +61,31 @@ def per_row(name: str, values: PerRow, n_rows: int, low: float, high: float) -> 
     return numbers
 
 
+def on_cpu(x: Tensor) -> bool:
+    """Whether one row after another is fastest; elsewhere every launch costs time, so all rows go at once."""
+    return x.device.type == "cpu"
+
+
+def send(values: Tensor, device: torch.device) -> Tensor:
+    """Values of the host on `device`, without waiting for it."""
+    return (values.pin_memory() if device.type == "cuda" else values).to(device, non_blocking=True)
+
+
+def send_numbers(numbers: Sequence[float], device: torch.device) -> Tensor:
+    """(B,) numbers of the host as float32, or int64 if they are integers, on `device`; see `send`."""
+    return send(torch.tensor(numbers), device)
+
+
+def is_padding(waveforms: Tensor, lengths: Sequence[int]) -> Tensor:
+    """(B, T) bool, true after each row's valid samples."""
+    ends = send_numbers(lengths, waveforms.device)[:, None]
+    return torch.arange(waveforms.shape[1], device=waveforms.device) >= ends
+
+
 def clear_padding_(waveforms: Tensor, lengths: Sequence[int]) -> Tensor:
     """Zero everything after each row's valid samples, in place."""
+    if len(lengths) and not on_cpu(waveforms):
+        return waveforms.masked_fill_(is_padding(waveforms, lengths), 0)
     for row, n in enumerate(lengths):
         if n < waveforms.shape[1]:
             waveforms[row, n:] = 0
@@ -90,17 +112,32 @@ def convolve(waveforms: Tensor, kernels: Tensor, origin: int = 0) -> Tensor:
     """
     n_rows, n_samples = waveforms.shape
     n_taps = kernels.shape[1]
-    # Blocks of about eight filter lengths waste little on overlap and stay in cache.
-    n_fft = min(_fast_size(n_samples + n_taps - 1), 1 << (8 * n_taps - 1).bit_length())
+    n_fft = _fft_size(n_taps, n_samples)
     hop = n_fft - n_taps + 1
     n_blocks = -(-n_samples // hop)
-    x = F.pad(waveforms, (n_taps - 1 - origin, n_blocks * hop - n_samples + origin))
-    spectra = torch.fft.rfft(x.unfold(-1, n_fft, hop)) * torch.fft.rfft(kernels, n_fft)[:, None]
+    more = 0
+    if not on_cpu(waveforms):
+        n_blocks, more = _power_of_two(n_blocks), max(_power_of_two(n_rows), _LEAST_ROWS) - n_rows
+    x = F.pad(waveforms, (n_taps - 1 - origin, n_blocks * hop - n_samples + origin, 0, more))
+    spectra = torch.fft.rfft(x.unfold(-1, n_fft, hop))
+    spectra *= torch.fft.rfft(F.pad(kernels, (0, n_fft - n_taps, 0, more)))[:, None]
     blocks = torch.fft.irfft(spectra, n_fft)[..., n_taps - 1 :]
-    return blocks.reshape(n_rows, -1)[:, :n_samples]
+    return blocks.reshape(n_rows + more, -1)[:n_rows, :n_samples]
 
 
-def _fast_size(n_least: int) -> int:
-    size = next_fast_len(n_least, real=True)
-    assert size is not None
-    return size
+# Each size of transform, and on a GPU each number of them too, is planned at its first use: there should be
+# few, and powers of two are the fastest (others can take five times as long on a CPU). Blocks of four to
+# eight filter lengths waste little on overlap; from 131 072 samples on they leave the cache.
+_FFT_SIZES = (4096, 131_072)
+_LEAST_ROWS = 8
+
+
+def _fft_size(n_taps: int, n_samples: int) -> int:
+    """Samples in a block: a power of two that has room for the filter, no longer than the row needs."""
+    smallest, largest = _FFT_SIZES
+    wanted = min(max(_power_of_two(4 * n_taps), smallest), max(_power_of_two(2 * n_taps), largest))
+    return min(wanted, _power_of_two(n_samples + n_taps - 1))
+
+
+def _power_of_two(n_least: int) -> int:
+    return 1 << (n_least - 1).bit_length()

@@ -16,7 +16,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distill.distortions.padded import PerRow, float_copy, per_row, valid_lengths
+from distill.distortions import pitch_at_once
+from distill.distortions.padded import (
+    PerRow,
+    clear_padding_,
+    float_copy,
+    on_cpu,
+    per_row,
+    send,
+    valid_lengths,
+)
 
 MAX_CENTS = 1200.0
 # sox's: 82 ms segments, a 12 ms cross-fade, a 14.68 ms search. Shorter segments keep the rhythm a little
@@ -60,7 +69,14 @@ def apply(waveforms: Tensor, lengths: Tensor | Sequence[int] | None, cents: PerR
     units = [_units(shifts[row]) for row in moved]
     tempos = [unit_out / unit_in for unit_in, unit_out in units]
     n_stretched = [math.ceil(counts[row] / tempo) for row, tempo in zip(moved, tempos, strict=True)]
-    stretched = _stretch(out[moved], tempos, max(n_stretched))
+    rows = send(torch.tensor(moved), out.device)
+    stretched = _stretch(out[rows], tempos, max(n_stretched))
+    if not on_cpu(out):
+        n_wanted = [counts[row] for row in moved]
+        clear_padding_(stretched, n_stretched)
+        shifted = pitch_at_once.resample(stretched, units, n_wanted, [_passband(*unit) for unit in units])
+        out[rows, : max(n_wanted)] = clear_padding_(shifted, n_wanted)
+        return out
     for i, row in enumerate(moved):
         out[row, : counts[row]] = _resample(stretched[i, : n_stretched[i]], *units[i], counts[row])
     return out
@@ -76,7 +92,8 @@ def _stretch(waveforms: Tensor, tempos: Sequence[float], n_stretched: int) -> Te
     nominal = _nominal_starts(tempos, n_segments)  # (B, K)
     reach = int(nominal.max()) + _SEARCH + _SEGMENT
     x = F.pad(waveforms, (0, max(reach - waveforms.shape[1], 0)))
-    starts = _search(x, nominal.to(x.device))  # (B, K)
+    search = _search if on_cpu(x) else _search_at_once
+    starts = search(x, send(nominal, x.device))  # (B, K)
     rows = torch.arange(len(x), device=x.device)[:, None]
     segments = x.unfold(-1, _SEGMENT, 1)[rows, starts]  # (B, K, _SEGMENT)
     fade_in = torch.arange(_OVERLAP, device=x.device, dtype=x.dtype) / _OVERLAP
@@ -105,13 +122,8 @@ def _search(x: Tensor, nominal: Tensor) -> Tensor:
     are known beforehand, so that only the correlation runs segment by segment. Doubles keep near-ties
     apart.
     """
-    offsets = torch.arange(len(x), device=x.device)[:, None] * x.shape[1]
-    flat = x.double().flatten()
-    windows = flat.unfold(0, _SEARCH + _OVERLAP - 1, 1)[offsets + nominal]  # (B, K, 426)
-    energy_to = F.pad(windows.square().cumsum(-1), (1, 0))
-    energies = energy_to[..., _OVERLAP:] - energy_to[..., :_SEARCH]  # (B, K, _SEARCH)
-    later = torch.arange(_SEARCH, device=x.device, dtype=flat.dtype)
-    energies += _TIE_MARGIN * (energy_to[..., -1:] + 1e-6) * later
+    windows, energies = _candidates(x, nominal)
+    flat, offsets = x.double().flatten(), torch.arange(len(x))[:, None] * x.shape[1]
     # Reversing the windows in time turns the correlation into a convolution: no conjugate in the loop.
     spectra = (2 * torch.fft.rfft(windows.flip(-1), _N_FFT)).unbind(1)  # K of (B, bins)
     costs = energies.flip(-1).unbind(1)  # K of (B, _SEARCH)
@@ -124,6 +136,35 @@ def _search(x: Tensor, nominal: Tensor) -> Tensor:
         correlation = torch.fft.irfft(template * spectrum, _N_FFT)[:, full]
         ends.append(last - torch.argmin(cost - correlation, 1))
     return torch.stack(ends, 1) - _ADVANCE - offsets
+
+
+def _candidates(x: Tensor, nominal: Tensor) -> tuple[Tensor, Tensor]:
+    """What the search compares.
+
+    Returns:
+        (B, K, 426) samples from each segment's first candidate on, in doubles; (B, K, _SEARCH) the energy of
+        each candidate's overlap.
+    """
+    offsets = torch.arange(len(x), device=x.device)[:, None] * x.shape[1]
+    windows = x.flatten().unfold(0, _SEARCH + _OVERLAP - 1, 1)[offsets + nominal].double()
+    energy_to = F.pad(windows.square().cumsum(-1), (1, 0))
+    energies = energy_to[..., _OVERLAP:] - energy_to[..., :_SEARCH]
+    later = torch.arange(_SEARCH, device=x.device, dtype=windows.dtype)
+    energies += _TIE_MARGIN * (energy_to[..., -1:] + 1e-6) * later
+    return windows, energies
+
+
+def _search_at_once(x: Tensor, nominal: Tensor) -> Tensor:
+    """The same choices as those of `_search`, for a GPU."""
+    windows, energies = _candidates(x, nominal)
+    following, _ = _candidates(x, nominal[:, :-1] + _ADVANCE)
+    return nominal + pitch_at_once.search(windows, following, energies)
+
+
+def _passband(unit_in: int, unit_out: int) -> float:
+    """Where the low-pass of `_resample` begins to fade out, as a share of the lower Nyquist frequency."""
+    top = _UNITS * min(unit_in, unit_out) // 2
+    return int(_PASSBAND * top) / top
 
 
 def _resample(stretched: Tensor, unit_in: int, unit_out: int, n_samples: int) -> Tensor:

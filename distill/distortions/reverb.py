@@ -23,6 +23,7 @@ from distill.distortions.padded import (
     convolve,
     float_copy,
     per_row,
+    send,
     valid_lengths,
 )
 from distill.waveforms import SAMPLE_RATE
@@ -61,8 +62,8 @@ def apply(waveforms: Tensor, lengths: Tensor | Sequence[int] | None, room_scale:
         raise ValueError(f"room_scale must hold integers, got {rooms}")
     if not counts:
         return waveforms.to(torch.float32, copy=True)
-    responses = [_response_on(int(room), waveforms.device) for room in rooms]
-    kernels = torch.nn.utils.rnn.pad_sequence(responses, batch_first=True)  # (B, L)
+    responses = [impulse_response(int(room)) for room in rooms]
+    kernels = send(torch.nn.utils.rnn.pad_sequence(responses, batch_first=True), waveforms.device)  # (B, L)
     return clear_padding_(convolve(float_copy(waveforms, counts), kernels), counts)
 
 
@@ -86,7 +87,7 @@ def convolve_rir(
     Args:
         waveforms: (B, T) at 16 kHz; not modified.
         lengths: (B,) valid samples; None means full rows.
-        rirs: B responses at 16 kHz, each 1-D.
+        rirs: B responses at 16 kHz, each 1-D, best on the CPU: a GPU has to be waited for.
         energy_db: by how many dB each response has less energy than its utterance; None: unit energy.
 
     Returns:
@@ -103,16 +104,20 @@ def convolve_rir(
     ratios = list(energy_db) if energy_db is not None else [None] * len(rirs)
     if len(ratios) != len(rirs):
         raise ValueError(f"energy_db must have one value per response, got {len(ratios)} for {len(rirs)}")
-    responses = [_unit_energy(rir) for rir in rirs]
+    responses = [_unit_energy(rir.cpu()) for rir in rirs]
     peaks = [int(h.abs().argmax()) if db is None else 0 for h, db in zip(responses, ratios, strict=True)]
     origin = max(peaks)
     rows = [F.pad(h, (origin - peak, 0)) for h, peak in zip(responses, peaks, strict=True)]
-    kernels = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(waveforms.device)  # (B, L)
+    kernels = send(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), waveforms.device)  # (B, L)
     speech = float_copy(waveforms, counts)
     out = clear_padding_(convolve(speech, kernels, origin), counts)
-    for row, (rir, db) in enumerate(zip(rirs, ratios, strict=True)):
-        if db is not None and usable_rir(rir):
-            out[row] *= torch.linalg.vector_norm(speech[row]) * 10 ** (-db / 20)
+    # gain = fixed + factor · |x|: 1 + 0 where the response keeps its unit energy.
+    own = [db is not None and usable_rir(rir) for rir, db in zip(rirs, ratios, strict=True)]
+    if any(own):
+        factor = [10 ** (-(db or 0) / 20) if is_own else 0.0 for db, is_own in zip(ratios, own, strict=True)]
+        numbers = torch.tensor([[1.0 - is_own for is_own in own], factor])
+        fixed, factors = send(numbers, out.device)
+        out *= (fixed + factors * torch.linalg.vector_norm(speech, dim=1))[:, None]
     return out
 
 
@@ -145,11 +150,6 @@ def impulse_response(room_scale: int) -> Tensor:
     left_over = np.cumsum(response[::-1] ** 2)[::-1]
     n_taps = int(np.argmax(left_over < 10 ** (_TAIL_DB / 10) * left_over[0]))
     return torch.from_numpy(response[:n_taps].astype(np.float32))
-
-
-@lru_cache(maxsize=256)
-def _response_on(room_scale: int, device: torch.device) -> Tensor:
-    return impulse_response(room_scale).to(device)
 
 
 def _unit_energy(rir: Tensor) -> Tensor:

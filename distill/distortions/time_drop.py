@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from distill.distortions.padded import PerRow, float_copy, per_row, valid_lengths
+from distill.distortions.padded import PerRow, float_copy, per_row, send_numbers, valid_lengths
 
 
 @torch.no_grad()
@@ -43,10 +43,11 @@ def apply(
     dropped = per_row("n_dropped", n_dropped, len(counts), 0, n_samples)
     if any(number != int(number) for number in (*first, *dropped)):
         raise ValueError(f"start and n_dropped must hold integers, got {first} and {dropped}")
+    ends = [a + n for a, n in zip(first, dropped, strict=True)]
     out = float_copy(waveforms, counts)
-    for row, (a, n) in enumerate(zip(first, dropped, strict=True)):
-        out[row, int(a) : int(a + n)] = 0
-    return out
+    begin, end = (send_numbers([int(n) for n in ns], out.device)[:, None] for ns in (first, ends))
+    samples = torch.arange(n_samples, device=out.device)
+    return out.masked_fill_((samples >= begin) & (samples < end), 0)
 
 
 def stretch(n_samples: int, n_dropped: int, place: float) -> tuple[int, int]:

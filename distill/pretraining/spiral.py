@@ -118,8 +118,7 @@ class SpiralPretraining(pl.LightningModule):
         """The student's predictions (B, F, P) from perturbed speech, and their valid frames (B,)."""
         waveforms = batch.waveforms
         if self.distorter is not None:
-            view = batch.views["student"]
-            waveforms, _ = self.distorter(waveforms, batch.lengths, view.plan, view.noises, view.rirs)
+            waveforms, _ = batch.views["student"].distort(self.distorter, waveforms, batch.lengths)
         features, frames = self.encoder.features(waveforms, batch.lengths)  # (B, M, 128)
         features = self._masked(self.masking, batch, features, epoch, stream)
         out = self.encoder.encode(features, frames)

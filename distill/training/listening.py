@@ -71,7 +71,7 @@ def heard(module: pl.LightningModule, batch: Batch) -> dict[str, Heard]:
         if stream is not None:
             view = first.views[stream]
             distorter: Any = module.distorter
-            waveforms, _ = distorter(waveforms, first.lengths, view.plan, view.noises, view.rirs)
+            waveforms, _ = view.distort(distorter, waveforms, first.lengths)
             how = describe(view.plan[0])
         samples = waveforms[0].float().clamp(-1, 1).cpu().numpy()
         sounds[name] = Heard(samples, f"{name}, {first.ids[0]}: {how}")

@@ -118,8 +118,7 @@ class FineTuning(pl.LightningModule):
         """The waveforms as the model hears them in training, (B, T)."""
         if self.distorter is None:
             return batch.waveforms
-        view = batch.views["student"]
-        return self.distorter(batch.waveforms, batch.lengths, view.plan, view.noises, view.rirs)[0]
+        return batch.views["student"].distort(self.distorter, batch.waveforms, batch.lengths)[0]
 
     def log_probs(
         self, waveforms: Tensor, batch: Batch, epoch: int, *, learns: bool

@@ -158,3 +158,19 @@ def test_noise_that_cannot_be_read_is_handed_over(cuts, tmp_path):
     heard, labels = distorter(batch.waveforms, batch.lengths, view.plan, view.noises, view.rirs)
     assert torch.equal(heard, batch.waveforms) and labels[:, LABELS.index("clean")].all()
     assert distorter.skipped_silent == 6
+
+
+def test_white_noise_is_drawn_by_the_workers_and_what_they_distort_is_the_same(cuts, noise_folder):
+    """Where the workers distort, what is heard is bit for bit what the device would have made."""
+    views = {}
+    for where in ("device", "workers"):
+        distorter = Distorter.from_config(DistortionConfig(where=where))
+        batch = dataset(cuts, noise_folder, seed=3)
+        batch.distorter = distorter
+        made = batch[2, 0, range(6)]
+        view = made.views["student"]
+        white = [p.additive == "gaussian" for p in view.plan]
+        if where == "device":
+            assert view.white is not None and [clip is not None for clip in view.white] == white
+        views[where] = view.distort(distorter, made.waveforms, made.lengths)
+    assert all(torch.equal(a, b) for a, b in zip(views["device"], views["workers"], strict=True))
