@@ -13,9 +13,10 @@ WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 SPINS = 3000
 """How often a thread looks whether the others are ready before it sleeps; GNU OpenMP's own choice is 300 000.
 
-A step of a mini student on two cores, milliseconds alone, and beside a program that keeps one core busy:
-300 000 spins 345 and above 5000, 30 000 spins 377 and 1590, 10 000 spins 380 and 900, 3000 spins 361 and 760,
-1000 spins 455 and 630, none 450 and 710; on one thread 522 and 630.
+A step of a mini student on two threads and two cores, milliseconds alone, and beside a program that keeps a
+core busy (means of two runs, 30 000 spins: of one): 300 000 spins 340 and 1200 to 5400, 30 000 spins 380 and
+1590, 10 000 spins 380 and 890, 3000 spins 390 and 800, 1000 spins 450 and 580, none 440 and 610; on one
+thread 520 and 570.
 """
 LAUNCHED = ("WORLD_SIZE", "LOCAL_RANK", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
 """Set where a launcher starts several processes, and divides the cores among them."""
