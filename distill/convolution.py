@@ -39,7 +39,8 @@ def strided_conv(x: Tensor, conv: nn.Conv1d) -> Tensor:
     (stride,) = conv.stride
     if not by_products(x):
         return F.conv1d(x.transpose(1, 2), conv.weight, conv.bias, stride).transpose(1, 2)
-    x = F.pad(x, (0, 0, 0, -x.shape[1] % stride))
+    if missing := -x.shape[1] % stride:
+        x = F.pad(x, (0, 0, 0, missing))
     weight, bias = conv.weight, conv.bias
     if torch.is_autocast_enabled("cpu"):
         dtype = torch.get_autocast_dtype("cpu")

@@ -69,6 +69,14 @@ def pad(waveforms: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     return padded, lengths
 
 
+def all_full(waveforms: Tensor, lengths: Tensor | None) -> bool:
+    """Whether all rows (B, T) are known to be full; lengths on a GPU are not read: that would wait for it."""
+    if lengths is None:
+        return True
+    readable = lengths.device.type == "cpu" and not torch.compiler.is_compiling()
+    return readable and bool((lengths == waveforms.shape[1]).all())
+
+
 def frame_mask(lengths: Tensor, frames: int) -> Tensor:
     """(B,) valid frames -> (B, F) bool, true where a frame is valid."""
     return torch.arange(frames, device=lengths.device) < lengths[:, None]

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import override
 
+from distill.convolution import strided_conv
 from distill.encoder import (
     Count,
     Encoder,
@@ -33,7 +34,7 @@ from distill.encoder import (
     scale_gradient,
 )
 from distill.spiral.logmel import BANDS, STEP, LogMel
-from distill.waveforms import frame_mask
+from distill.waveforms import all_full, frame_mask
 
 Convolutions = tuple[tuple[int, int, int], ...]
 """(channels, kernel, stride) of each, in frames."""
@@ -203,7 +204,8 @@ class NormedConv(nn.Module):
         pointwise = self.conv.kernel_size == (1,)
         if frames is not None and not pointwise:
             x = x.masked_fill(~frame_mask(frames, x.shape[1])[:, :, None], 0.0)
-        x = self.conv(F.pad(x.transpose(1, 2), self.padding)).transpose(1, 2)
+        n_frames = x.shape[1] // self.conv.stride[0]
+        x = strided_conv(x if pointwise else F.pad(x, (0, 0, *self.padding)), self.conv)[:, :n_frames]
         x = self.norm(x)
         return x if pointwise else F.dropout(F.relu(x), self.dropout, self.training)
 
@@ -304,7 +306,9 @@ class SpiralEncoder(Encoder):
     def features(self, waveforms: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Log-mel features (B, M, 128) and their valid frames (B,); None if all M are valid in all rows."""
         self.check(waveforms, lengths)
-        return self.logmel(waveforms, None if lengths is None else lengths.to(waveforms.device))
+        if lengths is None or all_full(waveforms, lengths):
+            return self.logmel(waveforms, None)
+        return self.logmel(waveforms, lengths.to(waveforms.device, non_blocking=True))
 
     def masked(
         self,

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from distill.waveforms import check_samples, frame_mask, is_silent, masked_mean, normalize_waveforms, pad
+from distill.waveforms import (
+    all_full,
+    check_samples,
+    frame_mask,
+    is_silent,
+    masked_mean,
+    normalize_waveforms,
+    pad,
+)
 
 
 def noise(*shape: int) -> torch.Tensor:
@@ -51,3 +59,10 @@ def test_silence_is_below_minus_100_db():
 def test_what_is_no_waveform_is_refused(samples, message):
     with pytest.raises(ValueError, match=message):
         check_samples("clip", samples)
+
+
+def test_rows_are_full_if_their_lengths_say_so_on_the_host():
+    waves = noise(2, 600)
+    assert all_full(waves, None) and all_full(waves, torch.tensor([600, 600]))
+    assert not all_full(waves, torch.tensor([600, 599]))
+    assert not all_full(waves.to("meta"), torch.empty(2, dtype=torch.int64, device="meta"))
