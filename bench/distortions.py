@@ -25,6 +25,7 @@ from bench.contenders import (
     take_turns,
 )
 from bench.peers import peers
+from bench.sox_chain import CHAIN, MIX, START, ratios
 from distill.data.audio import read_audio
 from distill.data.noise import NoiseReader
 from distill.distortions import CONDITIONS, Distorter, DistortionConfig, UtterancePlan, reverb
@@ -35,7 +36,7 @@ BATCH, SECONDS = 24, 12
 N_NOISES, NOISE_SECONDS = 8, 60
 
 OURS = {
-    "2-dist, the paper's mix": CONDITIONS["2-dist"],
+    MIX: CONDITIONS["2-dist"],
     GAUSSIAN: DistortionConfig(additive=("gaussian",), non_additive=("none",)),
     RECORDED: DistortionConfig(additive=("musan",), non_additive=("none",)),
     IN_MEMORY: DistortionConfig(additive=("musan",), non_additive=("none",)),
@@ -59,6 +60,9 @@ def main(golden: Path, rounds: int) -> None:
         print(f"{title:66}{'median':>8}{'slowest':>9}{'fastest':>9}{'ours / it':>11}")
         for effect, group in effects.items():
             report(effect, group)
+        by_name = {contender.name: contender for contender in effects[MIX]}
+        for line in ratios(by_name["ours"], by_name[CHAIN], by_name[START]):
+            print(line)
         if torch.cuda.is_available():
             on_gpu(speech, noises, rounds)
 

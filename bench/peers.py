@@ -12,7 +12,8 @@ import torch
 
 from bench.contenders import BAND_REJECTION, GAUSSIAN, IN_MEMORY, PITCH, RECORDED, REVERB, Contender, Run
 from bench.sox_accuracy import room_effect, sinc
-from distill.distortions import Distorter, UtterancePlan
+from bench.sox_chain import CHAIN, MIX, START, plans, sox_chain, sox_starts
+from distill.distortions import UtterancePlan
 from distill.waveforms import SAMPLE_RATE
 
 
@@ -25,6 +26,7 @@ def peers(speech: np.ndarray, noises: Path) -> dict[str, list[Contender]]:
     """
     audio_s = speech.size / SAMPLE_RATE
     ways: dict[str, dict[str, Callable[[], Run]]] = {
+        MIX: {CHAIN: lambda: sox_chain(speech, noises), START: lambda: sox_starts(speech)},
         GAUSSIAN: {
             "audiomentations AddGaussianSNR": lambda: audiomentations_gaussian(speech),
             "torch-audiomentations AddColoredNoise": lambda: torch_gaussian(speech),
@@ -108,7 +110,7 @@ def pedalboard_pitch(speech: np.ndarray) -> Run:
     import pedalboard
 
     def run(number: int) -> None:
-        for row, plan in zip(speech, _plan(speech, number), strict=True):
+        for row, plan in zip(speech, plans(len(speech), number), strict=True):
             pedalboard.PitchShift(plan.cents / 100)(row, SAMPLE_RATE)
 
     return run
@@ -122,12 +124,7 @@ def sox_effect(speech: np.ndarray, effect: Callable[[UtterancePlan], tuple[objec
     source = ["-t", "raw", "-r", str(SAMPLE_RATE), "-e", "signed-integer", "-b", "16", "-c", "1", "-"]
 
     def run(number: int) -> None:
-        words = [str(word) for word in effect(_plan(speech, number)[0])]
+        words = [str(word) for word in effect(plans(len(speech), number)[0])]
         subprocess.run(["sox", *source, "-n", *words], input=samples, check=True, capture_output=True)
 
     return run
-
-
-def _plan(speech: np.ndarray, number: int) -> list[UtterancePlan]:
-    """The same draws as ours."""
-    return list(Distorter.from_config("2-dist").plan([f"{number}-{row}" for row in range(len(speech))]))
