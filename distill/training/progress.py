@@ -30,8 +30,8 @@ class StepProgress(Callback):
 
     def __init__(self, name: str):
         self.name = name
-        self.has_bar = True
-        """Whether it shows a bar and estimates the time: of runs that train together one does."""
+        self.bar_name: str | None = name
+        """Of the bar and the estimate; None for neither: of runs that train together one has them."""
         self.bar: Any = None
         self.audio_s = 0.0
         self.timed_from: float | None = None
@@ -44,12 +44,10 @@ class StepProgress(Callback):
         self.bar = tqdm(
             total=trainer.max_steps,
             initial=trainer.global_step,
-            desc=self.name,
+            desc=self.bar_name,
             unit="step",
             dynamic_ncols=True,
-            disable=None
-            if trainer.is_global_zero and self.has_bar
-            else True,  # None: no bar where stderr is not a terminal
+            disable=None if trainer.is_global_zero and self.bar_name else True,  # None: only in a terminal
         )
 
     @override
@@ -70,7 +68,7 @@ class StepProgress(Callback):
     def _project(self, trainer: pl.Trainer) -> None:
         """Once, when enough steps have been timed: the time for all steps of this job."""
         done, steps = trainer.global_step - self.first_step, trainer.max_steps - self.first_step
-        if steps < LONG_RUN_STEPS or not (trainer.is_global_zero and self.has_bar):
+        if steps < LONG_RUN_STEPS or not (trainer.is_global_zero and self.bar_name):
             return
         if self.timed_from is None and done >= UNTIMED_STEPS:
             self.timed_from = time.monotonic()
@@ -78,7 +76,7 @@ class StepProgress(Callback):
             assert self.timed_from is not None
             step_s = (time.monotonic() - self.timed_from) / TIMED_STEPS
             about = f"about {in_words(step_s * steps)} for {steps} steps ({step_s:.2f} s each)"
-            self.bar.write(f"{self.name}: {about}", file=sys.stderr)
+            self.bar.write(f"{self.bar_name}: {about}", file=sys.stderr)
             self.projected = True
 
     @override

@@ -205,12 +205,9 @@ def _say(jobs: Sequence[Job]) -> None:
         return CDM[recipe.cdm][0], max(recipe.student.targets), random
 
     n_passes = len({heard(job) for job in jobs})
-    times = "once" if n_passes == 1 else f"{n_passes} times"
+    passes = "1 pass" if n_passes == 1 else f"{n_passes} passes"
     names = listed([job.out.name for job in jobs], limit=6)
-    print(
-        f"together: {names}: data are read once, the teacher hears each batch {times}, not {len(jobs)} times",
-        file=sys.stderr,
-    )
+    print(f"together: {names}: 1 reading of the data, {passes} of the teacher a step", file=sys.stderr)
 
 
 @contextmanager

@@ -265,8 +265,8 @@ class Place:
                 callback.alone = False
                 self.group.stops.append(callback)
             elif isinstance(callback, StepProgress):
-                callback.has_bar = self.run == 0
-                callback.name = name
+                for_all = f"{name} +{self.group.n_runs - 1}"
+                callback.name, callback.bar_name = name, None if self.run else for_all
         callbacks.insert(0, SharedPass(self.group, module))
 
 
