@@ -115,6 +115,8 @@ def planned(runs: Sequence[tuple[Recipe, Path]]) -> list[Job]:
         folder = RunFolder(out)
         finished = folder.student.exists() and folder.steps_done >= recipe.optim.max_steps
         if finished or folder.last.exists():
+            if not folder.recipe.is_file():
+                raise UserError(f"{out} is not a run folder: it has no {folder.recipe.name}")
             changes = differences(read_resolved(folder.recipe), recipe)
             refuse_other_settings(out, changes, advice="choose another --out, or remove it")
         else:
@@ -160,8 +162,12 @@ def train_group(jobs: Sequence[Job]) -> dict[Path, Outcome]:
 
     def work(run: int, job: Job) -> None:
         group.relay.wait_for_turn(run)
-        outcomes[job.out] = _outcome(job, Place(group, run, streams_of(job.recipe)))
-        group.relay.leave(run)
+        try:
+            outcomes[job.out] = _outcome(job, Place(group, run, streams_of(job.recipe)))
+        except BaseException as error:  # a library that wants to end the process
+            outcomes[job.out] = error
+        finally:
+            group.relay.leave(run)
 
     threads = [
         threading.Thread(target=work, args=(run, job), name=job.out.name, daemon=True)

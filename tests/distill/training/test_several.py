@@ -60,9 +60,9 @@ def together(folder: Path, *recipes: Recipe) -> list[tuple[Recipe, Path]]:
     return [(recipe, folder / f"{recipe.name}-{recipe.seed}") for recipe in recipes]
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_students_of_one_pass_are_those_that_train_alone(mini_data, tmp_path, workers):
-    recipes = [made(mini_data, f"data.workers={workers}", name=name) for name in ("s1", "s2", "s4", "s6")]
+@pytest.mark.parametrize("options", [["data.workers=0"], ["data.workers=2", "distortion.where=workers"]])
+def test_students_of_one_pass_are_those_that_train_alone(mini_data, tmp_path, options):
+    recipes = [made(mini_data, *options, name=name) for name in ("s1", "s2", "s3", "s4", "s6")]
     alone, joint = together(tmp_path / "alone", *recipes), together(tmp_path / "joint", *recipes)
     for recipe, out in alone:
         run(recipe, out)
@@ -172,7 +172,10 @@ def test_a_signal_stops_all_and_the_same_command_continues_them(
 def test_what_cannot_be_trained_together_is_said(mini_data, tmp_path):
     s4 = made(mini_data)
     run(s4, tmp_path / "s4-0")
+    run(s4, tmp_path / "s4-1")
+    (tmp_path / "s4-1" / "recipe.yaml").unlink()
     cases = [
+        ([made(mini_data, "seed=1")], "s4-1 is not a run folder: it has no recipe.yaml"),
         ([s4, made(mini_data, "seed=0")], "two recipes are named s4: both runs would be "),
         ([made(mini_data, name="spiral_mini")], "spiral_mini makes no student"),
         ([made(mini_data, "trainer.devices=2")], "one device: set trainer.devices=1"),
