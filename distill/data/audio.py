@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from lhotse.cut import Cut
+from lhotse.cut import Cut, MonoCut
 from torch import Tensor
 
 from distill.data.opening import opened_here
@@ -31,22 +31,43 @@ def read_audio(cut: Cut, start: int = 0, count: int | None = None) -> Tensor:
     """
     try:
         cut = opened_here(cut)
-        if start or count is not None:
+        if start or not _is_all_of(cut, count):
             duration = None if count is None else min(count / SAMPLE_RATE, cut.duration - start / SAMPLE_RATE)
             cut = cut.truncate(offset=start / SAMPLE_RATE, duration=duration, preserve_id=True)
         if cut.duration > _LONGEST_S:
             raise DataError(f"is {cut.duration / 3600:.0f} h long, more than is read at once")
         audio = cut.load_audio()
         assert audio is not None
-        samples = torch.from_numpy(np.atleast_2d(audio).mean(0, dtype=np.float32))
+        samples = torch.from_numpy(mono(np.atleast_2d(audio)))
         samples = resample(samples, int(cut.sampling_rate), SAMPLE_RATE)
     except DataError as error:
         raise DataError(blame(cut.id, reason(error))) from None
     except Exception as error:  # noqa: BLE001 every decoder has its own exceptions
         raise DataError(f"{cut.id}: cannot be read ({reason(error)})") from None
-    if not torch.isfinite(samples).all():
+    if not all_finite(samples):
         raise DataError(f"{cut.id}: samples are not finite")
     return samples if count is None else samples[:count]
+
+
+def _is_all_of(cut: Cut, count: int | None) -> bool:
+    """Whether so many samples from the start on are surely the whole cut: cutting it takes a while."""
+    at_our_rate = isinstance(cut, MonoCut) and cut.sampling_rate == SAMPLE_RATE
+    return count is None or (at_our_rate and count == cut.num_samples)
+
+
+def mono(audio: np.ndarray) -> np.ndarray:
+    """The mean of the channels, (C, T) -> (T,) float32; of one channel its samples, in a single pass."""
+    if len(audio) == 1 and audio.dtype == np.float32:
+        return audio[0] + np.float32(0.0)  # as the mean has it, no zero is negative
+    return audio.mean(0, dtype=np.float32)
+
+
+def all_finite(samples: Tensor) -> bool:
+    """Whether no sample is infinite or not a number.
+
+    Their sum says so in one pass without a mask; it can be infinite though they are not.
+    """
+    return bool(torch.isfinite(samples.sum())) or bool(torch.isfinite(samples).all())
 
 
 def silent_throughout(cut: Cut) -> bool:

@@ -168,7 +168,8 @@ class _OpenedHere(Recording):
                 samples = _read(source, file_rate(self), start, length)
                 others = [i for i, c in enumerate(source.channels) if wanted is not None and c not in wanted]
                 read.append(np.delete(samples, others, axis=0) if others else samples)
-        audio = self._stack_audio_channels(read)
+        one = len(read) == 1 and len(read[0]) == 1
+        audio = read[0] if one else self._stack_audio_channels(read)  # which copies
         for transform in transforms:
             audio = _transformed(audio, transform, self.sampling_rate)
         return assert_and_maybe_fix_num_samples(audio, offset=offset, duration=asked, recording=self)

@@ -7,7 +7,7 @@ import torch
 import torchaudio.functional
 from lhotse import MonoCut, Recording
 
-from distill.data.audio import read_audio, samples_at_16k
+from distill.data.audio import all_finite, mono, read_audio, samples_at_16k
 from distill.data.sources import open_cuts
 from distill.errors import DataError
 
@@ -69,3 +69,42 @@ def test_a_file_of_another_rate_than_its_manifest_says(tmp_path, true_rate, star
     assert isinstance(cut, MonoCut)
     with pytest.raises(DataError, match=rf"a: its file has {true_rate} Hz, its manifest says 16000"):
         read_audio(cut, start, count)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 9])
+def test_one_channel_is_not_averaged_and_several_are(channels):
+    audio = np.random.default_rng(0).standard_normal((channels, 1000)).astype(np.float32)
+    audio[:, 0] = -0.0
+    assert mono(audio).tobytes() == audio.mean(0, dtype=np.float32).tobytes()
+
+
+def test_other_numbers_are_averaged_as_float32():
+    assert mono(np.ones((1, 3))).dtype == np.float32
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_one_sample_that_is_not_finite_is_found(bad):
+    samples = torch.zeros(100_000)
+    assert all_finite(samples)
+    samples[77_777] = bad
+    assert not all_finite(samples)
+    samples[77_778] = -bad
+    assert not all_finite(samples)
+
+
+def test_samples_whose_sum_is_infinite_are_finite():
+    assert all_finite(torch.full((1000,), 3e38))
+
+
+@pytest.mark.parametrize("rate", [16_000, 44_100])
+def test_all_of_a_cut_is_the_cut(tmp_path, rate):
+    """With the number of its samples or without; that number is what training asks for."""
+    samples = 0.1 * np.random.default_rng(0).standard_normal(rate + 7)
+    soundfile.write(tmp_path / "a.wav", samples, rate)
+    cut = Recording.from_file(tmp_path / "a.wav").to_cut()
+    whole = read_audio(cut)
+    count = samples_at_16k(cut)
+    again = read_audio(cut, 0, count)
+    torch.testing.assert_close(again[: count - 20], whole[: count - 20], atol=2e-3, rtol=0)
+    if rate == 16_000:
+        assert torch.equal(again, whole) and torch.equal(read_audio(cut, 0, count - 1), whole[:-1])
