@@ -19,8 +19,8 @@ ON_ONE_THREAD = (
     *("adapt", "heads", "cca", "pretrain", "several"),
 )
 """Those that take --rounds and --golden only."""
-WITH_OPTIONS = ("step",)
-"""Those that have options of their own, --threads among them."""
+WITH_OPTIONS = ("step", "where", "losses", "data", "resume")
+"""Those that have options of their own."""
 
 
 def main(arguments: list[str]) -> int:
@@ -71,11 +71,15 @@ def on_one_thread(name: str, module, arguments: list[str]) -> int:
 
 
 def all_of_them(arguments: list[str]) -> int:
-    """Every benchmark in turn; a failed one does not keep the others from running."""
+    """Every benchmark in turn; a failed one does not keep the others from running.
+
+    Options are for those that have no others.
+    """
     codes = {}
     for name in (*ON_ONE_THREAD, *WITH_OPTIONS):
         print(f"\n== {name}", flush=True)
-        codes[name] = subprocess.run([sys.executable, "-m", "bench", name, *arguments]).returncode
+        given = arguments if name in ON_ONE_THREAD else []
+        codes[name] = subprocess.run([sys.executable, "-m", "bench", name, *given]).returncode
     failed = [name for name, code in codes.items() if code]
     if failed:
         print(f"bench: failed: {', '.join(failed)}", file=sys.stderr)

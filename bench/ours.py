@@ -11,7 +11,7 @@ import logging
 import queue
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytorch_lightning as pl
@@ -41,7 +41,7 @@ class Loop:
 
     def __init__(self, module: pl.LightningModule, *, device: str, precision: str):
         self.module = module
-        self.todo: queue.Queue[Batch | None] = queue.Queue()
+        self.todo: queue.Queue[Batch | Callable[[], object] | None] = queue.Queue()
         self.done: queue.Queue[BaseException | None] = queue.Queue()
         _quiet()
         self.trainer = pl.Trainer(
@@ -65,6 +65,11 @@ class Loop:
         self.todo.put(batch)
         self._wait()
 
+    def call(self, function: Callable[[], object]) -> None:
+        """Call something between two steps, in the thread of the loop."""
+        self.todo.put(function)
+        self._wait()
+
     def close(self) -> None:
         """End the loop and let go of the models."""
         self.trainer.should_stop = True
@@ -78,10 +83,13 @@ class Loop:
     def __iter__(self) -> Iterator[Batch]:
         while True:
             self.done.put(None)
-            batch = self.todo.get()
-            if batch is None:
+            given = self.todo.get()
+            if given is None:
                 return
-            yield batch
+            if isinstance(given, Batch):
+                yield given
+            else:
+                given()
 
     def _fit(self) -> None:
         try:

@@ -1,8 +1,9 @@
 """The arithmetic of a distillation step, from the shapes of the models, and how fast a device multiplies.
 
 Counted are multiply-adds of convolutions, linear layers and attention, as two operations each, over valid
-frames: padding is no work. What is cheap in arithmetic (norms, activations, the loss, AdamW) is left out, so
-that the limit is one that nothing can pass.
+frames: padding is no work. What is cheap in arithmetic (norms, activations, the loss, AdamW) is left out.
+Convolutions count as they are defined: a contender that computes one by way of its spectrum does less, and
+could pass the limit.
 
 Shapes: F frames, D features, N prediction heads.
 """

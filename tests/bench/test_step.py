@@ -1,6 +1,7 @@
 """The whole benchmark on tiny models: who cannot run is skipped with the reason."""
 
 import json
+import threading
 
 import pytest
 
@@ -58,5 +59,8 @@ def test_the_loop_takes_one_step_at_a_time_and_says_what_failed():
     run(0)
     run(1)
     assert loop.trainer.global_step == before + 2
-    with pytest.raises(AttributeError):
-        loop.step("no batch")  # pyright: ignore[reportArgumentType]
+    threads = []
+    loop.call(lambda: threads.append(threading.current_thread()))
+    assert threads != [threading.current_thread()]
+    with pytest.raises(ZeroDivisionError):
+        loop.call(lambda: 1 / 0)

@@ -1,25 +1,28 @@
-"""Operations by formula are those that torch counts."""
+"""Operations by formula are those that torch counts in torchaudio's models, which compute all directly."""
+
+from dataclasses import replace
 
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from bench.step_peers import torchaudio_peer
 from bench.work import encoder_macs, gemm, step_flops
-from distill.hubert import HubertEncoder
+from distill.hubert import PRESETS, HubertEncoder
 from distill.student import Student
 
 
 @pytest.mark.parametrize("preset", ["base", "mini"])
 def test_a_forward_pass(preset):
-    encoder = HubertEncoder.from_preset(preset).eval()
-    waveform = torch.zeros(1, 8_000)
+    config = PRESETS[preset]
+    teacher = torchaudio_peer(config, (2, 6), True).teacher
     # Torch does not count the fused attention of CPUs.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        encoder(waveform)
+        teacher(torch.zeros(1, 8_000))
     counted = counter.get_total_flops()
     # An even kernel gives torch's positional convolution a frame more than is used.
-    assert 2 * sum(encoder_macs(encoder.config, 8_000)) == pytest.approx(counted, rel=0.02)
+    assert 2 * sum(encoder_macs(config, 8_000)) == pytest.approx(counted, rel=0.02)
 
 
 def test_a_step_of_the_papers_size():
@@ -36,13 +39,14 @@ def test_a_step_of_the_papers_size():
 
 def test_a_backward_pass_counts_twice():
     """But for the first convolution, whose input needs no gradient."""
-    teacher = HubertEncoder.from_preset("mini", position_groups=1)  # torch counts groups' gradients wrong
-    student = Student.from_teacher(teacher, targets=(6,))
-    waveform = torch.zeros(1, 16_000)
+    config = replace(PRESETS["mini"], position_groups=1)  # torch counts groups' gradients wrong
+    peer = torchaudio_peer(config, (6,), True)
+    waveform, lengths = torch.randn(1, 16_000), torch.tensor([16_000])
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        teacher.requires_grad_(False).eval()(waveform)
-        student(waveform).predictions.sum().backward()
-    flops = step_flops(teacher.config, student.encoder.config, 1, [16_000])
+        with torch.no_grad():
+            targets = peer.targets(waveform, lengths)
+        peer.loss(waveform, lengths, targets).backward()
+    flops = step_flops(config, replace(config, layers=2), 1, [16_000])
     assert flops == pytest.approx(counter.get_total_flops(), rel=0.02)
 
 
