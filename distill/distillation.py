@@ -21,7 +21,7 @@ from distill.batch import Batch
 from distill.distortions import LABELS, Distorter
 from distill.encoder import Encoder
 from distill.objective import DistillationLoss, DistortionClassifier, classification_loss, distillation_loss
-from distill.optim import OptimConfig, adamw
+from distill.optim import FusedAdamW, OptimConfig, adamw
 from distill.options import CDM, DatConfig
 from distill.student import Student, StudentOutput
 
@@ -87,17 +87,10 @@ class Distillation(pl.LightningModule):
         parts = batch.split(self.optim.accumulate)
         for part in parts:
             with gradient_sync(self, last=part is parts[-1]):
-                teacher_waves, _ = self.distort(part, self.teacher_view)  # (B, T)
-                student_waves, labels = self.distort(part, self.student_view)  # (B, T), (B, K)
+                teacher_waves, student_waves, labels = self._heard(part)  # (B, T), (B, T), (B, K)
                 targets = self.teacher_targets(teacher_waves, part.lengths)  # (B, N, F, D)
                 student = self.student(student_waves, part.lengths)
-                loss = distillation_loss(
-                    student.predictions,
-                    targets,
-                    student.lengths,
-                    cosine_weight=self.cosine_weight,
-                    n_frames=n_frames,
-                )
+                loss = self._distillation_loss(student, targets, n_frames)
                 self._collect(loss_parts(loss, self.student.targets))
                 self._collect_by_type(labels, loss.per_utterance, student.lengths)
                 total = loss.total
@@ -110,6 +103,13 @@ class Distillation(pl.LightningModule):
         if self.dat.enabled and self.optim.accumulate > 1:  # all parts used that of the previous update
             self._step_classifier()
         self._step_student()
+
+    def _heard(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """What teacher and student hear, (B, T) each, and the student's distortions (B, K)."""
+        teacher_waves, labels = self.distort(batch, self.teacher_view)
+        if self.student_view == self.teacher_view:
+            return teacher_waves, teacher_waves, labels
+        return teacher_waves, *self.distort(batch, self.student_view)
 
     def distort(self, batch: Batch, view_name: str | None) -> tuple[Tensor, Tensor]:
         """One view of the batch, clean where it has no name: waveforms (B, T), distortion labels (B, K)."""
@@ -125,10 +125,20 @@ class Distillation(pl.LightningModule):
         features = self.teacher_features(waveforms, lengths)
         return torch.stack([features[layer] for layer in self.student.targets], dim=1)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def teacher_features(self, waveforms: Tensor, lengths: Tensor) -> list[Tensor]:
         """What students take their targets from: the input and outputs of the layers, each (B, F, D)."""
         return self.teacher(waveforms, lengths).features
+
+    def _distillation_loss(
+        self, student: StudentOutput, targets: Tensor, n_frames: Tensor | float
+    ) -> DistillationLoss:
+        """L_distil of a batch's share of the frames (Eq. 2)."""
+        return distillation_loss(
+            *(student.predictions, targets, student.lengths),
+            cosine_weight=self.cosine_weight,
+            n_frames=n_frames,
+        )
 
     def _teach_classifier(self, student: StudentOutput, labels: Tensor, n_utterances: Tensor) -> None:
         """Gradients of L_D for the classifier alone: z is detached (Eq. 3)."""
@@ -152,10 +162,8 @@ class Distillation(pl.LightningModule):
                 parameter.grad /= self.trainer.world_size
         for group in self.classifier_optimizer.param_groups:
             group["lr"] = (self.dat.lr or self.optim.lr) * self.optim.schedule(self.global_step + 1)
-        gradients = [p.grad for p in self.classifier.parameters() if p.grad is not None]
-        # Otherwise the student's update will be left out, too.
-        if torch.isfinite(torch.nn.utils.get_total_norm(gradients)):
-            self.classifier_optimizer.step()
+        self.classifier_optimizer.clip(0.0)  # if it is not finite, the student's update will be left out, too
+        self.classifier_optimizer.step()
         self.classifier_optimizer.zero_grad()
 
     def _step_student(self) -> None:
@@ -207,15 +215,16 @@ class Distillation(pl.LightningModule):
     @override
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The distillation loss under the recipe's own CDM and on clean speech, summed over frames."""
-        views = {"val/loss": (self.teacher_view, self.student_view), "val/loss_clean": (None, None)}
-        for name, (teacher_view, student_view) in views.items():
-            targets = self.teacher_targets(self.distort(batch, teacher_view)[0], batch.lengths)
-            student = self.student(self.distort(batch, student_view)[0], batch.lengths)
-            loss = distillation_loss(
-                student.predictions, targets, student.lengths, cosine_weight=self.cosine_weight, n_frames=1.0
-            )
+        pairs = {"val/loss": (self.teacher_view, self.student_view), "val/loss_clean": (None, None)}
+        # Each wave, target and prediction is made once: without distortions both losses are of the same.
+        teacher_views, student_views = map(dict.fromkeys, zip(*pairs.values(), strict=True))
+        waves = {view: self.distort(batch, view)[0] for view in teacher_views | student_views}
+        targets = {view: self.teacher_targets(waves[view], batch.lengths) for view in teacher_views}
+        students = {view: self.student(waves[view], batch.lengths) for view in student_views}
+        for name, (teacher_view, student_view) in pairs.items():
+            loss = self._distillation_loss(students[student_view], targets[teacher_view], 1.0)
             add_to(self._validation, {name: loss.total})
-        add_to(self._validation, {"frames": student.lengths.sum().float()})
+        add_to(self._validation, {"frames": students[None].lengths.sum().float()})
 
     @override
     def on_validation_epoch_end(self) -> None:
@@ -232,10 +241,9 @@ class Distillation(pl.LightningModule):
         return [optimizer], [LambdaLR(optimizer, self.optim.next_factor)]
 
     @override
-    def on_before_optimizer_step(self, optimizer: Any) -> None:
+    def on_before_optimizer_step(self, optimizer: FusedAdamW) -> None:
         """Clip here: mixed precision has unscaled the gradients by now."""
-        limit = self.optim.clip_norm or float("inf")
-        self._gradient_norm = torch.nn.utils.clip_grad_norm_(self.student.parameters(), limit)
+        self._gradient_norm = optimizer.clip(self.optim.clip_norm)
 
     def _global_counts(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Valid frames and utterances of the global batch, each divided by the number of processes.
@@ -243,15 +251,24 @@ class Distillation(pl.LightningModule):
         DistributedDataParallel averages gradients over processes: divided by these, the average is the
         gradient of the mean over the global batch, however unevenly it is spread.
         """
-        frames = self.student.encoder.config.frames(batch.lengths).sum()
-        counts = torch.stack([frames, torch.tensor(len(batch))]).to(self.device, torch.float32)
-        counts = self._all_sum(counts) / self.trainer.world_size
-        return counts[0], counts[1]
+        frames = int(self.student.encoder.config.frames(batch.lengths).sum())
+        counts = (filled(float(count), self.device) for count in (frames, len(batch)))
+        n_frames, n_utterances = (self._all_sum(count) / self.trainer.world_size for count in counts)
+        return n_frames, n_utterances
 
     def _all_sum(self, value: Tensor) -> Tensor:
         if dist.is_initialized():
             dist.all_reduce(value)
         return value
+
+    def passes(self) -> list[tuple[Encoder, int, list[Tensor], bool]]:
+        """What a step computes: encoder, how many of its layers, weights of its heads, whether it learns."""
+        targets, encoder, heads = self.student.targets, self.student.encoder, self.student.heads
+        weights: list[Tensor] = [heads.expand.weight, heads.weight]
+        return [
+            (self.teacher, max(targets), [], False),
+            (encoder, encoder.config.layers, weights, True),
+        ]
 
     @override
     def train(self, mode: bool = True) -> Distillation:
@@ -313,6 +330,11 @@ def loss_parts(loss: DistillationLoss, targets: Sequence[int]) -> dict[str, Tens
         parts[f"train/l1_layer{layer}"] = loss.l1_per_layer[head]
         parts[f"train/cosine_layer{layer}"] = loss.cosine_per_layer[head]
     return parts
+
+
+def filled(value: float, device: torch.device) -> Tensor:
+    """A scalar on a device, as an argument of a kernel: to copy one there would wait for the device."""
+    return torch.full((), value, device=device)
 
 
 def add_to(total: dict[str, Tensor], parts: dict[str, Tensor]) -> None:

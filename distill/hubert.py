@@ -34,7 +34,7 @@ from distill.encoder import (
     run_layers,
     scale_gradient,
 )
-from distill.waveforms import all_full, frame_mask, normalize_waveforms
+from distill.waveforms import all_full, frame_mask, normalize_waveforms, to_device
 
 INHERITED = (
     *("conv_layers", "conv_norm", "conv_bias", "normalize_input"),
@@ -266,7 +266,7 @@ class HubertEncoder(Encoder):
         lengths = None if all_full(waveforms, lengths) else lengths
         frames: Tensor | None = None  # valid frames; None while every row is full
         if lengths is not None:
-            lengths = lengths.to(waveforms.device, non_blocking=True)
+            lengths = to_device(lengths, waveforms.device)
             frames = self.config.frames(lengths)
         features = self._cnn(waveforms, lengths)  # (B, F, C)
         x = self.projection(features if self.projection_norm is None else self.projection_norm(features))

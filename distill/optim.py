@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from distill.errors import check_finite
 
@@ -104,8 +106,40 @@ class OptimConfig:
         return self.schedule(updates + 1)
 
 
-def adamw(parameters: Iterable[Tensor], optim: OptimConfig, lr: float | None = None) -> torch.optim.AdamW:
+class FusedAdamW(torch.optim.AdamW):
+    """AdamW in one kernel, which can leave an update out without anybody waiting for the device.
+
+    Where `found_inf` is 1, parameters, moments and the count of updates stay as they are.
+    """
+
+    found_inf: Tensor | None = None
+    """() float32, 1 where the gradient of the last update was not finite; torch hands it to the kernel."""
+
+    def __init__(self, parameters: Iterable[Any], **settings: Any):
+        super().__init__(parameters, fused=True, **settings)
+        # It could undo the loss scale of float16, too, but then the gradient could not be clipped before.
+        self._step_supports_amp_scaling = False
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Also a state whose optimiser was not fused, as in checkpoints of earlier versions."""
+        groups = [group | {"fused": True, "foreach": None} for group in state_dict["param_groups"]]
+        super().load_state_dict(state_dict | {"param_groups": groups})
+
+    def clip(self, limit: float) -> Tensor:
+        """Scale the gradient down to the norm `limit` (0: never); leave the update out if it is not finite.
+
+        Returns:
+            The norm before, a scalar.
+        """
+        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
+        norm = torch.nn.utils.clip_grad_norm_(parameters, limit or math.inf)
+        self.found_inf = (~norm.isfinite()).float()
+        return norm
+
+
+def adamw(parameters: Iterable[Tensor], optim: OptimConfig, lr: float | None = None) -> FusedAdamW:
     """AdamW with a recipe's settings."""
-    return torch.optim.AdamW(
+    return FusedAdamW(
         parameters, lr=lr or optim.lr, betas=optim.betas, eps=optim.eps, weight_decay=optim.weight_decay
     )

@@ -33,7 +33,7 @@ from distill.errors import CheckpointError
 from distill.hubert import HubertEncoder
 from distill.optim import OptimConfig, adamw
 from distill.options import MaskingConfig
-from distill.waveforms import frame_mask
+from distill.waveforms import frame_mask, to_device
 
 # fairseq numbers labels after its dictionary's <s>, <pad>, </s> and <unk>, which label no frame.
 FAIRSEQ_SPECIAL_LABELS = 4
@@ -133,11 +133,17 @@ class MaskedPrediction(pl.LightningModule):
                 loss = self.loss(*self._cut(part, mask[rows]), counts)
                 self.manual_backward(loss.total)
             noted.append([getattr(loss, field.name).detach() for field in fields(loss)])
-        self._log("train", MaskedLoss(*(torch.stack(term).sum() for term in zip(*noted, strict=True))))
         optimizer, scheduler = self.optimizers(), self.lr_schedulers()
         assert isinstance(optimizer, LightningOptimizer) and isinstance(scheduler, LambdaLR)
         optimizer.step()
         optimizer.zero_grad()
+        every: int = self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
+        if (
+            self.global_step % every == 0
+        ):  # all at once: Lightning forgets values when another hook has logged
+            self._log("train", MaskedLoss(*(torch.stack(term).sum() for term in zip(*noted, strict=True))))
+            values = {"gradient_norm": self._gradient_norm, "lr": scheduler.get_last_lr()[0]}
+            self.log_dict(values, batch_size=1)
         scheduler.step()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -230,9 +236,7 @@ class MaskedPrediction(pl.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Clip here: mixed precision has unscaled the gradients by now."""
-        limit = self.optim.clip_norm or float("inf")
-        self.log("gradient_norm", torch.nn.utils.clip_grad_norm_(self.parameters(), limit), batch_size=1)
-        self.log("lr", optimizer.param_groups[0]["lr"], batch_size=1)
+        self._gradient_norm = optimizer.clip(self.optim.clip_norm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Describe the teacher, whose weights are in the state dict under "encoder."."""
@@ -260,6 +264,11 @@ class MaskedPrediction(pl.LightningModule):
         begun = checkpoint.get("distill", {}).get("provenance", {})
         self.provenance |= {key: begun[key] for key in ("head",) if key in begun}
 
+    def passes(self) -> list[tuple[HubertEncoder, int, list[Tensor], bool]]:
+        """What a step computes: encoder, how many of its layers, weights of its heads, whether it learns."""
+        heads = [self.final_proj.weight, self.label_embeddings]
+        return [(self.encoder, self.encoder.config.layers, heads, True)]
+
     def _draw_mask(self, batch: Batch, key: tuple[int, int, int]) -> Tensor:
         """(B, F) bool on the batch's device, by a generator that seed, rank and key decide."""
         seed = np.random.SeedSequence([self.seed, self.global_rank, *key]).generate_state(1, np.uint32)
@@ -272,11 +281,11 @@ class MaskedPrediction(pl.LightningModule):
             generator=generator,
         )
         missing = config.frames(batch.waveforms.shape[1]) - mask.shape[1]  # if no row is full
-        return F.pad(mask, (0, missing)).to(batch.waveforms.device)
+        return to_device(F.pad(mask, (0, missing)), batch.waveforms.device)
 
     def _kinds(self, batch: Batch, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Which frames (B, F) are masked, unmasked (each with a target) and valid at all."""
-        lengths = self.encoder.config.frames(batch.lengths).to(mask.device)
+        lengths = to_device(self.encoder.config.frames(batch.lengths), mask.device)
         valid = frame_mask(lengths, mask.shape[1])
         labelled = valid & (self._targets(batch) >= 0)
         return labelled & mask, labelled & ~mask, valid

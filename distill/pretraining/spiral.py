@@ -18,7 +18,7 @@ from typing_extensions import override
 
 from distill.batch import Batch
 from distill.distortions import Distorter
-from distill.optim import OptimConfig, adamw
+from distill.optim import FusedAdamW, OptimConfig, adamw
 from distill.options import ContrastConfig, EmaConfig, HeadsConfig
 from distill.spiral import ema
 from distill.spiral.collapse import collapse_stats
@@ -109,7 +109,7 @@ class SpiralPretraining(pl.LightningModule):
         optimizer, scheduler = self.optimizers(), self.lr_schedulers()
         assert isinstance(optimizer, LightningOptimizer) and isinstance(scheduler, LambdaLR)
         optimizer.step()
-        self._follow()
+        self._follow(optimizer.found_inf)
         optimizer.zero_grad()
         self._log_step(loss, n_frames, scheduler)
         scheduler.step()
@@ -173,18 +173,16 @@ class SpiralPretraining(pl.LightningModule):
             seed=self.seed,
             epoch=epoch,
             width=predictions.shape[1],
-        ).to(predictions.device, non_blocking=True)
+        )
         return contrastive_loss(
             *(predictions, targets, lengths, negatives),
             temperature=self.contrast.temperature,
             n_frames=n_frames,
         )
 
-    def _follow(self) -> None:
-        """Move the teacher, right behind an update; not behind one that was left out (`SkipNonFinite`)."""
-        if all(parameter.grad is None for parameter in self.encoder.parameters()):
-            return
-        ema.update(self.teacher, self, self.alpha(self.global_step))
+    def _follow(self, left_out: Tensor) -> None:
+        """Move the teacher, right behind an update; not behind one that was left out (a scalar 1)."""
+        ema.update(self.teacher, self, self.alpha(self.global_step), left_out)
 
     def alpha(self, step: int) -> float:
         """Share of the teacher that stays when `step` updates have been made."""
@@ -251,11 +249,19 @@ class SpiralPretraining(pl.LightningModule):
         return [optimizer], [LambdaLR(optimizer, self.optim.next_factor)]
 
     @override
-    def on_before_optimizer_step(self, optimizer: Any) -> None:
+    def on_before_optimizer_step(self, optimizer: FusedAdamW) -> None:
         """Clip here: mixed precision has unscaled the gradients by now."""
-        limit = self.optim.clip_norm or float("inf")
-        trained = [p for p in self.parameters() if p.requires_grad]
-        self._gradient_norm = torch.nn.utils.clip_grad_norm_(trained, limit)
+        self._gradient_norm = optimizer.clip(self.optim.clip_norm)
+
+    def passes(self) -> list[tuple[SpiralEncoder, int, list[nn.Parameter], bool]]:
+        """What a step computes: encoder, how many of its layers, weights of its heads, whether it learns."""
+        layers, teacher = self.encoder.config.layers, self.teacher
+        encoder: Any = teacher["encoder"]
+        heads = [self.projection] if self.predictor is None else [self.projection, self.predictor]
+        return [
+            (encoder, layers, list(teacher["projection"].parameters()), False),
+            (self.encoder, layers, list(nn.ModuleList(heads).parameters()), True),
+        ]
 
     @override
     def train(self, mode: bool = True) -> SpiralPretraining:
@@ -266,8 +272,9 @@ class SpiralPretraining(pl.LightningModule):
 
     def _global_frames(self, batch: Batch) -> Tensor:
         """Frames that the loss compares in the global batch, divided by the number of processes."""
-        frames = contrasted_frames(self.encoder.config.frames(batch.lengths)).float().to(self.device)
-        return self._all_sum(frames) / self.trainer.world_size
+        frames = int(contrasted_frames(self.encoder.config.frames(batch.lengths)))
+        count = torch.full((), float(frames), device=self.device)  # an argument of a kernel, not a copy
+        return self._all_sum(count) / self.trainer.world_size
 
     def _all_sum(self, value: Tensor) -> Tensor:
         if dist.is_initialized():

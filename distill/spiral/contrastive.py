@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distill.hashing import hash_number
-from distill.waveforms import frame_mask
+from distill.waveforms import frame_mask, to_device
 
 
 @dataclass
@@ -100,7 +100,7 @@ def contrastive_loss(
         predictions: (B, F, P) of the student.
         targets: (B, F, P) of the teacher; no gradient reaches them.
         lengths: (B,) valid frames.
-        negatives: (B, F, K), from `draw_negatives`.
+        negatives: (B, F, K), from `draw_negatives`; on the CPU or with the rest.
         temperature: what cosines are divided by.
         n_frames: what to divide the sum over frames by; default: `contrasted_frames(lengths)`. In distributed
             training, that of the global batch over the number of processes: then the average of the gradients
@@ -111,6 +111,7 @@ def contrastive_loss(
             f"predictions {tuple(predictions.shape)} and targets {tuple(targets.shape)} must both be "
             f"(B, F, P), negatives {tuple(negatives.shape)} (B, F, K)"
         )
+    negatives = to_device(negatives, predictions.device)
     valid = frame_mask(lengths, predictions.shape[1]) & (lengths > 1)[:, None]  # (B, F)
     with torch.autocast(predictions.device.type, enabled=False):
         # Before anything else: what is not finite in the padding would make the gradient of all of it so.

@@ -7,7 +7,7 @@ import math
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -30,7 +30,7 @@ def teacher_of(student: Module) -> Module:
 
 
 @torch.no_grad()
-def update(teacher: nn.Module, student: nn.Module, alpha: float) -> None:
+def update(teacher: nn.Module, student: nn.Module, alpha: float, left_out: Tensor | None = None) -> None:
     """Move every parameter of the teacher to alpha * teacher + (1 - alpha) * student, in place, in float32.
 
     The two factors of a normalised weight are averaged each by itself. Buffers stay. The student may have
@@ -38,6 +38,8 @@ def update(teacher: nn.Module, student: nn.Module, alpha: float) -> None:
 
     The average is computed as teacher + (1 - alpha) * (student - teacher): near the end of the schedule alpha
     itself is 1 in float32, and the first form would let the teacher's norm drift.
+
+    Where `left_out`, a scalar on the device, is 1 and not 0, nothing moves.
 
     Raises:
         ValueError: if a parameter of the teacher is not in float32, or not one of the student's.
@@ -51,4 +53,5 @@ def update(teacher: nn.Module, student: nn.Module, alpha: float) -> None:
             raise ValueError(f"the student has no parameter {name} of shape {tuple(parameter.shape)}")
     if own:
         students = [theirs[name].detach().float() for name in own]
-        torch._foreach_lerp_([parameter.detach() for parameter in own.values()], students, 1 - alpha)
+        share = 1 - alpha if left_out is None else [(1 - alpha) * (1 - left_out)] * len(own)
+        torch._foreach_lerp_([parameter.detach() for parameter in own.values()], students, share)

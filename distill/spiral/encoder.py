@@ -34,7 +34,7 @@ from distill.encoder import (
     scale_gradient,
 )
 from distill.spiral.logmel import BANDS, STEP, LogMel
-from distill.waveforms import all_full, frame_mask
+from distill.waveforms import all_full, frame_mask, to_device
 
 Convolutions = tuple[tuple[int, int, int], ...]
 """(channels, kernel, stride) of each, in frames."""
@@ -308,7 +308,7 @@ class SpiralEncoder(Encoder):
         self.check(waveforms, lengths)
         if lengths is None or all_full(waveforms, lengths):
             return self.logmel(waveforms, None)
-        return self.logmel(waveforms, lengths.to(waveforms.device, non_blocking=True))
+        return self.logmel(waveforms, to_device(lengths, waveforms.device))
 
     def masked(
         self,

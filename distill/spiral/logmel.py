@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import override
 
-from distill.waveforms import SAMPLE_RATE, frame_mask
+from distill.waveforms import SAMPLE_RATE, frame_mask, to_device
 
 BANDS = 128
 """Mel bands."""
@@ -99,4 +99,4 @@ def constants(device: torch.device, bands: int) -> tuple[Tensor, Tensor]:
         filters = melscale_fbanks(
             *(_N_FFT // 2 + 1, 0.0, SAMPLE_RATE / 2, bands, SAMPLE_RATE), norm="slaney", mel_scale="slaney"
         )
-    return window.to(device), filters.to(device)
+    return to_device(window, device), to_device(filters, device)

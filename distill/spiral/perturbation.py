@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from distill.hashing import hash_number
-from distill.waveforms import frame_mask
+from distill.waveforms import frame_mask, to_device
 
 MOST_SHIFT = 16
 """Output frames that the teacher's position moves at most (paper, section 3.3: "position randomization")."""
@@ -58,9 +58,9 @@ class Masks:
     channels: Tensor
     """(B, C) bool, true where a mel bin is 0 in the whole utterance."""
 
-    def to(self, device: torch.device | str) -> Masks:
+    def to(self, device: torch.device) -> Masks:
         """On another device."""
-        return Masks(self.time.to(device, non_blocking=True), self.channels.to(device, non_blocking=True))
+        return Masks(to_device(self.time, device), to_device(self.channels, device))
 
 
 def draw_masks(
@@ -176,7 +176,7 @@ def shift(
     n_frames = features.shape[1]
     longest = int((left + right).max()) if len(left) else 0
     width = (-(-n_frames // unit) + longest) * unit
-    left, right = (x.to(features.device, non_blocking=True)[:, None] * unit for x in (left, right))
+    left, right = (to_device(x, features.device)[:, None] * unit for x in (left, right))
     end = left + frames[:, None]  # of the utterance itself
     position = torch.arange(width, device=features.device)[None]  # (1, M')
     own = (position >= left) & (position < end)  # (B, M')
@@ -203,10 +203,10 @@ def unshift(x: Tensor, left: Tensor, lengths: Tensor, *, width: int | None = Non
     width = int(lengths.max()) if width is None else width
     if width > x.shape[1]:
         raise ValueError(f"{x.shape[1]} shifted frames cannot hold {width}")
-    source = left.to(x.device, non_blocking=True)[:, None] + torch.arange(width, device=x.device)
+    source = to_device(left, x.device)[:, None] + torch.arange(width, device=x.device)
     rows = torch.arange(len(x), device=x.device)[:, None]
     own = x[rows, source.clamp(max=x.shape[1] - 1)]  # (B, F, D)
-    valid = frame_mask(lengths.to(x.device, non_blocking=True), width)
+    valid = frame_mask(to_device(lengths, x.device), width)
     return own.masked_fill(~valid[..., None], 0.0)
 
 

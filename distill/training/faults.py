@@ -10,6 +10,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
+from torch import Tensor
 from typing_extensions import override
 
 from distill.batch import Batch
@@ -18,6 +19,7 @@ from distill.data.datamodule import NothingUsable
 from distill.data.unusable import blame
 from distill.distortions import Distorter
 from distill.errors import DataError, UserError
+from distill.optim import FusedAdamW
 from distill.training.progress import log_interval
 from distill.training.run_folder import RunFolder
 from distill.training.stopping import save_last, validation_follows
@@ -194,8 +196,31 @@ class BadData(Callback):
         return f"{self.path} lists them: fix them, or raise {limit}, then {how}"
 
 
+class Later:
+    """A number of the device, to be read when it has gone on to other work: reading it at once would wait.
+
+    Args:
+        value: a scalar.
+    """
+
+    def __init__(self, value: Tensor) -> None:
+        self.copy = value.to("cpu", non_blocking=True) if value.is_cuda else value
+        self.copied = torch.cuda.Event() if value.is_cuda else None
+        if self.copied is not None:
+            self.copied.record()
+
+    def read(self) -> float:
+        """The number; waits at most for the device to have made it."""
+        if self.copied is not None:
+            self.copied.synchronize()
+        return float(self.copy)
+
+
 class SkipNonFinite(Callback):
     """Leaves out updates whose gradient is not finite, and stops after too many consecutive ones.
+
+    `FusedAdamW` leaves them out by itself, on the device. Here they are counted and listed, one step later,
+    when that is known without a wait; at once before a validation and after the last step.
 
     The weights have then broken down, though they are finite themselves: they are not saved, and the message
     says from where the run can be continued. With float16, whose loss scale is found by overflowing, the
@@ -211,10 +236,14 @@ class SkipNonFinite(Callback):
         self.most = most
         self.consecutive = 0
         self.first = 0  # step of the first of the consecutive ones
-        self.ids: list[str] = []
+        self.last = 0
+        self.last_ids: list[str] = []
+        self.flag = torch.tensor(0.0)  # of optimisers of another kind
+        self.pending: tuple[int, list[str], Later] | None = None  # the last step, its utterances, its flag
 
     @override
     def state_dict(self) -> dict[str, int]:
+        self.settle()
         return {"on_end": self.consecutive, "first": self.first}  # the key is that of earlier checkpoints
 
     @override
@@ -222,39 +251,45 @@ class SkipNonFinite(Callback):
         self.consecutive, self.first = state_dict["on_end"], state_dict["first"]
 
     @override
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
-    ) -> None:
-        self.ids = batch.ids
-
-    @override
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        # The same in every process: gradients have been averaged by now.
-        if torch.isfinite(torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])):
-            self.consecutive = 0
-            return
-        for parameter in parameters:
-            parameter.grad = None  # optimisers do not change a parameter without gradient
-        if not self.consecutive:
-            self.first = trainer.global_step
-        self.consecutive += 1
-        self._list(trainer.global_step)
+        if not isinstance(optimizer, FusedAdamW):
+            self.flag = leave_out_if_not_finite(optimizer)
 
     @override
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
+        self.settle()
+        optimizer = trainer.optimizers[0]
+        flag = optimizer.found_inf if isinstance(optimizer, FusedAdamW) else self.flag
+        assert flag is not None
+        self.pending = trainer.global_step - 1, batch.ids, Later(flag)
+        if validation_follows(trainer) or trainer.global_step >= trainer.max_steps:
+            self.settle()
         if self.consecutive < self.most:
             return
-        some = ", ".join(batch.ids[:5]) + " ..." * (len(batch.ids) > 5)
+        some = ", ".join(self.last_ids[:5]) + " ..." * (len(self.last_ids) > 5)
         raise NotFinite(
             f"the gradient was not finite in {self.consecutive} consecutive updates, up to step "
-            f"{trainer.global_step}; the last batch held {some}, {self.path} lists all. Nothing was saved. "
+            f"{self.last + 1}; the last batch held {some}, {self.path} lists all. Nothing was saved. "
             f"{self._advice()}"
         )
+
+    def settle(self) -> None:
+        """Count and list the last update, if it was left out."""
+        if self.pending is None:
+            return
+        (step, ids, flag), self.pending = self.pending, None
+        if not flag.read():
+            self.consecutive = 0
+            return
+        if not self.consecutive:
+            self.first = step
+        self.consecutive += 1
+        self.last, self.last_ids = step, ids
+        self._list(step, ids)
 
     def _advice(self) -> str:
         """From where to continue: a checkpoint from before the first of the updates, if there is one."""
@@ -272,11 +307,23 @@ class SkipNonFinite(Callback):
             )
         return f"{last}, of step {step}, is from before: {folder.how_to_continue(changed=True)} and {remedy}"
 
-    def _list(self, step: int) -> None:
+    def _list(self, step: int, ids: list[str]) -> None:
         if self.consecutive == 1:
             logger.warning("step %d: the gradient is not finite; left out, see %s", step, self.path)
         try:
             with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
-                file.write(f"{step}\t{' '.join(self.ids)}\n")
+                file.write(f"{step}\t{' '.join(ids)}\n")
         except OSError as error:
             logger.warning("%s cannot be written (%s)", self.path, error)
+
+
+def leave_out_if_not_finite(optimizer: torch.optim.Optimizer) -> Tensor:
+    """For optimisers that cannot do it by themselves; waits for the device. Returns 1 if it was left out."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    # The same in every process: gradients have been averaged by now.
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if torch.isfinite(norm):
+        return torch.tensor(0.0)
+    for parameter in parameters:
+        parameter.grad = None  # optimisers do not change a parameter without gradient
+    return torch.tensor(1.0)

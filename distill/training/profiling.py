@@ -22,6 +22,7 @@ from distill.data.datamodule import SpeechData
 from distill.distillation import Distillation
 from distill.errors import ConfigError, UsageError, first_line
 from distill.options import CDM, DistillRecipe, Recipe
+from distill.training.flops import device_flops, dtype_of, step_flops
 from distill.training.run_folder import RunFolder
 from distill.training.train import make_module
 from distill.training.trainer import describe_device, fit
@@ -65,6 +66,8 @@ class ProfileReport:
     """Measured steps."""
     audio_s_per_s: float
     """Seconds of speech per second, over all processes and measured steps."""
+    mfu: float = 0.0
+    """The share of what a matrix product reaches on the device; 0 if that is not known."""
 
     @property
     def shares(self) -> dict[str, float]:
@@ -85,6 +88,7 @@ class ProfileReport:
         return f"{_ADVICE[largest]} ({largest} is {shares[largest]:.0%} of a step)."
 
     def __str__(self) -> str:
+        mfu = f", {self.mfu:.0%} of what a matrix product reaches" if self.mfu else ""
         rows = [f"{name:<16} {ms:>9.1f} {self.shares[name]:>6.0%}" for name, ms in self.parts_ms.items()]
         return "\n".join(
             [
@@ -93,7 +97,7 @@ class ProfileReport:
                 f"{'part':<16} {'median ms':>9} {'share':>6}",
                 *rows,
                 f"{'step':<16} {self.step_ms:>9.1f}",
-                f"{self.audio_s_per_s:.1f} s of audio per second over {self.steps} steps",
+                f"{self.audio_s_per_s:.1f} s of audio per second over {self.steps} steps{mfu}",
                 self.advice,
             ]
         )
@@ -159,6 +163,7 @@ class StepClock(Callback):
         self.spans: list[list[tuple[str, Any, Any]]] = [[]]  # of each step: part, begin, end
         self.ends: list[Any] = []  # of each step
         self.audio_s: list[float] = []  # of each step, in this process
+        self.flops: list[float] = []
         self.utterances: list[int] = []
         self.open: dict[str, Any] = {}
         self.mark: Callable[[], Any] = time.perf_counter
@@ -205,6 +210,7 @@ class StepClock(Callback):
     ) -> None:
         self.ends.append(self.mark())
         self.audio_s.append(float(batch.lengths.sum()) / SAMPLE_RATE)
+        self.flops.append(step_flops(pl_module, batch.lengths))
         self.utterances.append(len(batch))
         self.spans.append([])
 
@@ -219,6 +225,8 @@ class StepClock(Callback):
             for part, begin, end in self.spans[step]:
                 taken[part] = taken.get(part, 0.0) + _milliseconds(begin, end)
             parts_ms.append(taken | {OTHER: steps_ms[-1] - sum(taken.values())})
+        seconds = sum(steps_ms) / 1000
+        peak = device_flops(trainer.strategy.root_device, dtype_of(trainer.precision))
         seen = [name for name in (*PARTS, OTHER) if any(name in taken for taken in parts_ms)]
         return ProfileReport(
             recipe=recipe.name,
@@ -228,7 +236,8 @@ class StepClock(Callback):
             parts_ms={name: median(taken.get(name, 0.0) for taken in parts_ms) for name in seen},
             step_ms=median(steps_ms),
             steps=len(steps_ms),
-            audio_s_per_s=trainer.world_size * sum(self.audio_s[WARM_UP:]) / (sum(steps_ms) / 1000),
+            audio_s_per_s=trainer.world_size * sum(self.audio_s[WARM_UP:]) / seconds,
+            mfu=sum(self.flops[WARM_UP:]) / seconds / peak if peak else 0.0,
         )
 
 

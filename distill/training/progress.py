@@ -14,6 +14,7 @@ from tqdm import tqdm
 from typing_extensions import override
 
 from distill.batch import Batch
+from distill.training.flops import device_flops, dtype_of, step_flops
 from distill.waveforms import SAMPLE_RATE
 
 UNTIMED_STEPS, TIMED_STEPS = 2, 10
@@ -25,6 +26,10 @@ LONG_RUN_STEPS = 50
 class StepProgress(Callback):
     """One bar over all steps: loss, seconds of audio per second, time left. Validation losses as lines.
 
+    And the model FLOPs utilisation, `mfu`: the share of what a matrix product reaches on this device, in the
+    trainer's precision, that the steps' arithmetic makes up (`flops`); of kinds of training that say what
+    they compute. The loss shown is the last logged one: to read it at every step would wait for the device.
+
     Long runs estimate early how long they will take.
     """
 
@@ -33,19 +38,23 @@ class StepProgress(Callback):
         self.bar_name: str | None = name
         """Of the bar and the estimate; None for neither: of runs that train together one has them."""
         self.bar: Any = None
-        self.audio_s = 0.0
+        self.audio_s = self.flops = 0.0
+        self.peak = 0.0  # FLOP/s
+        self.loss = ""
         self.timed_from: float | None = None
         self.projected = False
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.started, self.audio_s = time.monotonic(), 0.0
+        if hasattr(pl_module, "passes"):
+            self.peak = device_flops(trainer.strategy.root_device, dtype_of(trainer.precision))
+        self.started, self.audio_s, self.flops = time.monotonic(), 0.0, 0.0
         self.first_step, self.timed_from = trainer.global_step, None
         self.bar = tqdm(
             total=trainer.max_steps,
             initial=trainer.global_step,
             desc=self.bar_name,
-            unit="step",
+            bar_format="{desc:.12} |{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]{postfix}",
             dynamic_ncols=True,
             disable=None if trainer.is_global_zero and self.bar_name else True,  # None: only in a terminal
         )
@@ -55,14 +64,17 @@ class StepProgress(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         self.audio_s += float(batch.lengths.sum()) / SAMPLE_RATE * trainer.world_size
-        speed = self.audio_s / (time.monotonic() - self.started)
+        self.flops += step_flops(pl_module, batch.lengths) if self.peak else 0.0
+        elapsed_s = time.monotonic() - self.started
+        speeds = {"audio_s_per_s": self.audio_s / elapsed_s}
+        if self.peak:  # of one process: as many times more are computed, and possible, in all
+            speeds["mfu"] = self.flops / elapsed_s / self.peak
         if trainer.global_step % log_interval(trainer) == 0:
-            pl_module.log("audio_s_per_s", speed)
-        self._project(trainer)
-        if not self.bar.disable:
+            pl_module.log_dict(speeds)
             loss = trainer.callback_metrics.get("train/loss")
-            shown = {} if loss is None else {"loss": f"{float(loss):.3f}"}
-            self.bar.set_postfix(shown | {"audio": f"{speed:.0f}x"}, refresh=False)
+            self.loss = "" if loss is None or self.bar.disable else f"loss {float(loss):.3f}"
+        self._project(trainer)
+        self.bar.set_postfix_str(in_short(self.loss, speeds), refresh=False)
         self.bar.update()
 
     def _project(self, trainer: pl.Trainer) -> None:
@@ -195,6 +207,12 @@ def memory_gib(device: torch.device) -> float:
 
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def in_short(loss: str, speeds: dict[str, float]) -> str:
+    """What the bar shows: "loss 1.234, audio 24x, mfu 31 %"."""
+    mfu = f"mfu {100 * speeds['mfu']:.0f} %" if "mfu" in speeds else ""
+    return ", ".join(part for part in (loss, f"audio {speeds['audio_s_per_s']:.0f}x", mfu) if part)
 
 
 def in_words(seconds: float) -> str:

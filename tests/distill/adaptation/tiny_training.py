@@ -78,6 +78,7 @@ def fit(module, batch, folder, *, ckpt_path=None, val=None, **options):
             "enable_checkpointing": False,
             "max_steps": module.optim.max_steps,
             "num_sanity_val_steps": 0,
+            "log_every_n_steps": 1,
             **options,
         },
     )

@@ -27,7 +27,7 @@ KEYS = {
     *("train/loss", "train/l1", "train/cosine"),
     *(f"train/{term}_layer{layer}" for term in ("l1", "cosine") for layer in (1, 2, 3)),
     *("gradient_norm", "gradient_norm_cnn", "gradient_norm_transformer", "gradient_norm_heads"),
-    *("lr", "audio_s_per_s", "data_wait_share", "memory_gib", "dat/loss", "dat/accuracy"),
+    *("lr", "audio_s_per_s", "mfu", "data_wait_share", "memory_gib", "dat/loss", "dat/accuracy"),
     *(f"dat_accuracy_by_type/{label}" for label in LABELS),
     *(f"loss_by_type/{label}" for label in ("gaussian", "reverb", "pitch", "band_reject", "clean")),
 }

@@ -1,5 +1,6 @@
 """Where a step's time goes: what is measured, and what is said about it."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -54,7 +55,7 @@ def test_a_profile_runs_the_training_step(mini_data, monkeypatch, tmp_path, dat)
     assert list(found.parts_ms) == expected
     # Each part takes some time, and no part is counted twice: the rest would be negative.
     assert all(ms > 0 for ms in found.parts_ms.values())
-    assert found.audio_s_per_s > 0
+    assert found.audio_s_per_s > 0 and found.mfu > 0
     table = str(found).splitlines()
     assert [line.split("  ")[0] for line in table[2 : 2 + len(expected)]] == expected
     assert table[0].startswith("mini: 1 x CPU (1 thread), 32-true; 4 utterances a step, 0 data workers")
@@ -109,6 +110,13 @@ def test_medians_and_shares_of_known_marks():
     assert found.shares == {"teacher": 1 / 7, "backward": 2 / 7, OTHER: 4 / 7}
     assert found.utterances == 4.0  # of two processes
     assert found.audio_s_per_s == pytest.approx(2 * 3.0 / 7.0)
+    assert found.mfu == 0.0  # of no module that is known
+
+
+def test_the_share_of_what_is_possible_is_said_if_it_is_known():
+    assert "steps\n" in str(report())
+    known = replace(report(), mfu=0.314)
+    assert "over 5 steps, 31% of what a matrix product reaches\n" in str(known)
 
 
 def test_waiting_for_data_is_what_is_said_first():
