@@ -8,6 +8,7 @@ train one after the other.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -86,6 +87,7 @@ def train_several(runs: Sequence[tuple[Recipe, Path]]) -> list[Path]:
     outcomes: dict[Path, Outcome] = {}
     for group in groups_of(jobs):
         outcomes |= train_group(group)
+        gc.collect()  # models and trainers refer to each other: the next group needs their memory
         if any(isinstance(outcome, Interrupted | NotStarted) for outcome in outcomes.values()):
             break
     conclude(outcomes, len(jobs))
