@@ -29,6 +29,7 @@ import torch
 
 from bench import report
 from bench.dying import PLACES
+from distill.checkpoints import safe_pickle
 from distill.waveforms import SAMPLE_RATE
 
 ROOT = Path(__file__).parents[1]
@@ -119,10 +120,7 @@ def recipe(folder: Path, steps: int) -> list[str]:
 
 def differences(one: Path, other: Path) -> list[str]:
     """What is not the same, bit by bit, in the last checkpoints of two runs."""
-    a, b = (
-        torch.load(run / "checkpoints" / "last.ckpt", weights_only=True, map_location="cpu")
-        for run in (one, other)
-    )
+    a, b = (safe_pickle.load(run / "checkpoints" / "last.ckpt") for run in (one, other))
     return [key for key in (*COMPARED, "global_step") if not same(a.get(key), b.get(key))]
 
 

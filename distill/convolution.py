@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
 
 _MANY_FRAMES = 4  # for each tap: with fewer, the spectrum of the taps costs more than it saves
 
@@ -60,7 +61,7 @@ class _StridedConv(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int) -> Tensor:
         rows = x.reshape(-1, stride * x.shape[2])  # (B T / S, S C)
         taps = weight.permute(0, 2, 1).flatten(1)  # (D, K C)
-        ctx.save_for_backward(rows, taps)
+        ctx.save_for_backward(rows, weight)
         ctx.shape = x.shape
         y = None
         for ahead, part in _parts(taps, rows):
@@ -75,7 +76,8 @@ class _StridedConv(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        rows, taps = ctx.saved_tensors
+        rows, weight = ctx.saved_tensors
+        taps = weight.permute(0, 2, 1).flatten(1)
         gradient = grad_outputs[0].reshape(len(rows), -1)  # (B T / S, D)
         given, found = None, None
         if ctx.needs_input_grad[0]:
@@ -189,7 +191,11 @@ def long_conv(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int, paddi
         if not by_products(x) or n_taps % 2 or len(x) * x.shape[1] < _MANY_FRAMES * n_taps:
             y = F.conv1d(given.transpose(1, 2), weight, bias, padding=padding, groups=groups).transpose(1, 2)
         else:
-            y = _by_spectra(given, weight, groups, padding)
+            # Spectra are larger than what they are made of: for the backward pass they are made again.
+            y = checkpoint(
+                _by_spectra, given, weight, groups, padding, use_reentrant=False, preserve_rng_state=False
+            )
+            y = cast(Tensor, y)
             y = y if bias is None else y + bias
     return y.to(x.dtype)
 

@@ -11,6 +11,8 @@ MEAN_SOMETHING_ELSE = {
     "distill/hubert.py",  # the encoder
     "distill/encoder.py",  # the deviation of initial weights
     "distill/training/listening.py",  # a picture of a spectrogram
+    "distill/training/flops.py",  # the seconds of a measurement
+    "distill/distortions/pitch_at_once.py",  # half the length of a filter
     "analysis/curves.py",  # points of a curve
     "upstream/s3prl_compat.py",  # a silent file
 }
