@@ -5,8 +5,8 @@
 
 A small recipe (setup2 and DAT on made-up speech) is trained once without interruption, and once killed with
 SIGKILL again and again, in turn before an update, in a validation, while a checkpoint is being written, and
-at a random moment of a step; each time `distill train --resume` continues it. Weights, moments of the
-optimisers and the lowest dev loss are then compared bit by bit.
+at a random moment of a step; each time `distill train --resume` continues it. Weights and moments of the
+optimisers are then compared bit by bit.
 """
 
 from __future__ import annotations

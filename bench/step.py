@@ -11,8 +11,8 @@ the step's multiply-adds would take at the speed of large matrix products, measu
 "of the limit" is the share of that speed that a contender reaches. Peak memory is that of a process of its
 own that makes two steps.
 
-On one CPU thread, "ours is x" and "of the limit" compare CPU time, which other programs on the machine change
-less; otherwise they go by the clock.
+On one CPU thread, "theirs / ours" and "of the limit" compare CPU time, which other programs on the machine
+change less; otherwise they go by the clock.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import json
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -67,7 +67,10 @@ class Setup:
 def main(arguments: list[str]) -> int:
     """Measure and print."""
     warnings.filterwarnings("ignore")  # of other libraries, about themselves
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: there is no GPU here")
     torch.set_num_threads(options.threads)
     if options.memory_of:  # in a process of its own
         setup = Setup(batch_of(options.batch), options.device, options.precision, options.preset)
@@ -247,6 +250,28 @@ def _precisions(options: argparse.Namespace) -> list[str]:
     return ["fp32"]
 
 
+def _batches(words: str) -> str:
+    """Names of batches; refuses those that name none."""
+    for word in words.split(","):
+        try:
+            batch_of(word)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+    return words
+
+
+def _known(what: str, names: Iterable[str]) -> Callable[[str], str]:
+    """A check that all words are beginnings of some names."""
+
+    def check(words: str) -> str:
+        for word in words.split(","):
+            if not any(name.startswith(word) for name in names):
+                raise argparse.ArgumentTypeError(f"unknown {what} {word!r}; there are {', '.join(names)}")
+        return words
+
+    return check
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m bench step",
@@ -254,11 +279,21 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(%(default)s)")
-    parser.add_argument("--batch", help=f"such as {BATCHES['cpu']} (the default on a CPU) or 24xlibrispeech")
+    parser.add_argument(
+        "--batch", type=_batches, help=f"such as {BATCHES['cpu']} (the default on a CPU) or 24xlibrispeech"
+    )
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (%(default)s)")
-    parser.add_argument("--precision", help="fp32, bf16 or fp32,bf16; default: what the device is good at")
+    parser.add_argument(
+        "--precision",
+        type=_known("precision", DTYPES),
+        help="fp32, bf16 or fp32,bf16; default: what the device has arithmetic for",
+    )
     parser.add_argument("--rounds", type=int, default=5, help="to take medians of (%(default)s)")
-    parser.add_argument("--only", help="contenders by the beginnings of their names: ours,torchaudio")
+    parser.add_argument(
+        "--only",
+        type=_known("contender", [*OURS, *PEERS]),
+        help="contenders by the beginnings of their names: ours,torchaudio",
+    )
     parser.add_argument("--preset", choices=tuple(TARGETS), default="base", help="size (%(default)s)")
     parser.add_argument("--no-memory", action="store_true", help="do not measure peak memory")
     parser.add_argument("--search", action="store_true", help="also look for the fastest batch size")

@@ -61,11 +61,12 @@ def condition(help: str) -> Argument:
 
 def training(recipes: str, *more: Argument, together: str = "") -> tuple[Argument, ...]:
     """Of the verbs that train by a recipe, such as those named; `together`: what is said of several."""
+    parent = "; of several, the folder that holds theirs (runs)" if together else ""
     return (
         Argument("recipe", nargs="?", help=f"recipe's name ({recipes}) or YAML file{together}"),
         overrides(),
         *more,
-        out(f"run folder (runs/NAME){'; of several, the folder for theirs (runs)' if together else ''}"),
+        out(f"run folder (runs/NAME){parent}"),
         Argument("--resume", type=Path, metavar="RUN", help="continue an interrupted run"),
         Argument(
             "--override", action="store_true", help="with --resume: continue although the recipe has changed"
@@ -78,7 +79,8 @@ SEEDS = Argument(
     "--seeds",
     nargs="+",
     metavar="N",
-    help="a run of each recipe with each of these seeds, in NAME-seedN; data.order_seed=0 lets them share",
+    help="a run of each recipe with each of these seeds, in NAME-seedN; data.order_seed=0 lets them share "
+    "batches and the teacher's passes",
 )
 CHECKPOINTS = Argument("checkpoints", nargs="+", help="students or teachers")
 SPEECH = Argument("--speech", required=True, help="manifest, TSV or folder of audio")

@@ -66,9 +66,8 @@ def train_several(options: argparse.Namespace) -> None:
         raise UsageError("--resume continues one run; to continue several, give the same command again")
     if not names:
         raise UsageError("--seeds: name a recipe, too")
-    for what, given in (("recipe", names), ("seed", seeds)):
-        twice = [one for one in given if given.count(one) > 1]
-        if twice:
+    for what, given in (("recipe", names), ("seed", list(map(str, seeds)))):
+        if twice := [one for one in given if given.count(one) > 1]:
             raise UsageError(f"{what} {twice[0]} is given twice")
     if seeds and any(word.startswith("seed=") for word in changes):
         raise UsageError("--seeds and seed=: give one of them")

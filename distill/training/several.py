@@ -23,6 +23,7 @@ from typing import Any
 
 from distill.checkpoints import safe_pickle
 from distill.config import differences, read_resolved
+from distill.data.datamodule import SpeechData
 from distill.errors import (
     CheckpointError,
     ConfigError,
@@ -78,6 +79,8 @@ def train_several(runs: Sequence[tuple[Recipe, Path]]) -> list[Path]:
         UserError: a run cannot be part of this; or, in the end, some have failed or all were stopped.
     """
     jobs = planned(runs)
+    for job in jobs:  # all before the first step: hours may lie between the groups
+        check_sources(job.recipe)
     recipes = [job.recipe for job in jobs]
     if len({one.seed for one in recipes}) > 1 and all(one.data.order_seed is None for one in recipes):
         print(
@@ -128,6 +131,18 @@ def planned(runs: Sequence[tuple[Recipe, Path]]) -> list[Job]:
         else:
             jobs.append(Job(recipe, out, _step_of(folder)))
     return jobs
+
+
+def check_sources(recipe: DistillRecipe) -> None:
+    """Open speech and noise of a recipe, as its training will.
+
+    Raises:
+        UserError: naming the recipe and what is missing.
+    """
+    try:
+        SpeechData(recipe, streams=streams_of(recipe))
+    except UserError as error:
+        raise type(error)(f"{recipe.name}: {error}") from None
 
 
 def _step_of(folder: RunFolder) -> int | None:
@@ -266,4 +281,6 @@ def conclude(outcomes: dict[Path, Outcome], n_jobs: int) -> None:
         raise error
     if failed:
         names = listed(failed)
-        raise SomeFailed(f"{len(failed)} of {n_jobs} runs failed: {names}; the same command continues them")
+        raise SomeFailed(
+            f"{len(failed)} of {n_jobs} runs failed: {names}; the same command continues what is not finished"
+        )

@@ -64,3 +64,18 @@ def test_the_loop_takes_one_step_at_a_time_and_says_what_failed():
     assert threads != [threading.current_thread()]
     with pytest.raises(ZeroDivisionError):
         loop.call(lambda: 1 / 0)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--batch", "4y5"], "batch '4y5': name it like 4x5"),
+        (["--only", "ours,foo"], "unknown contender 'foo'; there are ours, "),
+        (["--precision", "fp17"], "unknown precision 'fp17'; there are fp32, bf16"),
+    ],
+)
+def test_words_that_mean_nothing_are_refused(words, said, capsys):
+    with pytest.raises(SystemExit) as end:
+        step.main(words)
+    assert end.value.code == 2
+    assert said in capsys.readouterr().err

@@ -185,3 +185,12 @@ def test_what_cannot_be_trained_together_is_said(mini_data, tmp_path):
     for recipes, message in cases:
         with pytest.raises(UserError, match=message):
             planned(together(tmp_path, *recipes))
+
+
+def test_data_that_is_missing_is_said_before_anything_is_trained(mini_data, tmp_path):
+    runs = together(
+        tmp_path, made(mini_data, name="s2"), made(mini_data, "data.train=[nowhere.tsv]", name="s4")
+    )
+    with pytest.raises(UserError, match=r"^s4: data\.train: .*nowhere\.tsv"):
+        train_several(runs)
+    assert not list(tmp_path.iterdir())
