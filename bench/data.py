@@ -231,14 +231,9 @@ def write_noises(folder: Path) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench data",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = report.make_parser("data", __doc__)
     parser.add_argument("--workers", type=int, default=2, help="measured besides one (%(default)s)")
     parser.add_argument("--files", type=int, default=120, help="of speech, 12 s on average (%(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="to take medians of (%(default)s)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(%(default)s)")
-    report.add_outputs(parser)
     return parser

@@ -59,10 +59,16 @@ def spread(values: Sequence[float], digits: int = 2) -> str:
     return f"{statistics.median(values):.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
-def add_outputs(parser: argparse.ArgumentParser) -> None:
-    """Options --json and --markdown."""
+def make_parser(name: str, description: str | None) -> argparse.ArgumentParser:
+    """The options of a benchmark; so far --json and --markdown."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m bench {name}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--json", type=Path, help="file to write all figures to")
     parser.add_argument("--markdown", type=Path, help="file to write the tables to, too")
+    return parser
 
 
 def write(options: argparse.Namespace, figures: dict[str, Any], text: str) -> None:

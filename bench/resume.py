@@ -153,12 +153,7 @@ def as_text(found: dict[str, Any]) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench resume",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = report.make_parser("resume", __doc__)
     parser.add_argument("--kills", type=int, default=20, help="of the run (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the steps to kill at (%(default)s)")
-    report.add_outputs(parser)
     return parser

@@ -36,9 +36,11 @@ from bench.contenders import Contender, Run, take_turns
 from bench.memory import peak_mb
 from bench.ours import TARGETS, make_loop
 from bench.step_peers import PEERS, make_step
-from bench.work import gemm, step_flops
+from bench.work import gemm
+from distill.distillation import Distillation
 from distill.hubert import HubertEncoder
 from distill.student import Student
+from distill.training.flops import step_flops
 
 OURS: dict[str, dict[str, Any]] = {"ours": {}, "ours, setup2 + DAT": {"cdm": "setup2", "dat": True}}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -151,8 +153,7 @@ def flops_of(setup: Setup) -> float:
     with torch.device("meta"):
         teacher = HubertEncoder.from_preset(setup.preset)
         student = Student.from_teacher(teacher, targets=TARGETS[setup.preset])
-    shapes = teacher.config, student.encoder.config
-    return step_flops(*shapes, len(student.targets), setup.speech.lengths.tolist())
+    return step_flops(Distillation(teacher, student), setup.speech.lengths)
 
 
 def memory_in_child(setup: Setup, name: str) -> dict[str, float] | None:
@@ -273,11 +274,7 @@ def _known(what: str, names: Iterable[str]) -> Callable[[str], str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench step",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = report.make_parser("step", __doc__)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(%(default)s)")
     parser.add_argument(
         "--batch", type=_batches, help=f"such as {BATCHES['cpu']} (the default on a CPU) or 24xlibrispeech"
@@ -298,5 +295,4 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--no-memory", action="store_true", help="do not measure peak memory")
     parser.add_argument("--search", action="store_true", help="also look for the fastest batch size")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
-    report.add_outputs(parser)
     return parser

@@ -228,13 +228,9 @@ def _by_bin(spectra: Tensor, groups: int) -> Tensor:
 
 
 @lru_cache(maxsize=8)
+@torch.inference_mode(False)  # they are kept, and used in training
 def _fourier(size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     """Real transforms as matrices: cosines and sines (bins, size), and back, (size, 2 bins)."""
-    with torch.inference_mode(False):  # they are kept, and used in training
-        return _fourier_matrices(size, dtype)
-
-
-def _fourier_matrices(size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     turns = torch.arange(size // 2 + 1)[:, None] * torch.arange(size) % size  # exact
     angles = 2 * torch.pi * turns.double() / size
     cosine, sine = angles.cos(), angles.sin()

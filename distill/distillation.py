@@ -252,7 +252,8 @@ class Distillation(pl.LightningModule):
         gradient of the mean over the global batch, however unevenly it is spread.
         """
         frames = int(self.student.encoder.config.frames(batch.lengths).sum())
-        counts = (filled(float(count), self.device) for count in (frames, len(batch)))
+        # As arguments of a kernel: to copy them to the device would wait for it.
+        counts = (torch.full((), float(count), device=self.device) for count in (frames, len(batch)))
         n_frames, n_utterances = (self._all_sum(count) / self.trainer.world_size for count in counts)
         return n_frames, n_utterances
 
@@ -330,11 +331,6 @@ def loss_parts(loss: DistillationLoss, targets: Sequence[int]) -> dict[str, Tens
         parts[f"train/l1_layer{layer}"] = loss.l1_per_layer[head]
         parts[f"train/cosine_layer{layer}"] = loss.cosine_per_layer[head]
     return parts
-
-
-def filled(value: float, device: torch.device) -> Tensor:
-    """A scalar on a device, as an argument of a kernel: to copy one there would wait for the device."""
-    return torch.full((), value, device=device)
 
 
 def add_to(total: dict[str, Tensor], parts: dict[str, Tensor]) -> None:

@@ -138,9 +138,8 @@ class MaskedPrediction(pl.LightningModule):
         optimizer.step()
         optimizer.zero_grad()
         every: int = self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
-        if (
-            self.global_step % every == 0
-        ):  # all at once: Lightning forgets values when another hook has logged
+        if self.global_step % every == 0:
+            # All at once: Lightning forgets values when another hook has logged.
             self._log("train", MaskedLoss(*(torch.stack(term).sum() for term in zip(*noted, strict=True))))
             values = {"gradient_norm": self._gradient_norm, "lr": scheduler.get_last_lr()[0]}
             self.log_dict(values, batch_size=1)

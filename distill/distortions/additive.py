@@ -14,11 +14,10 @@ from distill.distortions.padded import (
     float_copy,
     on_cpu,
     per_row,
-    send,
     send_numbers,
     valid_lengths,
 )
-from distill.waveforms import SILENT_POWER
+from distill.waveforms import SILENT_POWER, to_device
 
 
 @torch.no_grad()
@@ -170,7 +169,7 @@ def _fit_at_once(
     n_host = sum(noises[row].device != device for row in order)
     packed = [noises[row].float() for row in order[n_host:]]
     if n_host:
-        packed.insert(0, send(torch.cat([noises[row].float().cpu() for row in order[:n_host]]), device))
+        packed.insert(0, to_device(torch.cat([noises[row].float().cpu() for row in order[:n_host]]), device))
     sizes = [clip.numel() for clip in noises]
     first, position = [0] * len(noises), 0
     for row in order:
@@ -179,7 +178,7 @@ def _fit_at_once(
         n // size + 1 if stretch and size < n else 1
         for size, n, stretch in zip(sizes, counts, stretches, strict=True)
     ]
-    facts = send(torch.tensor([first, sizes, repeats])[..., None], device)  # 3 of (B, 1)
+    facts = to_device(torch.tensor([first, sizes, repeats])[..., None], device)  # 3 of (B, 1)
     samples = torch.arange(speech.shape[1], device=device)
     places = samples.div(facts[2], rounding_mode="floor").remainder_(facts[1]).add_(facts[0])
     return clear_padding_((torch.cat(packed) if len(packed) > 1 else packed[0])[places], counts)

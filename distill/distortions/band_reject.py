@@ -19,10 +19,9 @@ from distill.distortions.padded import (
     convolve,
     float_copy,
     per_row,
-    send,
     valid_lengths,
 )
-from distill.waveforms import SAMPLE_RATE
+from distill.waveforms import SAMPLE_RATE, to_device
 
 _NYQUIST_HZ = SAMPLE_RATE / 2
 # sox takes one window for both edges; the upper one decides (in a pure low-pass, the lower one). These are
@@ -67,7 +66,7 @@ def apply(
     empty = [(a, b) for a, b in zip(low, high, strict=True) if a >= b]
     if empty:
         raise ValueError(f"low_hz must be below high_hz, got {empty[0][0]:g} and {empty[0][1]:g}")
-    kernels = send(torch.from_numpy(design(low, high).astype(np.float32)), waveforms.device)
+    kernels = to_device(torch.from_numpy(design(low, high).astype(np.float32)), waveforms.device)
     return clear_padding_(convolve(float_copy(waveforms, counts), kernels, origin=_CENTRE), counts)
 
 

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from distill.distortions import additive, band_reject, clipping, pitch, reverb, time_drop
 from distill.distortions.options import DistortionConfig, as_config
-from distill.distortions.padded import float_copy, on_cpu, send, valid_lengths
+from distill.distortions.padded import float_copy, on_cpu, valid_lengths
 from distill.distortions.plan import Plan, UtterancePlan, draw_batch
-from distill.waveforms import check_samples
+from distill.waveforms import check_samples, to_device
 
 # Samples that an effect takes at once on a CPU, 8 utterances of 12 s: with more, its temporaries are so large
 # that the allocator returns them to the system each time, and half the time goes into page faults.
@@ -49,7 +49,8 @@ class Distorter:
     def __init__(self, config: DistortionConfig, split: str = "train") -> None:
         self.config = config
         self.split = split
-        self._skipped: int | Tensor = 0
+        self.skipped: int | Tensor = 0
+        """Utterances so far whose noise or room was left out; a tensor where it was counted on a device."""
 
     @classmethod
     def from_config(
@@ -67,21 +68,15 @@ class Distorter:
         return cls(as_config(cfg), split)
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_skipped": self.skipped_silent}
+        return {**self.__dict__, "skipped": self.skipped_silent}
 
     @property
     def skipped_silent(self) -> int:
-        """Utterances so far whose noise or room was left out because it or the speech was silent."""
-        return int(self._skipped)
+        """Utterances so far whose noise or room was left out because it or the speech was silent.
 
-    @property
-    def skipped(self) -> int | Tensor:
-        """The same where it was counted: reading a number on a GPU waits for it."""
-        return self._skipped
-
-    @skipped.setter
-    def skipped(self, count: int | Tensor) -> None:
-        self._skipped = count
+        It is read from the device, which waits for it.
+        """
+        return int(self.skipped)
 
     def plan(
         self, utterance_ids: Sequence[str], seed: int = 0, epoch: int = 0, stream: str = "student"
@@ -148,12 +143,7 @@ class Distorter:
         out, reverberated, noisy = self._distort(waveforms, lengths, plan, noises, rirs, white)
         counts = valid_lengths(waveforms, lengths)
         applied = [
-            replace(
-                p,
-                additive=p.additive if added else "none",
-                rir=row in reverberated,
-                n_dropped=_dropped(p, counts[row])[1],
-            )
+            replace(_applied(p, row in reverberated, noisy=added), n_dropped=_dropped(p, counts[row])[1])
             for row, (p, added) in enumerate(zip(plan, noisy.tolist(), strict=True))
         ]
         return out, Plan(tuple(applied))
@@ -184,7 +174,7 @@ class Distorter:
         """Convolve with the recorded rooms, in place; return the rows for which that was possible."""
         clips = _clips("room impulse response", "rirs", plan, [p.rir for p in plan], rirs)
         usable = {row for row, clip in clips.items() if reverb.usable_rir(clip)}
-        self._skipped += len(clips) - len(usable)
+        self.skipped = self.skipped + len(clips) - len(usable)  # not in place: others keep the former count
         _on_rows(out, counts, reverb.convolve_rir, {row: (clips[row], plan[row].rir_db) for row in usable})
         return usable
 
@@ -203,7 +193,7 @@ class Distorter:
         clips.update((row, clip) for row, clip in drawn if clip is not None)
         noisy = torch.zeros(len(plan), dtype=torch.bool, device=out.device)
         for rows, n_samples in _groups(out, counts, sorted(clips)):
-            places = send(torch.tensor(rows), out.device)
+            places = to_device(torch.tensor(rows), out.device)
             out[places, :n_samples], noisy[places] = additive.mix(
                 out[places, :n_samples],
                 [counts[row] for row in rows],
@@ -212,7 +202,7 @@ class Distorter:
                 stretch=[plan[row].stretch_noise for row in rows],
             )
         # Kept as a tensor: reading it here would make the host wait for the device.
-        self._skipped = self._skipped + (len(clips) - noisy.sum())
+        self.skipped = self.skipped + (len(clips) - noisy.sum())
         return noisy
 
 
@@ -254,7 +244,7 @@ def _labels(plan: Plan, reverberated: set[int], noisy: Tensor) -> Tensor:
     as_planned = [_applied(p, row in reverberated, noisy=True) for row, p in enumerate(plan)]
     without_noise = [_applied(p, row in reverberated, noisy=False) for row, p in enumerate(plan)]
     both = torch.stack([Plan(tuple(plans)).labels() for plans in (as_planned, without_noise)])
-    with_noise, without = send(both, noisy.device)
+    with_noise, without = to_device(both, noisy.device)
     return torch.where(noisy[:, None], with_noise, without)
 
 
@@ -277,7 +267,7 @@ def _on_rows(
     for rows, n_samples in _groups(out, counts, sorted(arguments)):
         columns = zip(*(arguments[row] for row in rows), strict=True)
         given = [list(column) for column in columns]
-        places = send(torch.tensor(rows), out.device)
+        places = to_device(torch.tensor(rows), out.device)
         out[places, :n_samples] = effect(out[places, :n_samples], [counts[row] for row in rows], *given)
 
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distill.waveforms import check_samples
+from distill.waveforms import check_samples, to_device
 
 
 def valid_lengths(waveforms: Tensor, lengths: Tensor | Sequence[int] | None) -> list[int]:
@@ -66,14 +66,9 @@ def on_cpu(x: Tensor) -> bool:
     return x.device.type == "cpu"
 
 
-def send(values: Tensor, device: torch.device) -> Tensor:
-    """Values of the host on `device`, without waiting for it."""
-    return (values.pin_memory() if device.type == "cuda" else values).to(device, non_blocking=True)
-
-
 def send_numbers(numbers: Sequence[float], device: torch.device) -> Tensor:
-    """(B,) numbers of the host as float32, or int64 if they are integers, on `device`; see `send`."""
-    return send(torch.tensor(numbers), device)
+    """(B,) numbers of the host as float32, or int64 if they are integers, on `device`; see `to_device`."""
+    return to_device(torch.tensor(numbers), device)
 
 
 def is_padding(waveforms: Tensor, lengths: Sequence[int]) -> Tensor:

@@ -23,9 +23,9 @@ from distill.distortions.padded import (
     float_copy,
     on_cpu,
     per_row,
-    send,
     valid_lengths,
 )
+from distill.waveforms import to_device
 
 MAX_CENTS = 1200.0
 # sox's: 82 ms segments, a 12 ms cross-fade, a 14.68 ms search. Shorter segments keep the rhythm a little
@@ -69,7 +69,7 @@ def apply(waveforms: Tensor, lengths: Tensor | Sequence[int] | None, cents: PerR
     units = [_units(shifts[row]) for row in moved]
     tempos = [unit_out / unit_in for unit_in, unit_out in units]
     n_stretched = [math.ceil(counts[row] / tempo) for row, tempo in zip(moved, tempos, strict=True)]
-    rows = send(torch.tensor(moved), out.device)
+    rows = to_device(torch.tensor(moved), out.device)
     stretched = _stretch(out[rows], tempos, max(n_stretched))
     if not on_cpu(out):
         n_wanted = [counts[row] for row in moved]
@@ -93,7 +93,7 @@ def _stretch(waveforms: Tensor, tempos: Sequence[float], n_stretched: int) -> Te
     reach = int(nominal.max()) + _SEARCH + _SEGMENT
     x = F.pad(waveforms, (0, max(reach - waveforms.shape[1], 0)))
     search = _search if on_cpu(x) else _search_at_once
-    starts = search(x, send(nominal, x.device))  # (B, K)
+    starts = search(x, to_device(nominal, x.device))  # (B, K)
     rows = torch.arange(len(x), device=x.device)[:, None]
     segments = x.unfold(-1, _SEGMENT, 1)[rows, starts]  # (B, K, _SEGMENT)
     fade_in = torch.arange(_OVERLAP, device=x.device, dtype=x.dtype) / _OVERLAP

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distill.distortions.padded import send
+from distill.waveforms import to_device
 
 # Segments whose candidates are compared at once: their tables take 0.6 GB.
 _SEGMENTS_AT_ONCE = 512
@@ -91,7 +91,7 @@ def resample(
     n_blocks = max(-(-n // o) for n, (_, o) in zip(counts, scaled, strict=True))
     n_in = max(i + 2 * half for (i, _), half in zip(scaled, halves, strict=True))
     table = [(i, o, half, p) for (i, o), half, p in zip(scaled, halves, passbands, strict=True)]
-    facts = send(torch.tensor(table, dtype=torch.float64), device)
+    facts = to_device(torch.tensor(table, dtype=torch.float64), device)
     unit_in, unit_out, half, passband = facts.T[..., None, None]  # (B, 1, 1) each
     place = torch.arange(n_in, device=device)
     lag = (place[:, None] - half) - torch.arange(n_out, device=device) * unit_in / unit_out

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from distill.distortions.padded import (
     PerRow,
@@ -23,10 +24,9 @@ from distill.distortions.padded import (
     convolve,
     float_copy,
     per_row,
-    send,
     valid_lengths,
 )
-from distill.waveforms import SAMPLE_RATE
+from distill.waveforms import SAMPLE_RATE, to_device
 
 # Freeverb's delays in samples at 44.1 kHz, and by how much they differ between the two channels.
 _COMB_DELAYS = (1116, 1188, 1277, 1356, 1422, 1491, 1557, 1617)
@@ -63,7 +63,7 @@ def apply(waveforms: Tensor, lengths: Tensor | Sequence[int] | None, room_scale:
     if not counts:
         return waveforms.to(torch.float32, copy=True)
     responses = [impulse_response(int(room)) for room in rooms]
-    kernels = send(torch.nn.utils.rnn.pad_sequence(responses, batch_first=True), waveforms.device)  # (B, L)
+    kernels = to_device(pad_sequence(responses, batch_first=True), waveforms.device)  # (B, L)
     return clear_padding_(convolve(float_copy(waveforms, counts), kernels), counts)
 
 
@@ -108,7 +108,7 @@ def convolve_rir(
     peaks = [int(h.abs().argmax()) if db is None else 0 for h, db in zip(responses, ratios, strict=True)]
     origin = max(peaks)
     rows = [F.pad(h, (origin - peak, 0)) for h, peak in zip(responses, peaks, strict=True)]
-    kernels = send(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), waveforms.device)  # (B, L)
+    kernels = to_device(pad_sequence(rows, batch_first=True), waveforms.device)  # (B, L)
     speech = float_copy(waveforms, counts)
     out = clear_padding_(convolve(speech, kernels, origin), counts)
     # gain = fixed + factor · |x|: 1 + 0 where the response keeps its unit energy.
@@ -116,7 +116,7 @@ def convolve_rir(
     if any(own):
         factor = [10 ** (-(db or 0) / 20) if is_own else 0.0 for db, is_own in zip(ratios, own, strict=True)]
         numbers = torch.tensor([[1.0 - is_own for is_own in own], factor])
-        fixed, factors = send(numbers, out.device)
+        fixed, factors = to_device(numbers, out.device)
         out *= (fixed + factors * torch.linalg.vector_norm(speech, dim=1))[:, None]
     return out
 

@@ -79,8 +79,9 @@ def train_several(runs: Sequence[tuple[Recipe, Path]]) -> list[Path]:
         UserError: a run cannot be part of this; or, in the end, some have failed or all were stopped.
     """
     jobs = planned(runs)
-    for job in jobs:  # all before the first step: hours may lie between the groups
-        check_sources(job.recipe)
+    groups = groups_of(jobs)
+    for group in groups:  # all before the first step: hours may lie between them
+        check_sources(group)
     recipes = [job.recipe for job in jobs]
     if len({one.seed for one in recipes}) > 1 and all(one.data.order_seed is None for one in recipes):
         print(
@@ -88,7 +89,7 @@ def train_several(runs: Sequence[tuple[Recipe, Path]]) -> list[Path]:
             file=sys.stderr,
         )
     outcomes: dict[Path, Outcome] = {}
-    for group in groups_of(jobs):
+    for group in groups:
         outcomes |= train_group(group)
         gc.collect()  # models and trainers refer to each other: the next group needs their memory
         if any(isinstance(outcome, Interrupted | NotStarted) for outcome in outcomes.values()):
@@ -133,16 +134,23 @@ def planned(runs: Sequence[tuple[Recipe, Path]]) -> list[Job]:
     return jobs
 
 
-def check_sources(recipe: DistillRecipe) -> None:
-    """Open speech and noise of a recipe, as its training will.
+def check_sources(group: Sequence[Job]) -> None:
+    """Open the speech and the noise of a group, as its training will.
 
     Raises:
-        UserError: naming the recipe and what is missing.
+        UserError: naming its first recipe and what is missing.
     """
+    recipe = group[0].recipe
     try:
-        SpeechData(recipe, streams=streams_of(recipe))
+        SpeechData(recipe, streams=streams_of_all(group))
     except UserError as error:
-        raise type(error)(f"{recipe.name}: {error}") from None
+        error.args = (f"{recipe.name}: {error.args[0]}", *error.args[1:])
+        raise
+
+
+def streams_of_all(group: Iterable[Job]) -> list[str]:
+    """The distorted views that the runs of a group hear."""
+    return sorted({stream for job in group for stream in streams_of(job.recipe)})
 
 
 def _step_of(folder: RunFolder) -> int | None:
@@ -173,8 +181,7 @@ def train_group(jobs: Sequence[Job]) -> dict[Path, Outcome]:
         (job,) = jobs
         return {job.out: _outcome(job, None)}
     _say(jobs)
-    streams = sorted({stream for job in jobs for stream in streams_of(job.recipe)})
-    group = Group(len(jobs), streams)
+    group = Group(len(jobs), streams_of_all(jobs))
     outcomes: dict[Path, Outcome] = {}
 
     def work(run: int, job: Job) -> None:

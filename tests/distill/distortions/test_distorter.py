@@ -143,6 +143,16 @@ def test_silence_takes_the_noise_label_back(effect):
     assert distorter.skipped_silent == 4
 
 
+def test_counting_what_is_left_out_changes_no_earlier_count():
+    """Runs that train together keep the count from before."""
+    distorter = only(rir=True)
+    distorter.skipped = before = torch.tensor(3)
+    x, _, _, ids = batch(1)
+    distorter(x, None, distorter.plan(ids), None, [torch.zeros(9)])
+    assert before == 3
+    assert distorter.skipped_silent == 4
+
+
 def test_silent_rir_is_left_out():
     distorter = only(rir=True)
     x, _, _, ids = batch(2)
