@@ -18,6 +18,10 @@ _ADVICE = re.compile(
 """Words of advice to switch off a protection."""
 
 
+LONGEST_MESSAGE = 2000
+"""Letters of a message that quotes a file: the longest that is wholly ours is half of it."""
+
+
 class UserError(Exception):
     """A foreseeable mistake. The message names what, where and how to fix it, in one line."""
 
@@ -32,11 +36,24 @@ class UsageError(UserError):
     exit_code = 2
 
 
-class ConfigError(UsageError):
+class _QuotesFiles(UserError):
+    """Repeats what a file says, whoever wrote it: one line of printable characters, of a limited length.
+
+    Args:
+        message: may have anything in it.
+    """
+
+    def __init__(self, message: object = ""):
+        text = str(message)
+        shown = text if len(text) <= LONGEST_MESSAGE else f"{text[:LONGEST_MESSAGE]}..."
+        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in shown))
+
+
+class ConfigError(_QuotesFiles, UsageError):
     """A recipe or override that cannot be understood."""
 
 
-class CheckpointError(UserError):
+class CheckpointError(_QuotesFiles):
     """A checkpoint that is missing, malicious or of another kind; says what was found and what expected."""
 
 

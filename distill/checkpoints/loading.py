@@ -23,7 +23,7 @@ from distill.checkpoints import (
 )
 from distill.checkpoints.native import Kind
 from distill.encoder import Encoder, EncoderConfig
-from distill.errors import CheckpointError, listed
+from distill.errors import CheckpointError, UserError, first_line, listed
 from distill.hubert import PRESETS as HUBERTS
 from distill.hubert import HubertEncoder
 from distill.spiral.encoder import PRESETS as SPIRALS
@@ -203,8 +203,15 @@ def _open_plain(source: str, wanted: _Wanted, choice: bool | None) -> Opened:
         return Opened("random", encoder_of(PRESETS[name]).eval(), {"preset": name})
     try:
         return _open_path(path, source, wanted, choice)
+    except UserError:
+        raise
     except OSError as error:
         raise CheckpointError(f"{source} cannot be read: {error.strerror or error}") from error
+    except Exception as error:  # a file can be wrong in more ways than its reader asks about
+        raise CheckpointError(
+            f"{source} holds something that no checkpoint of its kind does ({type(error).__name__}: "
+            f"{first_line(error)}): it is damaged, or was written by another program"
+        ) from error
 
 
 def _open_path(path: Path, source: str, wanted: _Wanted, choice: bool | None) -> Opened:

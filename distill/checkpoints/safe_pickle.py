@@ -36,6 +36,8 @@ _STAND_IN_NAMES = (
     *("argparse.Namespace", "types.SimpleNamespace", "typing.Any", "torch.device"),
     *("collections.Counter", "collections.deque"),
 )
+_VALUES = (bool, int, float, str)
+"""What configurations consist of, beside dicts and lists: nothing whose comparison means something else."""
 _STORAGES = {
     f"{kind}Storage": dtype
     for kind, dtype in {
@@ -227,7 +229,8 @@ def plain(value: Any) -> Any:
     """Configuration objects as the dicts, lists and values they stand for.
 
     DictConfig, ListConfig, the value nodes of omegaconf and argparse.Namespace are resolved; an enum becomes
-    its value; other stand-ins become their name in angle brackets. Interpolations stay as they are written.
+    its value; other stand-ins, tensors and the like become their name in angle brackets. Interpolations stay
+    as they are written.
 
     Raises:
         CheckpointError: if the value contains itself.
@@ -253,4 +256,4 @@ def _plain(value: Any) -> Any:
         return {str(_plain(key)): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    return value
+    return value if value is None or isinstance(value, _VALUES) else f"<{type(value).__name__}>"

@@ -11,8 +11,8 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from importlib import resources
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any, TypeVar, get_type_hints
 
 from distill.config.references import check_override, check_text, check_values
 from distill.distortions.options import VARIANTS
-from distill.errors import ConfigError
+from distill.errors import ConfigError, UserError, first_line
 from distill.options import AdaptRecipe, DistillRecipe, FinetuneRecipe, Recipe, SpiralRecipe
 
 Options = TypeVar("Options")
@@ -59,12 +59,27 @@ def load(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
     """
     from omegaconf import OmegaConf
 
-    stated = OmegaConf.merge({}, *map(_override, overrides))
-    values: Any = OmegaConf.merge(_read(recipe, seen=()), _with_variant(stated))
-    kind = str(OmegaConf.select(values, "kind", default="distil"))
-    if kind not in KINDS:
-        raise ConfigError(f"{recipe}: kind must be one of {', '.join(KINDS)}, not {kind!r}")
-    return _build(KINDS[kind], values, recipe)
+    with _refused(recipe):
+        stated = OmegaConf.merge({}, *map(_override, overrides))
+        values: Any = OmegaConf.merge(_read(recipe, seen=()), _with_variant(stated))
+        kind = str(OmegaConf.select(values, "kind", default="distil"))
+        if kind not in KINDS:
+            raise ConfigError(f"{recipe}: kind must be one of {', '.join(KINDS)}, not {kind!r}")
+        return _build(KINDS[kind], values, recipe)
+
+
+@contextmanager
+def _refused(where: str) -> Iterator[None]:
+    """What OmegaConf raises of values of the wrong kind, as a `ConfigError`: there is no end to how."""
+    try:
+        yield
+    except (UserError, OSError, ImportError):
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"{where}: a list, a section or a value stands where another of them belongs, or refers to one "
+            f"({type(error).__name__}: {first_line(error)})"
+        ) from error
 
 
 def from_words(kind: type[Options], values: Mapping[str, Any], overrides: Sequence[str]) -> Options:
@@ -81,7 +96,8 @@ def from_words(kind: type[Options], values: Mapping[str, Any], overrides: Sequen
     from omegaconf import OmegaConf
 
     check_values(values)
-    return _build(kind, OmegaConf.merge(OmegaConf.create(dict(values)), *map(_override, overrides)), "")
+    with _refused(", ".join(overrides) or "the settings"):
+        return _build(kind, OmegaConf.merge(OmegaConf.create(dict(values)), *map(_override, overrides)), "")
 
 
 def to_words(options: Any) -> list[str]:

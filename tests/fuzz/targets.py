@@ -1,0 +1,8 @@
+"""Every reader that is fuzzed, by name."""
+
+from __future__ import annotations
+
+from tests.fuzz import checkpoints, recipes
+from tests.fuzz.target import Target
+
+TARGETS: dict[str, Target] = {target.name: target for target in (*recipes.TARGETS, *checkpoints.TARGETS)}
