@@ -90,7 +90,7 @@ def main(arguments: list[str]) -> None:
     from distill import atomic
     from distill.training import train
 
-    made, flush = train.make_trainer, atomic._flush
+    made, flush = train.make_trainer, atomic.flush
 
     def make_trainer(*args: Any, **kwargs: Any) -> Any:
         trainer: Any = made(*args, **kwargs)
@@ -102,7 +102,7 @@ def main(arguments: list[str]) -> None:
             death.die("saving")
         flush(path)
 
-    train.make_trainer, atomic._flush = make_trainer, dying_flush
+    train.make_trainer, atomic.flush = make_trainer, dying_flush
     sys.argv = ["distill", *words]
     runpy.run_module("distill", run_name="__main__")
 

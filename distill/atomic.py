@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+_LEFT = re.compile(r"\.(partial|[0-9a-f]{12})\..+")
+"""Names that `atomic` gives to files that are not complete yet."""
 
 
 @contextmanager
@@ -17,7 +21,7 @@ def atomic(path: Path, *, sole: bool = False) -> Iterator[Path]:
 
     Its name ends as that of `path` does: libraries choose formats and compression by the suffix. What was
     written is flushed to the disk first, so that after a power cut either the old or the new file exists. If
-    the block fails, `path` stays as it was.
+    the block fails, `path` stays as it was. A link under either name is replaced, never followed.
 
     Args:
         path: the file to make or replace; its folder is made if missing.
@@ -35,8 +39,9 @@ def atomic(path: Path, *, sole: bool = False) -> Iterator[Path]:
     temporary = path.with_name(f".{'partial' if sole else uuid.uuid4().hex[:12]}.{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.unlink(missing_ok=True)  # of a killed process, or a link that somebody has put there
         yield temporary
-        _flush(temporary)
+        flush(temporary)
         temporary.replace(path)
     except OSError as error:
         if error.filename in (None, str(temporary)):  # others are about what the block reads
@@ -46,7 +51,18 @@ def atomic(path: Path, *, sole: bool = False) -> Iterator[Path]:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
     with suppress(OSError):  # not every file system can flush a folder
-        _flush(path.parent)
+        flush(path.parent)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what processes that were killed while they wrote files have left in a folder.
+
+    To be called only where no other process writes at the same time.
+    """
+    with suppress(OSError):  # it does not exist, or is not ours to tidy up
+        for path in [path for path in folder.iterdir() if _LEFT.fullmatch(path.name)]:
+            with suppress(OSError):  # a folder, say
+                path.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -65,8 +81,13 @@ def write_json(path: Path, values: Any, *, indent: int | None = 2) -> None:
     Raises:
         OSError: as `atomic`.
         TypeError: for values that JSON does not have.
+        ValueError: for NaN and infinities, which it does not have either; names `path`.
     """
-    write_text(path, json.dumps(values, indent=indent) + "\n")
+    try:
+        text = json.dumps(values, indent=indent, allow_nan=False)
+    except ValueError as error:
+        raise ValueError(f"{path} cannot hold NaN or infinity: {error}") from None
+    write_text(path, text + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -85,7 +106,8 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Wait until the disk has a file, or the names in a folder."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

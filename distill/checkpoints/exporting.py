@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -61,9 +62,12 @@ def export_checkpoint(
         What was written.
 
     Raises:
-        CheckpointError: as `load_teacher` and `export`.
+        CheckpointError: as `load_teacher` and `export`, or a file that would be written exists.
     """
     model, provenance, recipe = loading.load_any(source)
+    for file in _written(model, format, Path(path)):
+        if os.path.lexists(file):
+            raise CheckpointError(f"{file} exists: choose another --out, or remove it first")
     card: dict[str, Any] = {"recipe": recipe, "scores": scores, "license": license}
     return export(model, format, path, provenance=provenance, n_samples=n_samples, **card)
 
@@ -135,6 +139,19 @@ def export(
     if isinstance(model, HubertEncoder) and format == "torchaudio":
         return torchaudio.write(model, file, facts)
     return onnx.write(model, file, facts, n_samples=n_samples)
+
+
+def _written(model: Encoder | Student, format: str, path: Path) -> list[Path]:
+    """The files that `export` writes."""
+    if format == "native":
+        kind = "student" if isinstance(model, Student) else "teacher"
+        return [path / f"{kind}.safetensors", path / f"{kind}.json"]
+    if format == "huggingface":
+        return [path / name for name in huggingface.WRITTEN]
+    name = EXPORT_NAMES.get(format, "")
+    file = path if path.suffix == Path(name).suffix else path / name
+    beside = {"torchaudio": [file.with_suffix(".json")], "onnx": [onnx.int8_path(file)]}
+    return [file, *beside.get(format, [])]
 
 
 def _kind(model: Encoder | Student) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from distill import atomic as whole_files
 from distill.errors import CheckpointError, first_line
+
+_CHECKSUM = "blake2b"
+"""Key in the metadata of a .safetensors file of ours."""
 
 
 def is_plain_name(name: str) -> bool:
@@ -23,29 +27,94 @@ def is_plain_name(name: str) -> bool:
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file.
+    """The tensors of a .safetensors file, verified against its checksum if `write_safetensors` made it.
 
     Raises:
         CheckpointError: if it is missing or damaged.
     """
     try:
-        return load_file(path)
+        tensors, wanted = load_file(path), checksum_of(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
             f"{path} is not a readable safetensors file (damaged, or a download cut short?): "
             f"{first_line(error)}"
         ) from None
+    if wanted is not None and wanted != _checksum(tensors):
+        raise CheckpointError(f"{path} is damaged (it does not match its checksum): restore it from a copy")
+    return tensors
+
+
+def checksum_of(path: Path) -> str | None:
+    """The checksum that `write_safetensors` noted in a file; None if another program wrote it.
+
+    Raises:
+        SafetensorError: if the file is damaged.
+        OSError: if it cannot be read.
+    """
+    with safe_open(path, framework="pt") as opened:
+        return (opened.metadata() or {}).get(_CHECKSUM)
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    """BLAKE2b of names, types, shapes and contents."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode(errors="surrogatepass"))
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def write_safetensors(path: Path, state: Mapping[str, Tensor]) -> None:
-    """Write a .safetensors file atomically.
+    """Write a .safetensors file atomically, with its checksum.
 
     Raises:
         CheckpointError: as `atomic`.
     """
-    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
+    tensors = _on_cpu(state)
     with atomic(path) as temporary:
-        save_file(tensors, temporary, metadata={"format": "pt"})  # transformers insists on the metadata
+        _save(temporary, tensors, _checksum(tensors))
+
+
+def write_described(path: Path, state: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
+    """Write weights, and next to them a JSON file with their description and checksum.
+
+    Both are on the disk before either takes the place of an older one: a full disk leaves the old pair.
+
+    Raises:
+        CheckpointError: as `atomic`.
+        ValueError: as `write_json`.
+    """
+    tensors = _on_cpu(state)
+    checksum = _checksum(tensors)
+    with atomic(path) as temporary:
+        _save(temporary, tensors, checksum)
+        write_json(path.with_suffix(".json"), {**description, "weights": {_CHECKSUM: checksum}})
+
+
+def _on_cpu(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
+
+
+def _save(path: Path, tensors: dict[str, Tensor], checksum: str) -> None:
+    """Write tensors, and wait until the disk has them."""
+    save_file(tensors, path, metadata={"format": "pt", _CHECKSUM: checksum})  # transformers wants the format
+    whole_files.flush(path)
+
+
+def read_described(path: Path, description: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The weights next to a description, which may be of others after a write that was broken off.
+
+    Raises:
+        CheckpointError: as `read_safetensors`, or they are not those of the description.
+    """
+    tensors, noted = read_safetensors(path), description.get("weights")
+    wanted = noted.get(_CHECKSUM) if isinstance(noted, dict) else None  # earlier versions noted none
+    if wanted is not None and wanted != checksum_of(path):
+        raise CheckpointError(
+            f"{path} is not what {path.with_suffix('.json').name} describes (a write that was broken off, or "
+            "two models mixed up): restore both from a copy, or make them again"
+        )
+    return tensors
 
 
 def write_torch(path: Path, contents: Any) -> Path:
@@ -54,9 +123,24 @@ def write_torch(path: Path, contents: Any) -> Path:
     Raises:
         CheckpointError: as `atomic`.
     """
-    with atomic(path) as temporary, temporary.open("wb") as stream:
-        torch.save(contents, stream)  # a stream: given a path, torch puts its (temporary) name into the file
+    with atomic(path) as temporary:
+        save_torch(contents, temporary)
     return path
+
+
+def save_torch(contents: Any, path: Path) -> None:
+    """`torch.save`, of which a full disk is an OSError, too.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    try:
+        with path.open("wb") as stream:
+            torch.save(contents, stream)  # a stream: given a path, torch puts its name into the file
+    except RuntimeError as error:  # torch's writer, while it ends the file after an error of the stream
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -54,6 +54,8 @@ _HEADS = (
 """Weights around the encoder: SpecAugment's mask, CTC and classification heads, wav2vec 2.0's own head."""
 FILES = ("config.json", *huggingface_files.WEIGHTS)
 """Any of these names stands for the folder it lies in."""
+WRITTEN = ("README.md", "config.json", "preprocessor_config.json", "model.safetensors")
+"""The files that `write` writes and `push` uploads."""
 _FIXED = {"hidden_act": "gelu", "feat_extract_activation": "gelu", "layer_norm_eps": 1e-5}
 """Settings that every HuBERT shares and `HubertEncoder` has built in."""
 
@@ -254,7 +256,7 @@ def push(folder: str | Path, repo_id: str, *, private: bool = False) -> str:
         api.upload_folder(
             folder_path=folder,
             repo_id=repo_id,
-            allow_patterns=["README.md", "config.json", "preprocessor_config.json", "model.safetensors"],
+            allow_patterns=list(WRITTEN),
             commit_message="Model exported by robust-distilhubert",
         )
     except Exception as error:  # the exceptions of its network stack differ between versions

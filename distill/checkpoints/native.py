@@ -39,8 +39,7 @@ def write(model: Encoder | Student, folder: str | Path, provenance: dict[str, An
     description = model.to_dict() if isinstance(model, Student) else model.config.to_dict()
     path = Path(folder) / f"{kind}.safetensors"
     values = {"version": VERSION, "kind": kind, "architecture": description, "provenance": provenance or {}}
-    files.write_json(path.with_suffix(".json"), {"format": "robust-distilhubert"} | values)
-    files.write_safetensors(path, model.state_dict())
+    files.write_described(path, model.state_dict(), {"format": "robust-distilhubert"} | values)
     return path
 
 
@@ -101,7 +100,7 @@ def read(path: str | Path, *, prefer: Kind = "student") -> tuple[Encoder | Stude
         raise CheckpointError(
             f"{described} has format version {description.get('version')!r}, this release reads {VERSION}"
         )
-    return _build(description, files.read_safetensors(found), found)
+    return _build(description, files.read_described(found, description), found)
 
 
 def _read_lightning(path: Path) -> tuple[Encoder | Student, dict[str, Any]]:

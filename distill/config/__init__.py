@@ -9,6 +9,7 @@ name. A value may refer to another key of the recipe, as in `${data.root}`, and 
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,7 +36,7 @@ KINDS: dict[str, type[Recipe]] = {
 
 
 END_LINE = "# End of the recipe: without this line, the file is not whole."
-"""Last line of a run's recipe.yaml; a file without it may be cut off."""
+"""Begins the last line of a run's recipe.yaml; a file without it may be cut off."""
 
 
 def recipe_names() -> list[str]:
@@ -179,17 +180,25 @@ def to_yaml(recipe: Recipe) -> str:
     return OmegaConf.to_yaml(OmegaConf.structured(recipe))
 
 
+def with_checksum(text: str) -> str:
+    """A resolved recipe with a last line that tells whether it is still what a run wrote."""
+    checksum = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return f"{text}{END_LINE} BLAKE2b: {checksum}\n"
+
+
 def read_resolved(path: Path) -> Recipe:
     """The recipe of a run folder, which states every key.
 
     Raises:
-        ConfigError: for a file that was cut off, for instance by a full disk: the missing keys would silently
-            get their defaults. Files of earlier versions, without `END_LINE`, must have the last key.
+        ConfigError: for a file that was changed, or cut off, for instance by a full disk: the missing keys
+            would silently get their defaults. Files of earlier versions, without `END_LINE`, must have the
+            last key.
     """
     from omegaconf import OmegaConf
 
     text = path.read_text(encoding="utf-8", errors="replace")
-    if END_LINE not in text.splitlines():
+    recipe, end, checksum = text.partition(END_LINE)
+    if not end:
         values = _read(str(path), seen=()) if text.endswith("\n") else OmegaConf.create({})
         last = _last_key(KINDS.get(str(OmegaConf.select(values, "kind")), DistillRecipe))
         if OmegaConf.select(values, last, default=...) is ...:
@@ -197,6 +206,11 @@ def read_resolved(path: Path) -> Recipe:
                 f"{path} is cut off (a full disk?): give the run's own recipe again, as in `distill train "
                 f"RECIPE key=value --resume {path.parent} --override`"
             )
+    elif checksum.strip() and text != with_checksum(recipe):  # earlier versions had none
+        raise ConfigError(
+            f"{path} is not as the run wrote it (damaged, or changed by hand): give the run's own recipe "
+            f"again, as in `distill train RECIPE key=value --resume {path.parent} --override`"
+        )
     return load(str(path))
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from pytorch_lightning.callbacks import Callback
 
+from distill.atomic import remove_leftovers
 from distill.errors import UserError
 from distill.processes import is_first_process
 
@@ -62,6 +63,8 @@ class RunLock(Callback):
             self.folder.mkdir(parents=True, exist_ok=True)
             while not self._create():
                 self._clear()
+            for folder in (self.folder, self.folder / "checkpoints"):
+                remove_leftovers(folder)
             self._thread = threading.Thread(target=self._beat, name="run lock", daemon=True)
             self._thread.start()
         return self

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import secrets
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -15,6 +17,7 @@ from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 from pytorch_lightning.loggers.logger import DummyLogger
 from typing_extensions import override
 
+from distill.atomic import write_text
 from distill.errors import first_line
 from distill.options import Recipe
 from distill.processes import is_first_process
@@ -174,12 +177,13 @@ def _wandb(kind: type[WandbLogger], recipe: Recipe, folder: RunFolder) -> WandbL
 
 def _wandb_id(path: Path) -> str:
     """The same when a run is resumed, so that Weights & Biases continues its curves."""
-    if path.exists():
-        return path.read_text(encoding="utf-8").strip()
+    with suppress(OSError):
+        if re.fullmatch(r"[\w-]{1,64}\n?", found := path.read_text(encoding="utf-8", errors="replace")):
+            return found.strip()
     made = secrets.token_hex(4)
     if is_first_process():  # the others do not log
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(made + "\n", encoding="utf-8")
+        with suppress(OSError):  # of a full disk; the run is then another one after a resume
+            write_text(path, made + "\n")
     return made
 
 

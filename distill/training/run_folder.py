@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import platform
 import subprocess
 from dataclasses import dataclass
@@ -11,10 +12,12 @@ from pathlib import Path
 from typing import ClassVar
 
 from distill.atomic import read_json, write_json, write_text
-from distill.config import END_LINE, to_yaml
-from distill.errors import UserError
+from distill.config import to_yaml, with_checksum
+from distill.errors import UserError, first_line
 from distill.options import Recipe
 from distill.processes import is_first_process
+
+logger = logging.getLogger(__name__)
 
 BEST, LAST = "best.ckpt", "last.ckpt"
 
@@ -125,10 +128,23 @@ class RunFolder:
         if others and not self.recipe.exists():
             raise UserError(f"{self} holds other things: choose an empty or new folder with --out")
 
+    def refuse_links(self) -> None:
+        """Refuse links to files where a run and its loggers write or append: somebody may have planted them.
+
+        Raises:
+            UserError: naming one.
+        """
+        for folder in (self.path, self.checkpoints, self.metrics.parent, self.path / "tensorboard"):
+            for path in folder.iterdir() if folder.is_dir() else ():
+                if path.is_symlink() and not path.is_dir():
+                    raise UserError(
+                        f"{path} is a link, and a run writes to such files: put a copy in its place"
+                    )
+
     def start(self, recipe: Recipe) -> None:
         """Make the folder, and keep the resolved recipe and the versions in it."""
         if is_first_process():
-            _keep(self.recipe, f"{to_yaml(recipe)}{END_LINE}\n")
+            _keep(self.recipe, with_checksum(to_yaml(recipe)))
             _keep(self.versions, json.dumps(versions(), indent=2) + "\n")
 
     def finish(self, *, steps: int, seconds: float) -> None:
@@ -140,7 +156,12 @@ class RunFolder:
         """Updates of a finished run; 0 if it is not finished."""
         try:
             return int(read_json(self.finished)["steps"])
-        except (OSError, ValueError, TypeError, KeyError):  # missing, or cut off by a full disk
+        except FileNotFoundError:
+            return 0
+        except (OSError, ValueError, TypeError, KeyError, OverflowError) as error:
+            logger.warning(
+                "%s is damaged (%s): the run counts as unfinished", self.finished, first_line(error)
+            )
             return 0
 
 

@@ -17,12 +17,15 @@ from typing_extensions import override
 
 from distill.atomic import atomic
 from distill.checkpoints import safe_pickle
-from distill.errors import CheckpointError
+from distill.checkpoints.files import save_torch
+from distill.errors import CheckpointError, UserError, first_line
 from distill.training.faults import SkipNonFinite
 from distill.training.run_folder import BEST
 
 logger = logging.getLogger(__name__)
 
+_MOST_FAILED = 3
+"""Attempts to write the first `last.ckpt`, one at each validation: more would risk hours of work."""
 _LIGHTNINGS = {"state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks", "global_step"}
 """Keys that every checkpoint of a training has."""
 
@@ -32,11 +35,15 @@ def damage(path: Path) -> str:
 
     torch writes a checksum (CRC-32) of each tensor into its files, but does not verify it when it reads.
     """
+    if not path.is_file():
+        return "it is not a file" if path.exists() else "it does not exist"
     try:
         with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+            if packed or sum(entry.file_size for entry in entries) > path.stat().st_size:
+                return "its parts are compressed or overlap"  # and may be of any size
             part = archive.testzip()
-    except FileNotFoundError:
-        return "it does not exist"
     except Exception as error:  # a damaged header can make zipfile raise anything
         return " ".join(str(error).split()) or type(error).__name__
     return f"{part} does not match its checksum" if part else ""
@@ -129,9 +136,18 @@ class SoundCheckpoint(ModelCheckpoint):
         value = trainer.callback_metrics.get(self.monitor or "")
         if not left_out and (value is None or torch.isfinite(value)):
             super().on_validation_end(trainer, pl_module)
+        writer = trainer.strategy.checkpoint_io
+        if hopeless := trainer.strategy.broadcast(getattr(writer, "hopeless", "")):
+            raise NeverSaved(hopeless)
 
 
 class _Unreadable(CheckpointError):
+    joint = True
+
+
+class NeverSaved(UserError):
+    """No checkpoint of a run could be written, and another day of training would not change that."""
+
     joint = True
 
 
@@ -141,11 +157,15 @@ class CarefulCheckpointIO(TorchCheckpointIO):
     A checkpoint that cannot be written, for instance on a full disk, does not end the training: the previous
     one stays, and `problem` says what was wrong. The best one is then kept in memory and written with the
     next, and `last.ckpt` never gets ahead of it: a run resumed from there finds the best again.
+
+    If there is no previous one, either, all of the training would be lost with its process: after a few
+    attempts `hopeless` says so.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.problem = ""
+        self.problem, self.hopeless = "", ""
+        self.failed = 0
         self.kept: tuple[Path, bytes] | None = None  # the best, if it is not on disk
 
     @override
@@ -160,17 +180,22 @@ class CarefulCheckpointIO(TorchCheckpointIO):
                 with atomic(self.kept[0], sole=True) as partial:
                     partial.write_bytes(self.kept[1])
                 self.kept = None
-            with atomic(path, sole=True) as partial, partial.open("wb") as file:
-                torch.save(checkpoint, file)
-            self.problem = ""
-        except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
+            with atomic(path, sole=True) as partial:
+                save_torch(checkpoint, partial)
+            self.problem, self.failed = "", 0
+        except OSError as error:
             if path.name == BEST:
                 memory = io.BytesIO()
                 torch.save(checkpoint, memory)
                 self.kept = path, memory.getvalue()
-            reason = error.__context__ if isinstance(error.__context__, OSError) else error
-            said = getattr(reason, "strerror", None) or str(reason).splitlines()[0]
-            self.problem = f"{path} could not be written ({said})"
+            self.problem = f"{path} could not be written ({error.strerror or first_line(error)})"
+            self.failed += path.name != BEST
+            nothing = not path.exists() and not path.with_name(BEST).exists()
+            if self.failed >= _MOST_FAILED and nothing:
+                self.hopeless = (
+                    f"{self.problem}, nor before: the run has nothing to be resumed from and ends here; make "
+                    "room, or choose another --out"
+                )
             then = "the previous one stays" if path.exists() else "none exists yet"
             logger.warning("%s; %s", self.problem, "it will be tried again" if path.name == BEST else then)
 

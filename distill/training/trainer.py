@@ -43,6 +43,7 @@ def make_trainer(recipe: Recipe, folder: RunFolder, *, monitor: str = "val/loss"
             raise ConfigError(f"unknown key 'trainer.{key}'{hint}")
         if key not in TRAINER_KEYS:
             raise ConfigError(f"trainer.{key} is not passed on: choose from {', '.join(TRAINER_KEYS)}")
+    folder.refuse_links()
     layout = layout_of(recipe)
     check_world(layout.processes * layout.nodes)
     options = recipe.optim

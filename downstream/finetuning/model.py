@@ -97,18 +97,15 @@ def write(model: FineTuned, units: Units, folder: Path, provenance: Mapping[str,
     """
     path = folder / NAME
     units.save(folder)
-    files.write_json(
-        path.with_suffix(".json"),
-        {
-            "format": "robust-distilhubert",
-            "version": VERSION,
-            "kind": "finetuned",
-            "architecture": model.to_dict(),
-            "units": units.kind,
-            "provenance": dict(provenance),
-        },
-    )
-    files.write_safetensors(path, model.state_dict())
+    description = {
+        "format": "robust-distilhubert",
+        "version": VERSION,
+        "kind": "finetuned",
+        "architecture": model.to_dict(),
+        "units": units.kind,
+        "provenance": dict(provenance),
+    }
+    files.write_described(path, model.state_dict(), description)
     return path
 
 
@@ -149,7 +146,7 @@ def load_finetuned(path: str | Path) -> Loaded:
             f"{description.get('version')!r}, this release reads 'finetuned' of version {VERSION}"
         )
     units = read_units(str(description.get("units")), path.parent)
-    model = weights.fill(lambda: _described(description), files.read_safetensors(path), path)
+    model = weights.fill(lambda: _described(description), files.read_described(path, description), path)
     if model.classifier.shape.outputs != units.outputs:
         raise CheckpointError(
             f"{path} has {model.classifier.shape.outputs} outputs, its units {units.outputs}: they do not "

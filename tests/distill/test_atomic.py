@@ -1,11 +1,16 @@
 """Files that are whole or not there."""
 
 import errno
+import math
 import os
+import resource
+from contextlib import contextmanager
+from uuid import UUID
 
 import pytest
+import torch
 
-from distill.atomic import atomic, read_json, write_json, write_text
+from distill.atomic import atomic, read_json, remove_leftovers, write_json, write_text
 from distill.checkpoints import files
 from distill.errors import CheckpointError
 from distill.training.saving import CarefulCheckpointIO
@@ -100,3 +105,68 @@ def test_weights_that_cannot_be_written(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(CheckpointError, match=f"cannot write {tmp_path}/a.json: No space left on device; "):
         files.write_json(tmp_path / "a.json", {})
+
+
+@pytest.mark.parametrize("sole", [True, False])
+def test_a_link_under_the_temporary_name_is_not_followed(tmp_path, monkeypatch, sole):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    monkeypatch.setattr("uuid.uuid4", lambda: UUID(int=0))
+    for name in (".partial.last.ckpt", f".{'0' * 12}.last.ckpt", "last.ckpt"):
+        (tmp_path / name).symlink_to(victim)
+    with atomic(tmp_path / "last.ckpt", sole=sole) as temporary:
+        temporary.write_text("new")
+    assert victim.read_text() == "precious"
+    assert (tmp_path / "last.ckpt").read_text() == "new" and not (tmp_path / "last.ckpt").is_symlink()
+
+
+def test_what_killed_processes_left_is_removed(tmp_path):
+    ours = [".partial.best.ckpt", ".0123456789ab.student.safetensors"]
+    others = [".lock", ".partial", ".about.lock", ".0123456789AB.x", "0123456789ab.x", "last.ckpt"]
+    for name in (*ours, *others):
+        (tmp_path / name).touch()
+    (tmp_path / ".partial.folder").mkdir()
+    remove_leftovers(tmp_path)
+    remove_leftovers(tmp_path / "nowhere")
+    assert names(tmp_path) == sorted(others) and (tmp_path / ".partial.folder").is_dir()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, [{"a": -math.inf}]])
+def test_json_has_no_nan(tmp_path, value):
+    path = tmp_path / "scores.json"
+    with pytest.raises(ValueError, match=f"{path} cannot hold NaN or infinity"):
+        write_json(path, {"value": value})
+    assert not names(tmp_path)
+
+
+WAYS = {
+    "text": (lambda path: write_text(path, "new" * 1000), OSError),
+    "weights": (lambda path: files.write_safetensors(path, {"a": torch.ones(700)}), CheckpointError),
+    "torch file": (lambda path: files.write_torch(path, {"a": torch.ones(700)}), CheckpointError),
+    "release": (lambda path: files.write_described(path, {"a": torch.ones(700)}, {"a": 1}), CheckpointError),
+}
+
+
+@contextmanager
+def files_of_at_most(n_bytes):
+    """Files may not grow beyond that, as if the disk were full there."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_disk_that_is_full_after_any_number_of_bytes_leaves_the_old_file(tmp_path, way):
+    path = tmp_path / "file.x"
+    write, error = WAYS[way]
+    write(path)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    size = path.stat().st_size
+    for limit in {0, 1, 63, 64, 100, size // 2, *range(size - 200, size, 23), size - 1}:
+        with files_of_at_most(limit), pytest.raises(error, match=str(path.with_suffix(""))) as problem:
+            write(path)
+        assert "\n" not in str(problem.value)
+        assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before

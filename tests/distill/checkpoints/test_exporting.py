@@ -253,6 +253,28 @@ def test_export_checkpoint_takes_any_source(tmp_path, models):
         export_checkpoint(tmp_path / "nowhere.ckpt", "s3prl", tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("format", "taken"),
+    [
+        *(("native", name) for name in ("student.json", "student.safetensors")),
+        *(("huggingface", name) for name in ("README.md", "config.json", "model.safetensors")),
+        *(("s3prl", "distiller.ckpt"), ("onnx", "student.onnx"), ("onnx", "student.int8.onnx")),
+    ],
+)
+@pytest.mark.parametrize("planted", [False, True])
+def test_what_is_there_is_never_written_over(tmp_path, models, format, taken, planted):
+    source, out = native.write(models["student"], tmp_path / "run"), tmp_path / "out"
+    out.mkdir()
+    if planted:
+        (out / taken).symlink_to(tmp_path / "elsewhere")
+    else:
+        (out / taken).write_text("mine")
+    with pytest.raises(CheckpointError, match=f"{out / taken} exists: choose another --out"):
+        export_checkpoint(source, format, out)
+    assert [path.name for path in out.iterdir()] == [taken] and not (tmp_path / "elsewhere").exists()
+    assert planted or (out / taken).read_text() == "mine"
+
+
 def test_missing_packages_are_named(tmp_path, models, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(CheckpointError, match=r"ONNX needs .*onnxscript.*robust-distilhubert\[onnx\]"):

@@ -82,7 +82,7 @@ def test_the_recipe_is_written_whole_or_left_alone(mini_data, tmp_path, monkeypa
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(atomic, "_flush", full)
+        patch.setattr(atomic, "flush", full)
         with pytest.raises(OSError, match=r"No space left on device: .*recipe.yaml"):
             run(tiny(mini_data, "cdm=setup2", steps=3), tmp_path, resume=True)
     assert before == (path.read_bytes(), path.stat().st_mtime_ns)
@@ -118,3 +118,40 @@ def test_a_run_with_a_cut_recipe_goes_on_with_the_one_that_is_given(mini_data, t
     assert distill("train", "s4", *words, "--resume", tmp_path, "--override")[0] == 0
     assert load_distil(str(tmp_path / "recipe.yaml")).cdm == "setup1"
     assert json.loads((tmp_path / "finished.json").read_text())["steps"] == 3
+
+
+def test_a_recipe_that_was_changed_is_refused(mini_data, tmp_path, distill):
+    """A flipped bit can make another rate of it, say."""
+    recipe = tiny(mini_data, "optim.lr=0.001", steps=17)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.ckpt").write_bytes(b"")
+    RunFolder(tmp_path).start(recipe)
+    path = tmp_path / "recipe.yaml"
+    path.write_text(path.read_text().replace("lr: 0.001", "lr: 0.003"))
+    code, _, err = distill("train", "--resume", tmp_path)
+    assert code == 2 and err.startswith(f"distill: {path} is not as the run wrote it") and "--override" in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["skipped.tsv", "nonfinite.tsv", "csv/hparams.yaml", "checkpoints/best.ckpt"]
+)
+def test_a_run_does_not_write_through_links(mini_data, tmp_path, name):
+    victim, out = tmp_path / "victim", tmp_path / "run"
+    victim.write_text("precious")
+    run(tiny(mini_data), out)
+    (out / name).unlink(missing_ok=True)
+    (out / name).symlink_to(victim)
+    with pytest.raises(UserError, match=f"{out / name} is a link"):
+        run(tiny(mini_data, steps=3), out, resume=True)
+    assert victim.read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", '{"steps": Infinity}', '{"steps": "x"}', "[]", '{"steps": 1' + "0" * 5000 + "}", "{}"]
+)
+def test_a_damaged_mark_of_the_end_is_named_and_the_run_counts_as_unfinished(tmp_path, caplog, text):
+    folder = RunFolder(tmp_path)
+    assert folder.steps_done == 0 and not caplog.text
+    folder.finished.write_text(text)
+    assert folder.steps_done == 0 and f"{folder.finished} is damaged (" in caplog.text

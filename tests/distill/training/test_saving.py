@@ -1,11 +1,14 @@
 """Checkpoints on disk: the best one, moved folders, full disks, damaged files."""
 
 import errno
+import os
 import random
 import resource
 import shutil
 import subprocess
 import sys
+import zipfile
+from copy import copy
 from pathlib import Path
 
 import pytest
@@ -17,7 +20,7 @@ from distill.checkpoints import inspect, load_student
 from distill.errors import CheckpointError
 from distill.run import run
 from distill.training.run_folder import RunFolder
-from distill.training.saving import CarefulCheckpointIO, damage, read_checkpoint
+from distill.training.saving import CarefulCheckpointIO, NeverSaved, damage, read_checkpoint
 from distill.training.trainer import Unsaved
 from tests.distill.checkpoints.polyglots import polyglot, script
 from tests.distill.training.runs import add_callback, differs, log, set_score, tiny, weights
@@ -75,14 +78,14 @@ class Disk:
 
     def __init__(self, monkeypatch):
         self.full = False
-        original = atomic._flush
+        original = atomic.flush
 
         def flush(path: Path) -> None:
             if self.full and "ckpt" in path.name:
                 raise OSError(errno.ENOSPC, "No space left on device")
             original(path)
 
-        monkeypatch.setattr(atomic, "_flush", flush)
+        monkeypatch.setattr(atomic, "flush", flush)
 
 
 class Fill(pl.Callback):
@@ -150,6 +153,38 @@ def test_last_never_gets_ahead_of_a_best_that_is_not_on_the_disk(tmp_path, monke
     checkpoints.save_checkpoint({"weights": value}, last)
     assert not checkpoints.problem
     assert [read_checkpoint(path)["weights"][0] for path in (best, last)] == [1, 2]
+
+
+def test_a_run_that_can_never_save_ends(mini_data, tmp_path, monkeypatch, caplog):
+    """With its third attempt, rather than after days of training that nothing is left of."""
+    disk = Disk(monkeypatch)
+    disk.full = True
+    with pytest.raises(
+        NeverSaved, match=r"last.ckpt could not be written \(No space left on device\)"
+    ) as end:
+        run(tiny(mini_data, "validation.every_n_steps=1", steps=20), tmp_path)
+    assert end.value.exit_code == 1 and end.value.joint
+    assert caplog.text.count("last.ckpt could not be written") == 3
+    assert not list((tmp_path / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize("how", ["one packed", "overlapping"])
+def test_a_checkpoint_that_unpacks_to_more_than_it_is_takes_no_time(tmp_path, how):
+    path = tmp_path / "x.ckpt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED if how == "one packed" else 0) as archive:
+        archive.writestr("archive/data.pkl", bytes(1 << 20))
+        if how == "overlapping":
+            info = copy(archive.infolist()[0])
+            archive.filelist += [info] * 100
+    assert damage(path) == "its parts are compressed or overlap"
+    with pytest.raises(CheckpointError, match="compressed or overlap"):
+        read_checkpoint(path)
+
+
+def test_a_checkpoint_that_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "last.ckpt")
+    assert damage(tmp_path / "last.ckpt") == "it is not a file"
+    assert damage(tmp_path / "nowhere") == "it does not exist"
 
 
 def test_a_flipped_bit_is_noticed_wherever_it_changes_anything(tmp_path):
