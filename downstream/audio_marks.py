@@ -42,7 +42,7 @@ class AudioMarks:
 
     def is_of(self, block: int, path: Path) -> bool:
         """Whether the mark in a file is of the same audio."""
-        text = path.read_text(encoding="utf-8").strip()
+        text = path.read_text(encoding="utf-8", errors="replace").strip()
         if text.partition("\n")[0] == self.states[block] and not self.is_moved:
             return True
         return self._holds_the_same(block, text)
@@ -52,7 +52,10 @@ class AudioMarks:
         there = [(block, path) for block, path in enumerate(paths) if path.exists()]
         if not there or not self.is_here:
             return False
-        return all(self._holds_the_same(block, path.read_text(encoding="utf-8")) for block, path in there)
+        return all(
+            self._holds_the_same(block, path.read_text(encoding="utf-8", errors="replace"))
+            for block, path in there
+        )
 
     def _holds_the_same(self, block: int, text: str) -> bool:
         contents = text.split()[1:]

@@ -1,15 +1,16 @@
 """Features of frozen models, extracted once, on disk, and read by any number of heads.
 
 A cache is a folder: `about.json` says of which model and speech it is; every 256 utterances make a block, a
-memory map with their frames one after the other, a list of their lengths, and a mark of the audio files as
-they were. A block appears when it is complete: an interrupted run continues with the next. One whose audio
-has changed since, or could not be read, is made again; audio that was only moved is the same.
+memory map with their frames one after the other, lists of their lengths and checksums, and a mark of the
+audio files as they were. A block appears when it is complete: an interrupted run continues with the next.
+One whose audio has changed since, or could not be read, is made again; audio that was only moved is the same.
 
 Shapes: F frames, R rows of a block (frames of its utterances), L + 1 hidden states, D features.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -110,6 +111,8 @@ class FeatureCache:
             gain_db=gain_db,
         )
         self._maps: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+        self._noted: dict[int, np.ndarray | None] = {}  # checksums
+        self._verified: set[tuple[int, int]] = set()  # block, and number in it
         self._check()
         self._failed: dict[int, int] = {}
         self._failed = {block: self._written_ns(block) for block in self._numbers if self._has_failed(block)}
@@ -119,6 +122,8 @@ class FeatureCache:
         found = noted_settings(self.folder / "about.json")
         if found is None:
             return
+        if not found:
+            raise UserError(f"{self.folder / 'about.json'} is damaged: remove the cache, {self.folder}")
         differing = differing_keys({"gain_db": 0.0} | found, asdict(self.identity), unstated_ok=False)
         if differing == ["audio"] and self.marks.have_moved([self._mark(block) for block in self._numbers]):
             self.marks.is_moved = True
@@ -167,12 +172,12 @@ class FeatureCache:
         size = self._rows(block) * self._row_bytes
         if not all(path.exists() for path in (data, mark, self._lengths(block))):
             return False
-        same = self.marks.is_of(block, mark)
+        same = self.marks.is_of(block, mark) and self._read_list(self._lengths(block), block) is not None
         return same and data.stat().st_size == size and self._failed.get(block) != self._written_ns(block)
 
     def _has_failed(self, block: int) -> bool:
         """Whether some audio of a complete block could not be read: the next run tries again."""
-        return self.is_complete(block) and bool((np.load(self._lengths(block)) < 0).any())
+        return self.is_complete(block) and bool((self._list_of(block) < 0).any())
 
     def _written_ns(self, block: int) -> int:
         """When a complete block was, in nanoseconds."""
@@ -196,6 +201,24 @@ class FeatureCache:
     def _lengths(self, block: int) -> Path:
         return self.folder / f"{block:05d}.frames.npy"
 
+    def _checksums(self, block: int) -> Path:
+        return self.folder / f"{block:05d}.crc.npy"  # caches of earlier versions have none
+
+    def _read_list(self, path: Path, block: int) -> np.ndarray | None:
+        """A number for each utterance of a block; None if there is no such file, or it is damaged."""
+        try:
+            found = np.load(path)
+        except (OSError, ValueError, EOFError):
+            return None
+        fits = found.shape == (len(self.blocks[block]),) and found.dtype in (np.int32, np.uint32)
+        return found if fits else None
+
+    def _list_of(self, block: int) -> np.ndarray:
+        """The lengths of a complete block, in frames, -1 of audio that could not be read."""
+        found = self._read_list(self._lengths(block), block)
+        assert found is not None, "is_complete has read it"
+        return found
+
     def _mark(self, block: int) -> Path:
         return self.folder / f"{block:05d}.audio"  # written last: the block is complete
 
@@ -214,15 +237,20 @@ class FeatureCache:
         mark = self.marks.mark(block)  # of what is read next, or was before
         starts, first = self._starts(block), self.blocks[block].start
         frames = np.full(len(self.blocks[block]), -1, dtype=np.int32)
+        checksums = np.zeros(len(frames), dtype=np.uint32)
+        self._mark(block).unlink(missing_ok=True)  # of before: until all is new, there is no block
         # Written, not mapped: a full disk is an error then, and not the end of the process.
         with atomic(self._data(block), sole=True) as path, path.open("wb") as file:
             for number, rows in features:
                 frames[number - first] = count = min(len(rows), int(self.max_frames[number]))
                 file.seek(int(starts[number - first]) * self._row_bytes)
-                file.write(rows[:count].clip(-self.largest, self.largest).astype(self.dtype).tobytes())
+                data = rows[:count].clip(-self.largest, self.largest).astype(self.dtype).tobytes()
+                checksums[number - first] = zlib.crc32(data)
+                file.write(data)
             file.truncate(int(starts[-1]) * self._row_bytes)
-        with atomic(self._lengths(block), sole=True) as path, path.open("wb") as file:
-            np.save(file, frames)
+        for name, numbers in ((self._lengths(block), frames), (self._checksums(block), checksums)):
+            with atomic(name, sole=True) as path, path.open("wb") as file:
+                np.save(file, numbers)
         with atomic(self._mark(block), sole=True) as path:
             path.write_text(mark, encoding="utf-8")
 
@@ -230,17 +258,36 @@ class FeatureCache:
         return name in self.numbers
 
     def read(self, name: str) -> Tensor | None:
-        """(F, D) or (F, L + 1, D) float32 of an utterance; None if its audio could not be read."""
+        """(F, D) or (F, L + 1, D) float32 of an utterance; None if its audio could not be read.
+
+        Raises:
+            UserError: if what was written is damaged.
+        """
         block, index = divmod(self.numbers[name], _BLOCK)
         if block not in self._maps:
             shape = (self._rows(block), *self.shape)
             data = np.memmap(self._data(block), dtype=self.dtype, mode="r", shape=shape)
-            self._maps[block] = (data, np.load(self._lengths(block)), self._starts(block))
+            self._maps[block] = (data, self._list_of(block), self._starts(block))
+            self._noted[block] = self._read_list(self._checksums(block), block)
         data, frames, starts = self._maps[block]
         if frames[index] < 0:
             return None
         start = int(starts[index])
-        return torch.from_numpy(np.array(data[start : start + int(frames[index])], dtype=np.float32))
+        rows = np.array(data[start : start + int(frames[index])])
+        self._verify(rows, block, index)
+        return torch.from_numpy(rows.astype(np.float32))
+
+    def _verify(self, rows: np.ndarray, block: int, index: int) -> None:
+        """Compare what is read for the first time with its checksum."""
+        checksums = self._noted[block]
+        if checksums is None or (block, index) in self._verified:
+            return
+        if zlib.crc32(rows.tobytes()) != checksums[index]:
+            raise UserError(
+                f"{self._data(block)} is damaged (an utterance does not match its checksum): remove it, and "
+                "its block is made again"
+            )
+        self._verified.add((block, index))
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_maps": {}}  # another process maps the files itself
+        return self.__dict__ | {"_maps": {}, "_noted": {}}  # another process maps the files itself

@@ -15,6 +15,7 @@ from lhotse.cut import Cut
 from torch import Tensor
 from tqdm import tqdm
 
+from distill.atomic import write_text
 from distill.data.noise import NoiseReader
 from distill.data.recordings import recordings_of
 from distill.data.sources import open_cuts
@@ -73,7 +74,7 @@ def materialise(
     distorted = DistortedSet(cuts, condition, NoiseReader(noises), seed=seed, skip=True, variant=variant)
     _check_apart(distorted.cuts, out)
     out.mkdir(parents=True, exist_ok=True)
-    unfinished.write_text(made_of, encoding="utf-8")
+    write_text(unfinished, made_of)
     rows, used, written = [], Counter(), []
     progress = tqdm(
         distorted.reasoned_batches(),
@@ -94,7 +95,7 @@ def materialise(
     _list_skipped(distorted, out / "skipped.tsv")
     write_cuts(sorted(written, key=lambda cut: cut.id), out / "cuts.jsonl.gz")
     lines = ["\t".join(row) for row in [_COLUMNS, *sorted(rows)]]
-    listing.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(listing, "\n".join(lines) + "\n")
     unfinished.unlink()
     return listing
 

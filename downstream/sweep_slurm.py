@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from distill.atomic import write_text
 from distill.downstream.sweep import Job
 from distill.errors import UserError
 
@@ -44,7 +45,7 @@ def write_slurm(jobs: Sequence[Job], out: Path, *, options: Sequence[str] = ()) 
         "esac",
     ]
     script = out / "sweep.sbatch"
-    script.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(script, "\n".join(lines) + "\n")
     return script
 
 

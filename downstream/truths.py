@@ -9,6 +9,7 @@ from typing import Any
 
 from lhotse.cut import Cut
 
+from distill.atomic import write_text
 from distill.downstream.lexica import can_be_phone, odd_phones, read_pronunciations
 from distill.downstream.options import EvaluationConfig
 from distill.errors import DataError
@@ -117,8 +118,7 @@ def check_words(cuts: Iterable[Cut], config: EvaluationConfig, listing: Path) ->
     if not (missing := sorted(words - lexicon.keys())):
         return
     if is_first_process():
-        listing.parent.mkdir(parents=True, exist_ok=True)
-        listing.write_text("\n".join(missing) + "\n", encoding="utf-8")
+        write_text(listing, "\n".join(missing) + "\n")
     names = ",".join(config.lexicons)
     some = ", ".join(missing[:10]) + ", ..." * (len(missing) > 10)
     raise DataError(

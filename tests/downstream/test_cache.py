@@ -85,6 +85,73 @@ def test_a_block_that_lost_its_features_is_made_again(tmp_path, speech, encoder,
     assert again.missing == [] and torch.equal(again.read("u00"), kept)
 
 
+@pytest.mark.parametrize("file", ["00000.frames.npy", "00000.audio"])
+@pytest.mark.parametrize("how", ["empty", "cut", "flipped"])
+def test_a_damaged_block_is_made_again(tmp_path, speech, encoder, small_blocks, file, how):
+    cache, selection = make(tmp_path, speech, encoder)
+    fill(cache, encoder, selection)
+    kept, path = cache.read("u00").clone(), cache.folder / file
+    whole = path.read_bytes()
+    flipped = bytes([whole[0] ^ 0x80]) + whole[1:]
+    path.write_bytes({"empty": b"", "cut": whole[: len(whole) - 3], "flipped": flipped}[how])
+    again, _ = make(tmp_path, speech, encoder)
+    two_lines = file == "00000.audio" and how != "empty"  # of which the other one tells enough
+    assert again.missing == ([] if two_lines else [0])
+    fill(again, encoder, selection)
+    assert again.missing == [] and torch.equal(again.read("u00"), kept)
+
+
+def test_a_flipped_bit_of_the_features_is_noticed(tmp_path, speech, encoder, small_blocks):
+    cache, selection = make(tmp_path, speech, encoder)
+    fill(cache, encoder, selection)
+    path = cache.folder / "00000.features"
+    data = bytearray(path.read_bytes())
+    data[5] ^= 1
+    path.write_bytes(data)
+    again, _ = make(tmp_path, speech, encoder)
+    with pytest.raises(UserError, match=f"{path} is damaged .*: remove it, and its block is made again"):
+        again.read("u00")
+    (cache.folder / "00000.crc.npy").unlink()  # as in caches of earlier versions
+    earlier, _ = make(tmp_path, speech, encoder)
+    assert earlier.missing == [] and earlier.read("u00") is not None
+
+
+def test_a_block_that_is_written_again_does_not_count_until_it_is_whole(
+    tmp_path, speech, encoder, small_blocks
+):
+    cache, selection = make(tmp_path, speech, encoder)
+    fill(cache, encoder, selection)
+    with pytest.raises(ZeroDivisionError):
+        cache.write(0, ((number, 1 // 0) for number in range(1)))
+    assert make(tmp_path, speech, encoder)[0].missing == [0]
+
+
+def test_a_damaged_description_of_a_cache_is_named(tmp_path, speech, encoder, small_blocks):
+    cache, selection = make(tmp_path, speech, encoder)
+    fill(cache, encoder, selection)
+    (cache.folder / "about.json").write_text("{")
+    with pytest.raises(UserError, match=r"about.json is damaged: remove the cache"):
+        make(tmp_path, speech, encoder)
+
+
+def test_links_in_a_cache_are_not_followed(tmp_path, speech, encoder, small_blocks):
+    victim, folder = tmp_path / "victim", tmp_path / "cache"
+    victim.write_text("precious")
+    folder.mkdir()
+    for name in ("00000.features", ".partial.00000.features", "00000.frames.npy", ".partial.00000.audio"):
+        (folder / name).symlink_to(victim)
+    cache, selection = make(folder, speech, encoder)
+    fill(cache, encoder, selection)
+    assert victim.read_text() == "precious" and cache.read("u00") is not None
+    (folder / "00000.audio").unlink()
+    (folder / ".00000.lock").unlink(missing_ok=True)
+    (folder / ".00000.lock").symlink_to(victim)
+    again, selection = make(folder, speech, encoder)
+    with pytest.raises(UserError, match="00000.lock"):
+        fill(again, encoder, selection)
+    assert victim.read_text() == "precious"
+
+
 @pytest.mark.parametrize(
     ("change", "name"),
     [
