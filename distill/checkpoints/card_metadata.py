@@ -6,12 +6,15 @@ the recipe, the user, and measured scores.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
 _TAGS = ("hubert", "speech", "robust-distilhubert")
+_HUB_ID = re.compile(r"(?:[A-Za-z0-9][\w.-]{0,95}/)?[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
+"""What a checkpoint of somebody else calls its teacher goes into the card only if the hub could have it."""
 _HUB_DATASETS = {"librispeech": "openslr/librispeech_asr"}
 """Ids of corpora whose owner has put them on the hub, by the folder that `distill data prepare` fills."""
 
@@ -64,8 +67,9 @@ def front_matter(
     values: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "feature-extraction"}
     if license is not None:
         values["license"] = license
-    if "teacher_hub_id" in provenance:  # `teacher` alone may be a path that looks like an id
-        values["base_model"] = provenance["teacher_hub_id"]
+    hub_id = provenance.get("teacher_hub_id")  # `teacher` alone may be a path that looks like an id
+    if isinstance(hub_id, str) and _HUB_ID.fullmatch(hub_id):
+        values["base_model"] = hub_id
     if datasets := _datasets(recipe):
         values["datasets"] = datasets
     values["tags"] = [*_TAGS, *(["knowledge-distillation"] if recipe.get("kind") == "distil" else [])]
@@ -80,7 +84,8 @@ def _datasets(recipe: Mapping[str, Any]) -> list[str]:
     """Of the training speech, as far as the hub has them; a published teacher was not trained here."""
     data = recipe.get("data")
     sources = data.get("train") if isinstance(data, Mapping) and recipe.get("kind") != "teacher" else None
-    parts = {part for source in sources or () for part in PurePath(str(source)).parts}
+    sources = sources if isinstance(sources, list | tuple) else ()
+    parts = {part for source in sources for part in PurePath(str(source)).parts}
     return [hub_id for corpus, hub_id in _HUB_DATASETS.items() if corpus in parts]
 
 

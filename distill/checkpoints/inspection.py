@@ -14,10 +14,13 @@ from distill.checkpoints.loading import EXPORT_NAMES, exported_files, open_sourc
 from distill.checkpoints.native import Kind
 from distill.encoder import EncoderConfig
 from distill.hubert import HubertConfig
+from distill.markdown import shortened
 from distill.spiral.encoder import SpiralConfig
 from distill.student import Student
 from distill.waveforms import SAMPLE_RATE
 
+_LONGEST_NAME, _LONGEST = 80, 1000
+"""Letters of the name of a fact, and of a fact: nobody reads more on a terminal."""
 _FAMILIES = {"hubert": "HuBERT or wav2vec 2.0", "spiral": "SPIRAL"}
 
 
@@ -72,8 +75,10 @@ class CheckpointInfo:
         for key, value in self.provenance.items():
             names = value.items() if isinstance(value, dict) else [(None, value)]
             facts |= {f"provenance: {key}" + (f" {n}" if n else ""): v for n, v in names}
-        width = max(map(len, facts))
-        return [f"{name:<{width}}  {value}" for name, value in facts.items()]
+        # Names and values of the provenance are the checkpoint's: each fact stays on its line.
+        lines = {shortened(name, _LONGEST_NAME): shortened(value, _LONGEST) for name, value in facts.items()}
+        width = max(map(len, lines))
+        return [f"{name:<{width}}  {value}" for name, value in lines.items()]
 
 
 def inspect(source: str | Path) -> CheckpointInfo:

@@ -21,6 +21,8 @@ Scores = Mapping[str, Mapping[str, float]]
 
 _SECTIONS = ("distortion", "student", "encoder", "optim", "dat", "targets", "masking")
 """Parts of a recipe that say how the model was trained; the others are about machines and logs."""
+_LONGEST = 2000
+"""Letters of a text from a checkpoint or recipe; a description may be a paragraph."""
 _NO_RECIPE = "Not known: exported without the recipe of its run."
 _UNTRAINED = "None: this is the teacher as it was published, nothing was trained."
 
@@ -63,12 +65,12 @@ def model_card(
     """
     data = _data(recipe or {})
     origin, run = (without_absolute_paths(dict(values or {})) for values in (provenance, recipe))
-    name = markdown.on_one_line(str(run.get("name") or origin.get("recipe") or "HuBERT"))
+    name = markdown.shortened(run.get("name") or origin.get("recipe") or "HuBERT", _LONGEST)
     measured = () if scores is None or isinstance(scores, Mapping) else scores
     parts = [
         front_matter(name, origin, recipe or {}, measured, license=license),
-        f"# {name}",
-        markdown.on_one_line(str(run.get("description") or "")),
+        f"# {markdown.escape(name)}",
+        markdown.paragraph(markdown.shortened(run.get("description") or "", _LONGEST)),
         _what(config, n_parameters),
         _usage(config),
         "## Training data",
@@ -127,7 +129,7 @@ def _data(recipe: Mapping[str, Any]) -> str:
     if _distorted(recipe):
         drawn = _section(recipe, "distortion").get("additive")  # other corpora are never read
         for corpus, sources in _section(data, "noises").items():
-            if drawn is None or corpus in drawn:
+            if not isinstance(drawn, list | tuple) or corpus in drawn:
                 facts[f"noise, {corpus}"] = _sources(sources, root)
     return _bullets({key: value for key, value in facts.items() if value})
 
@@ -193,6 +195,6 @@ def _scores(scores: Scores) -> str:
 def _bullets(facts: Mapping[str, Any]) -> str:
     lines = []
     for key, value in facts.items():
-        text = value if isinstance(value, str) else json.dumps(value)
-        lines.append(f"* {key}: {markdown.on_one_line(text)}")
+        text = value if isinstance(value, str) else json.dumps(value, default=str)
+        lines.append(f"* {markdown.paragraph(markdown.shortened(f'{key}: {text}', _LONGEST))}")
     return "\n".join(lines)

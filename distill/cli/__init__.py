@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
+from distill.cli.output import PlainFormatter, plain_line, plain_streams
 from distill.cli.parser import build_parser, parse
 from distill.cli.threads import share_cores
 from distill.errors import MissingSource, UserError
@@ -24,9 +25,16 @@ CONNECTION_LOST = re.compile(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns its exit code: 0, 1 (failed), 2 (usage), 130 (Ctrl-C), 143 (SIGTERM)."""
-    handler = logging.StreamHandler()
-    handler.setLevel(logging.WARNING)  # of the handler, since libraries set the levels of their loggers
-    logging.basicConfig(format="%(levelname)s %(message)s", handlers=[handler])
+    with plain_streams():
+        handler = logging.StreamHandler()
+        handler.setLevel(logging.WARNING)  # of the handler, since libraries set the levels of their loggers
+        handler.setFormatter(PlainFormatter("%(levelname)s %(message)s"))
+        logging.basicConfig(handlers=[handler])
+        return _run(argv)
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    """`main`, with streams and logs that no name can break."""
     parser = build_parser()
     options = parse(parser, sys.argv[1:] if argv is None else argv)
     if options.run is None:
@@ -82,11 +90,10 @@ def is_about_another_process(error: RuntimeError) -> bool:
 
 def one_line(error: BaseException) -> str:
     """The message alone: an error that crossed from a data worker carries that worker's traceback."""
-    line = str(error).strip().splitlines()[-1]
-    prefix, _, rest = line.partition(": ")
-    said = rest if prefix.startswith("distill.errors.") else line
-    # Names from files must not control the terminal.
-    return "".join(letter if letter.isprintable() else "?" for letter in said)
+    text = str(error).strip() or type(error).__name__
+    if text.startswith("Caught "):  # as torch puts it
+        text = text.rpartition("\ndistill.errors.")[2].partition(": ")[2] or text.splitlines()[-1]
+    return plain_line(text)
 
 
 def quiet_libraries() -> None:

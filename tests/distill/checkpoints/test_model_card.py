@@ -1,6 +1,7 @@
 """The model card states what training did, and nothing that was switched off."""
 
 import json
+import re
 
 import pytest
 import yaml
@@ -85,3 +86,38 @@ def test_only_a_teacher_of_the_hub_is_a_base_model(tmp_path, monkeypatch, source
     assert front.get("base_model") == (source if source.startswith("some-lab") else None)
     assert facts["teacher"] == source
     assert "base_model" not in card_of({}, {"teacher": source})  # of a run that did not note it down
+
+
+HOSTILE = "a\n---\nlicense: mit\n---\n# b <script>x</script> ![y](http://z) | \x1b[2J\ud800"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [HOSTILE, "lab/x\nlicense: mit", "lab/x\n", ["lab/x"], {"a": 1}, None, 5, "../x", "a/b/c", "x" * 200],
+)
+def test_a_hub_id_that_is_none_is_not_stated(wrong):
+    front = yaml.safe_load(card_of({}, {"teacher_hub_id": wrong}).split("---\n")[1])
+    assert front.keys() == {"library_name", "pipeline_tag", "tags"}
+
+
+def test_no_name_is_markup_or_front_matter():
+    recipe = {"name": HOSTILE, "description": f"- {HOSTILE}", "cdm": HOSTILE, "kind": HOSTILE}
+    recipe |= {"data": {"train": [HOSTILE], "noises": {HOSTILE: [HOSTILE]}}, "student": {HOSTILE: HOSTILE}}
+    card = card_of(recipe, {"recipe": HOSTILE, HOSTILE: {HOSTILE: [HOSTILE]}})
+    assert card.encode()
+    front, body = card.removeprefix("---\n").split("\n---\n", 1)
+    assert "license" not in yaml.safe_load(front)
+    lines = body.splitlines()
+    assert not [line for line in lines if re.search(r"(?<!\\)<script|(?<!\\)!\[|^license|^---|\x1b", line)]
+    assert sum(line.startswith("# ") for line in lines) == 1
+
+
+def test_odd_values_of_a_recipe_are_no_traceback():
+    for odd in (None, 5, float("nan"), [], [1], {}, {"a": [1]}, {1: 2}, "x" * 100_000):
+        recipe = {"data": odd, "distortion": odd, "student": odd, "seed": odd, "description": odd}
+        nested = {
+            "data": {"train": odd, "dev": odd, "root": odd, "noises": odd},
+            "distortion": {"additive": odd},
+        }
+        for values in (recipe, nested, {"name": odd, "kind": odd, "cdm": odd}):
+            assert len(card_of(values, {"recipe": odd, "noises_heard": odd})) < 30_000
