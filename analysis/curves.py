@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from distill.analysis.run_logs import Curve
+from distill.markdown import on_one_line
 
 # Okabe and Ito's palette, which colour-blind readers tell apart; black and yellow would vanish on one theme.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
@@ -66,7 +67,7 @@ def curve_chart(
             (drawn,) = axes.plot(steps, values, color=colour, linewidth=1.6, marker=marker, markersize=4)
             if pattern:
                 drawn.set_dashes(pattern)
-        axes.set_title(title, loc="left", fontsize=12, fontweight="bold")
+        axes.set_title(on_one_line(title), loc="left", fontsize=12, fontweight="bold", parse_math=False)
         axes.set_xlabel("updates")
         axes.set_ylabel(unit)
         axes.set_xlim(left=0)
@@ -80,10 +81,7 @@ def curve_chart(
     svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
     unique = re.sub(r"\W+", "-", prefix)
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{unique}-", svg)
-    label = escape(f"{title}: {', '.join(curves)}")
-    return re.sub(
-        r'<svg ([^>]*?)width="[^"]*" height="[^"]*"|<svg ([^>]*?)height="[^"]*"([^>]*?)width="[^"]*"',
-        rf'<svg class="chart" role="img" aria-label="{label}" \g<1>\g<2>\g<3>',
-        svg,
-        count=1,
-    )
+    label = escape(on_one_line(f"{title}: {', '.join(curves)}"))
+    head, end, rest = svg.partition(">")
+    head = re.sub(r' (width|height)="[^"]*"', "", head.removeprefix("<svg"))
+    return f'<svg class="chart" role="img" aria-label="{label}"{head}{end}{rest}'

@@ -31,9 +31,10 @@ from distill.downstream.head_training import HeadTraining, load_best
 from distill.downstream.heads import BLANK, UtteranceHead
 from distill.downstream.labels import ClassLabels, Labels, TokenLabels, targets_of
 from distill.downstream.options import EvaluationConfig
+from distill.downstream.result_schema import check
 from distill.downstream.tasks import TASKS
 from distill.downstream.truths import own_phones
-from distill.errors import DataError, UsageError, UserError
+from distill.errors import DamagedFile, DataError, UsageError, UserError
 from distill.student import Student
 from distill.training.devices import best_device
 from distill.waveforms import with_gain
@@ -61,11 +62,11 @@ class HeadRecogniser(Recogniser):
         record, parts = _read(folder)
         model = load_any(checkpoint)[0]
         encoder = model.encoder if isinstance(model, Student) else model
-        if record["checkpoint"] != hash_encoder(encoder):
+        if record.get("checkpoint") != hash_encoder(encoder):
             raise UserError(f"{folder} is a head of another model than {checkpoint}: give the one it is of")
         config = EvaluationConfig(task=parts["task"], protocol=record.get("protocol", "paper"))
         task = config.defaults
-        self.labels = _labels(record, task.kind, task.label)
+        self.labels = _labels(record, task.kind, task.label, folder)
         finetune = bool(parts["finetune"])
         module = HeadTraining(
             encoder,
@@ -145,10 +146,15 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
     return record, parts.groupdict(default="")
 
 
-def _labels(record: dict[str, Any], kind: str, column: str) -> Labels:
-    if kind == "classes":  # records of earlier versions do not name the column
-        return ClassLabels(tuple(map(tuple, record["labels"])), record.get("label") or column)
-    return TokenLabels(tuple(record["labels"]), kind)
+def _labels(record: dict[str, Any], kind: str, column: str, folder: Path) -> Labels:
+    classes = kind == "classes"
+    try:
+        labels = check(record.get("labels"), list[list[str]] if classes else list[str], "labels")
+    except ValueError as error:
+        raise DamagedFile(f"{folder}: the record of this head is damaged ({error}): train it again") from None
+    if classes:  # records of earlier versions do not name the column
+        return ClassLabels(tuple(map(tuple, labels)), record.get("label") or column)
+    return TokenLabels(tuple(labels), kind)
 
 
 def open_recognisers(sources: Sequence[str]) -> list[Recogniser]:

@@ -13,11 +13,27 @@ from pathlib import Path
 from typing import Any
 
 from distill.atomic import read_json, write_json, write_text
-from distill.errors import UserError, differing_keys, refuse_other_settings
+from distill.downstream.table_formats import cell_text
+from distill.errors import DamagedFile, UserError, differing_keys, refuse_other_settings
 
 FILE = "analysis.json"
+MOST_ROWS = 1_000_000
+"""Of an analysis; the largest of ours have some thousands."""
 Row = dict[str, Any]
 """Plain values by column."""
+
+
+class _ReadRow(Row):
+    """A row of a file that anybody may have written: a column that it lacks is the file's fault."""
+
+    __slots__ = ("path",)
+
+    def __init__(self, values: Mapping[str, Any], path: Path):
+        super().__init__(values)
+        self.path = path
+
+    def __missing__(self, column: str) -> Any:
+        raise _damaged(self.path, f"a row has no {column}")
 
 
 class Record:
@@ -44,6 +60,9 @@ class Record:
             refuse_other_settings(folder, differing_keys(found["settings"], self.settings))
             self.settings = found["settings"] | self.settings  # also those that only some rows depend on
             self.rows = found["rows"]
+            for row in self.rows:
+                if any(isinstance(row[name], dict | list) for name in key):
+                    raise _damaged(folder / FILE, "a row is named by a list")
 
     def find(self, **key: Any) -> list[Row]:
         """The rows with these values."""
@@ -93,10 +112,17 @@ def read_record(folder: Path) -> dict[str, Any]:
     try:
         found = read_json(path)
     except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}): remove it to measure again") from None
-    if not {"kind", "settings", "rows"} <= found.keys() or not isinstance(found["rows"], list):
-        raise UserError(f"{path} is not the record of an analysis: remove it to measure again")
-    return found
+        raise _damaged(path, str(error)) from None
+    kind, settings, rows = (found.get(name) for name in ("kind", "settings", "rows"))
+    if not (isinstance(kind, str) and isinstance(settings, dict) and isinstance(rows, list)):
+        raise _damaged(path, "kind, settings or rows are missing, or of another type")
+    if len(rows) > MOST_ROWS or not all(isinstance(row, dict) for row in rows):
+        raise _damaged(path, f"rows must be at most {MOST_ROWS:,} objects")
+    return {"kind": kind, "settings": settings, "rows": [_ReadRow(row, path) for row in rows]}
+
+
+def _damaged(path: Path, why: str) -> DamagedFile:
+    return DamagedFile(f"{path} is damaged ({why}): remove it to measure again")
 
 
 def find_records(folders: Sequence[Path]) -> Iterator[Path]:
@@ -105,10 +131,10 @@ def find_records(folders: Sequence[Path]) -> Iterator[Path]:
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Rows as a table, with the columns of all of them."""
+    """Rows as a table, with the columns of all of them; no text in it is a formula (`cell_text`)."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO()
-    table = csv.DictWriter(text, columns, lineterminator="\n")
-    table.writeheader()
-    table.writerows(rows)
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(map(cell_text, columns))
+    table.writerows([cell_text(row.get(column)) for column in columns] for row in rows)
     write_text(path, text.getvalue())

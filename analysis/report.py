@@ -9,8 +9,10 @@ from __future__ import annotations
 import base64
 import datetime
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jinja2
 
@@ -20,6 +22,9 @@ from distill.downstream.table_types import CAPTION, is_measured
 from distill.errors import UserError
 
 logger = logging.getLogger(__name__)
+
+_NO_TEXT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+"""Control characters, halves of characters, and what is none."""
 
 
 def make_report(
@@ -73,6 +78,7 @@ def render(contents: Contents) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("distill.analysis"),
         autoescape=True,
+        finalize=printable,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -82,6 +88,11 @@ def render(contents: Contents) -> str:
     environment.tests["measured"] = is_measured
     environment.globals |= {"caption": CAPTION, "today": datetime.date.today().isoformat()}
     return environment.get_template("page.html").render(contents=contents)
+
+
+def printable(value: Any) -> Any:
+    """What a template prints, without the characters that a page cannot hold; templates escape the rest."""
+    return _NO_TEXT.sub("\ufffd", value) if type(value) is str else value
 
 
 def data_uri(content: bytes, media_type: str) -> str:

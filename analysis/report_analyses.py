@@ -6,20 +6,22 @@ are made printable and cut, figures are checked, and the page has a limit.
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import re
 import struct
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from distill.analysis.record import find_records, read_record
 from distill.analysis.run_logs import unique_labels
+from distill.atomic import read_bytes
 from distill.errors import UserError
-from distill.markdown import on_one_line
+from distill.markdown import shortened
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +34,7 @@ MOST_BYTES = 20_000_000
 _LONGEST = 80  # letters of a cell
 _LONGEST_SETTINGS = 300
 _HASH = re.compile(r"\b([0-9a-f]{8})[0-9a-f]{8,}\b")
+Value = TypeVar("Value")
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -80,19 +83,18 @@ def read_analyses(folders: Sequence[Path], *, most_bytes: int = MOST_BYTES) -> d
     for folder in find_records(folders):
         try:
             records[folder] = read_record(folder)
-        except (UserError, OSError, RecursionError) as error:
+        except (UserError, OSError) as error:
             logger.warning("%s is left out: %s", folder, str(error) or "it is damaged")
     found = {}
     for (folder, record), label in zip(records.items(), unique_labels(list(records)), strict=True):
         figures = list(_figures(folder, most_bytes))
         most_bytes -= sum(len(figure.content) for figure in figures)
-        settings = record["settings"] if isinstance(record["settings"], dict) else {}
         found[folder] = Analysis(
-            label=shown(label, 200),
-            kind=shown(record["kind"]),
-            settings=settings_in_short(settings),
+            label=shortened(label, 200),
+            kind=shortened(record["kind"], _LONGEST),
+            settings=settings_in_short(record["settings"]),
             figures=figures,
-            rows=first_rows([row for row in record["rows"] if isinstance(row, dict)]),
+            rows=first_rows(record["rows"]),
         )
     return found
 
@@ -102,7 +104,7 @@ def _figures(folder: Path, most_bytes: int) -> Iterator[Figure]:
     left_out = []
     for path in sorted(folder.glob("*.png")):
         try:
-            content = path.read_bytes()
+            content = read_bytes(path, MOST_BYTES)
             width, _ = png_size(content)
         except (OSError, ValueError) as error:
             logger.warning("%s is left out: %s", path, error)
@@ -111,7 +113,7 @@ def _figures(folder: Path, most_bytes: int) -> Iterator[Figure]:
         if most_bytes < 0:
             left_out.append(path.name)
             continue
-        yield Figure(name=shown(path.stem, 200), content=content, width_px=width)
+        yield Figure(name=shortened(path.stem, 200), content=content, width_px=width)
     if left_out:
         logger.warning("%s: %d figures are left out, the page would be too large", folder, len(left_out))
 
@@ -140,17 +142,21 @@ def png_size(content: bytes) -> tuple[int, int]:
 
 def settings_in_short(settings: Mapping[str, Any]) -> str:
     """Settings in one line, hashes by their first digits: seed 0 · noises fsd: 0123abcd."""
-    return shown(
-        " · ".join(f"{name} {_in_short(value)}" for name, value in settings.items()), _LONGEST_SETTINGS
-    )
+    texts = (f"{name} {_in_short(value)}" for name, value in _first(settings.items()))
+    return shortened(" · ".join(texts), _LONGEST_SETTINGS)
 
 
 def _in_short(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{key}: {_in_short(each)}" for key, each in value.items())
+        return ", ".join(f"{key}: {_in_short(each)}" for key, each in _first(value.items()))
     if isinstance(value, list):
-        return ", ".join(map(_in_short, value))
+        return ", ".join(map(_in_short, _first(value)))
     return cell(value)
+
+
+def _first(values: Iterable[Value]) -> Iterator[Value]:
+    """As many as could be shown."""
+    return itertools.islice(values, _LONGEST_SETTINGS)
 
 
 def first_rows(rows: Sequence[Mapping[str, Any]]) -> Rows:
@@ -163,7 +169,7 @@ def first_rows(rows: Sequence[Mapping[str, Any]]) -> Rows:
         said += f"; {len(columns) - MOST_COLUMNS} columns more are in rows.csv"
     columns = columns[:MOST_COLUMNS]
     cells = [[cell(row.get(name)) for name in columns] for row in rows[:MOST_ROWS]]
-    return Rows(columns=[shown(name) for name in columns], cells=cells, said=said)
+    return Rows(columns=[shortened(name, _LONGEST) for name in columns], cells=cells, said=said)
 
 
 def cell(value: Any) -> str:
@@ -172,10 +178,5 @@ def cell(value: Any) -> str:
         return ""
     if isinstance(value, float):
         return f"{value:.4g}"
-    return shown(re.sub(_HASH, r"\1", value) if isinstance(value, str) else json.dumps(value))
-
-
-def shown(text: Any, longest: int = _LONGEST) -> str:
-    """A text on one line, cut where it is too long."""
-    line = on_one_line(str(text))
-    return line if len(line) <= longest else f"{line[: longest - 1]}…"
+    text = re.sub(_HASH, r"\1", value) if isinstance(value, str) else json.dumps(value)
+    return shortened(text, _LONGEST)

@@ -12,10 +12,10 @@ import numpy as np
 from distill.analysis.curves import COLOURS, curve_chart, style
 from distill.analysis.head_curves import read_heads
 from distill.analysis.listening import Sample, samples_of_distortions
-from distill.analysis.report_analyses import Analysis, read_analyses
+from distill.analysis.report_analyses import MOST_BYTES, Analysis, read_analyses
 from distill.analysis.run_logs import RunLog, read_runs
 from distill.analysis.separation import ratio_cells
-from distill.atomic import read_json
+from distill.atomic import read_bytes, read_json
 from distill.downstream.results import read_results
 from distill.downstream.table_types import Table, is_measured
 from distill.downstream.tables import build_tables
@@ -187,17 +187,16 @@ def collect(
 
 def run_facts(log: RunLog) -> RunFacts:
     """What the overview says of a run."""
-    recipe = log.recipe
-    student, dat = (part if isinstance(part := recipe.get(key), dict) else {} for key in ("student", "dat"))
     best, best_clean = log.best("val/loss"), log.best("val/loss_clean")
     updates = max((int(steps[-1]) for steps, _ in log.curves.values()), default=0)
+    dat = log.stated("enabled", "dat")
     return RunFacts(
         label=log.label,
-        what=str(recipe.get("description") or recipe.get("name", "")),
-        cdm=str(recipe.get("cdm", "")),
-        dat=("yes" if dat.get("enabled") else "no") if dat else "",
+        what=log.stated("description") or log.stated("name"),
+        cdm=log.stated("cdm"),
+        dat=("yes" if dat.lower() == "true" else "no") if dat else "",
         finished="yes" if log.finished else "no",
-        layers=str(student.get("layers", "")),
+        layers=log.stated("layers", "student"),
         updates=f"{updates:,}" if updates else "",
         best=f"{best[0]:.4f} at {best[1]:,}" if best else "",
         best_clean=f"{best_clean[0]:.4f}" if best_clean else "",
@@ -281,9 +280,10 @@ def read_picture(path: Path) -> Picture:
     media_type = {".png": "image/png", ".svg": "image/svg+xml"}.get(path.suffix)
     if media_type is None or not path.is_file():
         raise UserError(f"{path}: expected a .png or .svg, as `distill tsne --out tsne.png` makes")
+    content = read_bytes(path, MOST_BYTES)
     name = f"{path.resolve().parent.name}/{path.name}"
     header, ratios = _read_ratios(path.with_suffix(".json"))
-    return Picture(name=name, media_type=media_type, content=path.read_bytes(), header=header, ratios=ratios)
+    return Picture(name=name, media_type=media_type, content=content, header=header, ratios=ratios)
 
 
 def _read_ratios(path: Path) -> tuple[list[str], list[list[str]]]:
@@ -292,6 +292,6 @@ def _read_ratios(path: Path) -> tuple[list[str], list[list[str]]]:
         return [], []
     try:
         return ratio_cells(read_json(path)["rows"])
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         logger.warning("%s is left out: it does not hold the ratios of t-SNE (%s)", path, error)
         return [], []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import logging
 import math
 from collections.abc import Sequence
@@ -13,10 +12,24 @@ from typing import Any
 
 import numpy as np
 
-from distill.errors import UserError
+from distill.atomic import read_bytes, read_json
+from distill.errors import UserError, first_line
+from distill.markdown import shortened
 from distill.training.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
+
+MOST_LOG_BYTES = 8 << 20
+"""Of a part of the log: that of 2 million updates, at 200 letters for every 50 of them."""
+MOST_METRICS = 500
+"""Columns of a log; ours have about 30."""
+MOST_UPDATES = 1e12
+LARGEST_VALUE = 1e30
+"""Of a metric: beyond it axes cannot be divided, and a loss has broken down long before."""
+MOST_RECIPE_BYTES = 128 << 10
+"""Resolved recipes have 5 KiB; PyYAML takes up to three seconds for as much as this."""
+MOST_VERSIONS = 50
+"""Packages that are listed."""
 
 Curve = tuple[np.ndarray, np.ndarray]
 """Updates (N,) and values (N,)."""
@@ -33,8 +46,8 @@ class RunLog:
     recipe_text: str
     """The resolved recipe; empty if there is none."""
     recipe: dict[str, Any]
-    """The parsed recipe; empty if it cannot be parsed."""
-    versions: dict[str, Any]
+    """The recipe, its values as they are written; empty if it cannot be parsed."""
+    versions: dict[str, str]
     """Of the software, by name."""
     finished: bool
     """Whether training was completed."""
@@ -44,7 +57,13 @@ class RunLog:
     @property
     def kind(self) -> str:
         """What was trained: distil, adapt, ...; empty for other folders."""
-        return str(self.recipe.get("kind", "distil")) if self.recipe_text or self.curves else ""
+        return (self.stated("kind") or "distil") if self.recipe_text or self.curves else ""
+
+    def stated(self, key: str, section: str = "") -> str:
+        """A value of the recipe as it is written, in short; empty if the recipe does not state one."""
+        part = self.recipe.get(section) if section else self.recipe
+        value = part.get(key) if isinstance(part, dict) else None
+        return shortened(value, 300) if isinstance(value, str) and value not in ("null", "~") else ""
 
     def best(self, metric: str) -> tuple[float, int] | None:
         """Lowest value of a metric, and the update after which it was measured."""
@@ -74,9 +93,9 @@ def read_runs(folders: Sequence[Path]) -> list[RunLog]:
         RunLog(
             label=label,
             folder=folder,
-            recipe_text=(text := _read_text((run := RunFolder(folder)).recipe)),
-            recipe=_as_mapping(text, run.recipe),
-            versions=_as_mapping(_read_text(run.versions), run.versions),
+            recipe_text=(text := _read_recipe((run := RunFolder(folder)).recipe)),
+            recipe=_parse_recipe(text, run.recipe),
+            versions=_read_versions(run.versions),
             finished=run.finished.is_file(),
             curves=read_curves(folder),
         )
@@ -122,38 +141,78 @@ def _age(file: Path) -> tuple[float, str]:
 
 
 def _read_part(file: Path) -> dict[str, dict[int, float]]:
-    """By metric, values by number of updates. Cells that hold no finite number are left out."""
+    """By metric, values by number of updates. Cells that hold no usable number are left out."""
     points: dict[str, dict[int, float]] = {}
-    text = file.read_text(encoding="utf-8", errors="replace").replace("\0", "")
-    for row in csv.DictReader(text.splitlines()):
-        step = _number(row.get("step"))
-        for name, cell in row.items():
-            value = _number(cell)
-            if step is not None and value is not None and name not in (None, "step", "epoch"):
-                points.setdefault(name, {})[int(step) + 1] = value  # Lightning counts from 0
+    try:
+        rows = csv.reader(read_within(file, MOST_LOG_BYTES).replace("\0", "").splitlines())
+        names = next(rows, [])[:MOST_METRICS]
+        for row in rows:
+            cells = dict(zip(names, row, strict=False))
+            step = _number(cells.pop("step", None), most=MOST_UPDATES)
+            for name, cell in cells.items():
+                value = _number(cell, most=LARGEST_VALUE)
+                if step is not None and value is not None and name != "epoch":
+                    points.setdefault(name, {})[int(step) + 1] = value  # Lightning counts from 0
+    except (OSError, ValueError, csv.Error) as error:
+        logger.warning("%s is left out: %s", file, first_line(error))
+        return {}
     return points
 
 
-def _number(cell: Any) -> float | None:
-    """A finite number, or None."""
+def _number(cell: str | None, *, most: float) -> float | None:
+    """A number whose size is at most `most`, or None."""
     try:
-        value = float(cell)
-    except (TypeError, ValueError):
+        value = float(cell or "")
+    except ValueError:
         return None
-    return value if math.isfinite(value) else None
+    return value if abs(value) <= most else None  # NaN is not
 
 
-def _read_text(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+def _read_recipe(path: Path) -> str:
+    """The text of a recipe; empty, with a warning, if it is too large or no file."""
+    if not path.exists():
+        return ""
+    try:
+        return read_within(path, MOST_RECIPE_BYTES)
+    except (OSError, ValueError) as error:
+        logger.warning("%s is left out: %s", path, first_line(error))
+        return ""
 
 
-def _as_mapping(text: str, path: Path) -> dict[str, Any]:
-    """The mapping in YAML or JSON; empty for other values and, with a warning, for damaged text."""
+def _parse_recipe(text: str, path: Path) -> dict[str, Any]:
+    """The mapping in YAML; empty for other values and, with a warning, for damaged text.
+
+    Its values stay the texts that they are written as: nothing is built from tags, dates or merged keys, and
+    what an alias stands for exists once, however often it is named.
+    """
     import yaml
 
     try:
-        values = json.loads(text) if path.suffix == ".json" and text else yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError) as error:
-        logger.warning("%s cannot be read: %s", path, str(error).splitlines()[0])
+        values = yaml.load(text, Loader=yaml.BaseLoader)  # noqa: S506 it makes texts, lists and dicts only
+    except (ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
+        logger.warning("%s cannot be read: %s", path, first_line(error))
         return {}
     return values if isinstance(values, dict) else {}
+
+
+def _read_versions(path: Path) -> dict[str, str]:
+    """By name, in short; empty, with a warning, for a damaged file."""
+    if not path.exists():
+        return {}
+    try:
+        found = read_json(path, most_bytes=MOST_RECIPE_BYTES)
+    except (OSError, ValueError) as error:
+        logger.warning("%s cannot be read: %s", path, first_line(error))
+        return {}
+    texts = {name: value for name, value in found.items() if isinstance(value, str)}
+    return {shortened(name, 80): shortened(value, 80) for name, value in list(texts.items())[:MOST_VERSIONS]}
+
+
+def read_within(path: Path, most_bytes: int) -> str:
+    """A text file that anybody may have written; what is not UTF-8 in it is replaced.
+
+    Raises:
+        OSError: it cannot be read.
+        DamagedFile: it is no file, or larger than that.
+    """
+    return read_bytes(path, most_bytes).decode("utf-8", errors="replace")

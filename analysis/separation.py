@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from distill.downstream.bootstrap import LEVEL, ROUNDS
+from distill.downstream.result_schema import check
 
 FEWEST_SPLITS = 10
 """With fewer, no interval is given: a bootstrap over so few is far too narrow."""
@@ -37,7 +38,7 @@ class Separation:
     def __str__(self) -> str:
         if self.ratio is None:
             return "undefined"
-        digits = max(2, 1 - math.floor(math.log10(self.ratio))) if self.ratio > 0 else 2
+        digits = min(max(2, 1 - math.floor(math.log10(self.ratio))), 12) if self.ratio > 0 else 2
         text = f"{self.ratio:.{digits}f}"
         return text if self.low is None else f"{text} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
 
@@ -100,11 +101,17 @@ def ratio_cells(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list
 
     Returns:
         Header, and cells.
+
+    Raises:
+        KeyError: if one is missing.
+        ValueError: if one of the fields is no number.
     """
     conditions = list(dict.fromkeys(str(row["condition"]) for row in rows))
     models: dict[str, dict[str, str]] = {}
     for row in rows:
         fields = {name: row[name] for name in ("ratio", "low", "high", "within", "between")}
+        for name, value in fields.items():
+            check(value, float if name in ("within", "between") else float | None, name)
         models.setdefault(str(row["model"]), {})[str(row["condition"])] = str(Separation(**fields))
     cells = [[model, *(found.get(name, "") for name in conditions)] for model, found in models.items()]
     return ["within / between splits", *conditions], cells

@@ -5,14 +5,21 @@ from __future__ import annotations
 import json
 import os
 import re
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from distill.errors import DamagedFile, first_line
+
 _LEFT = re.compile(r"\.(partial|[0-9a-f]{12})\..+")
 """Names that `atomic` gives to files that are not complete yet."""
+MOST_BYTES = 32 << 20
+"""Of a JSON file. Python takes up to 25 times as much memory for it: 0.8 GB."""
+MOST_LEVELS = 50
+"""Of lists and objects in each other; ours have at most 6. Comparing and printing values is recursive."""
 
 
 @contextmanager
@@ -90,20 +97,53 @@ def write_json(path: Path, values: Any, *, indent: int | None = 2) -> None:
     write_text(path, text + "\n")
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object of a JSON file.
+def read_json(path: Path, *, most_bytes: int = MOST_BYTES) -> dict[str, Any]:
+    """The object of a JSON file that anybody may have written.
+
+    Args:
+        path: of the file.
+        most_bytes: that it may have.
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is damaged, or holds something other than an object; names `path`.
+        DamagedFile: it is damaged, is no file, too large or nested too deeply, or holds something other than
+            an object; names `path`.
     """
+    content = read_bytes(path, most_bytes)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not a readable JSON file: {error}") from error
+        raise DamagedFile(f"{path} is not a readable JSON file: {first_line(error)}") from None
     if not isinstance(values, dict):
-        raise ValueError(f"{path} holds a {type(values).__name__}, expected a JSON object")
+        raise DamagedFile(f"{path} holds a {type(values).__name__}, expected a JSON object")
+    level: list[Any] = [values]
+    for _ in range(MOST_LEVELS):
+        inner = (each.values() if isinstance(each, dict) else each for each in level)
+        level = [value for each in inner for value in each if isinstance(value, dict | list)]
+    if level:
+        raise DamagedFile(f"{path} is nested more than {MOST_LEVELS} levels deep")
     return values
+
+
+def read_bytes(path: Path, most_bytes: int) -> bytes:
+    """What a file holds that anybody may have written.
+
+    Args:
+        path: of the file.
+        most_bytes: that it may have.
+
+    Raises:
+        OSError: it cannot be read.
+        DamagedFile: it is larger, or may never end, such as a pipe.
+    """
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # to open a folder is an error of its own
+        raise DamagedFile(f"{path} is a pipe or a device, not a file")
+    with path.open("rb") as file:
+        content = file.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise DamagedFile(f"{path} has more than {most_bytes >> 10:,} KiB: too large for what it should hold")
+    return content
 
 
 def flush(path: Path) -> None:

@@ -61,6 +61,10 @@ class DataError(UserError):
     """A corpus, manifest or audio file that is missing, empty or unreadable."""
 
 
+class DamagedFile(_QuotesFiles, DataError, ValueError):
+    """A file that cannot be what it should be: cut off, of another kind, or beyond any size that is used."""
+
+
 class MissingSource(DataError):
     """A source of audio that does not exist.
 

@@ -19,6 +19,9 @@ LEVEL = 0.95
 """Confidence level of the intervals."""
 ROUNDS = 5_000
 """Bootstrap samples of a test set."""
+MOST_KINDS = 20_000
+"""Different outcomes of an utterance, beyond which drawing takes minutes: the largest published test set has
+13 078 utterances."""
 _AT_ONCE = 500  # draws: the weights of 2 620 different utterances are 10 MB then
 
 Outcomes = Mapping[str, tuple[float, float]]
@@ -72,7 +75,7 @@ def interval(
         Bounds of the mean over seeds of the mean over folds of the error rate, in per cent.
 
     Raises:
-        DataError: if seeds were tested on different utterances or folds.
+        DataError: if seeds were tested on different utterances or folds, or there are too many utterances.
     """
     generator = np.random.Generator(np.random.Philox(key=[seed, 0]))
     if len({len(folds) for folds in seeds}) != 1:
@@ -119,6 +122,8 @@ def _fold_rates(seeds: Sequence[Outcomes], rounds: int, generator: np.random.Gen
         raise DataError("seeds were tested on different utterances")
     pairs = np.array([[outcomes[name] for outcomes in seeds] for name in names])  # (utterances, seeds, 2)
     kinds, counts = np.unique(pairs.reshape(len(names), -1), axis=0, return_counts=True)
+    if len(kinds) > MOST_KINDS:
+        raise DataError(f"{len(kinds):,} different outcomes, at most {MOST_KINDS:,} are resampled")
     rates = []
     for start in range(0, rounds, _AT_ONCE):
         drawn = generator.multinomial(len(names), counts / len(names), size=min(_AT_ONCE, rounds - start))

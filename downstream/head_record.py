@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from distill.atomic import read_json, write_json
-from distill.errors import differing_keys, refuse_other_settings
+from distill.downstream.result_schema import check
+from distill.errors import DamagedFile, differing_keys, refuse_other_settings
 from distill.processes import is_first_process
 
 _HEAD = "head.json"
@@ -18,10 +19,31 @@ AUDIO = ("training audio",)
 """Keys of a record: contents of the training audio."""
 
 
+class Head(TypedDict, total=False):
+    """What is looked up in a record; the rest of it is only compared."""
+
+    checkpoint: str
+    label: str | None
+    labels: list[Any]
+    protocol: str
+    width: int | None
+
+
 def read_head(folder: Path) -> dict[str, Any]:
-    """The record of a head; empty if its training was not begun."""
+    """The record of a head; empty if its training was not begun.
+
+    Raises:
+        DamagedFile: it cannot be one.
+    """
     path = folder / _HEAD
-    return read_json(path) if path.exists() else {}
+    if not path.exists():
+        return {}
+    found = read_json(path)
+    try:
+        check(found, Head, "the record")
+    except ValueError as error:
+        raise DamagedFile(f"{path} is damaged ({error}): remove {folder} to train this head again") from None
+    return found
 
 
 def sign_head(folder: Path, identity: Mapping[str, Any], *, locations: str = "") -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from distill.atomic import read_json, write_json
+from distill.downstream.result_schema import Settings, check, check_percent, shortened
 from distill.errors import UserError
 
 logger = logging.getLogger(__name__)
+
+MOST_BYTES = 1 << 20
+"""Of the file of a result; ours have up to 10 KiB."""
 
 FINETUNED = "finetune"
 """Task of word error rates of fine-tuned models; they have tables of their own."""
@@ -77,6 +80,9 @@ class Result:
     """Corpora of noise that the model, or a teacher of it, was trained with, as far as it says."""
 
 
+_HINTS = get_type_hints(Result) | {"settings": Settings}
+
+
 def read_results(folders: Iterable[Path]) -> list[Result]:
     """All results below some folders (every `results/*.json`); damaged or foreign files are warned about.
 
@@ -97,7 +103,7 @@ def read_results(folders: Iterable[Path]) -> list[Result]:
     results = []
     for path in sorted(paths):
         try:
-            result = parse_result(read_json(path))
+            result = parse_result(read_json(path, most_bytes=MOST_BYTES))
             results.append(replace(result, predictions=_kept_file(path, result.predictions)))
         except (OSError, ValueError) as error:  # broken JSON and UTF-8 are ValueErrors, too
             logger.warning("skipped %s: not a result of an evaluation (%s)", path, error)
@@ -123,27 +129,23 @@ def parse_result(values: Any) -> Result:
         values: of this or an earlier version: fields that were added later have defaults.
 
     Raises:
-        ValueError: naming the field that is missing or of another type.
+        ValueError: naming the field that is missing, of another type or out of range.
     """
     if not isinstance(values, dict):
         raise ValueError("no JSON object")
     for entry in fields(Result):
-        if entry.name not in values:
-            if entry.default is MISSING and entry.default_factory is MISSING:
-                raise ValueError(f"no {entry.name!r}")
-            continue
-        value, kind = values[entry.name], str(entry.type)
-        allowed = {"str": str, "int": int, "float": int | float, "bool": bool, "dict": dict, "list": list}
-        optional = kind.endswith(" | None")
-        plain = kind.removesuffix(" | None").partition("[")[0]
-        fits = isinstance(value, allowed[plain]) or (optional and value is None)
-        if not fits or (isinstance(value, bool) and kind != "bool"):  # to Python True is an int
-            raise ValueError(f"{entry.name} is {value!r}")
-    for name in ("value", "dev"):
-        if not math.isfinite(values.get(name) or 0.0):
-            raise ValueError(f"{name} is {values[name]}")
+        if entry.name in values:
+            check(values[entry.name], _HINTS[entry.name], entry.name)
+        elif entry.default is MISSING and entry.default_factory is MISSING:
+            raise ValueError(f"no {entry.name!r}")
     if values["metric"] not in METRICS:
-        raise ValueError(f"metric is {values['metric']!r}; there are {', '.join(METRICS)}")
+        raise ValueError(f"metric is {shortened(values['metric'])}; there are {', '.join(METRICS)}")
+    for name in ("value", "dev"):
+        check_percent(values.get(name), name, error_rate=values["metric"] in ("wer", "per"))
+    counts = {"head_steps": values["head_steps"], "n_utterances": values["n_utterances"]}
+    for name, number in (counts | values.get("silent", {})).items():
+        if number < 0:
+            raise ValueError(f"{name} is {number}")
     return Result(**{field.name: values[field.name] for field in fields(Result) if field.name in values})
 
 

@@ -114,8 +114,8 @@ def tex(text: str) -> str:
 
 
 def cell_text(value: Any) -> str:
-    """Text on one line that is no formula; numbers stay unchanged."""
-    text = markdown.on_one_line(str(value))
+    """Text on one line that is no formula; numbers stay unchanged, None is empty."""
+    text = "" if value is None else markdown.on_one_line(str(value))
     if not text.startswith(("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")) or text == "-":
         return text
     try:

@@ -16,10 +16,11 @@ from scipy.stats import spearmanr
 
 from distill.atomic import read_json
 from distill.downstream.head_record import read_head
+from distill.downstream.result_schema import check
 from distill.downstream.results import METRICS, Result, read_results
 from distill.downstream.table_choices import choose, choose_lr
 from distill.downstream.table_notes import Notes
-from distill.errors import UserError
+from distill.errors import DamagedFile, UserError
 
 FEWEST_LAYERS = 3
 """A rank correlation over fewer says nothing."""
@@ -124,7 +125,11 @@ def read_weights(
     for path in sorted(paths):
         model = models.get(read_head(path.parent).get("checkpoint", ""))
         if model is not None:
-            found[model, path.parent.name.partition("-")[0]].append(read_json(path)["weights"])
+            try:
+                weights = check(read_json(path).get("weights"), list[float], "weights")
+            except ValueError as error:
+                raise DamagedFile(f"{path} is damaged ({error}): evaluate again") from None
+            found[model, path.parent.name.partition("-")[0]].append(weights)
     return {
         key: {str(layer): mean(values) for layer, values in enumerate(zip(*rows, strict=True))}
         for key, rows in found.items()

@@ -1,8 +1,10 @@
 """Charts of curves."""
 
+import html
 import re
 
 import numpy as np
+import pytest
 
 from distill.analysis.curves import COLOURS, curve_chart, style, thin
 
@@ -32,3 +34,15 @@ def test_charts_take_their_ink_from_the_page_and_share_no_ids():
     ids = [set(re.findall(r'\bid="([^"]+)"', svg)) for svg in (first, second)]
     assert ids[0] and not ids[0] & ids[1]
     assert set(re.findall(r'(?:href="#|url\(#)([^")]+)', first)) <= ids[0]
+
+
+@pytest.mark.parametrize(
+    "name", [r"a\g<0>b", r"\1", "\\", r"\g<nothing>", "$\\frac{", "\x1b\ud800", '"><script>']
+)
+def test_a_name_is_neither_a_reference_nor_a_formula_nor_markup(name):
+    chart = curve_chart(
+        name, "nats", {name: (np.array([1, 2]), np.array([3.0, 4.0]))}, {name: style(0)}, prefix="a"
+    )
+    shown = "".join(c if c.isprintable() else " " for c in name)
+    assert f'aria-label="{html.escape(f"{shown}: {shown}")}"' in chart
+    assert "<script>" not in chart and chart.encode()

@@ -45,3 +45,29 @@ def test_records_are_found_once(tmp_path):
 def test_tables_have_the_columns_of_all_rows(tmp_path):
     write_csv(tmp_path / "t.csv", [{"a": 1}, {"a": 2, "b": "x,y"}])
     assert (tmp_path / "t.csv").read_text() == 'a,b\n1,\n2,"x,y"\n'
+
+
+def test_a_row_without_a_column_is_the_files_fault(tmp_path):
+    record = Record(tmp_path, "probe", {}, ["model"])
+    record.add({"model": "s1", "value": 1})
+    (row,) = Record(tmp_path, "probe", {}, ["model"]).rows
+    assert row["value"] == 1 and row.get("identity") is None
+    with pytest.raises(UserError, match=r"analysis\.json is damaged \(a row has no identity\): remove it"):
+        row["identity"]
+    with pytest.raises(UserError, match="a row has no layer"):
+        Record(tmp_path, "probe", {}, ["model", "layer"])
+    record.rows = [{"model": ["s1"]}]
+    record.write()
+    with pytest.raises(UserError, match="a row is named by a list"):
+        Record(tmp_path, "probe", {}, ["model"])
+
+
+def test_no_cell_of_a_table_is_a_formula(tmp_path):
+    """Models are named after folders, and phones by aligners."""
+    rows = [
+        {"model": "=cmd|'/c calc'!A0", "-x": -3.5, "phone": "-"},
+        {"model": "a\rb", "-x": None, "phone": "+"},
+    ]
+    write_csv(tmp_path / "rows.csv", rows)
+    table = list(csv.reader((tmp_path / "rows.csv").read_text().splitlines()))
+    assert table == [["model", "'-x", "phone"], ["'=cmd|'/c calc'!A0", "-3.5", "-"], ["a b", "", "'+"]]

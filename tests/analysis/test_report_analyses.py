@@ -16,7 +16,6 @@ from distill.analysis.report_analyses import (
     png_size,
     read_analyses,
     settings_in_short,
-    shown,
 )
 from tests.analysis.made_runs import NASTY
 
@@ -74,11 +73,20 @@ def test_damaged_records_are_left_out_with_a_warning(tmp_path, text, caplog):
     ]
 
 
-def test_records_of_other_shapes_are_shown_as_far_as_they_go(tmp_path):
-    values = {"kind": ["\ud800<b>"], "settings": 3, "rows": [1, None, {"a": {"b": "\ud800"}}, {"\n": [1]}]}
+@pytest.mark.parametrize("wrong", [{"kind": ["a"]}, {"settings": 3}, {"rows": [1, None]}, {"rows": {}}])
+def test_records_of_other_shapes_are_left_out_with_a_warning(tmp_path, caplog, wrong):
+    values = {"kind": "a", "settings": {}, "rows": []} | wrong
+    (tmp_path / "analysis.json").write_text(json.dumps(values))
+    assert read_analyses([tmp_path]) == {}
+    assert "analysis.json is damaged" in caplog.text
+
+
+def test_odd_values_are_shown_as_texts(tmp_path):
+    rows = [{"a": {"b": "\ud800"}}, {"\n": [1]}]
+    values = {"kind": "\ud800<b>", "settings": {"x": None}, "rows": rows}
     (tmp_path / "analysis.json").write_text(json.dumps(values))
     (found,) = read_analyses([tmp_path]).values()
-    assert found.settings == "" and found.rows.said == "2 rows"
+    assert found.settings == "x " and found.rows.said == "2 rows"
     assert found.rows.columns == ["a", " "] and found.rows.cells[1] == ["", "[1]"]
     assert json.dumps([found.kind, *found.rows.cells[0]], ensure_ascii=False).encode()
 
@@ -148,7 +156,7 @@ def test_long_tables_are_cut_and_say_so():
 )
 def test_cells_are_one_short_line(value, text):
     assert cell(value) == text
-    assert shown("x" * 200) == "x" * 79 + "…"
+    assert cell("x" * 200) == "x" * 79 + "…"
 
 
 def test_settings_are_short():

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from distill.downstream.bootstrap import difference_interval, error_rate, interval, read_outcomes
+from distill.downstream.bootstrap import (
+    MOST_KINDS,
+    difference_interval,
+    error_rate,
+    interval,
+    read_outcomes,
+)
 from distill.errors import DataError
 
 
@@ -118,3 +124,9 @@ def test_what_is_no_table_of_outcomes(tmp_path, text, problem):
     (tmp_path / "ks.tsv").write_text(text)
     with pytest.raises(DataError, match=problem):
         read_outcomes(tmp_path / "ks.tsv")
+
+
+def test_more_outcomes_than_any_test_set_has_are_not_resampled():
+    with pytest.raises(DataError, match="20,001 different outcomes"):
+        interval([[outcomes(range(MOST_KINDS + 1))]], rounds=1)
+    assert interval([[outcomes([1] * (MOST_KINDS + 1))]], rounds=1) == (100.0, 100.0)

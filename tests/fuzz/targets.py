@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from tests.fuzz import checkpoints, recipes
+from tests.fuzz import checkpoints, evaluations, recipes
 from tests.fuzz.target import Target
 
-TARGETS: dict[str, Target] = {target.name: target for target in (*recipes.TARGETS, *checkpoints.TARGETS)}
+TARGETS: dict[str, Target] = {
+    target.name: target for target in (*recipes.TARGETS, *checkpoints.TARGETS, *evaluations.TARGETS)
+}
