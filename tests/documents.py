@@ -1,13 +1,14 @@
-"""The pages that people read: README.md, CONTRIBUTING.md and docs/, and what is written in them."""
+"""The pages that people read: those at the top and docs/, and what is written in them."""
 
 import re
 from pathlib import Path
 
 from tests.paths import ROOT
 
+TOP = ("README.md", "CONTRIBUTING.md", "SECURITY.md")
 PAGES = {
     str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
-    for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
+    for path in (*map(ROOT.joinpath, TOP), *sorted((ROOT / "docs").glob("*.md")))
 }
 README = PAGES["README.md"]
 
