@@ -10,7 +10,9 @@ Shapes: S splits, D features.
 from __future__ import annotations
 
 import logging
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +27,7 @@ from distill.analysis.models import LayeredModel, OurModel
 from distill.atomic import atomic
 from distill.data.noise import NoiseReader
 from distill.downstream.distorted_sets import DistortedSet, find_condition
-from distill.errors import DataError, UserError, listed
+from distill.errors import DataError, UserError, first_line, listed
 from distill.waveforms import masked_mean
 
 logger = logging.getLogger(__name__)
@@ -34,6 +36,14 @@ KINDS = ("clean", "musan", "gaussian", "reverb", "fsd", "dns")
 """Of speech, in the order of the paper."""
 SPLITS = 100
 """Of the paper."""
+
+MOST_BYTES = 256 << 20
+"""Of a file of splits: 40 models of 1024 features in 6 kinds of speech and 100 splits have 100 MB."""
+_UNREADABLE = (
+    *(ValueError, KeyError, OSError, EOFError, MemoryError, NotImplementedError, RuntimeError, SyntaxError),
+    *(zipfile.BadZipFile, zlib.error, tokenize.TokenError),
+)
+"""What a file that claims to be a `.npz` makes zipfile and numpy raise: its headers are Python's syntax."""
 
 Vectors = dict[str, np.ndarray]
 
@@ -197,16 +207,39 @@ def load_splits(path: Path, identities: Mapping[str, str]) -> Splits | None:
         return None
     means: dict[str, Vectors] = {}
     try:
+        if sum(entry.file_size for entry in zipfile.ZipFile(path).infolist()) > MOST_BYTES:
+            raise ValueError(f"more than {MOST_BYTES >> 20} MiB")
         with np.load(path) as arrays:
             utterances = tuple(arrays["utterances"].tolist())
             for model, identity in identities.items():
                 found = {kind: arrays[key] for kind in KINDS if (key := f"{identity}/{kind}") in arrays}
                 if found:
                     means[model] = found
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is damaged ({error}): remove it to measure again") from None
+        _check(means, utterances)
+    except (UserError, *_UNREADABLE) as error:
+        why = first_line(error)
+        raise UserError(f"{path} is damaged ({why}): remove it to measure again") from None
     held = {model: identities[model] for model in means}
     return Splits(means=means, identities=held, utterances=utterances) if means else None
+
+
+def _check(means: Mapping[str, Vectors], utterances: Sequence[Any]) -> None:
+    """Refuse arrays that are not (S, D), finite, and of the same splits.
+
+    Raises:
+        ValueError: if they are not.
+    """
+    if not all(isinstance(name, str) for name in utterances):
+        raise ValueError("names of utterances that are none")
+    sizes = set()
+    for kinds in means.values():
+        widths = {points.shape[-1:] for points in kinds.values()}
+        sizes |= {points.shape[:-1] for points in kinds.values()}
+        plain = all(points.dtype.kind == "f" and np.isfinite(points).all() for points in kinds.values())
+        if not plain or len(widths) > 1 or "clean" not in kinds:
+            raise ValueError("averages that are none")
+    if any(len(size) != 1 or not 2 <= size[0] <= len(utterances) for size in sizes) or len(sizes) > 1:
+        raise ValueError("averages of different splits")
 
 
 def joined(parts: Sequence[Splits]) -> Splits:

@@ -1,5 +1,9 @@
 """One point for each split and kind of speech, of the same utterances in the same order for every kind."""
 
+import zipfile
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import soundfile
@@ -171,3 +175,55 @@ def test_what_is_in_the_picture_is_said():
         "4 points: 2 splits of 4 utterances in 2 conditions (without musan, gaussian, reverb, dns)"
     )
     assert str(made("a", utterances=2)).startswith("4 points: 2 splits, each an utterance, in 2 conditions")
+
+
+def _npz(path: Path, **arrays: Any) -> Path:
+    points = np.zeros((2, 3), np.float32)
+    np.savez(path, **{"utterances": np.array(["a", "b"]), "h/clean": points, "h/musan": points} | arrays)
+    return path
+
+
+def test_splits_of_strangers(tmp_path):
+    path = _npz(tmp_path / "means.npz")
+    found = load_splits(path, {"a": "h"})
+    assert found is not None and found.number == 2
+    wrong: dict[str, Any] = {
+        "objects": {"h/clean": np.array([[{}]], dtype=object)},
+        "names": {"utterances": np.array([1, 2])},
+        "integers": {"h/clean": np.zeros((2, 3), np.int64)},
+        "NaN": {"h/clean": np.full((2, 3), np.nan)},
+        "flat": {"h/clean": np.zeros(3)},
+        "no rows": {"h/clean": np.zeros((0, 3)), "h/musan": np.zeros((0, 3))},
+        "other rows": {"h/clean": np.zeros((1, 3))},
+        "other features": {"h/clean": np.zeros((2, 4))},
+    }
+    for arrays in wrong.values():
+        with pytest.raises(UserError, match=r"means\.npz is damaged .*: remove it"):
+            load_splits(_npz(path, **arrays), {"a": "h"})
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (1" + "0" * 15 + ",), }",
+        "{'descr': (",
+        "[" * 200,
+        "0x",
+    ]
+    + ["{'descr': '|O', 'fortran_order': False, 'shape': (1,), }", "{'descr': '<f4'}", "'\\x", "\\"],
+)
+def test_headers_of_strangers(tmp_path, header):
+    text = header.ljust(118 + 128 * (len(header) // 118)) + "\n"
+    array = b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode()
+    with zipfile.ZipFile(tmp_path / "means.npz", "w") as archive:
+        archive.writestr("utterances.npy", array)
+    with pytest.raises(UserError, match=r"means\.npz is damaged") as caught:
+        load_splits(tmp_path / "means.npz", {"a": "h"})
+    assert str(caught.value).isprintable()
+
+
+def test_an_archive_that_unpacks_to_gigabytes_is_not_unpacked(tmp_path):
+    with zipfile.ZipFile(tmp_path / "means.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("utterances.npy", bytes(300 << 20))
+    with pytest.raises(UserError, match="more than 256 MiB"):
+        load_splits(tmp_path / "means.npz", {"a": "h"})
