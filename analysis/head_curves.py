@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from distill.analysis.run_logs import Curve, read_curves, unique_labels
+from distill.downstream.finding import find_below
 
 _NAME = re.compile(r"(?P<task>[^-]+)(-fold\d+)?-(?P<features>.+)-seed\d+(-(?P<others>.+))?")
 
@@ -22,7 +23,7 @@ HeadCurves = dict[str, dict[str, Curve]]
 
 def read_heads(folders: Sequence[Path]) -> dict[str, HeadCurves]:
     """The curves of all heads in some folders and their subfolders, by task."""
-    paths = {path.resolve().parent for folder in folders for path in folder.rglob("heads/*/csv")}
+    paths = {path.resolve().parent for folder in folders for path in find_below(folder, "heads/*/csv")}
     models = sorted({path.parents[1] for path in paths})
     labels = dict(zip(models, unique_labels(models), strict=True))
     found: dict[str, dict[str, dict[str, list[Curve]]]] = defaultdict(

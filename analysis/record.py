@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from distill.atomic import read_json, write_json, write_text
+from distill.downstream.finding import find_below
 from distill.downstream.table_formats import cell_text
 from distill.errors import DamagedFile, UserError, differing_keys, refuse_other_settings
 
@@ -97,7 +99,18 @@ class Record:
         return tuple(row[name] for name in self.key)
 
     def write(self) -> None:
-        """Write both files."""
+        """Write both files.
+
+        Raises:
+            UserError: for a number that is not finite, which no file of ours holds.
+        """
+        for row in self.rows:
+            for column, value in row.items():
+                if isinstance(value, float) and not math.isfinite(value):
+                    whose = ", ".join(map(str, self._key(row)))
+                    raise UserError(
+                        f"{self.folder}: {column} of {whose} is {value}: are the model's numbers finite?"
+                    )
         write_json(self.folder / FILE, {"kind": self.kind, "settings": self.settings, "rows": self.rows})
         write_csv(self.folder / "rows.csv", self.rows)
 
@@ -127,7 +140,7 @@ def _damaged(path: Path, why: str) -> DamagedFile:
 
 def find_records(folders: Sequence[Path]) -> Iterator[Path]:
     """The folders of analyses in and below some folders, sorted, each once."""
-    yield from sorted({path.parent.resolve() for folder in folders for path in folder.rglob(FILE)})
+    yield from sorted({path.parent.resolve() for folder in folders for path in find_below(folder, FILE)})
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

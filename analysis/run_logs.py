@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from distill.atomic import read_bytes, read_json
+from distill.downstream.finding import find_below
 from distill.errors import UserError, first_line
 from distill.markdown import shortened
 from distill.training.run_folder import RunFolder
@@ -84,8 +85,8 @@ def read_runs(folders: Sequence[Path]) -> list[RunLog]:
     for folder in unique:
         if not folder.is_dir():
             raise UserError(f"{folder} is not a folder: name run folders, folders of evaluations or analyses")
-        marks = ("recipe.yaml", "csv/metrics*.csv", "results/*.json", "**/results/*.json", "**/analysis.json")
-        if not any(any(folder.glob(mark)) for mark in marks):
+        own = any(any(folder.glob(mark)) for mark in ("recipe.yaml", "csv/metrics*.csv", "results/*.json"))
+        if not own and not any(any(find_below(folder, mark)) for mark in ("results/*.json", "analysis.json")):
             raise UserError(
                 f"{folder} holds neither a run (recipe.yaml, csv/) nor results of evaluations or analyses"
             )

@@ -15,6 +15,7 @@ from statistics import mean
 from scipy.stats import spearmanr
 
 from distill.atomic import read_json
+from distill.downstream.finding import find_below
 from distill.downstream.head_record import read_head
 from distill.downstream.result_schema import check
 from distill.downstream.results import METRICS, Result, read_results
@@ -121,7 +122,8 @@ def read_weights(
 ) -> dict[tuple[str, str], dict[str, float]]:
     """By model and task, the learned weight of each layer, mean over heads."""
     found: dict[tuple[str, str], list[list[float]]] = defaultdict(list)
-    paths = {path.resolve() for folder in folders for path in folder.rglob("heads/*/layer_weights.json")}
+    name = "heads/*/layer_weights.json"
+    paths = {path.resolve() for folder in folders for path in find_below(folder, name)}
     for path in sorted(paths):
         model = models.get(read_head(path.parent).get("checkpoint", ""))
         if model is not None:

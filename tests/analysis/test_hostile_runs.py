@@ -11,6 +11,7 @@ import pytest
 
 from distill.analysis.report import make_report
 from distill.analysis.run_logs import MOST_RECIPE_BYTES, read_runs
+from distill.downstream.tables import make_tables
 from distill.errors import UserError
 from tests.analysis.made_runs import write_analysis, write_run
 from tests.downstream.made_results import write
@@ -146,6 +147,23 @@ def test_pipes_and_loops_are_left_out(tmp_path, whole, caplog, name):
     with caplog.at_level(logging.WARNING):
         make_report([run], tmp_path / "report.html")
     assert f"{name} is a pipe or a device" in caplog.text
+
+
+def test_folders_within_folders_have_an_end(tmp_path, whole, caplog):
+    """As deep as a path may be long."""
+    run = _write(tmp_path / "run", whole)
+    here = os.getcwd()
+    try:
+        os.chdir(run)
+        for _ in range(1500):
+            os.mkdir("a")
+            os.chdir("a")
+    finally:
+        os.chdir(here)
+    make_report([run], tmp_path / "report.html")
+    assert "90.00" in make_tables([run])
+    assert f"{run} is nested more than 40 levels deep" in caplog.text
+    subprocess.run(["rm", "-rf", str(run)], check=False)  # what Python is not able to remove
 
 
 LIMITED = """

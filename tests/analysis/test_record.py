@@ -71,3 +71,9 @@ def test_no_cell_of_a_table_is_a_formula(tmp_path):
     write_csv(tmp_path / "rows.csv", rows)
     table = list(csv.reader((tmp_path / "rows.csv").read_text().splitlines()))
     assert table == [["model", "'-x", "phone"], ["'=cmd|'/c calc'!A0", "-3.5", "-"], ["a b", "", "'+"]]
+
+
+def test_a_number_that_is_not_finite_is_not_written(tmp_path):
+    record = Record(tmp_path, "probe", {}, ["model"])
+    with pytest.raises(UserError, match="value of s1 is nan: are the model's numbers finite"):
+        record.add({"model": "s1", "value": float("nan")})
