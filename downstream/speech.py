@@ -22,7 +22,7 @@ from distill.downstream.task_sources import noise_corpora, noise_sources, read_s
 from distill.downstream.tasks import RECORDED
 from distill.downstream.truths import truths
 from distill.encoder import EncoderConfig
-from distill.errors import differing_keys, refuse_other_settings
+from distill.errors import DamagedFile, differing_keys, refuse_other_settings
 from distill.hashing import hash_lines
 from distill.hubert import HubertConfig
 from distill.preflight.survey import check_files
@@ -171,6 +171,8 @@ class TaskSpeech:
         Raises:
             UserError: naming what differs.
         """
+        if not isinstance(settings, Mapping):
+            raise DamagedFile(f"{where} is damaged (its settings are none): remove it to test again")
         wanted = self.config.settings(lm=lm)
         if "test audio" in settings:
             del wanted["sources"], wanted["noises"]

@@ -25,9 +25,13 @@ def write_slurm(jobs: Sequence[Job], out: Path, *, options: Sequence[str] = ()) 
 
     Raises:
         ValueError: without jobs.
+        UserError: if the path of a folder has control characters.
     """
     if not jobs:
         raise ValueError("no jobs: nothing to write")
+    for place in (str(Path.cwd()), str(out.resolve())):
+        if not place.isprintable():  # an end of a line would end the comment that #SBATCH stands in
+            raise UserError(f"{place!r} has an end of a line or another control character: rename the folder")
     logs = out / "slurm"
     logs.mkdir(parents=True, exist_ok=True)  # SLURM does not create it
     pattern = str(logs.resolve()).replace("%", "%%") + "/%A_%a.log"

@@ -23,6 +23,8 @@ _SECTIONS = ("distortion", "student", "encoder", "optim", "dat", "targets", "mas
 """Parts of a recipe that say how the model was trained; the others are about machines and logs."""
 _LONGEST = 2000
 """Letters of a text from a checkpoint or recipe; a description may be a paragraph."""
+_HIGHEST = 1e6
+"""A score; those in per cent, of any task, are far below."""
 _NO_RECIPE = "Not known: exported without the recipe of its run."
 _UNTRAINED = "None: this is the teacher as it was published, nothing was trained."
 
@@ -35,12 +37,16 @@ def read_scores(path: str | Path) -> Scores:
     """
     scores = files.read_json(Path(path))
     for row in scores.values():
-        if not isinstance(row, dict) or any(type(value) not in (int, float) for value in row.values()):
+        if not isinstance(row, dict) or not all(map(_is_score, row.values())):
             raise CheckpointError(
                 f'{path} holds something else than scores, expected {{"clean": {{"KS": 95.9}}, ...}}: '
                 "condition, task, number"
             )
     return scores
+
+
+def _is_score(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < _HIGHEST  # NaN is not
 
 
 def model_card(

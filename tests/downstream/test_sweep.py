@@ -253,3 +253,20 @@ def test_a_sweep_of_several_models_has_no_row(student, task_data, tmp_path):
     planned = {"data": str(task_data), "out": tmp_path}
     with pytest.raises(UsageError, match="row=... puts one model into a row"):
         plan_sweep([str(student), "org/other"], ["ic"], ["clean"], words=["ic:row=S1"], **planned)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"labels": 5}', '{"checkpoint": ["a"]}', "[" * 9999, "\0"])
+def test_a_damaged_record_of_a_head_is_named(students, tmp_path, content):
+    (job,) = plan(students[:1], tmp_path)
+    begin(job)
+    (record,) = job.out.glob("heads/*/head.json")
+    record.write_text(content)
+    with pytest.raises(UserError, match=rf"^{record} ") as caught:
+        plan(students[:1], tmp_path)
+    assert str(caught.value).isprintable()
+
+
+def test_a_result_without_settings_is_named(students, tmp_path):
+    (job,) = plan(students[:1], tmp_path)
+    with pytest.raises(UserError, match="a.json is damaged"):
+        TaskSpeech(job.config).check_score([], "clean", None, lm=False, where="a.json")  # pyright: ignore

@@ -38,3 +38,14 @@ def test_submitting(tmp_path, monkeypatch):
     sbatch.write_text('#!/bin/sh\necho "sbatch: error: invalid partition" >&2\nexit 1\n')
     with pytest.raises(UserError, match="invalid partition"):
         submit(script)
+
+
+def test_no_name_of_a_folder_is_a_command(students, tmp_path, monkeypatch):
+    odd = tmp_path / "a\ntouch executed\n#"
+    odd.mkdir()
+    jobs = plan(students[:1], tmp_path)
+    with pytest.raises(UserError, match="has an end of a line"):
+        write_slurm(jobs, odd)
+    monkeypatch.chdir(odd)
+    with pytest.raises(UserError, match="has an end of a line"):
+        write_slurm(jobs, tmp_path)

@@ -7,9 +7,10 @@ import pytest
 import yaml
 
 from distill.checkpoints import teacher_facts
-from distill.checkpoints.model_card import model_card
+from distill.checkpoints.model_card import model_card, read_scores
 from distill.config import to_yaml
 from distill.distortions.options import DistortionConfig
+from distill.errors import CheckpointError
 from distill.hubert import HubertConfig
 from distill.options import AdaptRecipe, DataConfig, DistillRecipe, Recipe, TargetsConfig
 
@@ -121,3 +122,18 @@ def test_odd_values_of_a_recipe_are_no_traceback():
         }
         for values in (recipe, nested, {"name": odd, "kind": odd, "cdm": odd}):
             assert len(card_of(values, {"recipe": odd, "noises_heard": odd})) < 30_000
+
+
+NO_SCORES = (
+    *('{"clean": {"KS": NaN}}', '{"clean": {"KS": 1e999}}', '{"clean": {"KS": 1' + "0" * 400 + "}}"),
+    *('{"clean": {"KS": true}}', '{"clean": {"KS": "1"}}', '{"a": [1]}', '{"a": 5}', "\ud800"),
+    *("[" * 100_000, '{"a": ' * 100_000),
+)
+
+
+@pytest.mark.parametrize("text", NO_SCORES, ids=range(len(NO_SCORES)))
+def test_scores_that_are_none_are_refused(tmp_path, text):
+    (tmp_path / "scores.json").write_bytes(text.encode(errors="surrogatepass"))
+    with pytest.raises(CheckpointError, match=r"scores\.json") as caught:
+        read_scores(tmp_path / "scores.json")
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 500
