@@ -6,8 +6,8 @@ import logging
 import os
 import re
 import secrets
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,9 @@ from distill.processes import is_first_process
 from distill.training.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
+
+_TOKEN = re.compile("SLURM.*(JWT|TOKEN|KEY|SECRET|PASS).*")
+"""Variables of SLURM that open doors."""
 
 
 class SafeLogger(Logger):
@@ -133,6 +136,7 @@ def make_loggers(recipe: Recipe, folder: RunFolder) -> list[Logger]:
     mode = wandb_mode(recipe.logging.wandb)
     if mode != "off":
         os.environ.setdefault("WANDB_SILENT", "true")
+        _start_wandb()
         offline = partial(_wandb, OfflineWandbLogger, recipe, folder)
         online = SafeLogger(_wandb(WandbLogger, recipe, folder), spare=offline) if mode == "online" else None
         loggers.append(online or SafeLogger(offline()))
@@ -159,6 +163,28 @@ def wandb_mode(wish: str) -> str:
     if switch in ("offline", "dryrun"):
         return "offline"
     return "online" if switch == "online" or os.environ.get("WANDB_API_KEY") else "offline"
+
+
+@contextmanager
+def _without_tokens() -> Iterator[None]:
+    """Hide SLURM's tokens from processes that are started within the block."""
+    hidden = {name: os.environ.pop(name) for name in [*os.environ] if _TOKEN.fullmatch(name)}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+
+
+def _start_wandb() -> None:
+    """Start the process that writes Weights & Biases' files; it notes down every variable of SLURM it sees.
+
+    What fails here fails again in the logger, which says so.
+    """
+    if is_first_process():
+        with suppress(Exception), _without_tokens():
+            import wandb
+
+            wandb.setup()
 
 
 def _wandb(kind: type[WandbLogger], recipe: Recipe, folder: RunFolder) -> WandbLogger:
