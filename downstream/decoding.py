@@ -26,6 +26,7 @@ from distill.errors import DataError, UserError, check_finite
 
 _BINARY = b"mmap lm http://kheafield.com/code"  # how every file of KenLM's build_binary begins
 _GZIP = b"\x1f\x8b"
+_LONGEST_LINE = 1 << 16  # bytes
 _UNKNOWN = "<unk>"
 DAMAGED = "lm {} is damaged, truncated or without 2-grams: download or build it again"
 _NO_WORDS = frozenset({"<s>", "</s>", _UNKNOWN, "<UNK>"})
@@ -211,11 +212,13 @@ def language_model_kind(path: Path) -> str:
 
 
 def _text_lines(path: Path) -> Iterator[str]:
-    """The stripped lines of a file of any size, gzipped or not; DataError if it is not UTF-8."""
+    """The stripped lines of a file of any size, gzipped or not; DataError if one is long or not UTF-8."""
     with path.open("rb") as file:
         gzipped = file.read(2) == _GZIP
     with gzip.open(path) if gzipped else path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
+        for number, line in enumerate(iter(lambda: lines.readline(_LONGEST_LINE), b""), start=1):
+            if len(line) == _LONGEST_LINE:
+                raise DataError(f"lm {path}: line {number} is too long for an n-gram")
             try:
                 yield line.decode("utf-8").strip()
             except UnicodeDecodeError:

@@ -15,6 +15,8 @@ from distill.errors import DataError, listed
 
 _FORM = "NAME CHANNEL START DURATION SYMBOL [CONFIDENCE]"
 _NUMBER = re.compile(r"[-+]?(\d{1,40}\.?\d{0,40}|\.\d{1,40})([eE][-+]?\d{1,3})?")
+MOST_INTERVALS = 200_000
+"""Of an utterance: five hours of phones."""
 _LONGEST_LINE = 1 << 16  # bytes
 
 
@@ -41,6 +43,10 @@ def read_ctm(path: Path, wanted: Callable[[str], bool]) -> dict[str, list[Interv
         if wanted(cells[0]):
             start_s, duration_s = float(cells[2]), float(cells[3])
             found[cells[0]].append(Interval(cells[4], start_s, start_s + duration_s))
+            if len(found[cells[0]]) > MOST_INTERVALS:
+                raise DataError(
+                    f"{path}, line {number}: more than {MOST_INTERVALS:,} intervals of {listed([cells[0]])}"
+                )
     return dict(found)
 
 

@@ -17,8 +17,8 @@ from distill.analysis.cca.segments import Interval
 from distill.data.files import regular_file
 from distill.errors import DataError, listed
 
-MOST_BYTES = 64 << 20
-"""An hour of speech with words and phones takes about 5 MB."""
+MOST_BYTES = 8 << 20
+"""An hour of speech with words and phones takes about 5 MB; intervals alone take seconds to read."""
 
 _TOKENS = re.compile(
     r'(?P<text>"(?:[^"]|"")*+")'
@@ -57,11 +57,11 @@ def read_textgrid(path: Path) -> list[Tier]:
 
 
 def _decoded(path: Path) -> str:
-    n_bytes = regular_file(path).stat().st_size
-    if n_bytes > MOST_BYTES:
-        raise DataError(f"{path} has {n_bytes >> 20} MiB, too many for a TextGrid of one utterance")
     try:
-        content = path.read_bytes()
+        with regular_file(path).open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise DataError(f"{path} has more than {MOST_BYTES >> 20} MiB, too many for a TextGrid")
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror or error})") from None
     if content.startswith(_BINARY):

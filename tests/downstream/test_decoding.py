@@ -206,6 +206,14 @@ def test_words_in_another_encoding_are_named_with_their_line(arpa, tmp_path, pac
         list(arpa_words(path))
 
 
+def test_a_line_of_gigabytes_is_not_read(tmp_path):
+    path = tmp_path / "x.arpa.gz"
+    path.write_bytes(gzip.compress(b"\\data\\\nngram 1=1\n\\1-grams:\n-1 " + bytes(10_000_000)))
+    assert language_model_kind(path) == "arpa"
+    with pytest.raises(DataError, match="line 4 is too long for an n-gram"):
+        list(arpa_words(path))
+
+
 def test_what_else_can_be_wrong_with_it(arpa, tmp_path, monkeypatch):
     with pytest.raises(DataError, match="no such file"):
         LanguageModelDecoder(tmp_path / "none.arpa", CHARACTERS, word_end=WORD_END)

@@ -4,7 +4,7 @@ import gzip
 
 import pytest
 
-from distill.analysis.cca.ctm import read_ctm
+from distill.analysis.cca.ctm import MOST_INTERVALS, read_ctm
 from distill.analysis.cca.segments import Interval
 from distill.errors import DataError
 
@@ -54,3 +54,10 @@ def test_damaged_gzip_and_folders(tmp_path):
         read_ctm(tmp_path / "x.ctm.gz", lambda name: True)
     with pytest.raises(DataError, match="is a folder"):
         read_ctm(tmp_path, lambda name: True)
+
+
+def test_an_utterance_has_no_end(tmp_path):
+    (tmp_path / "x.ctm").write_text("a 1 0 1 yes\n" * (MOST_INTERVALS + 1))
+    with pytest.raises(DataError, match=r"line 200001: more than 200,000 intervals of a"):
+        read_ctm(tmp_path / "x.ctm", lambda name: True)
+    assert read_ctm(tmp_path / "x.ctm", lambda name: name == "b") == {}
