@@ -53,6 +53,8 @@ SHAPES = {
 }
 """Values of the configuration that the weights decide as well, and our names for them."""
 _HEAD = ("mask_emb", "final_proj.weight", "final_proj.bias", "label_embs_concat")
+_LONGEST_LAYERS, _MOST_LAYERS = 2000, 100
+"""Letters and convolutions of `conv_feature_layers`: a HuBERT has 49 and 7."""
 _FINE_TUNED_PREFIX = "w2v_encoder.w2v_model."
 _MODELS = ("hubert", "wav2vec2", "wav2vec_ctc", "wav2vec_seq2seq")
 _WAV2VEC2_HEAD = ("quantizer.", "project_q.", "final_proj.", "target_glu.")
@@ -271,6 +273,8 @@ def parse_layers(text: Any, path: object) -> list[tuple[int, int, int]] | None:
     if text is None:
         return None
     try:
+        if len(str(text)) > _LONGEST_LAYERS:
+            raise ValueError("it is too long")
         return _layer_list(ast.parse(str(text).strip(), mode="eval").body)
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
         raise CheckpointError(
@@ -287,9 +291,10 @@ def _layer_list(node: ast.expr) -> list[tuple[int, int, int]]:
         number_first = isinstance(node.left, ast.Constant)
         repeated, times = (node.right, node.left) if number_first else (node.left, node.right)
         count = ast.literal_eval(times)
-        if not isinstance(count, int) or not 0 <= count <= 100:
+        layers = _layer_list(repeated)
+        if not isinstance(count, int) or not 0 <= count * max(len(layers), 1) <= _MOST_LAYERS:
             raise ValueError(f"{count!r} repetitions")
-        return _layer_list(repeated) * count
+        return layers * count
     layers = ast.literal_eval(node)
     if not isinstance(layers, list):
         raise ValueError(f"{layers!r} is not a list")
@@ -316,6 +321,6 @@ def _updates(contents: dict[str, Any]) -> int | None:
 
 def _own_provenance(contents: dict[str, Any]) -> dict[str, Any]:
     """What `fairseq_writing` noted down."""
-    extra = safe_pickle.plain(contents.get("extra_state"))
-    own = extra.get("distill") if isinstance(extra, dict) else None
+    extra = contents.get("extra_state")
+    own = safe_pickle.plain(extra.get("distill")) if isinstance(extra, dict) else None
     return own if isinstance(own, dict) else {}

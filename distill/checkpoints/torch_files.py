@@ -12,12 +12,14 @@ import mmap
 import struct
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import torch
 
+from distill.checkpoints.bounded_pickle import MAX_BYTES
 from distill.errors import CheckpointError
 
 ZIP_MAGIC = b"PK\x03\x04"
@@ -25,7 +27,19 @@ PICKLE_MAGIC = b"\x80"
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_VERSION = 1001
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a record in a zip: magic, length of name, of what follows it
-_ENCRYPTED = 0x1
+_ENCRYPTED = 0x1 | 0x20 | 0x40 | 0x2000
+"""Flags of records: encrypted in either way, patched, masked."""
+_MAX_CONTENTS = 16 << 20
+"""Bytes of a table of contents: that of 50 000 tensors has 5 MB."""
+
+
+class _TableReader(io.FileIO):
+    """What Python's zipfile reads a table of contents from, in one go."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > _MAX_CONTENTS:
+            raise zipfile.BadZipFile(f"its table of contents has more than {_MAX_CONTENTS >> 20} MB")
+        return super().read(size)
 
 
 class Storage(NamedTuple):
@@ -52,7 +66,7 @@ class Records:
             zipfile.BadZipFile: if it is damaged.
             ValueError: if it is empty.
         """
-        with path.open("rb") as stream, zipfile.ZipFile(stream) as archive:
+        with _TableReader(path) as stream, zipfile.ZipFile(stream) as archive:
             entries = archive.infolist()
             self._mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
         names = [entry.filename for entry in entries]
@@ -71,12 +85,16 @@ class Records:
             raise CheckpointError(f"{path} is compressed inside, expected a file as torch.save writes it")
         folder = pickles[0].rpartition("data.pkl")[0]
         self._entries = {entry.filename.removeprefix(folder): entry for entry in entries}
+        # torch leaves them out on request (`set_crc32_options`).
+        self._has_checksums = any(entry.CRC for entry in entries)
 
     def read(self, name: str) -> bytes | None:
         """The contents of a record; None if there is none of that name."""
         if name not in self._entries:
             return None
         start, size = self._place(name)
+        if size > MAX_BYTES:
+            raise zipfile.BadZipFile(f"its record {ascii(name)} has more than {MAX_BYTES >> 20} MB")
         return self._mapped[start : start + size]
 
     def storage(self, name: str) -> torch.UntypedStorage:
@@ -91,8 +109,12 @@ class Records:
         entry = self._entries[name]
         magic, n_name, n_extra = _LOCAL_HEADER.unpack_from(self._mapped, entry.header_offset)
         start = entry.header_offset + _LOCAL_HEADER.size + n_name + n_extra
-        if magic != ZIP_MAGIC or start + entry.file_size > len(self._mapped):
+        end = start + entry.file_size
+        if magic != ZIP_MAGIC or end > len(self._mapped):
             raise zipfile.BadZipFile(f"its record {ascii(name)} is damaged")
+        with memoryview(self._mapped) as view, view[start:end] as content:
+            if self._has_checksums and zlib.crc32(content) != entry.CRC:
+                raise zipfile.BadZipFile(f"its record {ascii(name)} does not match its checksum")
         return start, entry.file_size
 
 
@@ -177,9 +199,10 @@ def _fill(storage: torch.UntypedStorage, itemsize: int, stream: BinaryIO) -> Non
 def _parsed(saved: Any) -> tuple[torch.dtype, Any, int]:
     """The type, name and number of elements of a storage, as pickles name it."""
     kind, dtype, key, _, n_elements = saved
-    if kind not in ("storage", b"storage") or not isinstance(dtype, torch.dtype) or n_elements < 0:
+    good = isinstance(dtype, torch.dtype) and isinstance(key, str | int) and type(n_elements) is int
+    if kind not in ("storage", b"storage") or not good or n_elements < 0:
         raise ValueError(f"it names {ascii(kind)[:40]} where it may name storages of numbers only")
-    return dtype, key, int(n_elements)
+    return dtype, key, n_elements
 
 
 def _refuse_storage(saved: Any) -> Storage:
