@@ -1,4 +1,7 @@
-"""Files that appear under their name only when they are complete, so that no part of one is ever read."""
+"""Files that appear under their name only when they are complete, so that no part of one is ever read.
+
+And text that others wrote, read with limits: its size says what it can take in memory and time.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,15 @@ MOST_BYTES = 32 << 20
 """Of a JSON file. Python takes up to 25 times as much memory for it: 0.8 GB."""
 MOST_LEVELS = 50
 """Of lists and objects in each other; ours have at most 6. Comparing and printing values is recursive."""
+MAX_YAML = 256 << 10
+"""Bytes of a YAML file, of which Python reads about 50 000 a second; the longest recipe of ours has 4000."""
+_MAX_NODES, _MAX_DEPTH = 20_000, 50
+"""Values in a YAML file, those that an alias stands for counted again each time; lists in lists."""
+_PLAIN_TAGS = (
+    None,
+    "!",
+    *(f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "seq", "map")),
+)
 
 
 @contextmanager
@@ -144,6 +156,61 @@ def read_bytes(path: Path, most_bytes: int) -> bytes:
     if len(content) > most_bytes:
         raise DamagedFile(f"{path} has more than {most_bytes >> 10:,} KiB: too large for what it should hold")
     return content
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file holds: values, lists and mappings.
+
+    Raises:
+        OSError: it cannot be read.
+        DamagedFile: it is damaged, or one that `check_yaml` refuses; names `path`.
+    """
+    import yaml
+
+    content = read_bytes(path, MAX_YAML)
+    try:
+        text = content.decode("utf-8")
+        check_yaml(text)
+        return yaml.safe_load(text)
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        said = " ".join(str(error).split())
+        raise DamagedFile(f"{path} is not a readable YAML file: {said}") from None
+
+
+def check_yaml(text: str) -> None:
+    """Refuse YAML that means more than it says, before anything is made of it.
+
+    Raises:
+        ValueError: for lists that contain themselves, aliases of aliases that amount to more than any file
+            needs, tags of other things than plain values, and too much of anything.
+        yaml.YAMLError: if it is no YAML.
+    """
+    import yaml
+
+    sizes: dict[str | None, int] = {}  # how many values an anchor stands for
+    unfinished: list[tuple[str | None, int]] = []  # its anchor, and how many values came before
+    n_values = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        line = event.start_mark.line + 1 if event.start_mark else 1
+        if isinstance(event, yaml.AliasEvent):
+            if any(event.anchor == anchor for anchor, _ in unfinished):
+                raise ValueError(f"line {line}: {ascii(event.anchor)[:80]} contains itself")
+            n_values += sizes.get(event.anchor, 1)
+        elif isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent):
+            if event.tag not in _PLAIN_TAGS:
+                raise ValueError(f"line {line}: {ascii(event.tag)[:80]} is not a kind of plain values")
+            if isinstance(event, yaml.ScalarEvent):
+                sizes[event.anchor] = 1
+            else:
+                unfinished.append((event.anchor, n_values))
+            n_values += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = unfinished.pop()
+            sizes[anchor] = n_values - before
+        if n_values > _MAX_NODES:
+            raise ValueError(f"line {line}: there are more than {_MAX_NODES:,} values, aliases included")
+        if len(unfinished) > _MAX_DEPTH:
+            raise ValueError(f"line {line}: lists or sections are nested too deeply")
 
 
 def flush(path: Path) -> None:

@@ -197,6 +197,15 @@ def check_depth(config: EncoderConfig, state: Mapping[str, Any], source: object)
         if found != layers:
             where = f" in block {block[-2]}" if block else ""
             raise CheckpointError(f"{source} is described with {layers} layers{where} but holds {found}")
+    stacks: dict[str, Sequence[Any]] = {}
+    if isinstance(config, SpiralConfig):
+        stacks = {"block1.convs.": config.block1_conv_layers, "block2.convs.": config.conv_layers}
+    elif isinstance(config, HubertConfig):
+        stacks = {"cnn.": config.conv_layers}
+    for start, layers in stacks.items():
+        found = sum(key.startswith(start) and key.endswith(".conv.weight") for key in state)
+        if found != len(layers):
+            raise CheckpointError(f"{source} is described with {len(layers)} convolutions but holds {found}")
 
 
 def own_section(

@@ -17,6 +17,8 @@ from torch import Tensor
 from distill import atomic as whole_files
 from distill.errors import CheckpointError, first_line
 
+_MAX_HEADER = 8 << 20
+"""Bytes of the table of contents of a .safetensors file: 80 000 tensors."""
 _CHECKSUM = "blake2b"
 """Key in the metadata of a .safetensors file of ours."""
 
@@ -33,6 +35,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         CheckpointError: if it is missing or damaged.
     """
     try:
+        _check_header(path)
         tensors, wanted = load_file(path), checksum_of(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
@@ -42,6 +45,19 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     if wanted is not None and wanted != _checksum(tensors):
         raise CheckpointError(f"{path} is damaged (it does not match its checksum): restore it from a copy")
     return tensors
+
+
+def _check_header(path: Path) -> None:
+    """Refuse a table of contents that itself takes gigabytes.
+
+    Raises:
+        OSError: if the file cannot be read.
+        ValueError: naming the size.
+    """
+    with path.open("rb") as stream:
+        n_bytes = int.from_bytes(stream.read(8), "little")
+    if n_bytes > _MAX_HEADER:
+        raise ValueError(f"its header has more than {_MAX_HEADER >> 20} MB")
 
 
 def checksum_of(path: Path) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from distill.atomic import read_yaml
 from distill.checkpoints import (
     fairseq,
     files,
@@ -43,6 +45,8 @@ _EXPECTED: dict[_Wanted, str] = {
     ".json, a Lightning .ckpt, our .onnx, or a run folder",
 }
 _CHOICES = {"normalize=true": True, "normalize=false": False}
+_LONGEST_NOTE = 10_000
+"""Letters of a text in a provenance."""
 _HEAD = "head.safetensors"  # next to the teacher that `distill adapt` makes
 EXPORT_NAMES = {
     "s3prl": "distiller.ckpt",
@@ -190,7 +194,24 @@ def open_source(source: str, wanted: _Wanted, normalize_input: bool | None = Non
                 'them to their peak and normalises its features: leave "?normalize=..." out'
             )
         encoder.config = replace(encoder.config, normalize_input=choice)
-    return opened
+    recipe = None if opened.recipe is None else _noted(safe_pickle.plain(opened.recipe))
+    return replace(opened, provenance=_noted(safe_pickle.plain(opened.provenance)), recipe=recipe)
+
+
+def _noted(value: Any) -> Any:
+    """Plain values so that they can be printed and written to any file, whatever they said."""
+    if isinstance(value, dict):
+        return {_noted(key): _noted(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_noted(item) for item in value]
+    if isinstance(value, str):
+        text = value if len(value) <= _LONGEST_NOTE else f"{value[:_LONGEST_NOTE]}..."
+        return text.encode("utf-8", "replace").decode("utf-8")
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, int) and value.bit_length() > 64:
+        return f"a number of {value.bit_length()} bits"
+    return value
 
 
 def _open_plain(source: str, wanted: _Wanted, choice: bool | None) -> Opened:
@@ -221,6 +242,8 @@ def _open_path(path: Path, source: str, wanted: _Wanted, choice: bool | None) ->
         if huggingface.is_hub_id(source):
             return _hugging_face(source, choice)
         raise CheckpointError(_missing(source, wanted))
+    if not path.is_file() and not path.is_dir():
+        raise CheckpointError(f"{source} is neither a file nor a folder, {_EXPECTED[wanted]}")
     if path.is_file() and path.stat().st_size == 0:
         raise CheckpointError(f"{source} is empty (0 bytes), {_EXPECTED[wanted]}")
     if path.is_file() and nemo.mentioned(path):
@@ -267,13 +290,11 @@ def _filled(
 
 def _recipe(path: Path) -> dict[str, Any] | None:
     """The resolved recipe of the run that a checkpoint of ours lies in, at most two folders up."""
-    import yaml
-
     for folder in (path, path.parent, path.parent.parent):
         if (folder / "recipe.yaml").is_file():
             try:
-                recipe = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
-            except (OSError, yaml.YAMLError, UnicodeDecodeError):
+                recipe = read_yaml(folder / "recipe.yaml")
+            except (OSError, ValueError):
                 return None
             return recipe if isinstance(recipe, dict) else None
     return None

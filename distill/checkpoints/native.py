@@ -106,13 +106,14 @@ def read(path: str | Path, *, prefer: Kind = "student") -> tuple[Encoder | Stude
 def _read_lightning(path: Path) -> tuple[Encoder | Student, dict[str, Any]]:
     contents = safe_pickle.load(path)
     contents = contents if isinstance(contents, dict) else {}
-    description, state = contents.get("distill"), contents.get("state_dict")
+    description, state = safe_pickle.plain(contents.get("distill")), contents.get("state_dict")
     if not isinstance(description, dict) or not isinstance(state, dict):
         raise CheckpointError(
             f"{path} is a Lightning checkpoint of another program: it has no 'distill' entry"
         )
     prefix = _PREFIXES.get(str(description.get("kind")), "")
-    ours = {key.removeprefix(prefix): value for key, value in state.items() if str(key).startswith(prefix)}
+    named = {str(key): value for key, value in state.items()}
+    ours = {key.removeprefix(prefix): value for key, value in named.items() if key.startswith(prefix)}
     return _build(description, ours, path)
 
 

@@ -110,7 +110,7 @@ class Records:
         magic, n_name, n_extra = _LOCAL_HEADER.unpack_from(self._mapped, entry.header_offset)
         start = entry.header_offset + _LOCAL_HEADER.size + n_name + n_extra
         end = start + entry.file_size
-        if magic != ZIP_MAGIC or end > len(self._mapped):
+        if magic != ZIP_MAGIC or end > len(self._mapped) or entry.compress_size != entry.file_size:
             raise zipfile.BadZipFile(f"its record {ascii(name)} is damaged")
         with memoryview(self._mapped) as view, view[start:end] as content:
             if self._has_checksums and zlib.crc32(content) != entry.CRC:

@@ -19,9 +19,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
+from distill.atomic import MAX_YAML, check_yaml, read_bytes
 from distill.config.references import check_override, check_text, check_values
 from distill.distortions.options import VARIANTS
-from distill.errors import ConfigError, UserError, first_line
+from distill.errors import ConfigError, DamagedFile, UserError, first_line
 from distill.options import AdaptRecipe, DistillRecipe, FinetuneRecipe, Recipe, SpiralRecipe
 
 Options = TypeVar("Options")
@@ -35,6 +36,8 @@ KINDS: dict[str, type[Recipe]] = {
 }
 
 
+_MAX_EXTENDS = 20
+"""Recipes that extend one another: those that ship are at most five."""
 END_LINE = "# End of the recipe: without this line, the file is not whole."
 """Begins the last line of a run's recipe.yaml; a file without it may be cut off."""
 
@@ -74,8 +77,10 @@ def _refused(where: str) -> Iterator[None]:
     """What OmegaConf raises of values of the wrong kind, as a `ConfigError`: there is no end to how."""
     try:
         yield
-    except (UserError, OSError, ImportError):
+    except (UserError, ImportError):
         raise
+    except OSError as error:
+        raise ConfigError(f"{where} cannot be read: {error.strerror or first_line(error)}") from error
     except Exception as error:
         raise ConfigError(
             f"{where}: a list, a section or a value stands where another of them belongs, or refers to one "
@@ -165,12 +170,15 @@ def _override(override: str) -> Any:
     if not key or not equals:
         raise ConfigError(f"override {override!r}: write key=value, as in optim.lr=1e-4")
     try:
+        check_yaml(value)
         check_override(key, value)
         return OmegaConf.from_dotlist([override])
-    except (yaml.YAMLError, RecursionError):
-        raise ConfigError(f"override {override[:80]!r}: the value is not valid YAML") from None
+    except ConfigError:
+        raise
     except KeyValidationError:  # to YAML a "?" begins a key
         raise ConfigError(f"override {override[:80]!r}: a key in it is no text; quote the value") from None
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise ConfigError(f"override {override[:80]!r}: the value is not valid YAML") from None
 
 
 def to_yaml(recipe: Recipe) -> str:
@@ -255,13 +263,18 @@ def _read(recipe: str, seen: tuple[str, ...]) -> Any:
     path = _find(recipe, seen[-1] if seen else None)
     if str(path) in seen:
         raise ConfigError(f"{path}: extends itself, through {' -> '.join([*seen, str(path)])}")
+    if len(seen) > _MAX_EXTENDS:
+        raise ConfigError(f"{path}: more than {_MAX_EXTENDS} recipes extend one another")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_bytes(path, MAX_YAML).decode("utf-8")
+        check_yaml(text)
         check_text(text, str(path))
         values: Any = OmegaConf.create(text)
-    except RecursionError:
-        raise ConfigError(f"{path}: lists or sections are nested too deeply") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (ConfigError, OSError):
+        raise
+    except DamagedFile as error:
+        raise ConfigError(error) from None
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
         line = getattr(getattr(error, "problem_mark", None), "line", None)
         where = f", line {line + 1}" if line is not None else ""
         raise ConfigError(f"{path}{where}: not valid YAML ({getattr(error, 'problem', error)})") from None

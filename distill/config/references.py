@@ -16,6 +16,10 @@ from distill.errors import ConfigError
 _REFERENCE = re.compile(r"(?<!\\)\$\{[A-Za-z_]\w*(\.[\w-]+|\[[\w-]+\])*\}")
 
 
+_LARGEST = 2**63 - 1
+"""Whole numbers beyond it mean something in Python alone."""
+
+
 def check_text(text: str, where: str) -> None:
     """Refuse a recipe's text that refers to anything but its own keys, or has control characters.
 
@@ -43,8 +47,11 @@ def check_values(values: Any, where: str = "") -> None:
     Raises:
         ConfigError: naming the key.
     """
-    for key, found in _strings(values, ""):
-        _check(found, f"{where}{key}")
+    for key, found in _leaves(values, ""):
+        if isinstance(found, str):
+            _check(found, f"{where}{key}")
+        elif isinstance(found, int) and abs(found) > _LARGEST:
+            raise ConfigError(f"{where}{key}: the number has more digits than any that counts something")
 
 
 def _parsed(text: str) -> Iterator[tuple[int, str, str]]:
@@ -61,6 +68,8 @@ def _check(text: str, where: str) -> None:
         )
     if any(unicodedata.category(c) == "Cc" and c not in "\n\t" for c in text):
         raise ConfigError(f"{where}: {_short(text)} has a control character")
+    if any(unicodedata.category(c) == "Cs" for c in text):
+        raise ConfigError(f"{where}: {_short(text)} has half a character, which no file can hold")
 
 
 def _short(text: str) -> str:
@@ -85,17 +94,17 @@ def _scalars(node: Any, key: str, seen: set[int]) -> Iterator[tuple[int, str, st
             yield from _scalars(value, _below(key, getattr(name, "value", "")), seen)
 
 
-def _strings(value: Any, key: str) -> Iterator[tuple[str, str]]:
-    """(key, text) of each string, and of each key, in mappings and lists."""
-    if isinstance(value, str):
-        yield key, value
-    elif isinstance(value, Mapping):
+def _leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:
+    """(key, value) of each value, and of each key, in mappings and lists."""
+    if isinstance(value, Mapping):
         for name, inner in value.items():
             yield f"a key in {key}" if key else "a key", str(name)
-            yield from _strings(inner, _below(key, name))
+            yield from _leaves(inner, _below(key, name))
     elif isinstance(value, list | tuple):
         for number, item in enumerate(value):
-            yield from _strings(item, f"{key}[{number}]")
+            yield from _leaves(item, f"{key}[{number}]")
+    else:
+        yield key, value
 
 
 def _below(key: str, name: Any) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import difflib
 import inspect
 import time
+import traceback
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from distill.errors import ConfigError, UserError, first_line
+from distill.errors import CheckpointError, ConfigError, UserError, first_line
 from distill.options import Recipe
 from distill.options.shared import TRAINER_KEYS
 from distill.processes import check_world
@@ -130,6 +131,13 @@ def fit(
         raise ConfigError(
             f"{folder.last} is of a model of another shape than the recipe's: {first_misfit(error)}"
         ) from None
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        if not was_restoring(error):
+            raise
+        raise CheckpointError(
+            f"{folder.last} is not what a training wrote ({type(error).__name__}: {first_line(error)}): "
+            "restore it from a copy"
+        ) from error
     except SystemExit as error:
         if isinstance(error.__context__, KeyboardInterrupt):  # so Lightning ends on Ctrl-C
             raise KeyboardInterrupt from None
@@ -155,6 +163,15 @@ class Unsaved(UserError):
     """The training is done, but its checkpoints could not all be written."""
 
     joint = True
+
+
+def was_restoring(error: Exception) -> bool:
+    """Whether an error arose while Lightning put the contents of a checkpoint into place."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return any(
+        frame.filename.endswith("checkpoint_connector.py") and frame.name.startswith("restore")
+        for frame in frames
+    )
 
 
 def first_misfit(error: Exception) -> str:
