@@ -65,12 +65,12 @@ TESTED_ELSEWHERE = {
 LIMITS = {
     "loose files": 17,
     "levels": 10,
-    "arrows": 203,
+    "arrows": 204,
     "circles of modules": 0,
     "circles of rooms": 0,
     "crossings of the walk": 32,
     "climbs of the walk": 12,
-    "arrows of the walk": 67,
+    "arrows of the walk": 68,
 }
 
 Graph = Mapping[str, Iterable[str]]
