@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from distill.analysis.layered import CNN, INPUT, Activations, LayeredModel
+from distill.atomic import read_json
 from distill.checkpoints.huggingface import is_hub_id
 from distill.downstream.features import hash_weights
 from distill.errors import CheckpointError, first_line, listed
@@ -29,6 +30,8 @@ from distill.hubert import masked_instance_norm
 from distill.training.devices import best_device, device_of
 from distill.waveforms import SAMPLE_RATE, frame_mask
 
+_MOST_BYTES = 1 << 20
+"""Of a `config.json`; they have a few KiB."""
 _WITH_MASKS = ("hubert", "unispeech", "unispeech-sat", "wav2vec2", "wavlm")
 """Types of models that can run in padded batches."""
 _ONE_BY_ONE = ("data2vec-audio", "wav2vec2-conformer")
@@ -239,13 +242,16 @@ def is_foreign(source: str) -> bool:
 
 def config_of(source: str) -> dict[str, Any]:
     """The `config.json` of a folder or hub id; empty if there is none, or it cannot be asked."""
-    import transformers  # takes seconds
-
-    if not (Path(source) / "config.json").is_file() and not is_hub_id(source):
-        return {}
+    path = Path(source) / "config.json"
     try:
+        if path.is_file():
+            return read_json(path, most_bytes=_MOST_BYTES)
+        if not is_hub_id(source):
+            return {}
+        import transformers  # takes seconds
+
         return transformers.PretrainedConfig.get_config_dict(source)[0]
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
 
 

@@ -163,4 +163,5 @@ class TransformersRecogniser(Recogniser):
 
 def is_ctc_model(source: str) -> bool:
     """Whether a folder or hub id holds a model with a CTC head."""
-    return any(str(name).endswith("ForCTC") for name in config_of(source).get("architectures") or ())
+    names = config_of(source).get("architectures")
+    return isinstance(names, list) and any(str(name).endswith("ForCTC") for name in names)

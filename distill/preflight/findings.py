@@ -88,6 +88,7 @@ class CheckReport:
 
 
 def _shortened(text: str, width: int) -> str:
+    text = " ".join(text.splitlines())  # names of files may have several
     return text if len(text) <= width else text[: width - 1] + "…"
 
 

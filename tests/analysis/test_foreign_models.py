@@ -4,7 +4,8 @@ import pytest
 import torch
 import transformers
 
-from distill.analysis.foreign_models import TransformersModel
+from distill.analysis.foreign_models import TransformersModel, is_foreign
+from distill.analysis.hf_recognisers import is_ctc_model
 from distill.analysis.models import OurModel, open_models
 from distill.checkpoints import load_teacher
 from distill.errors import CheckpointError, UsageError
@@ -113,3 +114,15 @@ def test_other_models_are_refused(tmp_path):
     folder = add_processor(make("wavlm", tmp_path / "slow"), sampling_rate=8000)
     with pytest.raises(CheckpointError, match="is for speech at 8000 Hz"):
         open_models([str(folder)])
+
+
+CONFIGURATIONS = ("{", "[]", "[" * 100_000, "\0", '{"architectures": 5, "model_type": []}', "x" * (2 << 20))
+
+
+@pytest.mark.parametrize("content", CONFIGURATIONS, ids=range(len(CONFIGURATIONS)))
+def test_a_damaged_configuration_is_of_no_model(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    assert not is_foreign(str(tmp_path)) and not is_ctc_model(str(tmp_path))
+    with pytest.raises(CheckpointError) as caught:
+        open_models([str(tmp_path)])
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 600

@@ -25,3 +25,10 @@ def test_problems_are_numbered_and_each_fix_is_said_once():
     ]
     assert lines[-1] == f"  {fix}" and str(report).count(fix) == 1  # a command is not wrapped
     assert max(map(len, lines[:-1])) <= WIDTH
+
+
+def test_a_name_forges_no_line():
+    report = CheckReport(
+        recipe="s4", findings=[Finding(what="a\nb", state="ok", detail="c\u2028s4: ready\r\nd")]
+    )
+    assert str(report).splitlines() == ["a b  ok       c s4: ready d", "", "s4: ready"]
