@@ -37,8 +37,8 @@ format: venv
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: venv
-	$(BIN)/python -m bench
+bench: venv  ## every benchmark, on one thread: hours with the default of five or seven rounds
+	$(BIN)/python -m bench all --rounds 3
 
 clean:
 	rm -rf $(VENV) $(STOCK) build dist *.egg-info

@@ -1,7 +1,7 @@
 """Benchmarks, as ratios measured in one run, and figures of accuracy.
 
-python -m bench                 all of them, each in a process of its own
-python -m bench step --help     what one of them measures, and its options
+python -m bench step --help         what one of them measures, and its options
+python -m bench all --rounds 3      all of them, each in a process of its own; make bench does that
 """
 
 from __future__ import annotations
@@ -14,35 +14,49 @@ import sys
 from pathlib import Path
 
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden" / "sox_effects.npz"
-ON_ONE_THREAD = (
-    *("distortions", "sox-accuracy", "manifest", "onnx-latency"),
-    *("adapt", "heads", "cca", "pretrain", "several"),
-)
-"""Those that take --rounds and --golden only."""
-WITH_OPTIONS = ("step", "where", "losses", "data", "resume")
+WITH_OPTIONS = {
+    "step": "seconds of a distillation step, beside other libraries' models",
+    "where": "where the time of a step goes",
+    "losses": "losses of 200 steps, beside those of a plain implementation",
+    "data": "the data loader, beside a bare decode",
+    "resume": "runs that are killed and resumed, beside one that is not",
+}
 """Those that have options of their own."""
+ON_ONE_THREAD = {
+    "distortions": "the distortions, beside other libraries' and a chain of sox effects",
+    "sox-accuracy": "how near reverb, band rejection and pitch are to sox's",
+    "several": "several students from one pass of the teacher, beside as many runs",
+    "adapt": "masked prediction, and making its targets",
+    "pretrain": "SPIRAL's pre-training, beside HuBERT's",
+    "heads": "SUPERB's heads, with the feature cache and without",
+    "cca": "layer-wise CCA, beside the published code's way",
+    "onnx-latency": "latency and accuracy of ONNX exports",
+    "manifest": "manifests of up to ten million utterances (writes 5 GB, removed at the end)",
+}
+"""Those that take --rounds and --golden only."""
+ROUNDS = {"step": "--rounds", "where": "--rounds", "data": "--rounds"}
+"""The option of the former that says how often."""
 
 
 def main(arguments: list[str]) -> int:
     """Run one benchmark, or all."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        add_help=not arguments or arguments[0].startswith("-"),
-    )
-    parser.add_argument(
-        "name", nargs="?", choices=sorted((*ON_ONE_THREAD, *WITH_OPTIONS)), help="default: all"
-    )
-    options, rest = parser.parse_known_args(arguments[:1])
-    if options.name is None:
-        return all_of_them(arguments)
+    what = {**WITH_OPTIONS, **ON_ONE_THREAD}
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(__doc__ + "\n" + "\n".join(f"  {name:<14}{line}" for name, line in what.items()))
+        return 0
+    name = arguments[0]
+    if name == "all":
+        return all_of_them(arguments[1:])
+    if name not in what:
+        print(f"bench: no benchmark is called {name!r}; there are {', '.join(what)}, all", file=sys.stderr)
+        return 2
     rest = arguments[1:]
-    os.environ["OMP_NUM_THREADS"] = threads(options.name, rest)  # read when torch and numba are imported
-    module = importlib.import_module(f"bench.{options.name.replace('-', '_')}")
-    if options.name in WITH_OPTIONS:
+    os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # torch's profiler says there what it does
+    os.environ["OMP_NUM_THREADS"] = threads(name, rest)  # read when torch and numba are imported
+    module = importlib.import_module(f"bench.{name.replace('-', '_')}")
+    if name in WITH_OPTIONS:
         return module.main(rest)
-    return on_one_thread(options.name, module, rest)
+    return on_one_thread(name, module, rest)
 
 
 def threads(name: str, arguments: list[str]) -> str:
@@ -71,16 +85,18 @@ def on_one_thread(name: str, module, arguments: list[str]) -> int:
 
 
 def all_of_them(arguments: list[str]) -> int:
-    """Every benchmark in turn; a failed one does not keep the others from running.
-
-    Options are for those that have no others.
-    """
-    codes = {}
-    for name in (*ON_ONE_THREAD, *WITH_OPTIONS):
-        print(f"\n== {name}", flush=True)
-        given = arguments if name in ON_ONE_THREAD else []
-        codes[name] = subprocess.run([sys.executable, "-m", "bench", name, *given]).returncode
-    failed = [name for name, code in codes.items() if code]
+    """Every benchmark in turn; a failed one does not keep the others from running."""
+    parser = argparse.ArgumentParser(prog="python -m bench all", description=all_of_them.__doc__)
+    parser.add_argument("--rounds", type=int, help="rounds to take the median of (each benchmark's own)")
+    rounds = parser.parse_args(arguments).rounds
+    failed = []
+    names = [*WITH_OPTIONS, *ON_ONE_THREAD]
+    for number, name in enumerate(names, 1):
+        print(f"\n== {name} ({number} of {len(names)})", flush=True)
+        option = "--rounds" if name in ON_ONE_THREAD else ROUNDS.get(name)
+        given = [option, str(rounds)] if option and rounds else []
+        if subprocess.run([sys.executable, "-m", "bench", name, *given]).returncode:
+            failed.append(name)
     if failed:
         print(f"bench: failed: {', '.join(failed)}", file=sys.stderr)
     return bool(failed)

@@ -16,6 +16,7 @@ import numpy as np
 import soundfile
 import torch
 
+from bench import report
 from bench.contenders import Contender, take_turns
 from distill.adaptation.clustering import Clustering
 from distill.adaptation.masked_prediction import MaskedPrediction
@@ -45,7 +46,7 @@ def main(_: object = None, rounds: int = 7) -> None:
             _mfcc_targets(Path(folder)),
         ]
         take_turns(contenders, rounds)
-    print(f"\nadaptation: audio-seconds per second, median of {rounds} rounds (least to most)")
+    print(f"\nadaptation: audio-seconds per second, median of {report.in_rounds(rounds)} (least to most)")
     for one in contenders:
         speeds = one.speeds
         print(f"  {one.name:<44}{statistics.median(speeds):>9.1f}   ({min(speeds):.1f} to {max(speeds):.1f})")

@@ -180,7 +180,7 @@ def as_text(found: dict[str, Any], corpus: Corpus, rounds: int) -> str:
     header = ("audio-s per CPU-second, or per second by the clock", "median (least to most)", "of the decode")
     eight, need = found["eight_workers"], found["eight_workers"] / GPU_NEEDS
     return (
-        f"{len(corpus.files)} FLAC files, {corpus.audio_s:.0f} s of speech, {rounds} rounds\n\n"
+        f"{len(corpus.files)} FLAC files, {corpus.audio_s:.0f} s of speech, {report.in_rounds(rounds)}\n\n"
         f"{report.rows_to_markdown(header, rows)}\n\n"
         f"{ITS_WORKERS} such workers on cores of their own would deliver {eight:.0f} audio-s/s: "
         f"{need:.1f} x the {GPU_NEEDS} of the goal."

@@ -13,6 +13,7 @@ import soundfile
 import torch
 from torch import Tensor
 
+from bench import report
 from bench.contenders import (
     BAND_REJECTION,
     GAUSSIAN,
@@ -56,10 +57,10 @@ def main(golden: Path, rounds: int) -> None:
         others = peers(speech.numpy(), Path(folder))
         effects = {name: [ours(name, speech, noises), *others.get(name, [])] for name in OURS}
         take_turns(chain.from_iterable(effects.values()), rounds)
-        title = f"audio-s per CPU-s, one thread, {BATCH} x {SECONDS} s of speech, {rounds} rounds"
+        title = f"audio-s per CPU-s, one thread, {BATCH} x {SECONDS} s of speech, {report.in_rounds(rounds)}"
         print(f"{title:66}{'median':>8}{'slowest':>9}{'fastest':>9}{'ours / it':>11}")
         for effect, group in effects.items():
-            report(effect, group)
+            show(effect, group)
         by_name = {contender.name: contender for contender in effects[MIX]}
         for line in ratios(by_name["ours"], by_name[CHAIN], by_name[START]):
             print(line)
@@ -67,7 +68,7 @@ def main(golden: Path, rounds: int) -> None:
             on_gpu(speech, noises, rounds)
 
 
-def report(effect: str, group: list[Contender]) -> None:
+def show(effect: str, group: list[Contender]) -> None:
     """Print one effect's rows; ours is the first."""
     reference = statistics.median(group[0].speeds)
     for contender in group:

@@ -2,7 +2,7 @@
 # Everything that needs a GPU, in less than 8 minutes: bench/gpu.sh [FOLDER FOR LOGS AND JSON]
 #
 #   bench/gpu.sh results                   on a GPU
-#   DEVICE=cpu SMALL=1 bench/gpu.sh /tmp/rehearsal     the same script on mini models, in about a minute
+#   DEVICE=cpu SMALL=1 bench/gpu.sh /tmp/rehearsal     the same script on mini models, in about three minutes
 #
 # torch, torchaudio, Lightning and this repository are enough: what needs more is skipped with a note. Each
 # part has its own limit of time; one that fails does not keep the next from running.

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from bench import report
 from bench.adapt import contender
 from bench.contenders import take_turns
 from distill.adaptation.masked_prediction import MaskedPrediction
@@ -65,7 +66,7 @@ def measure(device: str, rounds: int) -> None:
     ]
     take_turns(contenders, rounds)
     unit = "s of CPU time, one thread" if device == "cpu" else "s"
-    print(f"audio-seconds per {unit}, {device}, median of {rounds} rounds (least to most)")
+    print(f"audio-seconds per {unit}, {device}, median of {report.in_rounds(rounds)} (least to most)")
     speeds = {one.name: statistics.median(one.speeds) for one in contenders}
     for one in contenders:
         print(f"  {one.name:<28}{speeds[one.name]:>9.2f}   ({min(one.speeds):.2f} to {max(one.speeds):.2f})")

@@ -53,6 +53,11 @@ def has_native_bf16() -> bool:
     return any(flag in flags for flag in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
+def in_rounds(count: int) -> str:
+    """How many rounds, in words."""
+    return f"{count} round{'s' if count > 1 else ''}"
+
+
 def spread(values: Sequence[float], digits: int = 2) -> str:
     """Median with least and most."""
     low, high = min(values), max(values)

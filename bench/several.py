@@ -30,6 +30,7 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from typing_extensions import override
 
+from bench import report
 from bench.contenders import cpu_seconds
 from distill.checkpoints import native
 from distill.config import load
@@ -74,7 +75,8 @@ def main(_: object = None, rounds: int = 7) -> None:
                 alone[student].append(cost([student], data))
             for name, company in TOGETHER.items():
                 joint[name].append(cost(company, data))
-    print(f"\n{STEPS} steps of {BATCH} x {SECONDS} s, BASE, one thread, {rounds} rounds (least to most)")
+    print(f"\n{STEPS} steps of {BATCH} x {SECONDS} s, BASE, one thread")
+    print(f"median of {report.in_rounds(rounds)} (least to most)")
     for student, costs in alone.items():
         print(f"  {f'{student} alone: CPU seconds a step':<50}{spread([cpu for cpu, _ in costs])}")
     for name, company in TOGETHER.items():

@@ -171,7 +171,7 @@ def as_text(found: dict[str, Any]) -> str:
     work = found["step_flops"] / 1e9 / found["audio_s"]
     title = (
         f"{found['batch']} ({found['audio_s']:.1f} s of audio), {found['precision']}, {found['device']}, "
-        f"{found['rounds']} rounds. {work:.1f} GFLOP per audio-second; "
+        f"{report.in_rounds(found['rounds'])}. {work:.1f} GFLOP per audio-second; "
         f"GEMM {report.spread(rates, 0)} GFLOP/s; limit {found['limit_s']:.3f} s a step."
     )
     first = next(

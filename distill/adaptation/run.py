@@ -32,7 +32,7 @@ from distill.training.releasing import release
 from distill.training.resuming import keep_recipe
 from distill.training.run_folder import RunFolder, versions
 from distill.training.saving import read_checkpoint
-from distill.training.trainer import finish, fit, make_trainer
+from distill.training.trainer import finish, fit, make_trainer, say_start
 from distill.waveforms import pad
 
 # What a head is tried on: enough to tell (some thousand masked frames), and a minute of a CPU at most.
@@ -98,16 +98,10 @@ def _adapt(
             "dev_majority_share": round(majority, 4),
         },
     )
+    size = sum(p.numel() for p in encoder.parameters()) / 1e6
+    say_start(trainer, recipe, f"HuBERT of {size:.1f} M parameters from {recipe.teacher}", folder.path)
     if trainer.is_global_zero:
-        size = sum(p.numel() for p in encoder.parameters()) / 1e6
-        print(
-            f"{recipe.name}: HuBERT of {size:.1f} M parameters from {recipe.teacher}; "
-            f"{recipe.optim.max_steps} steps of {recipe.data.batch_size} utterances on "
-            f"{trainer.world_size} x {trainer.strategy.root_device.type}, {trainer.precision}; "
-            f"into {folder}\n"
-            f"{recipe.name}: guessing the most frequent cluster is right on {majority:.1%} of dev frames",
-            file=sys.stderr,
-        )
+        print(f"  {majority:.1%} of dev frames are of the most frequent cluster", file=sys.stderr)
     if not resume:
         _take_head(module, head, head_batches(data.dev_cuts, dev, encoder.config), recipe, trainer)
     seconds = fit(trainer, module, data, folder, resume=resume, lock=lock)

@@ -78,7 +78,7 @@ def train_several(options: argparse.Namespace) -> None:
             recipe = config.load(name, changes if seed is None else [*changes, f"seed={seed}"])
             runs.append((recipe, parent / (recipe.name if seed is None else f"{recipe.name}-seed{seed}")))
     if options.print:
-        print("---\n".join(config.to_yaml(recipe) for recipe, _ in runs), end="")
+        print("---\n".join(f"# {out}\n{config.to_yaml(recipe)}" for recipe, out in runs), end="")
         return
     from distill.training import several
 

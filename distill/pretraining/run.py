@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -19,7 +18,7 @@ from distill.training.locking import RunLock
 from distill.training.releasing import release
 from distill.training.resuming import keep_recipe
 from distill.training.run_folder import RunFolder, versions
-from distill.training.trainer import describe_device, finish, fit, make_trainer
+from distill.training.trainer import finish, fit, make_trainer, say_start
 
 
 def pretrain(recipe: SpiralRecipe, out: Path, *, resume: bool = False, other_speech: bool = False) -> Path:
@@ -47,14 +46,9 @@ def pretrain(recipe: SpiralRecipe, out: Path, *, resume: bool = False, other_spe
         folder.check(resume=resume)  # another process may have been faster
         trainer = make_trainer(recipe, folder)
         keep_recipe(trainer, recipe, folder, resume=resume)
-        if trainer.is_global_zero:
-            size = sum(p.numel() for p in module.parameters() if p.requires_grad) / 1e6
-            print(
-                f"{recipe.name}: SPIRAL of {size:.1f} M parameters with heads, from {recipe.teacher}; "
-                f"{recipe.optim.max_steps} steps of {recipe.data.batch_size} utterances on "
-                f"{describe_device(trainer)}; into {out}",
-                file=sys.stderr,
-            )
+        size = sum(p.numel() for p in module.parameters() if p.requires_grad) / 1e6
+        models = f"SPIRAL of {size:.1f} M parameters with heads, from {recipe.teacher}"
+        say_start(trainer, recipe, models, out)
         seconds = fit(trainer, module, data, folder, resume=resume, lock=lock)
         facts = {"collapsed": module.collapse} if module.collapse else {}
         made = release(trainer, module.encoder, "encoder.", folder, module.provenance | facts, which="last")

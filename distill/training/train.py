@@ -7,7 +7,6 @@ A run folder holds the resolved recipe, versions, logs (CSV, TensorBoard, Weight
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,13 +19,13 @@ from distill.distillation import Distillation
 from distill.distortions import Distorter
 from distill.encoder import FAMILY_NAMES
 from distill.errors import ConfigError
-from distill.options import CDM, DistillRecipe, Recipe
+from distill.options import CDM, DistillRecipe
 from distill.student import Student
 from distill.training.locking import RunLock
 from distill.training.releasing import release
 from distill.training.resuming import keep_recipe
 from distill.training.run_folder import RunFolder, versions
-from distill.training.trainer import describe_device, finish, fit, make_trainer
+from distill.training.trainer import finish, fit, make_trainer, say_start
 
 if TYPE_CHECKING:
     from distill.training.sharing import Place
@@ -69,7 +68,7 @@ def train(
         if place is not None:
             place.join(trainer, module, out.name)
         keep_recipe(trainer, recipe, folder, resume=resume)
-        say_start(trainer, module, recipe, out)
+        say_start(trainer, recipe, models_of(module), out)
         seconds = fit(trainer, module, data, folder, resume=resume, lock=lock)
         made = release(trainer, module.student, "student.", folder, module.provenance)
         finish(trainer, folder, seconds)
@@ -109,15 +108,9 @@ def make_module(recipe: DistillRecipe) -> Distillation:
     )
 
 
-def say_start(trainer: pl.Trainer, module: Distillation, recipe: Recipe, out: Path) -> None:
-    """Print one line about models, steps, device and folder."""
-    if trainer.is_global_zero:
-        encoder = sum(p.numel() for p in module.student.encoder.parameters()) / 1e6
-        teacher = sum(p.numel() for p in module.teacher.parameters()) / 1e6
-        family = FAMILY_NAMES[module.student.encoder.config.family]
-        print(
-            f"{recipe.name}: {family} student {encoder:.1f} M, teacher {teacher:.1f} M parameters; "
-            f"{recipe.optim.max_steps} steps of {recipe.data.batch_size} utterances on "
-            f"{describe_device(trainer)}; into {out}",
-            file=sys.stderr,
-        )
+def models_of(module: Distillation) -> str:
+    """Student and teacher, and their sizes."""
+    encoder = sum(p.numel() for p in module.student.encoder.parameters()) / 1e6
+    teacher = sum(p.numel() for p in module.teacher.parameters()) / 1e6
+    family = FAMILY_NAMES[module.student.encoder.config.family]
+    return f"{family} student {encoder:.1f} M, teacher {teacher:.1f} M parameters"

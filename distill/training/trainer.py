@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import sys
 import time
 import traceback
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -92,6 +94,17 @@ def describe_device(trainer: pl.Trainer) -> str:
     else:
         name = device.type
     return f"{trainer.world_size} x {name}, {trainer.precision}"
+
+
+def say_start(trainer: pl.Trainer, recipe: Recipe, models: str, out: Path) -> None:
+    """Print what is trained, into which folder, and for how long on what; once, whatever the processes."""
+    if trainer.is_global_zero:
+        print(
+            f"{recipe.name}: {models}; into {out}\n"
+            f"  {recipe.optim.max_steps} steps of {recipe.data.batch_size} utterances on "
+            f"{describe_device(trainer)}",
+            file=sys.stderr,
+        )
 
 
 def fit(

@@ -36,7 +36,7 @@ def test_every_effect_is_measured_and_missing_libraries_are_named(small, capsys)
 def test_the_ratio_is_ours_over_theirs(capsys):
     ours, theirs = (Contender(name, lambda: print, 1.0) for name in ("ours", "theirs"))
     ours.cpu_s, theirs.cpu_s = [1 / 100, 1 / 300, 1 / 200], [1 / 50, 1 / 50, 1 / 80]
-    distortions.report("reverb", [ours, theirs])
+    distortions.show("reverb", [ours, theirs])
     first, second = capsys.readouterr().out.splitlines()
     assert first.split()[-3:] == ["200", "100", "300"] and second.split()[-1] == "4.00"
     assert statistics.median(theirs.speeds) == pytest.approx(50)
