@@ -113,8 +113,20 @@ def _on_cpu(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _save(path: Path, tensors: dict[str, Tensor], checksum: str) -> None:
     """Write tensors, and wait until the disk has them."""
-    save_file(tensors, path, metadata={"format": "pt", _CHECKSUM: checksum})  # transformers wants the format
+    metadata = {"format": "pt", _CHECKSUM: checksum}  # transformers wants the format
+    save_file(tensors, path, metadata=metadata)
+    _order(path, metadata)
     whole_files.flush(path)
+
+
+def _order(path: Path, metadata: Mapping[str, str]) -> None:
+    """Write the metadata in this order: the library's is random, and the same model is the same file."""
+    start, ordered = b'{"__metadata__":', json.dumps(metadata, separators=(",", ":")).encode()
+    with path.open("r+b") as stream:
+        stream.seek(8)  # behind the size of the table of contents
+        if stream.read(len(start)) == start and sorted(stream.read(len(ordered))) == sorted(ordered):
+            stream.seek(8 + len(start))
+            stream.write(ordered)
 
 
 def read_described(path: Path, description: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -18,6 +18,14 @@ def test_everybody_may_read_what_is_written(tmp_path):
     assert files.read_json(tmp_path / "x.json") == {"a": 1}
 
 
+def test_the_same_tensors_are_the_same_file(tmp_path):
+    """The library writes its metadata in random order."""
+    for number in range(20):
+        files.write_safetensors(tmp_path / f"{number}.safetensors", {"a": torch.ones(2)})
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+    assert torch.equal(files.read_safetensors(tmp_path / "0.safetensors")["a"], torch.ones(2))
+
+
 def test_nothing_is_left_of_what_could_not_be_written(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(CheckpointError, match=r"cannot write .*file/x\.json: .*choose another place"):
