@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from distill.data.text import read_table
-from distill.errors import DataError
+from distill.errors import DataError, first_line, listed
 
 LEVEL = 0.95
 """Confidence level of the intervals."""
@@ -39,10 +39,10 @@ def read_outcomes(path: Path) -> dict[str, tuple[float, float]]:
         try:
             errors, count = float(row["errors"]), float(row["count"])
         except ValueError as error:
-            raise DataError(f"{path}: line {number}: {error}") from None
+            raise DataError(f"{path}: line {number}: {first_line(error)}") from None
         if row["id"] in found or not (0 <= errors < np.inf and 0 <= count < np.inf):
             problem = "is listed twice" if row["id"] in found else f"{errors:g} errors in {count:g}"
-            raise DataError(f"{path}: line {number}: {row['id']}: {problem}")
+            raise DataError(f"{path}: line {number}: {listed([row['id']])}: {problem}")
         found[row["id"]] = (errors, count)
     return found
 

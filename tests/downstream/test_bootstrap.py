@@ -117,6 +117,7 @@ def test_a_table_of_outcomes(tmp_path):
         ("id\terrors\tcount\na\tnan\t2\n", "line 2: a: nan errors in 2"),
         ("id\terrors\tcount\na\t1\t-2\n", "line 2: a: 1 errors in -2"),
         ("id\terrors\tcount\na\t1\t2\na\t1\t2\n", "line 3: a: is listed twice"),
+        ("id\terrors\tcount\n\x1b[2J\t1\t-2\n", r"line 2: \\x1b\[2J: 1 errors in -2"),
         ("id\twrong\n", "no column 'errors', 'count'"),
     ],
 )
