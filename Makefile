@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 STOCK := .venv-s3prl-stock
 JOBS ?= 2
 
-.PHONY: venv demo test test-s3prl-stock lint format bench clean
+.PHONY: venv demo test test-slow test-s3prl-stock lint format bench clean
 
 venv: $(STAMP)
 
@@ -17,8 +17,11 @@ $(STAMP): pyproject.toml constraints.txt
 demo: venv  ## the whole story on synthetic speech, into the folder demo/
 	$(BIN)/distill demo --out demo
 
-test: venv  ## every test that needs neither network nor GPU, in JOBS processes
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
+test: venv  ## every test that needs neither network nor GPU nor long, in JOBS processes
+	$(BIN)/python -m pytest -m "not slow" --numprocesses $(JOBS) --dist loadfile
+
+test-slow: venv  ## the others: killed runs, clusters, bombs, real loggers
+	$(BIN)/python -m pytest -m slow --numprocesses $(JOBS) --dist loadfile
 
 test-s3prl-stock:  ## the upstream on torch and torchaudio 2.8, where s3prl works as it is; 5 GB, minutes
 	test -x $(STOCK)/bin/python || $(PYTHON) -m venv $(STOCK)

@@ -100,6 +100,14 @@ def test_links_lead_somewhere(page):
         assert not anchor or anchor in anchors(path), link
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_named_tests_exist(page):
+    """`tests/a/test_b.py::test_c`, or without the test."""
+    for path, name in re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", PAGES[page]):
+        assert (ROOT / path).is_file(), path
+        assert not name or f"def {name}(" in (ROOT / path).read_text(encoding="utf-8"), name
+
+
 def test_the_index_lists_every_page():
     pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"index.md"}
     assert pages == {link for link in links("docs/index.md") if re.fullmatch(r"\w+\.md", link)}
