@@ -34,14 +34,20 @@ class TooSlow(Exception):
     """A reader that takes longer than `CPU_SECONDS`."""
 
 
-def campaign(target: Target, seconds: float, first_seed: int = 0) -> Result:
-    """Try mutated files; the same ones in the same order for a seed, as many as the time allows."""
+def campaign(target: Target, seconds: float, first_seed: int = 0, at_least: int = 1) -> Result:
+    """Try mutated files; the same ones in the same order for a seed, as many as the time allows.
+
+    On a busy machine, `at_least` so many.
+    """
     result = Result()
     end = time.monotonic() + seconds
     number = first_seed
 
+    def is_over() -> bool:
+        return time.monotonic() > end and result.tried >= at_least
+
     def try_one(data: bytes) -> None:
-        if time.monotonic() > end:
+        if is_over():
             return
         result.tried += 1
         try:
@@ -50,7 +56,7 @@ def campaign(target: Target, seconds: float, first_seed: int = 0) -> Result:
         except Exception as error:
             result.crashes.setdefault(_place(error), (data, traceback.format_exc()))
 
-    while time.monotonic() < end:
+    while not is_over():
         _batch(target, number, try_one)
         number += 1
     return result

@@ -25,9 +25,8 @@ def test_its_seeds_are_read(name):
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_mutated_files_do_not_crash_it(name):
-    result = campaign(TARGETS[name], SECONDS / len(TARGETS))
+    result = campaign(TARGETS[name], SECONDS / len(TARGETS), at_least=10)
     assert not result.crashes, "\n".join(trace for _, trace in result.crashes.values())
-    assert result.tried > 5
 
 
 @pytest.mark.parametrize("path", sorted(KEPT.glob("*/*")), ids=lambda path: f"{path.parent.name}-{path.name}")
