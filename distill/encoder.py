@@ -33,6 +33,12 @@ FAMILY_NAMES = {"hubert": "HuBERT", "spiral": "SPIRAL"}
 """What people call the families of encoders."""
 
 
+MOST_LAYERS = 1000
+"""Of a transformer; the deepest that are published have 48. Building ever more takes for ever."""
+MOST_CONVOLUTIONS = 100
+"""One behind the other; published encoders have 7."""
+
+
 class EncoderConfig(Protocol):
     """What may be asked of the configuration of any encoder."""
 
@@ -222,8 +228,8 @@ class TransformerConfig:
         for name in ("heads", "position_groups"):
             if self.dim % (parts := getattr(self, name)):
                 raise ValueError(f"dim ({self.dim}) must be a multiple of {name} ({parts})")
-        if self.layers < 1:
-            raise ValueError(f"layers must be at least 1, not {self.layers}")
+        if not 1 <= self.layers <= MOST_LAYERS:
+            raise ValueError(f"layers must be 1 to {MOST_LAYERS}, not {self.layers}")
         for name in ("dropout", "attention_dropout", "activation_dropout", "layerdrop"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"{name} must be in [0, 1), not {getattr(self, name)}")

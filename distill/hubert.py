@@ -25,6 +25,7 @@ from typing_extensions import override
 
 from distill.convolution import normalized_conv, strided_conv
 from distill.encoder import (
+    MOST_CONVOLUTIONS,
     Count,
     Encoder,
     EncoderOutput,
@@ -96,6 +97,10 @@ class HubertConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "conv_layers", tuple(tuple(layer) for layer in self.conv_layers))
+        if not 1 <= len(self.conv_layers) <= MOST_CONVOLUTIONS:
+            raise ValueError(
+                f"there must be 1 to {MOST_CONVOLUTIONS} convolutions, not {len(self.conv_layers)}"
+            )
         if self.conv_norm not in ("group", "layer"):
             raise ValueError(f"conv_norm must be 'group' or 'layer', not {self.conv_norm!r}")
         if not 0.0 <= self.projection_dropout < 1.0:

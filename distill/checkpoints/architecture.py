@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -132,7 +133,7 @@ def check_types(fields: Mapping[str, Any], source: object) -> None:
                 for layer in value
             )
         elif isinstance(default, float):
-            good = isinstance(value, int | float) and not isinstance(value, bool)
+            good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         elif isinstance(default, int) and not isinstance(default, bool):
             good = _positive(value)
         else:

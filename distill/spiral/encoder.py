@@ -24,6 +24,7 @@ from typing_extensions import override
 
 from distill.convolution import strided_conv
 from distill.encoder import (
+    MOST_CONVOLUTIONS,
     Count,
     Encoder,
     EncoderOutput,
@@ -33,7 +34,7 @@ from distill.encoder import (
     run_layers,
     scale_gradient,
 )
-from distill.spiral.logmel import BANDS, STEP, LogMel
+from distill.spiral.logmel import BANDS, MOST_BANDS, STEP, LogMel
 from distill.waveforms import all_full, frame_mask, to_device
 
 Convolutions = tuple[tuple[int, int, int], ...]
@@ -90,9 +91,13 @@ class SpiralConfig:
         for name in ("block1_conv_layers", "conv_layers"):
             layers = tuple(tuple(layer) for layer in getattr(self, name))
             object.__setattr__(self, name, layers)
+            if not 1 <= len(layers) <= MOST_CONVOLUTIONS:
+                raise ValueError(f"{name} must be 1 to {MOST_CONVOLUTIONS} convolutions, not {len(layers)}")
             fits = [kernel in (1, 5) and stride in (1, 2) for _, kernel, stride in layers]
-            if not fits or not all(fits):
+            if not all(fits):
                 raise ValueError(f"{name} must have kernels of 5 or 1 and strides of 1 or 2, not {layers}")
+        if not 1 <= self.bands <= MOST_BANDS:
+            raise ValueError(f"bands must be 1 to {MOST_BANDS}, not {self.bands}")
         _ = self.transformers  # checks the rest
 
     @property

@@ -20,6 +20,8 @@ from distill.waveforms import SAMPLE_RATE, frame_mask, to_device
 
 BANDS = 128
 """Mel bands."""
+MOST_BANDS = 256
+"""As many as the transform has frequencies."""
 STEP = SAMPLE_RATE // 100
 """Samples from one frame to the next: 10 ms."""
 _WINDOW = 2 * STEP  # 20 ms

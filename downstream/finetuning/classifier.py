@@ -24,6 +24,9 @@ from typing_extensions import override
 
 from distill.waveforms import frame_mask
 
+_MOST_CONVOLUTIONS = 100
+"""The paper has three at most; building ever more takes for ever."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierShape:
@@ -54,8 +57,10 @@ class ClassifierShape:
         for name in ("dim", "outputs", "upsampling", "width", "kernel"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.convolutions < 0 or (self.upsampling_width is not None and self.upsampling_width < 1):
-            raise ValueError("convolutions must not be negative, upsampling_width must be at least 1")
+        if self.upsampling_width is not None and self.upsampling_width < 1:
+            raise ValueError(f"upsampling_width must be at least 1, not {self.upsampling_width}")
+        if not 0 <= self.convolutions <= _MOST_CONVOLUTIONS:
+            raise ValueError(f"convolutions must be 0 to {_MOST_CONVOLUTIONS}, not {self.convolutions}")
         if not self.kernel % 2:
             raise ValueError(f"kernel must be odd, not {self.kernel}")
         if not 0.0 <= self.dropout < 1.0:

@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from distill.atomic import read_bytes
 from distill.downstream.heads import BLANK
 from distill.downstream.labels import CHARACTERS, WORD_END
 from distill.errors import CheckpointError, ConfigError, DataError, UserError, first_line
@@ -24,6 +25,8 @@ WORD_BEGIN = "\u2581"
 FILE = "subwords.model"
 """The SentencePiece model in the folder of a fine-tuned model."""
 
+_MOST_BYTES = 16 << 20
+"""Of that model: one of 30 000 pieces has less than 1 MB."""
 _LONGEST = 1 << 20  # bytes of a transcript; SentencePiece leaves out longer lines
 
 
@@ -211,7 +214,7 @@ def read_units(kind: str, folder: Path) -> Units:
     if kind != Subwords.kind:
         raise CheckpointError(f"{folder}: its units are {str(kind)[:40]!r}, expected characters or subwords")
     try:
-        return Subwords((folder / FILE).read_bytes())
+        return Subwords(read_bytes(folder / FILE, _MOST_BYTES))
     except OSError as error:
         raise CheckpointError(f"{folder / FILE}, its subwords, cannot be read: {error.strerror}") from None
 

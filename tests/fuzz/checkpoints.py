@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import tempfile
+import zipfile
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 
 from distill import load_student, load_teacher
@@ -22,6 +25,7 @@ from tests.paths import GOLDEN
 
 CONVOLUTIONS = ((2, 10, 5), *[(2, 3, 2)] * 4, *[(2, 2, 2)] * 2)  # a frame every 320 samples, as s3prl has it
 SMALL = {"layers": 1, "dim": 4, "ffn_dim": 4, "heads": 2, "position_groups": 2, "position_kernel": 2}
+SHARD = "model-00001-of-00001.safetensors"
 PICKLE_WORDS = (
     *(b"cos\nsystem\n", b"(", b")", b"}", b"]", b"\x85", b"R", b"\x81", b"b", b"Q", b"0", b"2", b"h\x00"),
     *(
@@ -144,7 +148,52 @@ def _of(format: str, file: str) -> Callable[[], Sequence[bytes]]:
     return lambda: [files(format)[file], _legacy(files(format)[file])]
 
 
+def _pickle_of(data: bytes) -> bytes:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        return next(archive.read(name) for name in archive.namelist() if name.endswith("/data.pkl"))
+
+
+def _in_archive(path: Path) -> None:
+    """Read a pickle within an archive whose checksums are right: then the unpickler gets it."""
+    pickled, whole = path.read_bytes(), path.with_name("whole.pt")
+    with (
+        zipfile.ZipFile(io.BytesIO(files("fairseq")["model.pt"])) as good,
+        zipfile.ZipFile(whole, "w") as out,
+    ):
+        for name in good.namelist():
+            out.writestr(name, pickled if name.endswith("/data.pkl") else good.read(name))
+    load_teacher(whole)
+
+
+def _index() -> bytes:
+    names = safetensors.torch.load(files("huggingface")["model.safetensors"])
+    return json.dumps({"metadata": {}, "weight_map": dict.fromkeys(names, SHARD)}).encode()
+
+
+def _shard(folder: Path) -> None:
+    """A model of one shard, without its index."""
+    good = files("huggingface")
+    (folder / "config.json").write_bytes(good["config.json"])
+    (folder / SHARD).write_bytes(good["model.safetensors"])
+
+
 TARGETS = [
+    Target(
+        name="pickle",
+        file="data.pkl",
+        seeds=lambda: [_pickle_of(files("fairseq")["model.pt"])],
+        read=_in_archive,
+        words=PICKLE_WORDS,
+    ),
+    Target(
+        name="shards",
+        file="model.safetensors.index.json",
+        seeds=lambda: [_index()],
+        read=lambda path: load_teacher(path.parent),
+        beside=_shard,
+        parse=read_json,
+        dump=write_json,
+    ),
     _torch_target("fairseq", "model.pt", _of("fairseq", "model.pt"), load_teacher),
     _torch_target("s3prl", "model.ckpt", _of("s3prl", "model.ckpt"), load_student),
     _torch_target(

@@ -381,6 +381,21 @@ def _shards(name: str) -> Case:
     return Case(("inspect", "teacher"), make)
 
 
+def finetuned(encoder: dict[str, Any], classifier: dict[str, Any]) -> Case:
+    """A fine-tuned model that describes itself so."""
+
+    def make(folder: Path, _: Path) -> Path:
+        good = json.loads(small_model("native")["student.json"])["architecture"]["encoder"]
+        shape = {"dim": good["dim"], "outputs": 29, "width": 8}
+        described = {"encoder": good | encoder, "classifier": shape | classifier}
+        about = {"kind": "finetuned", "version": 1, "units": "characters", "architecture": described}
+        (folder / "finetuned.json").write_text(json.dumps(about))
+        (folder / "finetuned.safetensors").write_bytes(small_model("native")["student.safetensors"])
+        return folder
+
+    return Case(("finetuned",), make)
+
+
 _NATIVE, _HF = ("native", "student.json"), ("huggingface", "config.json")
 DESCRIPTIONS = {
     "JSON of 200 000 lists in lists": described(*_HF, b'{"model_type":' + b"[" * 200_000),
@@ -407,6 +422,8 @@ DESCRIPTIONS = {
     "sections that are lists": described(*_NATIVE, lambda v: v.update(architecture=[1, [2, [3]]])),
     "heads as large as can be": described(*_HF, lambda v: v.update(num_attention_heads=10**30)),
     "strides that are no numbers": described(*_HF, lambda v: v.update(conv_stride=[float("inf")] * 7)),
+    "a fine-tuned model of a thousand million layers": finetuned({"layers": 10**9}, {}),
+    "a classifier of a thousand million layers": finetuned({}, {"convolutions": 10**9}),
     "a description without end": _link("/dev/zero"),
     "settings without end": _link("/dev/zero", "model.safetensors"),
     "a link to itself": _link("config.json"),

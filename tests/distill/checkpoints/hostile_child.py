@@ -26,6 +26,7 @@ import torch
 from distill import config, load_student, load_teacher
 from distill.checkpoints import inspect, safe_pickle
 from distill.cli import main
+from distill.downstream.finetuning.model import load_finetuned
 from distill.errors import UserError
 from distill.training import train
 
@@ -102,6 +103,7 @@ DOORS: dict[str, Callable[[str, Path], str]] = {
     "teacher": _library(load_teacher),
     "student": _library(load_student),
     "recipe": _library(config.load),
+    "finetuned": _library(load_finetuned),
     "inspect": lambda path, _: _command("inspect", path),
     "export": lambda path, out: _command("export", path, "--to", "s3prl", "--out", str(out / "made")),
     "train": lambda path, out: _command("train", path, "--out", str(out / "run")),
