@@ -15,6 +15,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
+import mmap
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +34,11 @@ from distill.waveforms import SAMPLE_RATE
 
 _KEY = "distill"  # of our description in the file's metadata
 _FRONT_END = "encoder.logmel."  # what names of SPIRAL's filters begin with in a graph
+_MAX_STRUCTURE, _MAX_PARTS = 16 << 20, 500_000
+"""Bytes of a file beside the raw contents of weights, up to 75 times as many in memory; nodes, weights and
+their fields, which take a second to count. An encoder has some thousand nodes."""
+_INNER = {"model": {7: "graph"}, "graph": {5: "weight"}, "weight": {9: "contents"}}
+"""Of ModelProto, GraphProto and TensorProto: the fields that lead to the raw contents of weights."""
 _OPSET = 18  # what torch's exporter writes without converting
 
 
@@ -94,6 +100,7 @@ def describe(path: Path) -> tuple[EncoderConfig, dict[str, Any]]:
     import onnx
 
     try:
+        _check_structure(path)
         model = onnx.load(str(path), load_external_data=False)
         noted = next((entry.value for entry in model.metadata_props if entry.key == _KEY), None)
         description = None if noted is None else json.loads(noted)
@@ -120,6 +127,52 @@ def describe(path: Path) -> tuple[EncoderConfig, dict[str, Any]]:
         "precision": "int8" if int8 else "float32",
         "samples": samples if isinstance(samples, int) else None,
     }
+
+
+def _check_structure(path: Path) -> None:
+    """Refuse a graph that takes gigabytes as objects: an empty one has two bytes in the file.
+
+    Raises:
+        ValueError: naming the size, or if it is damaged.
+    """
+    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        left = [(0, len(data), "model")]
+        counted = n_parts = 0
+        while left:
+            start, end, kind = left.pop()
+            while start < end:
+                field, begin, stop = _field(data, start, end)
+                inner = _INNER[kind].get(field, "")
+                if inner and inner in _INNER:
+                    left.append((begin, stop, inner))
+                counted += (begin if inner else stop) - start
+                start, n_parts = stop, n_parts + 1
+                if counted > _MAX_STRUCTURE or n_parts > _MAX_PARTS:
+                    raise ValueError("its graph is far larger than that of any encoder")
+
+
+def _field(data: mmap.mmap, start: int, end: int) -> tuple[int, int, int]:
+    """Number of a field of Protocol Buffers, where its value begins, and where it ends."""
+    tag, begin = _varint(data, start)
+    kind = tag & 7
+    if kind == 2:  # of a stated length
+        length, begin = _varint(data, begin)
+        stop = begin + length
+    else:
+        stop = _varint(data, begin)[1] if kind == 0 else begin + {1: 8, 5: 4}.get(kind, end)
+    if stop > end:
+        raise ValueError("it is damaged")
+    return tag >> 3, begin, stop
+
+
+def _varint(data: mmap.mmap, start: int) -> tuple[int, int]:
+    """A number of 7 bits a byte, and where it ends."""
+    value = 0
+    for place in range(start, min(start + 10, len(data))):
+        value |= (data[place] & 127) << 7 * (place - start)
+        if data[place] < 128:
+            return value, place + 1
+    raise ValueError("it is damaged")
 
 
 def _shapes(graph: Any, config: EncoderConfig) -> dict[str, Any]:

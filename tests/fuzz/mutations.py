@@ -143,7 +143,8 @@ def _changed_tree(
             holder[key] = copy.deepcopy(other[name])
         elif isinstance(holder, dict):
             name = draw(st.sampled_from(odd))()
-            holder[str(name) if isinstance(name, dict | list) else name] = holder.pop(key)
+            plain = isinstance(name, str | int | float | tuple | None)
+            holder[name if plain else str(name)[:100]] = holder.pop(key)
     try:
         return dump(tree[0])
     except Exception:

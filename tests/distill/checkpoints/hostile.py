@@ -495,7 +495,16 @@ RECIPES = {
     "NaN for a rate": recipe(b"extends: s4\noptim: {lr: .nan}\n"),
     "two documents": recipe(b"seed: 1\n---\nseed: 2\n"),
 }
+
+
+def _nodes(n: int) -> bytes:
+    """Empty nodes in an ONNX graph: two bytes each."""
+    size = bytes([n * 2 >> 7 * k & 127 | 128 for k in range(3)] + [n * 2 >> 21])
+    return b"\x3a" + size + b"\x0a\x00" * n
+
+
 ONNX = {
+    "an ONNX file of 30 million nodes": raw("x.onnx", _nodes(30_000_000), "inspect"),
     "an ONNX file of zeros": raw("x.onnx", bytes(1000), "inspect"),
     "an ONNX file whose text is longer than it": raw("x.onnx", b"\x3a\xff\xff\xff\xff\x07abc", "inspect"),
     "an ONNX file of groups in groups": raw("x.onnx", b"\x3b" * 100_000, "inspect"),
