@@ -3,7 +3,7 @@
     python -m bench.dying NOTES PLACE STEP train mini --out RUN
 
 It is the command line in a process of its own, with one callback more. NOTES is a file that gets a JSON line
-for the start of training and one for the death.
+for the start of training, one for each step with the utterances of its batch, and one for the death.
 """
 
 from __future__ import annotations
@@ -73,6 +73,12 @@ class Death(pl.Callback):
             threading.Timer(random.uniform(0.0, 0.3), self.die, ["moment"]).start()
 
     @override
+    def on_train_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.note(step=trainer.global_step, epoch=batch.position[0], ids=batch.ids)
+
+    @override
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         self.die("step")
 
@@ -88,6 +94,9 @@ def main(arguments: list[str]) -> None:
     notes, place, step, *words = arguments
     death = Death(Path(notes), place, int(step))
     from distill import atomic
+    from distill.adaptation import run as adaptation
+    from distill.downstream import evaluate
+    from distill.pretraining import run as pretraining
     from distill.training import train
 
     made, flush = train.make_trainer, atomic.flush
@@ -102,7 +111,9 @@ def main(arguments: list[str]) -> None:
             death.die("saving")
         flush(path)
 
-    train.make_trainer, atomic.flush = make_trainer, dying_flush
+    atomic.flush = dying_flush
+    for module in (train, adaptation, pretraining, evaluate):
+        setattr(module, "make_trainer", make_trainer)  # noqa: B010
     sys.argv = ["distill", *words]
     runpy.run_module("distill", run_name="__main__")
 

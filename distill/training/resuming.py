@@ -44,7 +44,8 @@ class KeepRecipe(Callback):
 class StepSeed(Callback):
     """Seeds torch for every training batch by (seed, epoch, index of the batch, process).
 
-    Dropout is then the same in a resumed run as in one that was never stopped, without any state to save.
+    Dropout is then the same in a resumed run as in one that was never stopped, without any state to save. So
+    are the numbers of log lines: Lightning's own count is one too many after a finished run is lengthened.
     """
 
     def __init__(self, seed: int) -> None:
@@ -55,6 +56,7 @@ class StepSeed(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         torch.manual_seed(hash_number("step", self.seed, *batch.position, trainer.global_rank) >> 1)
+        trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
 
 
 class RecipeSettings(Callback):

@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.trainer.states import TrainerFn
 from torch.utils._pytree import tree_map_only
 from typing_extensions import override
 
@@ -136,6 +137,9 @@ class SoundCheckpoint(ModelCheckpoint):
         value = trainer.callback_metrics.get(self.monitor or "")
         if not left_out and (value is None or torch.isfinite(value)):
             super().on_validation_end(trainer, pl_module)
+            if trainer.state.fn == TrainerFn.FITTING and self._last_global_step_saved != trainer.global_step:
+                # Lightning writes the last one along with a new best only; days may lie between those.
+                self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
         writer = trainer.strategy.checkpoint_io
         if hopeless := trainer.strategy.broadcast(getattr(writer, "hopeless", "")):
             raise NeverSaved(hopeless)

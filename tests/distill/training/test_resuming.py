@@ -23,6 +23,7 @@ from tests.distill.training.runs import (
     differs,
     interrupt,
     log,
+    log_lines,
     overrides,
     tiny,
     weights,
@@ -225,3 +226,15 @@ def test_a_finished_run_is_lengthened_with_override(mini_data, tmp_path):
     run(tiny(mini_data, steps=5), tmp_path, resume=True)
     assert json.loads((tmp_path / "finished.json").read_text())["steps"] == 5
     assert len(log(tmp_path)["train/loss"]) == 3
+
+
+def test_steps_of_the_log_do_not_shift_when_a_run_is_lengthened(mini_data, tmp_path):
+    """With everything that is logged: losses of steps, of validations, learning rates."""
+    options = ["validation.every_n_steps=2", "optim.warmup=0"]
+    run(tiny(mini_data, *options, steps=6), tmp_path / "whole")
+    run(tiny(mini_data, *options, steps=2), tmp_path / "run")
+    run(tiny(mini_data, *options, steps=6), tmp_path / "run", resume=True)
+    for metric in ("train/loss", "lr", "val/loss"):
+        expected = [step for step, _ in log_lines(tmp_path / "whole", metric)]
+        resumed = [step for step, _ in log_lines(tmp_path / "run", metric)]
+        assert resumed == [step for step in expected if step >= 2], metric

@@ -137,6 +137,26 @@ def test_the_best_is_written_when_there_is_room_again(mini_data, tmp_path, monke
     assert inspect(tmp_path).provenance["step"] == 4 and RunFolder(tmp_path).steps_done == 6
 
 
+def test_the_last_is_written_at_every_validation(mini_data, tmp_path, monkeypatch):
+    """Also where it is not the best: a run that is killed after a week without a new best has lost little."""
+    losses = iter([1.0, 2.0, 3.0])
+    monkeypatch.setattr(
+        "distill.distillation.Distillation.on_validation_epoch_end",
+        lambda self: self.log("val/loss", next(losses)),
+    )
+
+    class Crash(pl.Callback):
+        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+            if trainer.global_step == 5:
+                raise MemoryError
+
+    add_callback(monkeypatch, Crash())
+    with pytest.raises(MemoryError):
+        run(tiny(mini_data, "validation.every_n_steps=2", steps=6), tmp_path)
+    steps = [read_checkpoint(tmp_path / "checkpoints" / f"{n}.ckpt")["global_step"] for n in ("best", "last")]
+    assert steps == [2, 4]
+
+
 def test_last_never_gets_ahead_of_a_best_that_is_not_on_the_disk(tmp_path, monkeypatch):
     disk, checkpoints = Disk(monkeypatch), CarefulCheckpointIO()
     best, last = tmp_path / "best.ckpt", tmp_path / "last.ckpt"
