@@ -99,6 +99,7 @@ class SpeechData(ResumableData):
     ):
         super().__init__()
         self.other_speech = other_speech
+        self.resumed = (0, 0)  # epoch and number of processes of the checkpoint
         self.share = share or (lambda split, loader: loader)
         self.recipe = recipe
         self.streams = streams
@@ -133,8 +134,15 @@ class SpeechData(ResumableData):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        """The position in the epoch, and a fingerprint of the speech."""
-        return super().state_dict() | {"speech": self.speech}
+        """Position in the epoch, for how many processes its batches are, and a fingerprint of the speech."""
+        return super().state_dict() | {"speech": self.speech, "processes": self._made_for()}
+
+    def _made_for(self) -> int:
+        """Processes for which the batches of the epoch were made: those of now, if it began with them."""
+        epoch, processes = self.resumed
+        if processes and epoch == self.consumed["epoch"]:
+            return processes
+        return self.trainer.world_size if self.trainer is not None else 0
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -151,7 +159,9 @@ class SpeechData(ResumableData):
                 f"then, {self.speech['utterances']} now, or others, or in another order): restore it, or add "
                 "--override to continue at the same position of the new one"
             )
+        processes = position.pop("processes", 0)  # nor did they say this
         super().load_state_dict(position)
+        self.resumed = position["epoch"], processes if type(processes) is int else 0
 
     def _open_noises(self, key: str, sources: Mapping[str, list[str]], wanted: Sequence[str]) -> NoiseReader:
         """The corpora that will be drawn from; what else is given stays unopened."""
@@ -182,7 +192,7 @@ class SpeechData(ResumableData):
             seed=self.recipe.order_seed,
             **self._process(),
         )
-        loader.sampler.start_after(**self.consumed)  # pyright: ignore
+        loader.sampler.start_after(**self.consumed, processes=self._made_for())  # pyright: ignore
         return self.share("train", loader)
 
     @override

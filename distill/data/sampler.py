@@ -70,10 +70,19 @@ class EpochSampler:
             self.group = max(round(buckets * batch_seconds * len(cuts) / self._total_seconds()), world_size)
         self.epoch = 0
         self.skip = 0
+        self.made_for = world_size
 
-    def start_after(self, epoch: int, batches: int) -> None:
-        """Let the next iteration be that epoch without its first batches, which the run has consumed."""
+    def start_after(self, epoch: int, batches: int, processes: int | None = None) -> None:
+        """Let the next iteration be that epoch without its first batches, which the run has consumed.
+
+        Args:
+            epoch: its number.
+            batches: how many of them.
+            processes: for which they were made, where that is another number than now. The rest of the epoch
+                is then made of the same batches: with others, utterances could come twice, or be left out.
+        """
         self.epoch, self.skip = epoch, batches
+        self.made_for = processes or self.world_size
 
     def n_batches(self) -> int:
         """Batches in an epoch. Not `__len__`: Lightning would end an accumulation early at an epoch's end."""
@@ -81,13 +90,49 @@ class EpochSampler:
         return last * self._n_batches(self.group) + self._n_batches(len(self.cuts) - last * self.group)
 
     def __iter__(self) -> Iterator[tuple[int, int, list[int]]]:
-        epoch, skip = self.epoch, self.skip
-        self.epoch, self.skip = epoch + 1, 0
+        epoch, skip, made_for = self.epoch, self.skip, self.made_for
+        self.epoch, self.skip, self.made_for = epoch + 1, 0, self.world_size
+        batches = self._rest(epoch, skip)
+        if made_for != self.world_size:
+            batches = self._shareable(self._made_for(made_for)._rest(epoch, skip))
+        for index, batch in batches:
+            yield epoch, index, batch[self.rank :: self.world_size].tolist()
+
+    def _rest(self, epoch: int, skip: int) -> Iterator[tuple[int, np.ndarray]]:
+        """Number and utterances of the global batches of an epoch, without the first."""
         per_group = self._n_batches(self.group)
         for number in range(min(skip // per_group, self._n_groups() - 1), self._n_groups()):
             for index, batch in enumerate(self._batches(epoch, number), start=number * per_group):
                 if index >= skip:
-                    yield epoch, index, batch[self.rank :: self.world_size].tolist()
+                    yield index, batch
+
+    def _made_for(self, processes: int) -> EpochSampler:
+        """The same for another number of processes."""
+        return EpochSampler(
+            self.cuts,
+            batch_size=self.batch_size,
+            batch_seconds=self.batch_seconds,
+            buckets=self.buckets,
+            shuffle=self.shuffle,
+            max_seconds=self.max_seconds,
+            seed=self.seed,
+            world_size=processes,
+        )
+
+    def _shareable(self, batches: Iterator[tuple[int, np.ndarray]]) -> Iterator[tuple[int, np.ndarray]]:
+        """Join batches that are too small for all processes to the one before, and count both as consumed.
+
+        An epoch of which fewer utterances than processes are left is over.
+        """
+        held = (0, np.zeros(0, dtype=np.int64))
+        for index, batch in batches:
+            if min(len(batch), len(held[1])) >= self.world_size:
+                yield held
+                held = (index, batch)
+            else:
+                held = (index, np.concatenate([held[1], batch]))
+        if len(held[1]) >= self.world_size:
+            yield held
 
     def _n_groups(self) -> int:
         """Groups in an epoch; a last one that is too small for all processes joins the one before."""

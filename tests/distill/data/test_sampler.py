@@ -77,6 +77,42 @@ def test_processes_share_every_epoch_exactly(n, batch_size, buckets, world_size,
         assert max(sizes) < batch_size + world_size and sum(size != batch_size for size in sizes) <= 1
 
 
+@settings(deadline=None)
+@given(
+    n=integers(8, 300),
+    batch_size=integers(1, 4),
+    buckets=integers(1, 9),
+    processes=integers(1, 4),
+    more=integers(1, 4),
+    by_seconds=booleans(),
+    part=integers(0, 100),
+)
+def test_other_processes_continue_with_the_utterances_still_to_come(
+    n, batch_size, buckets, processes, more, by_seconds, part
+):
+    options = {"batch_size": 12 * batch_size, "buckets": buckets}
+    if by_seconds:
+        options |= {"batch_seconds": 8.0 * 12 * batch_size}
+    cuts = some(n)
+    before = [list(EpochSampler(cuts, rank=r, world_size=processes, **options)) for r in range(processes)]
+    skip = part * len(before[0]) // 100
+    seen = [name for share in before for _, _, batch in share[:skip] for name in batch]
+    later = [EpochSampler(cuts, rank=rank, world_size=more, **options) for rank in range(more)]
+    for sampler in later:
+        sampler.start_after(0, skip, processes)
+    epochs = [list(sampler) for sampler in later]
+    assert len({len(epoch) for epoch in epochs}) == 1 and all(b for epoch in epochs for _, _, b in epoch)
+    found = seen + [name for epoch in epochs for _, _, batch in epoch for name in batch]
+    assert len(found) == len(set(found)) and n - len(found) < more  # of one or three nobody makes four shares
+    if epochs[0]:  # stopped again, and resumed once more
+        second = EpochSampler(cuts, world_size=more, **options)
+        second.start_after(0, epochs[0][0][1] + 1, processes)
+        assert list(second) == epochs[0][1:]
+    fresh = EpochSampler(cuts, world_size=more, **options)
+    fresh.start_after(1, 0)
+    assert list(later[0]) == list(fresh)  # the next epoch is like any other
+
+
 def test_batches_by_seconds_hold_about_as_much():
     cuts = some(5_000)
     sampler = EpochSampler(cuts, batch_seconds=200.0, buckets=20, max_seconds=12.0)
