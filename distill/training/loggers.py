@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 _TOKEN = re.compile("SLURM.*(JWT|TOKEN|KEY|SECRET|PASS).*")
 """Variables of SLURM that open doors."""
+_PATIENCE_S = 30.0
+"""How long Weights & Biases may take to answer at the start; by its own default, 90 s in every run."""
 
 
 class SafeLogger(Logger):
@@ -44,9 +46,11 @@ class SafeLogger(Logger):
         self.kind = type(logger).__name__
         self.warned = False
 
-    def attempt(self, action: Callable[[Any], Any]) -> Any:
-        """What `action` returns for the logger inside, or None if it fails."""
+    def attempt(self, action: Callable[[Any], Any], *, opened: bool = False) -> Any:
+        """What `action` returns for the logger inside, which is `opened` first, or None if it fails."""
         try:
+            if opened:
+                _ = self.experiment  # may put the spare into the logger's place
             return action(self.logger)
         except Exception as error:
             self._warn(f"failed: {_in_short(error)}; training continues, that log may have gaps")
@@ -88,11 +92,11 @@ class SafeLogger(Logger):
 
     @override
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
-        self.attempt(lambda logger: logger.log_metrics(metrics, step))
+        self.attempt(lambda logger: logger.log_metrics(metrics, step), opened=True)
 
     @override
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        self.attempt(lambda logger: logger.log_hyperparams(params, *args, **kwargs))
+        self.attempt(lambda logger: logger.log_hyperparams(params, *args, **kwargs), opened=True)
 
     @override
     def save(self) -> None:
@@ -129,17 +133,27 @@ def make_loggers(recipe: Recipe, folder: RunFolder) -> list[Logger]:
         folder: of the run.
     """
     keep_old_log(folder.metrics)
-    loggers: list[Logger] = [
-        SafeLogger(CSVLogger(folder.path, name="", version=folder.metrics.parent.name)),
-        SafeLogger(TensorBoardLogger(folder.path, name="", version="tensorboard")),
+    makers: list[Callable[[], Logger]] = [
+        lambda: SafeLogger(CSVLogger(folder.path, name="", version=folder.metrics.parent.name)),
+        lambda: SafeLogger(TensorBoardLogger(folder.path, name="", version="tensorboard")),
     ]
     mode = wandb_mode(recipe.logging.wandb)
     if mode != "off":
         os.environ.setdefault("WANDB_SILENT", "true")
         _start_wandb()
-        offline = partial(_wandb, OfflineWandbLogger, recipe, folder)
-        online = SafeLogger(_wandb(WandbLogger, recipe, folder), spare=offline) if mode == "online" else None
-        loggers.append(online or SafeLogger(offline()))
+        run_id = _wandb_id(folder.wandb_id)
+        if mode == "online":
+            # With an id of its own: wandb's service keeps that of the attempt.
+            spare = partial(_wandb, OfflineWandbLogger, recipe, folder, secrets.token_hex(4))
+            makers.append(lambda: SafeLogger(_wandb(WandbLogger, recipe, folder, run_id), spare=spare))
+        else:
+            makers.append(lambda: SafeLogger(_wandb(OfflineWandbLogger, recipe, folder, run_id)))
+    loggers: list[Logger] = []
+    for make in makers:
+        try:
+            loggers.append(make())
+        except ImportError as error:
+            log.warning("%s; training continues without that log", first_line(error))
     return loggers
 
 
@@ -187,14 +201,15 @@ def _start_wandb() -> None:
             wandb.setup()
 
 
-def _wandb(kind: type[WandbLogger], recipe: Recipe, folder: RunFolder) -> WandbLogger:
+def _wandb(kind: type[WandbLogger], recipe: Recipe, folder: RunFolder, run_id: str) -> WandbLogger:
     logger = kind(
         name=recipe.name,
         project=recipe.logging.project,
         save_dir=folder.path,
         config=asdict(recipe),
-        id=_wandb_id(folder.wandb_id),
+        id=run_id,
         resume="allow",
+        settings={"init_timeout": _PATIENCE_S},
         reinit="create_new",  # not into the run of an earlier training in the same process
     )
     logger._wandb_init.pop("anonymous", None)  # Lightning always passes it, wandb warns about it
@@ -217,4 +232,7 @@ def keep_old_log(metrics: Path) -> None:
     """Rename the log so far, which Lightning's logger would delete when the run is resumed."""
     if metrics.exists() and is_first_process():
         number = 1 + len(list(metrics.parent.glob("metrics-*.csv")))
-        metrics.rename(metrics.with_name(f"metrics-{number}.csv"))
+        try:
+            metrics.rename(metrics.with_name(f"metrics-{number}.csv"))
+        except OSError as error:
+            log.warning("%s cannot be kept: %s", metrics, error.strerror)

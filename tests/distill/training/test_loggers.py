@@ -1,8 +1,14 @@
 """What is logged, where it can be read, and that failures of loggers stop nothing."""
 
+import http.server
 import json
 import logging
+import os
+import re
 import struct
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -192,11 +198,15 @@ def test_interrupts_are_no_trouble_of_a_logger():
 
 def test_wandb_out_of_reach_is_written_offline(tmp_path, monkeypatch, caplog):
     import wandb
-    from wandb.errors import CommError
+    from wandb.errors import CommError, UsageError
 
-    init = wandb.init
+    init, taken = wandb.init, set()
 
     def unreachable(**options):
+        assert options["settings"]["init_timeout"] < 90
+        if options["id"] in taken:  # wandb's service keeps the id of a run that could not be begun
+            raise UsageError(f"run ID {options['id']} is in use")
+        taken.add(options["id"])
         if options.get("mode") != "offline":
             raise CommError("timed out")
         return init(**options)
@@ -206,6 +216,63 @@ def test_wandb_out_of_reach_is_written_offline(tmp_path, monkeypatch, caplog):
     assert "cannot be reached: CommError: timed out; logging offline instead" in caplog.text
     history = wandb_history(tmp_path)  # of this run only, though others ran in this process
     assert [row["trainer/global_step"] for row in history if "train/loss" in row] == [1]
+
+
+class Denying(http.server.BaseHTTPRequestHandler):
+    """A server of Weights & Biases that does not let anybody in."""
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers.get("content-length", 0)))
+        self.send_response(403)
+        self.end_headers()
+        self.wfile.write(b'{"errors": [{"message": "permission denied"}]}')
+
+    do_GET = do_POST
+
+    def log_message(self, format, *args): ...
+
+
+@pytest.mark.slow
+def test_wandb_that_denies_is_written_offline(tmp_path):
+    """With the real library, in a process of its own: it keeps the server's address."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Denying)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    code = """
+import sys
+from pathlib import Path
+from tests.distill.training.logs import train
+train(Path(sys.argv[1]), "logging.wandb=online", steps=2)
+"""
+    address = {"WANDB_BASE_URL": f"http://127.0.0.1:{server.server_port}", "WANDB_API_KEY": "0" * 40}
+    words = [sys.executable, "-c", code, str(tmp_path)]
+    env = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")} | address
+    done = subprocess.run(words, env=env, stderr=subprocess.PIPE, text=True, check=False)
+    server.shutdown()
+    assert done.returncode == 0 and "permission denied" in done.stderr, done.stderr
+    assert "logging offline instead" in done.stderr and "in use" not in done.stderr
+    history = wandb_history(tmp_path)
+    assert [row["trainer/global_step"] for row in history if "train/loss" in row] == [1]
+
+
+@pytest.mark.parametrize("missing", ["TensorBoardLogger", "OfflineWandbLogger"])
+def test_a_logger_that_is_not_installed_is_left_out(tmp_path, monkeypatch, caplog, missing):
+    def not_installed(*_: Any, **__: Any) -> None:
+        raise ModuleNotFoundError("Neither `tensorboard` nor `tensorboardX` is available.")
+
+    monkeypatch.setattr(f"distill.training.loggers.{missing}", not_installed)
+    made = make_loggers(recipe("logging.wandb=offline"), RunFolder(tmp_path))
+    assert len(made) == 2 and "is available.; training continues without that log" in caplog.text
+
+
+@pytest.mark.parametrize("text", ["", "two words", "../../elsewhere", "x" * 100, "\0"])
+def test_a_damaged_id_of_wandb_is_replaced(tmp_path, text):
+    folder = RunFolder(tmp_path)
+    folder.wandb_id.write_text(text)
+    make_loggers(recipe("logging.wandb=offline"), folder)
+    made = folder.wandb_id.read_text().strip()
+    assert re.fullmatch("[0-9a-f]{8}", made)
+    make_loggers(recipe("logging.wandb=offline"), folder)
+    assert folder.wandb_id.read_text().strip() == made
 
 
 def test_each_training_of_a_process_has_its_own_wandb_run(tmp_path):
