@@ -4,6 +4,7 @@ Usage: faulty_worker.py FAULT WORD ...
 """
 
 import os
+import signal
 import sys
 
 import torch
@@ -22,6 +23,8 @@ if __name__ == "__main__":
         batch = read(self, item)
         if os.environ["LOCAL_RANK"] == "0" or self.fixed_epoch or item[:2] != (0, 2):
             return batch
+        if fault == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
         if fault == "alone":
             raise DataError("this one alone")
         empty = torch.zeros(0, 400), torch.zeros(0, dtype=torch.int64)
