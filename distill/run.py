@@ -9,12 +9,12 @@ import torch
 
 from distill.checkpoints import load_teacher, native, teacher_facts
 from distill.checkpoints.heard import heard_facts
-from distill.errors import ConfigError
+from distill.errors import ConfigError, UsageError
 from distill.options import AdaptRecipe, DistillRecipe, FinetuneRecipe, Recipe, SpiralRecipe
 from distill.processes import is_first_process
 from distill.training.locking import RunLock
 from distill.training.run_folder import RunFolder, versions
-from distill.training.train import train
+from distill.training.train import make_module, streams_of, train
 
 
 def run(recipe: Recipe, out: Path, *, resume: bool = False, other_speech: bool = False) -> Path:
@@ -53,3 +53,28 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False, other_speech: bool =
             "versions": versions(),
         }
         return native.write(teacher, out, provenance)
+
+
+def replay(recipe: Recipe, path: Path) -> str:
+    """Make a step again whose gradient was not finite; returns what is not finite in it, in lines.
+
+    Args:
+        recipe: of the run.
+        path: `RUN/nonfinite/step-N.ckpt`.
+
+    Raises:
+        UserError: for anything the user can fix.
+    """
+    from distill.training import replaying
+
+    torch.manual_seed(recipe.seed)
+    if isinstance(recipe, DistillRecipe):
+        module = make_module(recipe)
+        return replaying.replay(path, recipe, module, module.teacher.config, streams_of(recipe))
+    if isinstance(recipe, SpiralRecipe):
+        from distill.pretraining.run import make_pretraining
+
+        module = make_pretraining(recipe)
+        streams = ["student"] if recipe.distort else []
+        return replaying.replay(path, recipe, module, module.encoder.config, streams)
+    raise UsageError(f"--replay makes steps of distillations and of SPIRAL again, not of kind {recipe.kind}")

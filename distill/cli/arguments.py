@@ -82,6 +82,12 @@ SEEDS = Argument(
     help="a run of each recipe with each of these seeds, in NAME-seedN; data.order_seed=0 lets them share "
     "batches and the teacher's passes",
 )
+REPLAY = Argument(
+    "--replay",
+    type=Path,
+    metavar="FILE",
+    help="make a step again that was not finite, RUN/nonfinite/step-N.ckpt, and say where that begins",
+)
 CHECKPOINTS = Argument("checkpoints", nargs="+", help="students or teachers")
 SPEECH = Argument("--speech", required=True, help="manifest, TSV or folder of audio")
 DATA = Argument("--data", help="folder of the prepared corpora (data)")

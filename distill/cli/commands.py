@@ -31,9 +31,10 @@ def run_train(options: argparse.Namespace) -> None:
     """`distill train`, `distill adapt` and `distill finetune`."""
     from distill import config
 
+    if options.verb == "train" and options.replay:
+        return run_replay(options)
     if options.verb == "train" and (options.seeds or (several_named(options) and not options.resume)):
-        train_several(options)
-        return
+        return train_several(options)
     recipe = resumed_recipe(options) if options.resume else new_recipe(options)
     if options.print:
         print(config.to_yaml(recipe), end="")
@@ -49,6 +50,20 @@ def run_train(options: argparse.Namespace) -> None:
     model = run(recipe, out, resume=options.resume is not None, other_speech=options.override)
     if is_first_process():
         print(model)
+
+
+def run_replay(options: argparse.Namespace) -> None:
+    """`distill train --replay`."""
+    from distill import config
+    from distill.run import replay
+    from distill.training.run_folder import RunFolder
+
+    if options.recipe or options.resume or options.out or options.seeds or options.override:
+        raise UsageError("--replay FILE has the recipe of the file's run folder: give nothing else")
+    resolved = RunFolder(options.replay.absolute().parent.parent).recipe
+    if not resolved.is_file():
+        raise UserError(f"{options.replay} is not in a run folder, expected RUN/nonfinite/step-N.ckpt")
+    print(replay(config.read_resolved(resolved), options.replay))
 
 
 def several_named(options: argparse.Namespace) -> bool:

@@ -13,6 +13,7 @@ from distill.cli.arguments import (
     CHOICES,
     DATA,
     NOISE,
+    REPLAY,
     SEEDS,
     SPEECH,
     Argument,
@@ -46,7 +47,7 @@ VERBS: Mapping[str, Verb] = {
         "  distill train --resume runs/s4\n"
         "  distill train s4 optim.max_steps=40000 --resume runs/s4 --override\n"
         "  distill train s2 s4 s6 --seeds 0 1 2 data.order_seed=0",
-        training("s4, s4_prime, mini", SEEDS, together="; several students train together"),
+        training("s4, s4_prime, mini", SEEDS, REPLAY, together="; several students train together"),
     ),
     "adapt": Verb(
         commands.run_train,

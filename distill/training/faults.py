@@ -20,6 +20,7 @@ from distill.data.unusable import blame
 from distill.distortions import Distorter
 from distill.errors import DataError, UserError
 from distill.optim import FusedAdamW
+from distill.training.keeping import StepKeeper
 from distill.training.progress import log_interval
 from distill.training.run_folder import RunFolder
 from distill.training.stopping import save_last, validation_follows
@@ -229,17 +230,21 @@ class SkipNonFinite(Callback):
     Args:
         folder: of the run; `folder.nonfinite` lists step and utterances of each such update.
         most: consecutive updates that may be left out.
+        keeper: writes the first such steps down, for `distill train --replay`.
     """
 
-    def __init__(self, folder: RunFolder, most: int) -> None:
+    def __init__(self, folder: RunFolder, most: int, keeper: StepKeeper | None = None) -> None:
         self.folder, self.path = folder, folder.nonfinite
-        self.most = most
+        self.most, self.keeper = most, keeper
+        self.any_finite = False  # the scale of float16 is found by overflowing first
         self.consecutive = 0
         self.first = 0  # step of the first of the consecutive ones
         self.last = 0
         self.last_ids: list[str] = []
         self.flag = torch.tensor(0.0)  # of optimisers of another kind
-        self.pending: tuple[int, list[str], Later] | None = None  # the last step, its utterances, its flag
+        self.finds_scale = False
+        self.pending: tuple[int, tuple[int, int], list[str], Later] | None = None
+        """The last step, position and utterances of its batch, its flag."""
 
     @override
     def state_dict(self) -> dict[str, int]:
@@ -249,6 +254,19 @@ class SkipNonFinite(Callback):
     @override
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         self.consecutive, self.first = state_dict["on_end"], state_dict["first"]
+
+    @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.finds_scale = trainer.precision == "16-mixed"
+        if self.keeper is not None and trainer.is_global_zero:
+            self.keeper.start(pl_module)
+
+    @override
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self.keeper is not None:
+            self.keeper.note()
 
     @override
     def on_before_optimizer_step(
@@ -265,7 +283,7 @@ class SkipNonFinite(Callback):
         optimizer = trainer.optimizers[0]
         flag = optimizer.found_inf if isinstance(optimizer, FusedAdamW) else self.flag
         assert flag is not None
-        self.pending = trainer.global_step - 1, batch.ids, Later(flag)
+        self.pending = trainer.global_step - 1, batch.position, batch.ids, Later(flag)
         if validation_follows(trainer) or trainer.global_step >= trainer.max_steps:
             self.settle()
         if self.consecutive < self.most:
@@ -281,15 +299,17 @@ class SkipNonFinite(Callback):
         """Count and list the last update, if it was left out."""
         if self.pending is None:
             return
-        (step, ids, flag), self.pending = self.pending, None
+        (step, position, ids, flag), self.pending = self.pending, None
         if not flag.read():
-            self.consecutive = 0
+            self.consecutive, self.any_finite = 0, True
             return
         if not self.consecutive:
             self.first = step
         self.consecutive += 1
         self.last, self.last_ids = step, ids
         self._list(step, ids)
+        if self.keeper is not None and (self.any_finite or not self.finds_scale):
+            self.keeper.write(step, position, ids)
 
     def _advice(self) -> str:
         """From where to continue: a checkpoint from before the first of the updates, if there is one."""

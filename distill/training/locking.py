@@ -63,7 +63,7 @@ class RunLock(Callback):
             self.folder.mkdir(parents=True, exist_ok=True)
             while not self._create():
                 self._clear()
-            for folder in (self.folder, self.folder / "checkpoints"):
+            for folder in (self.folder, self.folder / "checkpoints", self.folder / "nonfinite"):
                 remove_leftovers(folder)
             self._thread = threading.Thread(target=self._beat, name="run lock", daemon=True)
             self._thread.start()

@@ -85,6 +85,11 @@ class RunFolder:
         return self.path / "nonfinite.tsv"
 
     @property
+    def kept_steps(self) -> Path:
+        """Folder of the first of them, for `distill train --replay`."""
+        return self.path / "nonfinite"
+
+    @property
     def wandb_id(self) -> Path:
         """The run's id in Weights & Biases."""
         return self.path / "wandb_id"

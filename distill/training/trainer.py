@@ -15,11 +15,12 @@ import torch
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from distill.errors import CheckpointError, ConfigError, UserError, first_line
-from distill.options import Recipe
+from distill.options import DistillRecipe, Recipe, SpiralRecipe
 from distill.options.shared import TRAINER_KEYS
 from distill.processes import check_world
 from distill.training.devices import layout_of
 from distill.training.faults import BadData, SkipNonFinite
+from distill.training.keeping import StepKeeper
 from distill.training.listening import Listening
 from distill.training.locking import RunLock
 from distill.training.loggers import make_loggers
@@ -50,6 +51,8 @@ def make_trainer(recipe: Recipe, folder: RunFolder, *, monitor: str = "val/loss"
     layout = layout_of(recipe)
     check_world(layout.processes * layout.nodes)
     options = recipe.optim
+    # Of what `replaying` can make again.
+    keeper = StepKeeper(folder.kept_steps) if isinstance(recipe, DistillRecipe | SpiralRecipe) else None
     passed_on: dict[str, Any] = {"profiler": WaitClock(), "plugins": CarefulCheckpointIO()} | recipe.trainer
     try:
         return pl.Trainer(
@@ -68,7 +71,7 @@ def make_trainer(recipe: Recipe, folder: RunFolder, *, monitor: str = "val/loss"
                 StepProgress(recipe.name),
                 Gauges(),
                 Listening(recipe.logging.audio_every_n_steps),
-                SkipNonFinite(folder, options.max_nonfinite),
+                SkipNonFinite(folder, options.max_nonfinite, keeper),
                 BadData(folder, recipe.data.max_bad_fraction),
                 StepSeed(recipe.seed),
                 GracefulStop(folder),

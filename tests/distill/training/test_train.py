@@ -4,12 +4,14 @@ import pytest
 import torch
 from lhotse import CutSet
 
+from bench.resume import same
 from distill.checkpoints import load_student, load_teacher
 from distill.config import load, recipe_names
 from distill.data_prep import CORPORA
 from distill.errors import ConfigError, UserError
 from distill.options import DistillRecipe
 from distill.run import run
+from distill.training.saving import read_checkpoint
 from tests.distill.training.runs import differs, in_rooms, log, tiny, weights
 
 
@@ -91,3 +93,19 @@ def test_rooms_that_are_not_given_are_said_before_training(mini_data, tmp_path):
         ConfigError, match="draws recorded rooms, but data.noises.rir .* set distortion.rir=fal"
     ):
         run(recipe, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["s6", "mini_teacher", "spiral_mini"])
+def test_the_deterministic_mode_gives_the_same_bits_twice(mini_data, tmp_path, name):
+    recipe = tiny(mini_data, "trainer.deterministic=true", name=name, steps=4)
+    checkpoints = []
+    for out in (tmp_path / "one", tmp_path / "other"):
+        try:
+            run(recipe, out)
+            assert torch.are_deterministic_algorithms_enabled()
+        finally:
+            torch.use_deterministic_algorithms(False)
+        checkpoints.append(read_checkpoint(out / "checkpoints" / "last.ckpt"))
+    one, other = checkpoints
+    for key in ("state_dict", "optimizer_states", "classifier_optimizer", "lr_schedulers", "SpeechData"):
+        assert same(one.get(key), other.get(key)), key
