@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import math
-import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from distill.checkpoints import safe_pickle
 from distill.checkpoints.safe_pickle import StandIn
@@ -94,30 +94,37 @@ def _from_joblib(contents: bytes, path: Path) -> np.ndarray:
     return centres.value
 
 
-class _Array:
-    """What joblib puts into the pickle in place of an array, whose bytes follow, and then that array."""
+class _Array(StandIn):
+    """What joblib puts into the pickle in place of an array, whose bytes follow."""
 
-    stream: io.BytesIO
     value: np.ndarray
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.value = _read_array(self.stream, state)
 
-
-class _Unpickler(pickle._Unpickler):  # pyright: ignore[reportAttributeAccessIssue, reportUntypedBaseClass]
-    """In Python, not C: the C one reads ahead, over the arrays."""
+class _Unpickler(safe_pickle._Unpickler):
+    """It reads no further than an operation goes: the bytes of an array may follow."""
 
     def __init__(self, stream: io.BytesIO):
-        super().__init__(stream)
-        self.array_class = type("Array", (_Array,), {"stream": stream})
+        super().__init__(stream, _no_storage)
+        self._stream = stream
 
-    def find_class(self, module: str, name: str) -> Any:
+    @override
+    def find_class(self, module: str, name: str, /) -> Any:
         if (module, name) == _ARRAY_MARK:
-            return self.array_class
+            return _Array
         if module.partition(".")[0] == "sklearn":
             return type(name, (StandIn,), {"name": f"{module}.{name}"})
-        # The C unpickler's method never looks at the instance: its list of names is what counts.
-        return safe_pickle._Unpickler.find_class(self, module, name)  # type: ignore[arg-type]
+        return super().find_class(module, name)
+
+    @override
+    def build(self, instance: Any, state: Any) -> None:
+        if isinstance(instance, _Array):
+            instance.value = _read_array(self._stream, state)
+        else:
+            super().build(instance, state)
+
+
+def _no_storage(pid: Any) -> Any:
+    raise ValueError("it holds tensors of torch")
 
 
 def _read_array(stream: io.BytesIO, wrapper: dict[str, Any]) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import argparse
 import pickletools
+import shutil
 import sys
 import zipfile
 from pathlib import Path
@@ -82,6 +83,7 @@ def test_entries_that_only_the_source_knows(tmp_path, untied):
     flat = argparse.Namespace(arch="hubert", normalize=True, **cfg["model"])
     for layout in ({"cfg": cfg, "model": model}, conversion, {"args": flat, "model": model}):
         torch.save(layout, tmp_path / "source.pt")
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
         export_checkpoint(tmp_path / "source.pt", "fairseq", tmp_path / "out")
         written = safe_pickle.load(tmp_path / "out" / "hubert.pt")["cfg"]
         assert "unreadable" not in written["model"]
@@ -138,9 +140,9 @@ def test_the_head_of_an_adapted_teacher(tmp_path):
     head |= {"final_proj.bias": torch.randn(16), "label_embs_concat": torch.randn(24, 16)}
     native.write(teacher, tmp_path)
     save_file(head, tmp_path / "head.safetensors")
-    for source in (tmp_path, tmp_path / "teacher.safetensors"):
-        export_checkpoint(source, "fairseq", tmp_path / "out")
-        written = fairseq.read_head(tmp_path / "out" / "hubert.pt")
+    for name, source in {"folder": tmp_path, "file": tmp_path / "teacher.safetensors"}.items():
+        export_checkpoint(source, "fairseq", tmp_path / name)
+        written = fairseq.read_head(tmp_path / name / "hubert.pt")
         assert written and all(torch.equal(written[name], head[name]) for name in head)
 
 
