@@ -7,14 +7,13 @@ import torch
 from lhotse.cut import Cut, MonoCut
 from torch import Tensor
 
-from distill.data.opening import opened_here
+from distill.data.opening import check_extent, opened_here
 from distill.data.resampling import resample
 from distill.data.unusable import blame
 from distill.errors import DataError, first_line
 from distill.waveforms import SAMPLE_RATE, is_silent
 
 _STRETCH = 30 * SAMPLE_RATE  # samples searched for a sound at a time, after the first second
-_LONGEST_S = 86_400.0  # a manifest alone must not make us allocate memory, as for a mixture's silence
 
 
 def read_audio(cut: Cut, start: int = 0, count: int | None = None) -> Tensor:
@@ -26,16 +25,15 @@ def read_audio(cut: Cut, start: int = 0, count: int | None = None) -> Tensor:
         count: number of samples wanted, at 16 kHz; None: to the end.
 
     Raises:
-        DataError: if the audio is in a place that is not opened, cannot be read, is shorter than promised, or
-            holds values that are not finite.
+        DataError: if the audio is in a place that is not opened, cannot be read, is shorter than promised or
+            too long for the memory, or holds values that are not finite.
     """
     try:
         cut = opened_here(cut)
         if start or not _is_all_of(cut, count):
             duration = None if count is None else min(count / SAMPLE_RATE, cut.duration - start / SAMPLE_RATE)
             cut = cut.truncate(offset=start / SAMPLE_RATE, duration=duration, preserve_id=True)
-        if cut.duration > _LONGEST_S:
-            raise DataError(f"is {cut.duration / 3600:.0f} h long, more than is read at once")
+        check_extent(cut)
         audio = cut.load_audio()
         assert audio is not None
         samples = torch.from_numpy(mono(np.atleast_2d(audio)))

@@ -62,7 +62,7 @@ def regular_file(path: str | Path) -> Path:
     except FileNotFoundError:
         raise DataError(f"{path} does not exist") from None
     except (OSError, ValueError) as error:  # the latter for NUL
-        raise DataError(f"{path!r} cannot be read ({getattr(error, 'strerror', None) or error})") from None
+        raise DataError(f"{path} cannot be read ({getattr(error, 'strerror', None) or error})") from None
     if not stat.S_ISREG(state.st_mode):
         what = next((what for is_one, what in _OTHER_KINDS if is_one(state.st_mode)), "something else")
         raise DataError(f"{path} is {what}, not a file")

@@ -11,8 +11,7 @@ import gzip
 import json
 import math
 import zlib
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,13 +19,15 @@ from lhotse import MonoCut
 from lhotse.cut import Cut
 from lhotse.serialization import deserialize_item
 
-from distill.data.files import regular_file
+from distill.data.bounded import bounded_lines, opened
 from distill.data.recordings import parts_of
 from distill.data.unusable import unusable_cut
 from distill.errors import DataError, first_line
 
 _LONGEST_S = 366 * 86_400.0  # headers of streams of unknown length say 18 million years
 _LOOKED_AT = 1000  # lines; a file without a cut in that many is not a manifest
+_MOST_OTHER = 32 * 2**20  # bytes of other lines, before most of a manifest must be cuts
+_COST = 1000  # bytes that each such line counts more: as long does it take to say what is wrong with it
 
 _CUTS = ("MonoCut", "MultiCut", "MixedCut", "Cut")
 _KINDS = (  # a key, looked for in this order; what a line with it is; how to make cuts of such a file
@@ -56,37 +57,72 @@ class CutLines:
         """Every cut, and a placeholder (`unusable_line`) for every other line that is not blank.
 
         Raises:
-            DataError: the file is cut off or damaged.
+            DataError: the file is cut off or damaged, or no manifest (`cut_lines`, `Tally`).
         """
+        tally = Tally(self.path)
         with opened(self.path) as (_, source):
             for number, line in cut_lines(source, self.path):
-                if line.strip():
-                    try:
-                        yield cut_of(line)
-                    except DataError as error:
-                        yield unusable_line(self.path, number, error)
+                if line.isspace():
+                    continue
+                try:
+                    cut = cut_of(line)
+                except DataError as error:
+                    cut = unusable_line(self.path, number, error)
+                    tally.other(number, line, error)
+                else:
+                    tally.cut(line)
+                yield cut
 
 
-@contextmanager
-def opened(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
-    """The file on disk, and its contents, decompressed if its name ends in `.gz`."""
-    with regular_file(path).open("rb") as raw:
-        if path.suffix != ".gz":
-            yield raw, raw
-            return
-        with gzip.open(raw) as unpacked:
-            yield raw, unpacked  # pyright: ignore[reportReturnType]
+class Tally:
+    """How much of a manifest is cuts. A few broken lines are left out, a file of something else is refused.
+
+    Args:
+        path: the manifest, for messages.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._cuts = self._others = 0
+        self._first = ""
+
+    def cut(self, line: bytes) -> None:
+        """Note a line that is a cut."""
+        self._cuts += len(line) + _COST
+
+    def other(self, number: int, line: bytes, error: Exception) -> None:
+        """Note a line that is not.
+
+        Raises:
+            DataError: most of the file is not.
+        """
+        self._others += len(line) + _COST
+        self._first = self._first or f"line {number}: {error}"
+        if self._others > max(_MOST_OTHER, self._cuts):
+            raise DataError(
+                f"{self.path}: most of its lines are no cuts ({self._first}); make the manifest again"
+            )
+
+    def refuse_without_cut(self) -> None:
+        """Refuse a manifest that has other lines only.
+
+        Raises:
+            DataError: saying what is wrong with the first.
+        """
+        if self._first and not self._cuts:
+            raise DataError(f"{self.path}: not a lhotse cut manifest ({self._first})")
 
 
-def cut_lines(source: Iterable[bytes], path: Path) -> Iterator[tuple[int, bytes]]:
+def cut_lines(source: IO[bytes], path: Path) -> Iterator[tuple[int, bytes]]:
     """Lines with their numbers, from 1.
 
     Raises:
-        DataError: the compressed file is cut off or damaged; nobody knows how much is lost.
+        DataError: the compressed file is cut off or damaged, and nobody knows how much is lost; or as
+            `bounded_lines`.
     """
     number = 0
     try:
-        for number, line in enumerate(source, start=1):
+        for number, line in bounded_lines(source, path):
             yield number, line
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         what = "is cut off" if isinstance(error, EOFError) else f"is damaged ({error})"
@@ -106,23 +142,22 @@ def check_kind(path: Path) -> bool:
     Raises:
         DataError: saying what it holds instead.
     """
-    problem = ""
+    tally = Tally(path)
     with opened(path) as (_, source):
         for number, line in cut_lines(source, path):
-            if not line.strip():
+            if line.isspace():
                 continue
             try:
                 cut = cut_of(line, of_any_kind=True)
             except DataError as error:
-                problem = problem or f"line {number}: {error}"
+                tally.other(number, line, error)
                 if number >= _LOOKED_AT:
                     break
                 continue
             if isinstance(cut, str):
                 raise DataError(f"{path}: {cut}")
             return True
-    if problem:
-        raise DataError(f"{path}: not a lhotse cut manifest ({problem})")
+    tally.refuse_without_cut()
     return False
 
 

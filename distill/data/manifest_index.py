@@ -22,8 +22,9 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from distill.atomic import read_json, write_json
+from distill.data.bounded import opened
 from distill.data.files import cache_folder, regular_file
-from distill.data.lines import cut_lines, cut_of, opened, plausible
+from distill.data.lines import Tally, cut_lines, cut_of, plausible
 from distill.errors import DataError
 from distill.hashing import hash_text
 
@@ -117,7 +118,7 @@ def _write_lines(
     """Write where each cut's line is; return the number of cuts and their seconds."""
     count, seconds, offset = 0, 0.0, 0
     records: list[tuple[int, int, float, int]] = []
-    usable, first_problem = False, ""
+    tally = Tally(path)
 
     def flush() -> None:
         lines.write(np.array(records, dtype=LINE).tobytes())
@@ -126,14 +127,14 @@ def _write_lines(
 
     for number, line in source:
         unpacked.write(line)
-        if line.strip():
+        if not line.isspace():
             match = _DURATION.match(line)
             try:
                 duration = plausible(match[1]) if match else plausible(cut_of(line).duration)
-                usable = True
+                tally.cut(line)
             except DataError as error:
                 duration = 0.0
-                first_problem = first_problem or f"line {number}: {error}"
+                tally.other(number, line, error)
             records.append((offset, len(line), duration, number))
             count += 1
             seconds += duration
@@ -141,6 +142,5 @@ def _write_lines(
         if len(records) == _CHUNK:
             flush()
     flush()
-    if count and not usable:
-        raise DataError(f"{path}: not a lhotse cut manifest ({first_problem})")
+    tally.refuse_without_cut()
     return {"cuts": count, "seconds": seconds}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +20,11 @@ from distill.errors import DataError
 MAX_FRAMES = 2**40
 """More frames than this mean a stream of unknown length: its header holds the largest integer."""
 
+_CUT_OFF = re.compile(r"^ *(?:data|SSND|Data Size) *: (\d+) \(should be (\d+)\)$", re.MULTILINE)
+"""libsndfile's note about a header that promises more bytes than the file has."""
+_UNKNOWN_BYTES = 2**31 - 2**16  # from here on the header of a stream that did not know its length
+_MISCOUNTED = 128  # bytes; some programs count the header as audio
+
 
 class Header(NamedTuple):
     """What an audio file says about itself."""
@@ -33,7 +39,8 @@ def read_header(path: str | Path) -> Header:
     """Read the header of a file.
 
     Raises:
-        DataError: it is not a regular file, or unreadable, empty, of unknown length or of a rate not read.
+        DataError: it is not a regular file, or unreadable, empty, cut off, of unknown length or of a rate
+            not read.
     """
     path = regular_file(path)
     if not path.stat().st_size:
@@ -47,6 +54,10 @@ def read_header(path: str | Path) -> Header:
         raise DataError(f"{path} holds no samples")
     if info.frames >= MAX_FRAMES:
         raise DataError(f"{path} does not say how long it is in its header; convert it again")
+    if cut := _CUT_OFF.search(info.extra_info):
+        promised, found = map(int, cut.groups())
+        if found + _MISCOUNTED < promised < _UNKNOWN_BYTES:
+            raise DataError(f"{path} is cut off: it has {found} of the {promised} bytes that its header says")
     check_rates(info.samplerate)
     return Header(info.frames, info.samplerate, info.channels)
 

@@ -13,6 +13,8 @@ from distill.errors import DataError, first_line
 STORES = ("s3", "gs", "azure")
 """Schemes of URLs that are read. smart_open knows more, some of which run programs or contact any server."""
 
+_MOST_BYTES = 2**30  # of a recording that is read into memory as a whole
+
 
 def is_url(place: str) -> bool:
     """Whether this is a URL; everything else is a path."""
@@ -70,19 +72,23 @@ def read_place(place: str, offset: int = 0, n_bytes: int | None = None) -> bytes
         DataError: it is refused (`check_place`), cannot be read, or is too short.
     """
     check_place(place)
+    if (n_bytes or 0) > _MOST_BYTES:
+        raise DataError(f"{place}: {n_bytes} bytes are more than a recording in a shard has")
     local = local_path(place)
     if local is not None and regular_file(local).stat().st_size < offset + (n_bytes or 0):
         raise DataError(f"{place} ends too early; fetch or make it again")
     try:
         with open(local, "rb") if local is not None else _remote(place, n_bytes) as stream:
             stream.seek(offset)
-            data = stream.read(-1 if n_bytes is None else n_bytes)
+            data = stream.read(_MOST_BYTES + 1 if n_bytes is None else n_bytes)
     except ImportError:
         raise DataError(
             f"{place} cannot be read without smart_open: pip install 'robust-distilhubert[shards]'"
         ) from None
     except Exception as error:  # noqa: BLE001 disks and object stores each have exceptions of their own
         raise DataError(f"{place} cannot be read ({first_line(error)})") from None
+    if len(data) > _MOST_BYTES:
+        raise DataError(f"{place} has more than {_MOST_BYTES >> 30} GB, too much to read at once")
     if n_bytes is not None and len(data) < n_bytes:
         raise DataError(f"{place} ends too early; fetch or make it again")
     return data

@@ -8,16 +8,23 @@ from __future__ import annotations
 
 import csv
 import gzip
-import io
+import itertools
 import shlex
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from distill.errors import DataError
+from distill.data.bounded import bounded_lines, opened
+from distill.errors import DataError, listed
 
 Row = tuple[int, dict[str, str]]
 """The number of the line that a row of a table begins in, from 1, and its cells by column."""
+
+
+_COLUMNS_NAMED = 20  # of a header, in messages
+_MOST_BYTES = 256 * 2**20  # of a text that is read as a whole; what is larger is data
+_MOST_LINES = 2_000_000  # that are held in memory, which takes a gigabyte: more are a manifest's business
 
 
 def read_text(path: str | Path) -> str:
@@ -27,21 +34,14 @@ def read_text(path: str | Path) -> str:
         path: UTF-8; unpacked where the name ends in `.gz`.
 
     Raises:
-        DataError: it cannot be read, is a damaged gzip file or not UTF-8, naming the line. A zero byte is
-            taken for another encoding (UTF-16), too.
+        DataError: it cannot be read, is a damaged gzip file, too large or not UTF-8, naming the line. A zero
+            byte is taken for another encoding (UTF-16), too.
     """
     path = Path(path)
-    if not path.exists():
-        raise DataError(f"{path} does not exist")
-    if not path.is_file():
-        raise DataError(f"{path} is not a file")
-    try:
-        content = path.read_bytes()
-        content = gzip.decompress(content) if path.suffix == ".gz" else content
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{path} is not a complete gzip file ({error})") from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror or error})") from None
+    with _explained(path), opened(path) as (_, source):
+        content = source.read(_MOST_BYTES + 1)
+    if len(content) > _MOST_BYTES:
+        raise DataError(f"{path} has more than {_MOST_BYTES >> 20} MB, too much for a text of this kind")
     try:
         text = content.decode("utf-8")
         wrong = text.find("\0")
@@ -50,29 +50,72 @@ def read_text(path: str | Path) -> str:
         text, wrong = "", error.start
         line = content.count(b"\n", 0, wrong) + 1
     if wrong >= 0:
-        raise DataError(
-            f"{path} is not UTF-8 (line {line}); convert it: `iconv -f LATIN1 -t UTF-8 "
-            f"{shlex.quote(str(path))} > new` (name the file's real encoding after -f)"
-        )
+        raise _other_encoding(path, line)
     return text.removeprefix("\ufeff")
+
+
+def text_lines(path: str | Path) -> Iterator[tuple[int, str]]:
+    """All lines of a text file, one after the other, each with its number, from 1, and without its end.
+
+    Args:
+        path: as for `read_text`, of any size.
+
+    Raises:
+        DataError: as `read_text`; a line is too long, or there are too many.
+    """
+    path = Path(path)
+    with _explained(path), opened(path) as (_, source):
+        for number, content in bounded_lines(source, path):
+            try:
+                line = content.decode("utf-8")
+            except UnicodeDecodeError:
+                raise _other_encoding(path, number) from None
+            if "\0" in line:
+                raise _other_encoding(path, number)
+            if number > _MOST_LINES:
+                raise DataError(
+                    f"{path} has more than {_MOST_LINES} lines, too many to hold in memory: for speech, make "
+                    "a manifest of cuts with distill data prepare folder"
+                )
+            line = line.removeprefix("\ufeff") if number == 1 else line
+            yield number, line.removesuffix("\n").removesuffix("\r")
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Say in one line why a file cannot be read."""
+    if not path.exists():
+        raise DataError(f"{path} does not exist")
+    try:
+        yield
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{path} is not a complete gzip file ({error})") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror or error})") from None
+
+
+def _other_encoding(path: Path, line: int) -> DataError:
+    return DataError(
+        f"{path} is not UTF-8 (line {line}); convert it: `iconv -f LATIN1 -t UTF-8 "
+        f"{shlex.quote(str(path))} > new` (name the file's real encoding after -f)"
+    )
 
 
 def read_lines(path: str | Path) -> list[tuple[int, str]]:
     """The lines of a text file that are not blank, each with its line number, from 1.
 
     Args:
-        path: as for `read_text`.
+        path: as for `text_lines`.
 
     Raises:
-        DataError: as `read_text`.
+        DataError: as `text_lines`.
     """
-    return numbered_lines(read_text(path))
+    return list(filled(text_lines(path)))
 
 
-def numbered_lines(text: str) -> list[tuple[int, str]]:
-    """As `read_lines`, of a text in memory."""
-    lines = (line.removesuffix("\r") for line in text.split("\n"))
-    return [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+def filled(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+    """Those that are not blank."""
+    return ((number, line) for number, line in lines if line.strip())
 
 
 def read_table(path: str | Path, columns: Sequence[str], *, delimiters: str = ",;\t") -> list[Row]:
@@ -82,47 +125,56 @@ def read_table(path: str | Path, columns: Sequence[str], *, delimiters: str = ",
     they do so only if the header itself is quoted: text that is quoted is common there.
 
     Args:
-        path: as for `read_text`.
+        path: as for `text_lines`.
         columns: columns that it must have.
         delimiters: what may separate cells; the one that finds most of `columns` in the header is used.
 
     Raises:
-        DataError: as `read_text`; a column is missing; a row has fewer or more cells than the header,
+        DataError: as `text_lines`; a column is missing; a row has fewer or more cells than the header,
             naming its line.
     """
-    text = read_text(path)
-    (_, first), *_ = numbered_lines(text) or [(1, "")]
-    heads = {
-        delimiter: _cells(next(csv.reader([first], delimiter=delimiter), [])) for delimiter in delimiters
-    }
+    return list(table_rows(path, columns, delimiters=delimiters))
+
+
+def table_rows(path: str | Path, columns: Sequence[str], *, delimiters: str = ",;\t") -> Iterator[Row]:
+    """As `read_table`, one after the other."""
+    number, first = next(filled(text_lines(path)), (1, ""))
+    heads = {delimiter: _header(path, number, first, delimiter) for delimiter in delimiters}
     delimiter = max(delimiters, key=lambda one: (len({*columns} & {*heads[one]}), len(heads[one])))
     header = heads[delimiter]
     lacking = [column for column in columns if column not in header]
     if lacking:
         raise DataError(
             f"{path}: no column {', '.join(map(repr, lacking))} in its header "
-            f"({', '.join(header) or 'empty file'})"
+            f"({listed(header, _COLUMNS_NAMED) if first else 'empty file'})"
         )
     if delimiter == "\t" and not first.startswith('"'):
-        split = [(number, line.split("\t")) for number, line in numbered_lines(text)]
+        split = ((number, line.split("\t")) for number, line in filled(text_lines(path)))
     else:
-        split = _parse(text, delimiter, path)
-    return [(number, _row(path, number, header, cells)) for number, cells in split[1:]]
+        split = _parse(text_lines(path), delimiter, path)
+    for number, cells in itertools.islice(split, 1, None):
+        yield number, _row(path, number, header, cells)
 
 
-def _parse(text: str, delimiter: str, path: str | Path) -> list[tuple[int, list[str]]]:
-    reader = csv.reader(
-        io.StringIO(text.replace("\r\n", "\n"), newline="\n"), delimiter=delimiter, strict=True
-    )
-    rows, number = [], 1
+def _header(path: str | Path, number: int, line: str, delimiter: str) -> list[str]:
+    try:
+        return _cells(next(csv.reader([line], delimiter=delimiter), []))
+    except csv.Error as error:
+        raise DataError(f"{path}: line {number}, its header, cannot be read ({error})") from None
+
+
+def _parse(
+    lines: Iterable[tuple[int, str]], delimiter: str, path: str | Path
+) -> Iterator[tuple[int, list[str]]]:
+    reader = csv.reader((f"{line}\n" for _, line in lines), delimiter=delimiter, strict=True)
+    number = 1
     try:
         for cells in reader:
             if any(cell.strip() for cell in cells):
-                rows.append((number, cells))
+                yield number, cells
             number = reader.line_num + 1
     except csv.Error as error:
         raise DataError(f"{path}: line {number} cannot be read ({error})") from None
-    return rows
 
 
 def _cells(cells: Sequence[str]) -> list[str]:
@@ -135,6 +187,6 @@ def _row(path: str | Path, number: int, header: list[str], cells: list[str]) -> 
     if len(cells) != len(header):
         raise DataError(
             f"{path}: line {number} has {len(cells)} cells, its header has {len(header)} "
-            f"({', '.join(header)})"
+            f"({listed(header, _COLUMNS_NAMED)})"
         )
     return dict(zip(header, _cells(cells), strict=True))

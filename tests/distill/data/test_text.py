@@ -43,7 +43,7 @@ def test_other_encodings_are_named_with_their_line(tmp_path, content, message):
 def test_what_is_no_file_or_no_gzip_is_one_line(tmp_path):
     with pytest.raises(DataError, match="nope does not exist"):
         read_text(tmp_path / "nope")
-    with pytest.raises(DataError, match="is not a file"):
+    with pytest.raises(DataError, match="is a folder, not a file"):
         read_text(tmp_path)
     for content in (b"a\n", gzip.compress(b"a" * 999)[:-9], b""):
         with pytest.raises(DataError, match="x.gz is not a complete gzip file"):
