@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from distill.data.shar import located_cuts
 from distill.data_prep.manifests import write_cuts
+from distill.data_prep.written import Written
 from distill.errors import DataError
 
 
@@ -53,11 +54,13 @@ def prepare(root: Path, out: Path, *, jobs: int = 8) -> SharPrepared:
     folders = sorted({path.parent for path in root.rglob("cuts.*.jsonl.gz")})
     if not folders:
         raise DataError(f"{root}: no shards in it: expected cuts.000000.jsonl.gz and recording.000000.tar")
-    splits = []
-    for folder in folders:
-        name = "-".join(folder.relative_to(root).parts) or root.name
+    splits, written = [], Written(out)
+    named = {"-".join(folder.relative_to(root).parts) or root.name: folder for folder in folders}
+    written.claim(f"{name}.jsonl.gz" for name in named)
+    for name, folder in named.items():
         shards = sorted(folder.glob("cuts.*.jsonl.gz"))
         utterances, seconds = write_cuts(_cuts(shards, jobs, name), out / f"{name}.jsonl.gz")
+        written.note(f"{name}.jsonl.gz")
         splits.append((name, len(shards), utterances, seconds / 3600))
     return SharPrepared(out=out, splits=tuple(splits))
 

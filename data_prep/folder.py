@@ -16,11 +16,13 @@ from tqdm import tqdm
 from distill.atomic import write_text
 from distill.data.files import audio_files, printable
 from distill.data_prep.manifests import cut_of_all_channels, write_cuts
+from distill.data_prep.written import Written
 from distill.errors import DataError, UsageError
 from distill.hashing import hash_number
 
 SPLITS = ("train", "dev", "test")
 """Subfolders of these names are taken as the splits."""
+_HEAD = "path\treason\n"  # of the list of what was left out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +69,8 @@ def prepare(
         jobs: threads that read headers.
 
     Raises:
-        DataError: `root` is missing, or holds no readable audio.
+        DataError: `root` is missing, holds no readable audio, or `out` has a file of one of these names that
+            was not written by this.
         UsageError: `split` is no plain name.
         ValueError: another option is out of range.
     """
@@ -82,8 +85,11 @@ def prepare(
     cuts, skipped = _read_headers(root, files, jobs)
     groups, strays = _assign(cuts, split, dev_fraction, seed)
     skipped += strays
-    out.mkdir(parents=True, exist_ok=True)
+    names = {"skipped.tsv", *(f"{name}.jsonl.gz" for name in (*groups, *(SPLITS if split is None else ())))}
+    written = Written(out)
+    written.claim(sorted(names), known=_of_earlier_version(out, names))
     _write_skipped(skipped, out / "skipped.tsv")
+    written.note("skipped.tsv")
     n_files = sum(len(group) for group in groups.values())
     if n_files == 0:
         why = f"none of its {len(files)} audio files is usable, see {out / 'skipped.tsv'}"
@@ -94,12 +100,23 @@ def prepare(
         (out / f"{name}.jsonl.gz").unlink(missing_ok=True)  # files of an earlier split could be in both
     for name, group in groups.items():
         write_cuts(group.values(), out / f"{name}.jsonl.gz")
+    for name in sorted(names):
+        written.note(name)
     return FolderSummary(
         n_files=n_files,
         hours=sum(cut.duration for group in groups.values() for cut in group.values()) / 3600,
         n_skipped=len(skipped),
         splits={name: len(group) for name, group in groups.items()},
     )
+
+
+def _of_earlier_version(out: Path, names: set[str]) -> set[str]:
+    """The files that an earlier version wrote: it noted none, but always wrote its list with them."""
+    skipped = out / "skipped.tsv"
+    if (out / "prepared.json").exists() or Written(out).has("skipped.tsv") or not skipped.is_file():
+        return set()
+    with skipped.open("rb") as stream:
+        return names if stream.read(len(_HEAD)) == _HEAD.encode() else set()
 
 
 Cuts = dict[Path, DataCut]
@@ -164,4 +181,4 @@ def _draw(path: Path, seed: int) -> float:
 
 def _write_skipped(skipped: Skipped, path: Path) -> None:
     lines = [f"{name.as_posix()}\t{' '.join(reason.split())}\n" for name, reason in sorted(skipped)]
-    write_text(path, printable("path\treason\n" + "".join(lines)))
+    write_text(path, printable(_HEAD + "".join(lines)))

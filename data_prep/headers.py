@@ -66,6 +66,8 @@ def read_headers(
 
 def _load(cache: Path) -> dict[str, Header]:
     known: dict[str, Header] = {}
+    if cache.is_symlink():
+        cache.unlink()  # what it leads to is none of ours
     if not cache.is_file():
         return known
     for line in cache.read_text(encoding="utf-8", errors="surrogateescape").splitlines():

@@ -8,6 +8,7 @@ from typing import Any
 
 from distill.atomic import read_json, write_json, write_text
 from distill.data.files import printable
+from distill.data_prep.written import Written
 from distill.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -28,12 +29,16 @@ class Ledger:
         self.out = out
         self.path = out / "prepared.json"
         self.header_cache = out / ".headers.jsonl"
+        self.written = Written(out)
         self.content: dict[str, Any] = {"corpus": corpus, "splits": {}}
         if self.path.is_file():
             try:
                 found = read_json(self.path)
-            except ValueError:
-                found = self.content  # damaged: start again
+                if not _is_sound(found):
+                    raise ValueError("it says other things than it should")
+            except ValueError as error:
+                logger.warning("%s is damaged (%s): everything is prepared again", self.path, error)
+                found = self.content
             owner = found.get("corpus", "mini")
             if owner != corpus:
                 raise DataError(f"{out} holds the manifests of {owner}; choose another --out for {corpus}")
@@ -72,8 +77,30 @@ class Ledger:
         old = self.content["splits"].get(split, {})
         noted = ("state",) if "state" in old else ("utterances", "files", "hours")
         same = all(old.get(key) == entry[key] for key in ("digest", "skipped", *noted))
-        self.content["splits"][split] = entry | {"shards": old["shards"] if same else {}}
+        shards = old.get("shards", {})
+        self.content["splits"][split] = entry | {"shards": shards if same else dict.fromkeys(shards, [])}
         self.save()
+        self.written.note(self.manifest(split).name)
+
+    def claim(self, split: str) -> None:
+        """Make sure that the manifest of a split replaces none of somebody else.
+
+        Raises:
+            DataError: as `Written.claim`.
+        """
+        name = self.manifest(split).name
+        earlier = [name] if split in self.content["splits"] and not self.written.has(name) else []
+        self.written.claim([name], known=earlier)
+
+    def claim_shards(self, split: str) -> None:
+        """As `claim`, for the manifest of a split's shards."""
+        name = f"{split}.shards.jsonl.gz"
+        known = any(self.content["splits"][split]["shards"].values()) and not self.written.has(name)
+        self.written.claim([name], known=[name] if known else ())
+
+    def has_shards(self, split: str, folder: str) -> bool:
+        """Whether shards of a split were written to a folder."""
+        return folder in self.content["splits"][split]["shards"]
 
     def shards(self, split: str, folder: str) -> list[int]:
         """Numbers of the shards that are complete in a folder; append to it and save."""
@@ -85,7 +112,29 @@ class Ledger:
 
     def write_skipped(self) -> None:
         """`skipped.tsv`, over all splits prepared so far."""
+        earlier = ["skipped.tsv"] if self.content["splits"] and not self.written.has("skipped.tsv") else []
+        self.written.claim(["skipped.tsv"], known=earlier)
         lines = ["path\treason\n"]
         for entry in self.content["splits"].values():
             lines += [f"{path}\t{' '.join(reason.split())}\n" for path, reason in entry["skipped"].items()]
         write_text(self.out / "skipped.tsv", printable("".join(lines)))
+        self.written.note("skipped.tsv")
+
+
+def _is_sound(found: dict[str, Any]) -> bool:
+    """Whether what was read has the form that it was written in."""
+    splits = found.get("splits", {} if "sets" in found else None)  # the mini corpora have sets
+    known = isinstance(found.get("corpus", ""), str) and isinstance(splits, dict)
+    return known and all(isinstance(entry, dict) and _is_entry(entry) for entry in splits.values())
+
+
+def _is_entry(entry: dict[str, Any]) -> bool:
+    kinds = {"digest": str, "utterances": int, "files": int, "hours": float | int, "skipped": dict}
+    if not all(isinstance(entry.get(key), kind) for key, kind in kinds.items()):
+        return False
+    shards = entry.get("shards")
+    return (
+        all(isinstance(reason, str) for reason in entry["skipped"].values())
+        and isinstance(shards, dict)
+        and all(isinstance(done, list) and all(type(n) is int for n in done) for done in shards.values())
+    )

@@ -25,6 +25,7 @@ from distill.atomic import read_json, write_json
 from distill.data_prep.espeak import Interval, synthesise
 from distill.data_prep.manifests import cut_from_file, write_cuts
 from distill.data_prep.mini_noise import KINDS, NoiseKind, room_impulse_response
+from distill.data_prep.written import Written
 from distill.waveforms import SAMPLE_RATE
 
 _VERSION = 1  # raise it when the audio changes, so that prepared folders are made again
@@ -145,14 +146,28 @@ def prepare(out: Path, *, seed: int = 0, hours: float | None = None, size: str =
     stamp = out / "prepared.json"
     if _is_prepared(stamp, settings):
         return
+    kinds = list(_sets(out, seed, hours, _SIZES[size]))
+    names = ["audio", "prepared.json", *(f"{name}.jsonl.gz" for name, _, _ in kinds)]
+    written = Written(out)
+    written.claim(names, known=names if _is_earlier_mini(stamp) else ())
     stamp.unlink(missing_ok=True)
     sets = {}
-    for name, n_clips, make in _sets(out, seed, hours, _SIZES[size]):
+    for name, n_clips, make in kinds:
         numbers = tqdm(range(n_clips), desc=name, unit="clip", disable=None)
         cuts = [make(f"{name}-{i:05d}", i) for i in numbers]
         write_cuts(cuts, out / f"{name}.jsonl.gz")
         sets[name] = {"cuts": n_clips, "hours": round(sum(cut.duration for cut in cuts) / 3600, 5)}
+        written.note(f"{name}.jsonl.gz")
     write_json(stamp, settings | {"sets": sets})
+    written.note(stamp.name)
+
+
+def _is_earlier_mini(stamp: Path) -> bool:
+    """Whether a folder holds these corpora, of other settings or of a version that noted no files."""
+    try:
+        return "sets" in read_json(stamp)
+    except (OSError, ValueError):
+        return False
 
 
 def _is_prepared(stamp: Path, settings: dict[str, Any]) -> bool:

@@ -20,6 +20,8 @@ from tqdm import tqdm
 
 from distill.data_prep import mini, mini_tasks
 from distill.data_prep.mini_files import cuts_of, samples_of, source_of, spoken, write_lines, write_wav
+from distill.data_prep.written import Written
+from distill.errors import DataError
 
 
 def prepare(out: Path, *, seed: int = 0, size: str = "tiny") -> Path:
@@ -34,10 +36,15 @@ def prepare(out: Path, *, seed: int = 0, size: str = "tiny") -> Path:
         `out`.
 
     Raises:
+        DataError: `out` has something else in it.
         UserError: espeak-ng is not installed.
         ValueError: an option is out of range.
     """
     out = Path(out)
+    ours = Written(out).has("mini") or (out / "mini" / "prepared.json").exists()
+    if not ours and out.is_dir() and any(out.iterdir()):
+        raise DataError(f"{out} is not empty, and nothing is overwritten: choose another --out")
+    Written(out).claim(["mini"], known=["mini"])
     mini.prepare(out / "mini", seed=seed, size=size)
     for corpus in tqdm(LAYOUTS, desc="layouts", unit="corpus", disable=None):
         write_layout(corpus, out / "mini", out)

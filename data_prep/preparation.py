@@ -20,7 +20,7 @@ from distill.data_prep.headers import read_headers
 from distill.data_prep.ledger import Ledger
 from distill.data_prep.manifests import cut_from_header, write_cuts
 from distill.data_prep.prepared import Prepared, SplitResult
-from distill.data_prep.shards import check_destination, write_shards
+from distill.data_prep.shards import check_destination, holds_shards, manifest_of_shards, write_shards
 from distill.errors import DataError, UsageError
 from distill.hashing import hash_lines
 
@@ -55,7 +55,8 @@ def prepare(
             or a URL.
 
     Raises:
-        DataError: the corpus, a split asked for, or a file that its lists name does not exist.
+        DataError: the corpus, a split asked for, or a file that its lists name does not exist; or `out` or
+            `shards` has files of these names that were not written by this.
         UsageError: there is no such split, or no root was given.
         UserError: shards go to a URL and smart_open is not installed.
         ValueError: jobs is not positive.
@@ -102,6 +103,7 @@ def _prepare_split(split: Split, clips: list[Clip], ledger: Ledger, jobs: int) -
     manifest = ledger.manifest(split.name)
     entry = ledger.done(split.name, digest, state)
     if entry is None:
+        ledger.claim(split.name)
         label = f"{split.name}: headers"
         headers, broken = read_headers(
             [clip.path for clip in clips], ledger.header_cache, jobs=jobs, label=label
@@ -179,7 +181,14 @@ def _pieces(cut: MonoCut, length_s: float) -> Iterator[MonoCut]:
 
 def _shard_split(result: SplitResult, ledger: Ledger, folder: str, jobs: int) -> None:
     name = result.split.name
+    if not ledger.has_shards(name, folder) and holds_shards(folder):
+        raise DataError(
+            f"{folder} holds shards that were not written by this: they are not overwritten; move or delete "
+            "them, or choose another --shards"
+        )
     done = ledger.shards(name, folder)
+    ledger.claim_shards(name)
+    ledger.save()  # they are ours from now on, also after an interruption
 
     def finished(index: int) -> None:
         done.append(index)
@@ -193,3 +202,4 @@ def _shard_split(result: SplitResult, ledger: Ledger, folder: str, jobs: int) ->
         done=frozenset(done),
         finished=finished,
     )
+    ledger.written.note(manifest_of_shards(ledger.manifest(name)).name)

@@ -59,6 +59,14 @@ def manifest_of_shards(manifest: Path) -> Path:
     return manifest.with_name(f"{name}.shards.jsonl.gz")
 
 
+def holds_shards(folder: str) -> bool:
+    """Whether a folder on this machine has shards in it."""
+    patterns = ("cuts.*.jsonl.gz", "recording.*.tar")
+    if is_url(folder):
+        return False
+    return any(path.is_file() for pattern in patterns for path in Path(folder).glob(pattern))
+
+
 def write_shards(
     manifest: Path,
     folder: str,

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from distill.adaptation.codebooks import load_codebook
 from distill.adaptation.kmeans import nearest
 from distill.adaptation.layer_features import layer_features
 from distill.adaptation.mfcc import align_labels, mfcc_features
@@ -114,7 +115,7 @@ class TargetsMaker:
     def _label(self, block: int, tick: Tick) -> Callable[[Any], None]:
         """Labels of a block, how far its frames are from their centres, and how many frames there are."""
         if self.codebook is None:
-            self.codebook = torch.from_numpy(np.load(self.job.folder / "codebook.npy"))
+            self.codebook = load_codebook(self.job.folder)
         labels: dict[str, np.ndarray] = {}
         skipped: list[str] = []
         total, count = 0.0, 0

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
+from distill.adaptation.arrays import DAMAGED, read_arrays
 from distill.atomic import write_text
 from distill.errors import DataError
 
@@ -54,9 +52,7 @@ def forget_skipped(folder: Path) -> None:
     if not (folder / FILE).exists():
         return
     for path in folder.glob("labels-*.npz"):
-        with contextlib.suppress(OSError, EOFError, ValueError, zipfile.BadZipFile):  # damaged: found later
-            with np.load(path, allow_pickle=False) as arrays:
-                any_skipped = "skipped" in arrays and len(arrays["skipped"])
-            if any_skipped:
+        with contextlib.suppress(*DAMAGED):  # found later
+            if len(read_arrays(path).get("skipped", ())):
                 (folder / "targets.json").unlink(missing_ok=True)
                 path.unlink()

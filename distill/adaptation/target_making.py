@@ -15,7 +15,6 @@ import contextlib
 import itertools
 import logging
 import time
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,11 +23,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from distill.adaptation.arrays import DAMAGED, read_arrays
 from distill.adaptation.clustering import Clustering
 from distill.adaptation.kmeans import fit_kmeans
 from distill.adaptation.labelling import LABELS, SAMPLE, Job, TargetsMaker
 from distill.adaptation.skipped import forget_skipped, judge_skipped, list_skipped
-from distill.adaptation.targets import Targets, frame_facts
+from distill.adaptation.targets import Targets, frame_facts, hash_codebook
 from distill.adaptation.utterances import Speech, Utterances, describe_audio, list_utterances
 from distill.atomic import atomic, read_json, write_json
 from distill.data.blocks import CPU_ONLY, BlockRunner, block_ranges, noted_settings
@@ -110,7 +110,7 @@ def make_targets(
     if not totals["utterances"]:
         raise DataError("not one utterance could be labelled: the warnings above say why")
     frames = frame_facts(job.config.hop, job.config.receptive_field)
-    shards = {"shards": [path.name for path in labels]}
+    shards = {"shards": [path.name for path in labels], "codebook_hash": hash_codebook(folder)}
     write_json(folder / "targets.json", {"format": 2, **settings, **frames, **totals, **shards})
     return Targets.load(folder)
 
@@ -194,7 +194,7 @@ def _save_codebook(job: Job, clustering: Clustering, runner: BlockRunner, progre
 def _fit(job: Job, clustering: Clustering, runner: BlockRunner, progress: bool) -> Tensor:
     """The k-means of the sampled frames, which are drawn where they are missing."""
     _run(runner, job, SAMPLE, f"{clustering.features} features", progress)
-    parts = [np.load(job.path(SAMPLE, block), mmap_mode="r") for block in range(len(job.blocks))]
+    parts = [_sampled(job, block) for block in range(len(job.blocks))]
     sample = np.empty((sum(map(len, parts)), job.width), np.float32)
     if len(sample) < clustering.n_clusters:
         raise DataError(
@@ -203,6 +203,18 @@ def _fit(job: Job, clustering: Clustering, runner: BlockRunner, progress: bool) 
         )
     np.concatenate(parts, out=sample)
     return fit_kmeans(torch.from_numpy(sample), clustering.n_clusters, job.seed)
+
+
+def _sampled(job: Job, block: int) -> np.ndarray:
+    """The frames drawn from a block, (F, D), as a mapping of their file."""
+    path = job.path(SAMPLE, block)
+    try:
+        found = np.load(path, mmap_mode="r")
+        if found.ndim != 2 or found.shape[1] != job.width:
+            raise ValueError(f"an array {found.shape}, not of {job.width} features")
+    except DAMAGED as error:
+        raise DataError(f"{path} is damaged ({first_line(error)}): delete it and run again") from None
+    return found
 
 
 def _run(runner: BlockRunner, job: Job, kind: str, description: str, progress: bool) -> None:
@@ -222,13 +234,13 @@ def _add_up(labels: Sequence[Path]) -> tuple[dict[str, Any], list[str]]:
     skipped: list[str] = []
     for path in labels:
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                utterances += len(arrays["ids"])
-                frames += int(arrays["lengths"].sum())
-                distance += float(arrays["squared_distance"])
-                distances += int(arrays["frames"])
-                skipped += arrays["skipped"].tolist() if "skipped" in arrays else []
-        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+            arrays = read_arrays(path)
+            utterances += len(arrays["ids"])
+            frames += int(arrays["lengths"].sum())
+            distance += float(arrays["squared_distance"])
+            distances += int(arrays["frames"])
+            skipped += arrays["skipped"].tolist() if "skipped" in arrays else []
+        except DAMAGED as error:
             raise DataError(f"{path} is damaged ({first_line(error)}): delete it and run again") from None
     mean = distance / distances if distances else None
     return {"utterances": utterances, "frames": frames, "mean_squared_distance": mean}, skipped

@@ -5,7 +5,6 @@ Shapes: F frames of the encoder, D features, K clusters.
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from distill.adaptation.arrays import DAMAGED, read_array, read_arrays
 from distill.atomic import read_json
 from distill.errors import DataError, first_line
+from distill.hashing import hash_files
 from distill.hubert import HubertConfig
 from distill.waveforms import SAMPLE_RATE
 
@@ -70,7 +71,7 @@ class Targets:
         folder = Path(folder)
         try:
             description = read_json(folder / "targets.json")
-            codebook = np.load(folder / "codebook.npy", allow_pickle=False)
+            codebook = read_array(folder / "codebook.npy")
             labels: dict[str, np.ndarray] = {}
             for name in description.get("shards", ["labels.npz"]):
                 labels |= _read_labels(folder / Path(name).name, len(codebook))
@@ -81,6 +82,8 @@ class Targets:
             )
             if not consistent:
                 raise ValueError("its files do not belong together")
+            if description.get("codebook_hash", wanted := hash_codebook(folder)) != wanted:
+                raise ValueError("codebook.npy has changed since it was written")
             known = {key: int(description[key]) for key in ("hop", "receptive_field") if key in description}
             if any(value < 1 for value in known.values()):
                 raise ValueError("its frames have no length")
@@ -91,11 +94,16 @@ class Targets:
                 f"{folder}: no complete k-means targets ({Path(error.filename).name} is missing): "
                 "make them with `distill adapt targets`"
             ) from None
-        except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        except DAMAGED as error:
             raise DataError(
                 f"{folder}: damaged k-means targets ({first_line(error)}): make them again with "
                 "`distill adapt targets`"
             ) from None
+
+
+def hash_codebook(folder: Path) -> str:
+    """What `targets.json` notes of the codebook: labels have checksums of their own, a .npy file has none."""
+    return hash_files([folder / "codebook.npy"], digest_size=16)
 
 
 def frame_facts(hop: int, receptive_field: int) -> dict[str, Any]:
@@ -117,10 +125,13 @@ def pack_labels(labels: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def _read_labels(path: Path, n_clusters: int) -> dict[str, np.ndarray]:
     """Undo `pack_labels`. Raises ValueError if the arrays do not fit each other or the codebook."""
-    with np.load(path, allow_pickle=False) as arrays:
-        ids, lengths, flat = arrays["ids"], arrays["lengths"], arrays["labels"]
+    arrays = read_arrays(path)
+    ids, lengths, flat = arrays["ids"], arrays["lengths"], arrays["labels"]
+    if (ids.dtype.kind, lengths.dtype.kind, flat.dtype.kind) != ("U", "i", "i"):
+        raise ValueError("its arrays are of other types")
     in_range = not len(flat) or (flat.min() >= 0 and flat.max() < n_clusters)
-    if len(ids) != len(lengths) or lengths.sum() != len(flat) or not in_range:
+    fit = ids.ndim == lengths.ndim == flat.ndim == 1 and len(ids) == len(lengths)
+    if not fit or (lengths < 0).any() or lengths.sum() != len(flat) or not in_range:
         raise ValueError("its files do not belong together")
     ends = np.cumsum(lengths)
     return {

@@ -201,13 +201,14 @@ def run_export(options: argparse.Namespace) -> None:
 
 def run_prepare(options: argparse.Namespace) -> None:
     """`distill data prepare`."""
+    from distill.data.blocks import MOST_JOBS
     from distill.data_prep import CORPORA, PUBLISHED
 
     name = options.corpus
     if name not in CORPORA:
         raise UsageError(f"unknown corpus {name!r}; choose from {', '.join(CORPORA)}")
-    if options.jobs is not None and options.jobs < 1:
-        raise UsageError(f"--jobs {options.jobs}: at least 1")
+    if options.jobs is not None and not 1 <= options.jobs <= MOST_JOBS:
+        raise UsageError(f"--jobs {options.jobs}: 1 to {MOST_JOBS}")
     given: dict[str, Any] = {"jobs": options.jobs, "splits": options.split, "shards": options.shards}
     given = {option: value for option, value in given.items() if value is not None}
     if name == "folder" and options.split:

@@ -27,6 +27,9 @@ from distill.errors import DataError, UserError
 
 CPU_ONLY = (torch.device("cpu"),)
 
+MOST_JOBS = 1024
+"""Processes or threads: more than any machine has cores."""
+
 Tick = Callable[[int], Any]
 """Told how many utterances were done since the last call."""
 
@@ -68,12 +71,12 @@ class BlockRunner(AbstractContextManager["BlockRunner"]):
         devices: the processes take them in turn; this one takes the first.
 
     Raises:
-        ValueError: if jobs is less than 1.
+        ValueError: if jobs is not 1 to `MOST_JOBS`.
     """
 
     def __init__(self, make: BlockMaker, *, jobs: int = 1, devices: Sequence[torch.device] = CPU_ONLY):
-        if jobs < 1:
-            raise ValueError(f"jobs must be at least 1, not {jobs}")
+        if not 1 <= jobs <= MOST_JOBS:
+            raise ValueError(f"jobs must be 1 to {MOST_JOBS}, not {jobs}")
         names = list(dict.fromkeys(map(str, devices)))
         jobs = jobs if names[0] == "cpu" else min(jobs, len(names))
         self._make = make

@@ -17,6 +17,7 @@ from typing import IO, Any
 
 from lhotse import MonoCut
 from lhotse.cut import Cut
+from lhotse.cut.data import DataCut
 from lhotse.serialization import deserialize_item
 
 from distill.data.bounded import bounded_lines, opened
@@ -26,6 +27,7 @@ from distill.errors import DataError, first_line
 
 _LONGEST_S = 366 * 86_400.0  # headers of streams of unknown length say 18 million years
 _LOOKED_AT = 1000  # lines; a file without a cut in that many is not a manifest
+_LONGEST_ID = 1000  # characters; names of files end at 255
 _MOST_OTHER = 32 * 2**20  # bytes of other lines, before most of a manifest must be cuts
 _COST = 1000  # bytes that each such line counts more: as long does it take to say what is wrong with it
 
@@ -191,20 +193,44 @@ def cut_of(line: bytes, *, of_any_kind: bool = False) -> Any:
     try:
         cut = deserialize_item(data)
         plausible(cut.duration)
+        if not (isinstance(cut.id, str) and len(cut.id.strip()) > 0 and len(cut.id) <= _LONGEST_ID):
+            raise DataError(f"a cut whose id is {_short(cut.id)}, not a name")
         cut.id.encode()
-        has_audio = next(parts_of(cut), None) is not None
+        parts = list(parts_of(cut))
+        for part in parts:
+            _check_part(part)
     except DataError:
         raise
     except UnicodeEncodeError:
         raise DataError("a cut whose id is not Unicode text") from None
     except Exception as error:  # noqa: BLE001 lhotse raises whatever its parser does
         raise DataError(f"no cut that lhotse can read ({first_line(error)})") from None
-    if not has_audio:
+    if not parts:
         if of_any_kind:
             what = "features, but no recording" if getattr(cut, "has_features", False) else "no recording"
             return f"its cuts have {what}: speech is read from recordings"
         raise DataError("a cut without a recording")
     return cut
+
+
+def _check_part(part: DataCut) -> None:
+    """Refuse values with which nobody can compute: JSON of other programs has text, null and infinities.
+
+    Raises:
+        DataError: naming the value.
+    """
+    plausible(part.duration)
+    assert part.recording is not None
+    whole = part.recording
+    numbers = {"start": part.start, "duration": whole.duration, "number of samples": whole.num_samples}
+    for what, value in numbers.items():
+        if not (isinstance(value, int | float) and 0 <= value < math.inf):
+            raise DataError(f"a cut whose recording has a {what} of {_short(value)}")
+
+
+def _short(value: Any) -> str:
+    printed = ascii(value)
+    return printed if len(printed) <= 40 else f"{printed[:40]}..."
 
 
 def plausible(seconds: Any) -> float:
@@ -214,11 +240,11 @@ def plausible(seconds: Any) -> float:
         DataError: it is not positive, or longer than any recording.
     """
     try:
-        number = float(seconds)
-    except (TypeError, ValueError):
+        number = math.nan if isinstance(seconds, str | bool) else float(seconds)
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not 0 < number <= _LONGEST_S:
-        raise DataError(f"a cut of {seconds!r} seconds")
+        raise DataError(f"a cut of {_short(seconds)} seconds")
     return number
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import itertools
 import os
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,8 @@ class ManifestCuts(Sequence[Cut]):
         line = self._records(np.array([number]))[0]
         text = os.pread(self._file(self._text), int(line["n_bytes"]), int(line["offset"]))
         try:
+            if zlib.crc32(text) != line["checksum"]:
+                raise DataError(f"changed since it was indexed, or damaged on the disk ({self._text})")
             return cut_of(text)
         except DataError as error:
             return unusable_line(self.path, int(line["number"]), error)

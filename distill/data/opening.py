@@ -45,11 +45,18 @@ def check_audio(cut: Cut) -> None:
     Raises:
         DataError: naming what it is instead.
     """
+    try:
+        _check_audio(cut)
+    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError) as error:
+        raise DataError(f"has values that are none in its manifest ({first_line(error)})") from None
+
+
+def _check_audio(cut: Cut) -> None:
     if isinstance(cut, MixedCut):
         if cut.transforms:
             raise DataError(f"its mixture is to be changed by {_named(cut.transforms[0])}, {_DO_IT_FIRST}")
         for track in cut.tracks:
-            check_audio(track.cut)
+            _check_audio(track.cut)
     elif isinstance(cut, DataCut):
         if why := why_unusable(cut):
             raise DataError(why)
@@ -121,6 +128,8 @@ def _check_source(source: AudioSource) -> None:
     if source.type in ("file", "url", "shar"):
         if not isinstance(source.source, str | Path):
             raise DataError(f"its source of type {source.type} is no path or URL")
+        if not str(source.source).strip():
+            raise DataError("its source has no path")
         if source.type == "url":
             check_place(str(source.source))
         elif source.type == "shar":

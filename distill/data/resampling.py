@@ -81,7 +81,7 @@ def check_rates(*rates: float) -> None:
         DataError: naming the rate.
     """
     for rate in rates:
-        if not (isinstance(rate, int | float) and rate == round(rate)):
+        if not (isinstance(rate, int | float) and math.isfinite(rate) and rate == round(rate)):
             raise DataError(f"a sampling rate of {rate} Hz is not an integer")
         if not LOWEST_HZ <= rate <= HIGHEST_HZ:
             most = f"{LOWEST_HZ} to {HIGHEST_HZ} Hz"

@@ -53,6 +53,7 @@ TRAINER_KEYS = (
 )
 """Lightning options that are passed on; all others are decided by the framework."""
 
+_MOST_WORKERS = 1024  # more than any machine has cores; starting a million would take for ever
 _STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_false", "ddp_find_unused_parameters_true")
 
 
@@ -143,8 +144,8 @@ class DataConfig:
             raise ValueError(f"max_samples must be at least {least} (one frame), not {self.max_samples}")
         if self.min_samples < 0:
             raise ValueError(f"min_samples must be 0 (all) or positive, not {self.min_samples}")
-        if self.workers < 0 or self.buckets < 1:
-            raise ValueError("workers must be at least 0 and buckets at least 1")
+        if not 0 <= self.workers <= _MOST_WORKERS or self.buckets < 1:
+            raise ValueError(f"workers must be 0 to {_MOST_WORKERS} and buckets at least 1")
         if self.batch_seconds is not None and self.batch_seconds <= 0:
             raise ValueError(f"batch_seconds must be positive, not {self.batch_seconds}")
         if self.order_seed is not None and not 0 <= self.order_seed < 2**32:

@@ -11,6 +11,9 @@ from torch import nn
 from distill.errors import ConfigError
 from distill.options import Recipe
 
+# More than any machine, or cluster, has: starting or waiting for a million processes would take for ever.
+_MOST_DEVICES, _MOST_NODES = 1024, 16_384
+
 
 def best_device() -> torch.device:
     """A GPU if one is available, else the CPU."""
@@ -68,12 +71,13 @@ def layout_of(recipe: Recipe) -> Layout:
     elif str(devices) in ("auto", "-1"):
         count = found if gpu else 1
     else:
-        count = _positive("devices", devices, "auto, a positive number or a list of GPUs")
-    nodes = _positive("num_nodes", options.get("num_nodes", 1), "a positive number")
+        count = _positive("devices", devices, "auto, a positive number or a list of GPUs", most=_MOST_DEVICES)
+    nodes = _positive("num_nodes", options.get("num_nodes", 1), "a positive number", most=_MOST_NODES)
     return Layout(processes=max(1, count), nodes=nodes, gpu=gpu, numbers=numbers)
 
 
-def _positive(key: str, value: Any, expected: str) -> int:
-    if not str(value).isdecimal() or int(value) < 1:
-        raise ConfigError(f"trainer.{key} must be {expected}, not {value!r}")
-    return int(value)
+def _positive(key: str, value: Any, expected: str, *, most: int) -> int:
+    text = str(value)
+    if not text.isdecimal() or len(text) > 9 or not 1 <= int(text) <= most:
+        raise ConfigError(f"trainer.{key} must be {expected} (at most {most}), not {text[:40]!r}")
+    return int(text)

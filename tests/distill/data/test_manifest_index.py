@@ -1,11 +1,17 @@
 """The index of a manifest: made once, again when the manifest changes or the index is damaged."""
 
+import json
 import os
 import shutil
+import socket
 
+import numpy as np
 import pytest
 
 from distill.data.manifest import ManifestCuts
+from distill.data.manifest_index import LINE, _checksum
+from distill.data.unusable import why_unusable
+from distill.hashing import hash_files
 from tests.distill.data.manifests import packed
 
 
@@ -51,3 +57,92 @@ def test_a_damaged_copy_of_a_packed_manifest_is_made_again(manifest):
     shutil.rmtree(copy.parent)
     copy.parent.write_text("a file where the folder was")
     assert list(ManifestCuts(path)) == whole
+
+
+def flipped(path, place):
+    content = bytearray(path.read_bytes())
+    content[place] ^= 0x10
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("place", [0, 8, 13, 17, 22, -1])
+def test_a_flipped_bit_in_an_index_is_said_and_the_index_made_again(manifest, place, caplog):
+    whole = list(ManifestCuts(manifest))
+    lines = manifest.parent / ".index" / manifest.name / "lines"
+    good = lines.read_bytes()
+    flipped(lines, place)
+    assert list(ManifestCuts(manifest)) == whole and lines.read_bytes() == good
+    assert "is damaged, and made again" in caplog.text
+
+
+def test_a_flipped_number_in_what_an_index_says_of_itself(manifest, caplog):
+    seconds = ManifestCuts(manifest).seconds
+    about = manifest.parent / ".index" / manifest.name / "about.json"
+    about.write_text(about.read_text().replace('"seconds": ', '"seconds": 1'))
+    assert ManifestCuts(manifest).seconds == seconds and "is damaged" in caplog.text
+
+
+def test_a_flipped_bit_in_the_copy_of_a_packed_manifest_is_one_utterance(manifest):
+    path = packed(manifest)
+    cuts = ManifestCuts(path)
+    flipped(manifest.parent / ".index" / path.name / "cuts.jsonl", 30)
+    assert "damaged on the disk" in why_unusable(cuts[0]) and not why_unusable(cuts[1])
+
+
+def test_what_killed_processes_left_is_removed(manifest):
+    indices = manifest.parent / ".index"
+    here = f"{manifest.name}.{socket.gethostname()}.12345"
+    abandoned, fresh = f"{manifest.name}.12345", f"{manifest.name}.elsewhere.12345"
+    for name in (here, abandoned, fresh):
+        (indices / name).mkdir(parents=True)
+        (indices / name / "lines").write_bytes(b"x" * 999)
+    for path in (indices / abandoned / "lines", indices / abandoned):
+        os.utime(path, (1, 1))
+    for _ in range(2):  # also where the index is there already
+        assert len(ManifestCuts(manifest)) == 23
+        assert {path.name for path in indices.iterdir() if path.is_dir()} == {manifest.name, fresh}
+        (indices / here).mkdir()
+
+
+def test_links_in_the_place_of_an_index_are_not_followed(manifest, tmp_path):
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "lines").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    indices = manifest.parent / ".index"
+    indices.mkdir()
+    name = manifest.name
+    (indices / name).symlink_to(victim)
+    (indices / f"{name}.lock").symlink_to(tmp_path / "file")
+    (indices / f"{name}.{socket.gethostname()}.{os.getpid()}").symlink_to(victim)
+    whole = list(ManifestCuts(manifest))
+    assert len(whole) == 23 and not (indices / name).is_symlink()
+    for file in ("about.json", "lines"):  # a link or a pipe in the place of a file
+        (indices / name / file).unlink()
+        (indices / name / file).symlink_to(victim / "lines")
+        assert list(ManifestCuts(manifest)) == whole
+        (indices / name / file).unlink()
+        os.mkfifo(indices / name / file)
+        assert list(ManifestCuts(manifest)) == whole
+    assert (victim / "lines").read_text() == "mine" and (tmp_path / "file").read_text() == "mine"
+    assert sorted(path.name for path in victim.iterdir()) == ["lines"]
+
+
+def test_a_linked_folder_of_indices_is_not_used(manifest, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "victim").mkdir()
+    (manifest.parent / ".index").symlink_to(tmp_path / "victim")
+    assert len(ManifestCuts(manifest)) == 23 and not list((tmp_path / "victim").iterdir())
+
+
+def test_an_index_of_a_stranger_does_not_make_us_allocate_gigabytes(manifest):
+    """Whole by its own checksums, with a line of 4 GB."""
+    whole = list(ManifestCuts(manifest))
+    folder = manifest.parent / ".index" / manifest.name
+    lines = np.fromfile(folder / "lines", dtype=LINE)
+    lines["n_bytes"][3] = 2**32 - 1
+    lines.tofile(folder / "lines")
+    about = json.loads((folder / "about.json").read_text())
+    about["lines"] = hash_files([folder / "lines"], digest_size=16)
+    (folder / "about.json").write_text(json.dumps(about | {"checksum": _checksum(about)}))
+    assert list(ManifestCuts(manifest)) == whole
