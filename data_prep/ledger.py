@@ -37,7 +37,8 @@ class Ledger:
                 if not _is_sound(found):
                     raise ValueError("it says other things than it should")
             except ValueError as error:
-                logger.warning("%s is damaged (%s): everything is prepared again", self.path, error)
+                why = str(error).removeprefix(f"{self.path} ")
+                logger.warning("%s is damaged (%s): everything is prepared again", self.path, why)
                 found = self.content
             owner = found.get("corpus", "mini")
             if owner != corpus:

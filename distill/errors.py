@@ -57,11 +57,11 @@ class CheckpointError(_QuotesFiles):
     """A checkpoint that is missing, malicious or of another kind; says what was found and what expected."""
 
 
-class DataError(UserError):
+class DataError(_QuotesFiles):
     """A corpus, manifest or audio file that is missing, empty or unreadable."""
 
 
-class DamagedFile(_QuotesFiles, DataError, ValueError):
+class DamagedFile(DataError, ValueError):
     """A file that cannot be what it should be: cut off, of another kind, or beyond any size that is used."""
 
 

@@ -23,7 +23,7 @@ from lhotse.serialization import deserialize_item
 from distill.data.bounded import bounded_lines, opened
 from distill.data.recordings import parts_of
 from distill.data.unusable import unusable_cut
-from distill.errors import DataError, first_line
+from distill.errors import DataError, first_line, listed
 
 _LONGEST_S = 366 * 86_400.0  # headers of streams of unknown length say 18 million years
 _LOOKED_AT = 1000  # lines; a file without a cut in that many is not a manifest
@@ -183,7 +183,7 @@ def cut_of(line: bytes, *, of_any_kind: bool = False) -> Any:
     if not isinstance(data, dict):
         raise DataError(f"a JSON {type(data).__name__}, not a cut")
     if data.get("type") not in _CUTS:
-        keys = ", ".join(map(str, list(data)[:5])) or "none"
+        keys = listed(data, limit=5) if data else "none"
         for key, what, instead in _KINDS:
             if key in data:
                 if of_any_kind:
