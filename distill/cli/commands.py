@@ -208,7 +208,7 @@ def run_prepare(options: argparse.Namespace) -> None:
     if name not in CORPORA:
         raise UsageError(f"unknown corpus {name!r}; choose from {', '.join(CORPORA)}")
     if options.jobs is not None and not 1 <= options.jobs <= MOST_JOBS:
-        raise UsageError(f"--jobs {options.jobs}: 1 to {MOST_JOBS}")
+        raise UsageError(f"--jobs {options.jobs}: at least 1, at most {MOST_JOBS}")
     given: dict[str, Any] = {"jobs": options.jobs, "splits": options.split, "shards": options.shards}
     given = {option: value for option, value in given.items() if value is not None}
     if name == "folder" and options.split:

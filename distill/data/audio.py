@@ -15,6 +15,8 @@ from distill.waveforms import SAMPLE_RATE, is_silent
 
 _STRETCH = 30 * SAMPLE_RATE  # samples searched for a sound at a time, after the first second
 
+_MORE = r"\n[extra info]"  # what lhotse adds to our errors, which escape line ends
+
 
 def read_audio(cut: Cut, start: int = 0, count: int | None = None) -> Tensor:
     """The samples of a cut, mono at 16 kHz. Only files and objects in stores are opened (`opened_here`).
@@ -84,7 +86,7 @@ def silent_throughout(cut: Cut) -> bool:
 
 def reason(error: Exception) -> str:
     """The first line of an error; lhotse adds more lines with everything it knows about the cut."""
-    first = first_line(error)
+    first = first_line(error).partition(_MORE)[0]
     return (
         "its file is not as long as its manifest says"
         if first.startswith("The number of declared")

@@ -25,6 +25,7 @@ from lhotse.cut.data import DataCut
 from lhotse.utils import compute_num_samples, fastcopy
 
 from distill.data.files import regular_file
+from distill.data.patience import patiently
 from distill.data.recordings import MAX_FRAMES, file_rate, parts_of
 from distill.data.resampling import check_rates, resample_channels
 from distill.data.shar import place_of
@@ -128,7 +129,7 @@ def _check_source(source: AudioSource) -> None:
     if source.type in ("file", "url", "shar"):
         if not isinstance(source.source, str | Path):
             raise DataError(f"its source of type {source.type} is no path or URL")
-        if not str(source.source).strip():
+        if source.type != "shar" and not str(source.source).strip():
             raise DataError("its source has no path")
         if source.type == "url":
             check_place(str(source.source))
@@ -205,7 +206,7 @@ class _OpenedHere(Recording):
         read = []
         for source in self.sources:
             if wanted is None or wanted.intersection(source.channels):
-                samples = _read(source, file_rate(self), start, length)
+                samples = patiently(_read, source, file_rate(self), start, length)
                 others = [i for i, c in enumerate(source.channels) if wanted is not None and c not in wanted]
                 read.append(np.delete(samples, others, axis=0) if others else samples)
         one = len(read) == 1 and len(read[0]) == 1

@@ -14,6 +14,7 @@ from lhotse.cut import Cut, MixedCut
 from lhotse.cut.data import DataCut
 
 from distill.data.files import regular_file
+from distill.data.patience import patiently
 from distill.data.resampling import check_rates
 from distill.errors import DataError
 
@@ -40,8 +41,17 @@ def read_header(path: str | Path) -> Header:
 
     Raises:
         DataError: it is not a regular file, or unreadable, empty, cut off, of unknown length or of a rate
-            not read.
+            not read, or does not answer.
     """
+    try:
+        return patiently(_read_header, path)
+    except DataError as error:
+        if str(path) in str(error) or "Hz is not" in str(error):
+            raise
+        raise DataError(f"{path} {error}") from None
+
+
+def _read_header(path: str | Path) -> Header:
     path = regular_file(path)
     if not path.stat().st_size:
         raise DataError(f"{path} is empty")

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from distill.data.audio import read_audio, silent_throughout
 from distill.data.files import regular_file
 from distill.data.opening import check_audio
+from distill.data.patience import patiently
 from distill.data.recordings import audio_place, file_rate, read_header, recordings_of
 from distill.data.shar import place_of
 from distill.data.sources import index_cuts, split_query
@@ -222,12 +223,16 @@ def _problem_of_source(source: AudioSource) -> str:
         local = local_path(place)
         if local is None:
             return ""
-        size = regular_file(local).stat().st_size
+        size = patiently(_size_of, local)
     except DataError as error:
         return f"{what}{str(error).removeprefix(f'{place} ')}"
     if size >= n_bytes:
         return ""
     return f"{what}ends too early" if what else "is empty"
+
+
+def _size_of(file: str) -> int:
+    return regular_file(file).stat().st_size
 
 
 def _broken_file(file: str, recording: Recording) -> str:

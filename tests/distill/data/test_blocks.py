@@ -160,7 +160,7 @@ def test_on_gpus_there_is_one_process_for_each(tmp_path):
     with BlockRunner(maker, jobs=8, devices=[torch.device("cuda", 3)]) as runner:
         run(runner, maker, "fine", 2)
     assert makers_of(tmp_path, "fine") == {(str(os.getpid()), "cuda:3")}
-    with pytest.raises(ValueError, match="jobs must be at least 1, not 0"):
+    with pytest.raises(ValueError, match="jobs must be 1 to 1024, not 0"):
         BlockRunner(maker, jobs=0)
 
 
