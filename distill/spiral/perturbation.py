@@ -154,7 +154,7 @@ def draw_shifts(
 
 
 def shift(
-    features: Tensor, frames: Tensor, left: Tensor, right: Tensor, fill: Tensor, *, unit: int = 8
+    features: Tensor, frames: Tensor | None, left: Tensor, right: Tensor, fill: Tensor, *, unit: int = 8
 ) -> tuple[Tensor, Tensor]:
     """Move utterances to later positions, and put something behind them.
 
@@ -164,7 +164,7 @@ def shift(
 
     Args:
         features: (B, M, C).
-        frames: (B,) valid frames.
+        frames: (B,) valid frames; None when all M are.
         left: (B,) output frames, on the CPU, so that the new width is known without waiting for a device.
         right: (B,) the same, behind.
         fill: (C,), the frame to fill with: the mask embedding.
@@ -177,7 +177,7 @@ def shift(
     longest = int((left + right).max()) if len(left) else 0
     width = (-(-n_frames // unit) + longest) * unit
     left, right = (to_device(x, features.device)[:, None] * unit for x in (left, right))
-    end = left + frames[:, None]  # of the utterance itself
+    end = left + (n_frames if frames is None else frames[:, None])  # of the utterance itself
     position = torch.arange(width, device=features.device)[None]  # (1, M')
     own = (position >= left) & (position < end)  # (B, M')
     filled = ~own & (position < end + right)

@@ -191,6 +191,23 @@ def test_draws_do_not_depend_on_the_batch():
         torch.testing.assert_close(part[row, :n], whole[2 + row, :n], atol=1e-4, rtol=1e-3)
 
 
+def test_utterances_of_one_length_alone_or_beside_a_shorter_one():
+    """Alone, their rows are full, also of output frames, and have no masks."""
+    module = tiny.make_module().eval()  # without batch norm over the batch
+    generator = torch.Generator().manual_seed(0)
+    waveforms = 0.1 * torch.randn(3, 7_680, generator=generator)
+    waveforms[2, 5_000:] = 0.0
+    batch = Batch(["a", "b", "c"], waveforms, torch.tensor([7_680, 7_680, 5_000]), position=(0, 0))
+    alone = batch[0:2]
+    whole, lengths = module.predict(batch, epoch=3)
+    part, frames = module.predict(alone, epoch=3)
+    assert torch.equal(frames, lengths[:2])
+    torch.testing.assert_close(part, whole[:2], atol=1e-4, rtol=1e-3)
+    module.train()  # with shifts
+    module.encoder.eval(), module.teacher.eval()
+    torch.testing.assert_close(module.targets(alone, 3), module.targets(batch, 3)[:2], atol=1e-4, rtol=1e-3)
+
+
 def test_the_teacher_computes_with_dropout_in_training_alone():
     module = tiny.make_module(dropout=0.2).train()
     assert module.teacher.training and not module.eval().teacher.training
