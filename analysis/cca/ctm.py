@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from distill.analysis.cca.segments import Interval
-from distill.data.files import regular_file
+from distill.data.bounded import opened
 from distill.errors import DataError, listed
 
 _FORM = "NAME CHANNEL START DURATION SYMBOL [CONFIDENCE]"
@@ -52,9 +52,8 @@ def read_ctm(path: Path, wanted: Callable[[str], bool]) -> dict[str, list[Interv
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     number = 0
-    opened = gzip.open if path.suffix == ".gz" else open
     try:
-        with opened(regular_file(path), "rb") as file:
+        with opened(path) as (_, file):
             while line := file.readline(_LONGEST_LINE):
                 number += 1
                 if len(line) == _LONGEST_LINE or b"\0" in line:

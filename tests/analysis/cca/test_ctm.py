@@ -61,3 +61,10 @@ def test_an_utterance_has_no_end(tmp_path):
     with pytest.raises(DataError, match=r"line 200001: more than 200,000 intervals of a"):
         read_ctm(tmp_path / "x.ctm", lambda name: True)
     assert read_ctm(tmp_path / "x.ctm", lambda name: name == "b") == {}
+
+
+def test_a_small_file_of_endless_comments(tmp_path, monkeypatch):
+    monkeypatch.setattr("distill.data.bounded._UNPACKED_FREELY", 1 << 20)  # bytes
+    (tmp_path / "x.ctm.gz").write_bytes(gzip.compress((b";; " + b"x" * 60_000 + b"\n") * 200))
+    with pytest.raises(DataError, match="unpacks to more than 200 times its size"):
+        read_ctm(tmp_path / "x.ctm.gz", lambda name: True)
