@@ -25,6 +25,8 @@ ADVICE = "Certificate is wrong. To ignore this, set verify=False.\nMore of it"
 class Unreachable:
     """A logger behind a broken certificate."""
 
+    experiment = None
+
     def log_metrics(self, *_, **__):
         raise RuntimeError(f"\x1b[31m{ADVICE}\x1b[0m")
 
