@@ -20,7 +20,7 @@ demo: venv  ## the whole story on synthetic speech, into the folder demo/
 test: venv  ## every test that needs neither network nor GPU nor long, in JOBS processes
 	$(BIN)/python -m pytest -m "not slow" --numprocesses $(JOBS) --dist loadfile
 
-test-slow: venv  ## the others: killed runs, clusters, bombs, real loggers
+test-slow: venv  ## the others: whole trainings, several processes, killed runs, bombs
 	$(BIN)/python -m pytest -m slow --numprocesses $(JOBS) --dist loadfile
 
 test-s3prl-stock:  ## the upstream on torch and torchaudio 2.8, where s3prl works as it is; 5 GB, minutes

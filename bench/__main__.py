@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
     """Run one benchmark, or all."""
     what = {**WITH_OPTIONS, **ON_ONE_THREAD}
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(__doc__ + "\n" + "\n".join(f"  {name:<14}{line}" for name, line in what.items()))
+        print(f"{__doc__}\n" + "\n".join(f"  {name:<14}{line}" for name, line in what.items()))
         return 0
     name = arguments[0]
     if name == "all":

@@ -7,6 +7,8 @@ import pytest
 
 from tests.paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 # Python's own way to make an import fail; a module finder that raises would also break those that only ask.
 BLOCK = "import sys; sys.modules.update(dict.fromkeys({names!r}))\n"
 EXTRAS = {"lhotse", "omegaconf", "s3prl", "wandb", "transformers", "onnx", "espeakng_loader"}

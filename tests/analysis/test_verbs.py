@@ -8,6 +8,8 @@ from distill.cli import main
 from distill.run import run
 from tests.distill.training.runs import tiny
 
+pytestmark = pytest.mark.slow
+
 SPOKEN_HOURS = 0.05
 """Of training speech: each of ten parts has more phones than there are different ones."""
 

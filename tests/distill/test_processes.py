@@ -18,6 +18,8 @@ from distill.training.saving import read_checkpoint
 from distill.training.stopping import Interrupted
 from tests.distill.training.runs import overrides
 
+pytestmark = pytest.mark.slow
+
 
 def run_two(*words: str, seconds: int = 240) -> list[tuple[int, list[str]]]:
     """faulty_worker.py in two connected processes: exit code and own messages of each."""

@@ -18,6 +18,8 @@ from distill.errors import UserError
 from distill.hubert import HubertEncoder
 from tests.downstream.small_caches import CPU, fill, make
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("task", "options"),

@@ -27,6 +27,8 @@ from distill.spiral.encoder import SpiralEncoder
 from distill.student import Student
 from distill.training.stopping import Interrupted
 
+pytestmark = pytest.mark.slow
+
 TESTED = {"ks": 21, "ic": 6, "er": 10, "asr": 3, "pr": 4, "slurp_action": 8, "slurp_scenario": 8}
 
 

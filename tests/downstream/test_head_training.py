@@ -19,6 +19,8 @@ from distill.hubert import HubertEncoder
 from distill.optim import OptimConfig
 from distill.options.shared import INSTEAD_OF
 
+pytestmark = pytest.mark.slow
+
 LABELS = ClassLabels((("a", "b", "c"),), "label")
 SIZES = (4, 2, 1)  # uneven, and an odd sum
 

@@ -227,6 +227,7 @@ def test_learning_rates_are_heads_of_their_own(students, tmp_path):
             plan(students, tmp_path, words=[word], **rates)
 
 
+@pytest.mark.slow
 def test_a_sweep_does_what_has_no_result_of_its_protocol(quick, student, task_data, tmp_path):
     words = ["steps=1", "every_n_steps=1", "workers=0", "width=16", "trainer.accelerator=cpu"]
     planned = {"data": str(task_data), "out": tmp_path}

@@ -17,6 +17,8 @@ import torch
 from distill.config import load
 from tests.paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 LAUNCH = ROOT / "recipes" / "launch"
 SCRIPTS = sorted(LAUNCH.glob("*.sh"))
 
@@ -183,7 +185,6 @@ def test_a_new_run_and_one_that_goes_on(tmp_path):
     assert "--nproc-per-node 1 " in arguments(CUDA_VISIBLE_DEVICES="")
 
 
-@pytest.mark.slow
 def test_two_processes(mini_data, tmp_path):
     out = tmp_path / "run"
     errors = finish(start("torchrun.sh", "mini", *quick(mini_data), GPUS="2", OUT=str(out)))
@@ -191,7 +192,6 @@ def test_two_processes(mini_data, tmp_path):
     assert load(str(out / "recipe.yaml")).trainer["devices"] == 2
 
 
-@pytest.mark.slow
 def test_two_nodes_on_one_machine(mini_data, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -214,7 +214,6 @@ def test_slurm_is_asked_for_a_signal_and_a_place_in_the_queue():
     assert all(i < first_command for i, line in enumerate(lines) if line.startswith("#SBATCH"))
 
 
-@pytest.mark.slow
 def test_a_slurm_job_on_two_nodes_whose_time_is_up_goes_on_later(mini_data, tmp_path, fake_slurm):
     """One task each, connected by SLURM's variables alone; told to stop, saved, requeued, started again."""
     out, fake = tmp_path / "run", tmp_path / "slurm"

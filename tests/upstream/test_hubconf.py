@@ -13,6 +13,8 @@ from distill.errors import CheckpointError
 from distill.upstream import hubconf
 from tests.paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 WAVS = [torch.linspace(-1, 1, 8_000).sin()]
 
 

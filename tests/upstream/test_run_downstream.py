@@ -58,6 +58,7 @@ for words in {commands!r}:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_runner_trains_and_evaluates(keywords, student_folder, tmp_path):
     """Stock keyword spotting with the configuration of docs/upstream.md, fine-tuning, two steps; then -e."""
     text = (ROOT / "docs" / "upstream.md").read_text(encoding="utf-8")

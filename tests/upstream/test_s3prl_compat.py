@@ -18,6 +18,8 @@ import torchaudio
 from distill.upstream import s3prl_compat, sox_effects
 from tests.paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 def run(code: str) -> str:
     """The last line that a fresh interpreter prints."""

@@ -114,6 +114,7 @@ def test_accumulating_splits_a_batch_and_changes_nothing_else(tmp_path):
         assert one == pytest.approx(other, rel=1e-4, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_accumulating_changes_nothing_in_two_processes(tmp_path):
     """Whose shares of a batch differ in size; nor do the processes differ from each other."""
     worker = Path(__file__).with_name("accumulate_worker.py")

@@ -68,6 +68,7 @@ def test_mfcc_targets_follow_the_sound(tmp_path):
         assert labels[0] != labels[-1]
 
 
+@pytest.mark.slow
 def test_two_processes_make_what_one_does(cuts, encoder, tmp_path):
     one = make(cuts, tmp_path / "one", encoder=encoder, layer=1)
     two = make(cuts, tmp_path / "two", encoder=encoder, layer=1, jobs=2)

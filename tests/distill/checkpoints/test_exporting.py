@@ -117,6 +117,7 @@ PRIVATE_RECIPE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("kind", ["student", "teacher"])
 def test_no_place_of_the_author_gets_into_a_release(tmp_path, models, kind, format):

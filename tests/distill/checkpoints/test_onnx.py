@@ -18,6 +18,8 @@ from distill.spiral.encoder import SpiralEncoder
 from distill.student import Student
 from tests.paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 runtime = pytest.importorskip("onnxruntime")

@@ -199,6 +199,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_processes_end_when_the_main_one_is_killed(tmp_path):
     (tmp_path / "main.py").write_text(MAIN)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

@@ -82,6 +82,7 @@ def test_the_last_is_released_even_if_an_earlier_one_had_a_lower_loss(mini_data,
     assert json.loads((tmp_path / "run/teacher.json").read_text())["provenance"]["step"] == 4
 
 
+@pytest.mark.slow
 def test_a_resumed_run_equals_one_that_was_never_stopped(finished, mini_data, tmp_path):
     """Half the steps, then the rest: student, teacher, heads and their statistics bit for bit."""
     out = tmp_path / "run"

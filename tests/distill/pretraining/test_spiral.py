@@ -126,6 +126,7 @@ def alone():
     return module, dict(trainer.callback_metrics)
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(alone, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

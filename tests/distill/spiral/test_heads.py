@@ -149,6 +149,7 @@ def test_unknown_kinds_are_refused():
         Predictor(4, norm="bn")  # pyright: ignore[reportArgumentType]
 
 
+@pytest.mark.slow
 def test_two_processes_learn_as_one(tmp_path):
     worker = str(Path(__file__).with_name("heads_worker.py"))
     running = [

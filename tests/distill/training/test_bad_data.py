@@ -22,6 +22,8 @@ from distill.training.run_folder import RunFolder
 from distill.training.stopping import Interrupted
 from tests.distill.training.runs import STEADY, in_rooms, interrupt, log, same_run, tiny
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def some_bad(mini_data, tmp_path) -> Path:

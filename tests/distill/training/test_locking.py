@@ -17,6 +17,8 @@ from distill.training.locking import NAME, RunLock
 from distill.training.run_folder import RunFolder
 from tests.distill.training.runs import tiny
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch):

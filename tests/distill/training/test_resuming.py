@@ -29,6 +29,8 @@ from tests.distill.training.runs import (
     weights,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def never_stopped(mini_data, tmp_path_factory) -> Path:

@@ -25,6 +25,8 @@ from distill.training.trainer import Unsaved
 from tests.distill.checkpoints.polyglots import polyglot, script
 from tests.distill.training.runs import add_callback, differs, log, set_score, tiny, weights
 
+pytestmark = pytest.mark.slow
+
 
 def moved(run_folder: Path, how: str) -> Path:
     """The same folder under another name."""

@@ -19,6 +19,8 @@ from distill.training.faults import NotFinite
 from distill.training.several import AllStopped, Job, SomeFailed, groups_of, planned, train_several
 from tests.distill.training.runs import add_callback, differs, interrupt, tiny, weights
 
+pytestmark = pytest.mark.slow
+
 TIMES = {"audio_s_per_s", "mfu", "data_wait_share", "memory_gib"}
 """Metrics of the machine, not of the model."""
 SETTINGS = ("data.batch_size=5", "validation.every_n_steps=2", "optim.lr=1e-3")  # three batches an epoch

@@ -25,6 +25,8 @@ from tests.distill.training.runs import (
 )
 from tests.paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 class StopInValidation(pl.Callback):
     """Sends this process a signal while it validates after that step."""
@@ -73,7 +75,6 @@ def test_the_last_validation_is_finished(mini_data, tmp_path, monkeypatch):
     assert len(log(tmp_path)["val/loss"]) == 1
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_to_the_whole_group_saves_and_ends_the_command(mini_data, tmp_path, signum, code):
     """As Ctrl-C in a terminal, `timeout` or SLURM send it: to the data workers too."""

@@ -36,6 +36,7 @@ def test_every_recipe_trains(mini_data, tmp_path, name):
         assert (values["val/loss"] == values["val/loss_clean"]) == (recipe.cdm == "none")
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_student(mini_data, tmp_path, finished):
     same = run(tiny(mini_data, "validation.every_n_steps=2", "seed=3", name="s6", steps=8), tmp_path / "same")
     run(tiny(mini_data, "validation.every_n_steps=2", "seed=4", name="s6", steps=8), tmp_path / "other")
@@ -44,6 +45,7 @@ def test_the_same_seed_gives_the_same_student(mini_data, tmp_path, finished):
     assert differs(load_student(tmp_path / "other").state_dict(), expected) > 0
 
 
+@pytest.mark.slow
 def test_shards_give_the_student_that_files_give(mini_data, tmp_path, finished):
     (tmp_path / "shards").mkdir()
     CutSet.from_file(mini_data / "speech_train.jsonl.gz").to_shar(
@@ -95,6 +97,7 @@ def test_rooms_that_are_not_given_are_said_before_training(mini_data, tmp_path):
         run(recipe, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["s6", "mini_teacher", "spiral_mini"])
 def test_the_deterministic_mode_gives_the_same_bits_twice(mini_data, tmp_path, name):
     recipe = tiny(mini_data, "trainer.deterministic=true", name=name, steps=4)

@@ -28,6 +28,8 @@ from tests.distill.training.runs import StopAt, differs, log, weights
 from tests.downstream.finetuning.conftest import SENTENCES, TEACHERS, small, write_speech
 from tests.paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 STEADY = ("freeze_updates=3", "validation.every_n_steps=4", "optim.max_steps=8")
 """Ten utterances in batches of four: three batches an epoch."""
 
@@ -205,7 +207,6 @@ def test_commands_for_other_recipes(spoken, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
 def test_two_processes_learn_as_one(spoken, tmp_path):
     """The same losses, while the encoder waits and afterwards."""
     noiseless = ("classifier.dropout=0", "encoder.dropout=0", "encoder.attention_dropout=0")
