@@ -44,9 +44,16 @@ class _QuotesFiles(UserError):
     """
 
     def __init__(self, message: object = ""):
-        text = str(message)
+        text = without_traceback(str(message))
         shown = text if len(text) <= LONGEST_MESSAGE else f"{text[:LONGEST_MESSAGE]}..."
         super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in shown))
+
+
+def without_traceback(text: str) -> str:
+    """The message alone, if torch has put the traceback of a data worker before it."""
+    if text.startswith("Caught "):  # as torch puts it
+        text = text.rpartition("\ndistill.errors.")[2].partition(": ")[2] or text.splitlines()[-1]
+    return text.strip()
 
 
 class ConfigError(_QuotesFiles, UsageError):

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from distill.cli.output import PlainFormatter, plain_line, plain_streams
 from distill.cli.parser import build_parser, parse
 from distill.cli.threads import share_cores
-from distill.errors import MissingSource, UserError
+from distill.errors import MissingSource, UserError, without_traceback
 from distill.processes import is_first_process, message_prefix
 
 CONNECTION_LOST = re.compile(
@@ -90,10 +90,7 @@ def is_about_another_process(error: RuntimeError) -> bool:
 
 def one_line(error: BaseException) -> str:
     """The message alone: an error that crossed from a data worker carries that worker's traceback."""
-    text = str(error).strip() or type(error).__name__
-    if text.startswith("Caught "):  # as torch puts it
-        text = text.rpartition("\ndistill.errors.")[2].partition(": ")[2] or text.splitlines()[-1]
-    return plain_line(text)
+    return plain_line(without_traceback(str(error)) or type(error).__name__)
 
 
 def quiet_libraries() -> None:

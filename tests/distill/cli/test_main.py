@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from distill.cli import one_line
-from distill.errors import DataError
+from distill.errors import DataError, UserError
 from tests.paths import ROOT
 
 RUNNABLE = [
@@ -194,4 +194,6 @@ def test_train_writes_a_run_and_says_where(distill, models, noise_folder, tmp_pa
 
 
 def test_messages_cannot_steer_the_terminal():
-    assert one_line(DataError("no layer \x1b[31mred\x07 in naïve.pt")) == "no layer ?[31mred? in naïve.pt"
+    said = "no layer \x1b[31mred\x07 in naïve.pt"
+    assert one_line(UserError(said)) == "no layer ?[31mred? in naïve.pt"
+    assert one_line(DataError(said)) == r"no layer \x1b[31mred\x07 in naïve.pt"  # it quotes files

@@ -140,8 +140,8 @@ def test_first_layers_are_the_teacher_s():
     ("changes", "message"),
     [
         ({"heads": 5}, r"dim \(768\) must be a multiple of heads \(5\)"),
-        ({"layers": 0}, "layers must be at least 1"),
-        ({"conv_layers": ()}, "conv_layers must have kernels"),
+        ({"layers": 0}, "layers must be 1 to 1000"),
+        ({"conv_layers": ()}, "conv_layers must be 1 to 100 convolutions"),
         ({"conv_layers": ((4, 3, 2),)}, "conv_layers must have kernels"),
         ({"dropout": 1.0}, "dropout must be in"),
     ],
