@@ -13,6 +13,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from bench import report
+
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden" / "sox_effects.npz"
 WITH_OPTIONS = {
     "step": "seconds of a distillation step, beside other libraries' models",
@@ -74,7 +76,7 @@ def on_one_thread(name: str, module, arguments: list[str]) -> int:
         epilog=f"example: python -m bench {name} --rounds 3",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--rounds", type=int, default=7, help="rounds to take the median of (7)")
+    parser.add_argument("--rounds", type=report.positive, default=7, help="rounds to take the median of (7)")
     parser.add_argument("--golden", type=Path, default=GOLDEN, help="sox's outputs (%(default)s)")
     options = parser.parse_args(arguments)
     if not options.golden.is_file():
@@ -87,7 +89,7 @@ def on_one_thread(name: str, module, arguments: list[str]) -> int:
 def all_of_them(arguments: list[str]) -> int:
     """Every benchmark in turn; a failed one does not keep the others from running."""
     parser = argparse.ArgumentParser(prog="python -m bench all", description=all_of_them.__doc__)
-    parser.add_argument("--rounds", type=int, help="rounds to take the median of (each benchmark's own)")
+    parser.add_argument("--rounds", type=report.positive, help="to take medians of (the benchmarks' own)")
     rounds = parser.parse_args(arguments).rounds
     failed = []
     names = [*WITH_OPTIONS, *ON_ONE_THREAD]

@@ -232,8 +232,8 @@ def write_noises(folder: Path) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = report.make_parser("data", __doc__)
-    parser.add_argument("--workers", type=int, default=2, help="measured besides one (%(default)s)")
-    parser.add_argument("--files", type=int, default=120, help="of speech, 12 s on average (%(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="to take medians of (%(default)s)")
+    parser.add_argument("--workers", type=report.positive, default=2, help="besides one (%(default)s)")
+    parser.add_argument("--files", type=report.positive, default=120, help="of about 12 s (%(default)s)")
+    parser.add_argument("--rounds", type=report.positive, default=5, help="to take medians of (%(default)s)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(%(default)s)")
     return parser

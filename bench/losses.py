@@ -154,8 +154,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = report.make_parser("losses", __doc__)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(%(default)s)")
     parser.add_argument("--batch", default="4x2padded", help="(%(default)s)")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads (%(default)s)")
+    parser.add_argument("--threads", type=report.positive, default=1, help="CPU threads (%(default)s)")
     parser.add_argument("--precision", choices=tuple(PRECISION), help="default: fp32 on a CPU, bf16 on a GPU")
     parser.add_argument("--preset", choices=tuple(TARGETS), default="mini", help="size (%(default)s)")
-    parser.add_argument("--steps", type=int, default=200, help="(%(default)s)")
+    parser.add_argument("--steps", type=report.positive, default=200, help="(%(default)s)")
     return parser

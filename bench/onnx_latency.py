@@ -22,6 +22,7 @@ import soundfile
 import torch
 from torch import Tensor
 
+from bench import report
 from bench.distortions import speech_batch
 from distill.checkpoints import load_student, load_teacher, onnx
 from distill.encoder import Encoder
@@ -170,7 +171,7 @@ def _main() -> None:
     parser.add_argument("--student", required=True, help="a student's checkpoint or run folder")
     parser.add_argument("--teacher", required=True, help="its teacher's")
     parser.add_argument("--speech", type=Path, required=True, help="a recording, 16 kHz")
-    parser.add_argument("--rounds", type=int, default=7, help="rounds to take the median of (7)")
+    parser.add_argument("--rounds", type=report.positive, default=7, help="rounds to take the median of (7)")
     options = parser.parse_args()
     student, teacher = load_student(options.student), load_teacher(options.teacher)
     samples, rate = soundfile.read(options.speech, dtype="float32")

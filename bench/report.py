@@ -64,6 +64,13 @@ def spread(values: Sequence[float], digits: int = 2) -> str:
     return f"{statistics.median(values):.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
+def positive(word: str) -> int:
+    """A whole number above 0, of the command line."""
+    if not word.isdecimal() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number above 0, not {word}")
+    return int(word)
+
+
 def make_parser(name: str, description: str | None) -> argparse.ArgumentParser:
     """The options of a benchmark; so far --json and --markdown."""
     parser = argparse.ArgumentParser(

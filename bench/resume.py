@@ -238,7 +238,7 @@ def as_text(found: dict[str, Any]) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = report.make_parser("resume", __doc__)
-    parser.add_argument("--kills", type=int, default=20, help="of the run (%(default)s)")
+    parser.add_argument("--kills", type=report.positive, default=20, help="of the run (%(default)s)")
     parser.add_argument("--kind", choices=KINDS, default="distil", help="of run (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the steps to kill at (%(default)s)")
     return parser

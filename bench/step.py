@@ -279,13 +279,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--batch", type=_batches, help=f"such as {BATCHES['cpu']} (the default on a CPU) or 24xlibrispeech"
     )
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads (%(default)s)")
+    parser.add_argument("--threads", type=report.positive, default=1, help="CPU threads (%(default)s)")
     parser.add_argument(
         "--precision",
         type=_known("precision", DTYPES),
         help="fp32, bf16 or fp32,bf16; default: what the device has arithmetic for",
     )
-    parser.add_argument("--rounds", type=int, default=5, help="to take medians of (%(default)s)")
+    parser.add_argument("--rounds", type=report.positive, default=5, help="to take medians of (%(default)s)")
     parser.add_argument(
         "--only",
         type=_known("contender", [*OURS, *PEERS]),

@@ -154,8 +154,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = report.make_parser("where", __doc__)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(%(default)s)")
     parser.add_argument("--batch", help="default: 4x5padded on a CPU, 24xlibrispeech on a GPU")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads (%(default)s)")
+    parser.add_argument("--threads", type=report.positive, default=1, help="CPU threads (%(default)s)")
     parser.add_argument("--precision", choices=tuple(PRECISION), help="default: fp32 on a CPU, bf16 on a GPU")
     parser.add_argument("--preset", choices=tuple(TARGETS), default="base", help="size (%(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="steps to take medians of (%(default)s)")
+    parser.add_argument("--rounds", type=report.positive, default=5, help="steps (%(default)s)")
     return parser

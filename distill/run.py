@@ -13,6 +13,7 @@ from distill.errors import ConfigError, UsageError
 from distill.options import AdaptRecipe, DistillRecipe, FinetuneRecipe, Recipe, SpiralRecipe
 from distill.processes import is_first_process
 from distill.training.locking import RunLock
+from distill.training.releasing import check_made
 from distill.training.run_folder import RunFolder, versions
 from distill.training.train import make_module, streams_of, train
 
@@ -27,6 +28,7 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False, other_speech: bool =
     folder = RunFolder(out)
     made = folder.student if isinstance(recipe, DistillRecipe) else folder.teacher
     if resume and made.exists() and folder.steps_done >= recipe.optim.max_steps:
+        check_made(made)
         if is_first_process():
             print(f"{out} is finished already", file=sys.stderr)
         return made

@@ -79,8 +79,9 @@ def is_about_a_path(error: OSError) -> bool:
     if error.errno == errno.ENOENT:  # as for /proc/x, which cannot be made
         return traceback.extract_tb(error.__traceback__)[-1].name == "mkdir"
     full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    forbidden = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
-    return error.errno in (*full, *forbidden)
+    forbidden = (errno.EROFS, errno.EACCES, errno.EPERM)
+    another_kind = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP)
+    return error.errno in (*full, *forbidden, *another_kind)
 
 
 def is_about_another_process(error: RuntimeError) -> bool:

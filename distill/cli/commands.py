@@ -78,7 +78,7 @@ def train_several(options: argparse.Namespace) -> None:
     names, changes = recipes_and_changes(options)
     seeds = [_seed(word) for word in options.seeds or [] if "=" not in word]
     if options.resume or options.override:
-        raise UsageError("--resume continues one run; to continue several, give the same command again")
+        raise UsageError("--resume and --override are for one run: several are continued by their command")
     if not names:
         raise UsageError("--seeds: name a recipe, too")
     for what, given in (("recipe", names), ("seed", list(map(str, seeds)))):

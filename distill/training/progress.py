@@ -50,6 +50,8 @@ class StepProgress(Callback):
             self.peak = device_flops(trainer.strategy.root_device, dtype_of(trainer.precision))
         self.started, self.audio_s, self.flops = time.monotonic(), 0.0, 0.0
         self.first_step, self.timed_from = trainer.global_step, None
+        if self.first_step and trainer.is_global_zero:
+            print(f"{self.name}: continues after step {self.first_step}", file=sys.stderr)
         self.bar = tqdm(
             total=trainer.max_steps,
             initial=trainer.global_step,

@@ -9,12 +9,26 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 
 from distill.checkpoints import native
+from distill.checkpoints.files import read_safetensors
 from distill.encoder import Encoder
+from distill.errors import CheckpointError
 from distill.student import Student
 from distill.training.run_folder import RunFolder
 from distill.training.saving import read_checkpoint
 
 logger = logging.getLogger(__name__)
+
+
+def check_made(path: Path) -> None:
+    """Refuse to call a run finished whose released model is damaged.
+
+    Raises:
+        CheckpointError: naming the file.
+    """
+    try:
+        read_safetensors(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; or remove it: the same command then makes it again") from None
 
 
 def release(

@@ -125,7 +125,10 @@ class RunFolder:
                 locking.RunLock(self.path).refuse_others()
             raise UserError(f"{self} holds a run already: {self.how_to_continue()}, or choose another --out")
         if resume and not self.last.exists():
-            raise UserError(f"{self} has no {self.last.relative_to(self.path)} to resume from")
+            raise UserError(
+                f"{self} has no {self.last.relative_to(self.path)} to resume from: to begin it again, "
+                f"give its recipe and --out {self}"
+            )
         if self.path.is_file():
             raise UserError(f"{self} is a file: choose a folder for the run with --out")
         ours = (self.wandb_id.name, locking.NAME)

@@ -56,6 +56,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: if it is missing or damaged, or holds more than tensors and plain values.
     """
+    if not path.exists():
+        raise CheckpointError(f"{path} does not exist")
     if problem := damage(path):
         raise CheckpointError(f"{path} is damaged ({problem}): restore it from a copy")
     return safe_pickle.load(path)

@@ -35,6 +35,7 @@ from distill.errors import (
 )
 from distill.options import CDM, DistillRecipe, Recipe
 from distill.training.devices import layout_of
+from distill.training.releasing import check_made
 from distill.training.run_folder import RunFolder
 from distill.training.sharing import Group, Place
 from distill.training.stopping import Interrupted, NotStarted, requeue
@@ -128,6 +129,7 @@ def planned(runs: Sequence[tuple[Recipe, Path]]) -> list[Job]:
         else:
             folder.check(resume=False)
         if finished:
+            check_made(folder.student)
             print(f"{out} is finished already", file=sys.stderr)
         else:
             jobs.append(Job(recipe, out, _step_of(folder)))

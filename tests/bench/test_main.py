@@ -3,6 +3,8 @@
 import subprocess
 from types import SimpleNamespace
 
+import pytest
+
 from bench.__main__ import ON_ONE_THREAD, WITH_OPTIONS, main
 
 
@@ -15,6 +17,14 @@ def test_without_a_name_it_says_what_there_are(capsys):
 def test_unknown_names_are_refused(capsys):
     assert main(["stp"]) == 2
     assert "'stp'" in capsys.readouterr().err
+
+
+def test_no_rounds_are_refused(capsys):
+    for words in (["several", "--rounds", "0"], ["step", "--rounds", "0"], ["resume", "--kills", "-1"]):
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        assert ended.value.code == 2
+        assert "must be a whole number above 0" in capsys.readouterr().err
 
 
 def test_a_failed_one_does_not_stop_the_others(monkeypatch, capsys):

@@ -13,6 +13,7 @@ import resource
 import sys
 from pathlib import Path
 
+from bench.report import positive
 from tests.fuzz.campaign import campaign
 from tests.fuzz.targets import TARGETS
 
@@ -24,7 +25,7 @@ def main() -> int:
     """Run one campaign; returns 1 if something crashed."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("name", nargs="?", choices=sorted(TARGETS))
-    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--seconds", type=positive, default=60)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, default=Path("crashes"), help="folder for the files that crash")
     options = parser.parse_args()

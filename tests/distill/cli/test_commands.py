@@ -79,7 +79,7 @@ def test_several_recipes_and_seeds_are_printed(distill):
         (["s4", "--seeds", "4294967296"], "seed must be below 2**32"),
         (["s4", "--seeds", "0", "1", "seed=2"], "--seeds and seed=: give one of them"),
         (["--seeds", "0", "1"], "--seeds: name a recipe, too"),
-        (["--seeds", "0", "1", "--resume", "run"], "--resume continues one run; to continue several, give "),
+        (["--seeds", "0", "1", "--resume", "run"], "--resume and --override are for one run: several are "),
         (["s4", "s44"], "unknown recipe 's44': did you mean 's4'?"),
         (["s4", "mini_teacher"], "mini_teacher makes no student"),
         (["s4", "s6", "trainer.devices=2"], "set trainer.devices=1"),
@@ -212,6 +212,9 @@ def test_resuming_with_another_recipe_is_refused_with_the_difference(distill, tm
 
 
 def test_a_finished_run_is_left_alone_by_resume(distill, tmp_path):
+    import torch
+
+    from distill.checkpoints.files import write_safetensors
     from distill.config import load, to_yaml
 
     run = tmp_path / "run"
@@ -219,9 +222,9 @@ def test_a_finished_run_is_left_alone_by_resume(distill, tmp_path):
     for name, text in {
         "recipe.yaml": to_yaml(load("s4")),
         "finished.json": '{"steps": 20000}',
-        "student.safetensors": "",
     }.items():
         (run / name).write_text(text)
+    write_safetensors(run / "student.safetensors", {"a": torch.ones(1)})
     code, out, err = distill("train", "--resume", run)
     assert code == 0 and out == f"{run}/student.safetensors\n" and "is finished already" in err
     code, _, err = distill("train", "--resume", run, "--out", tmp_path / "other")

@@ -61,3 +61,14 @@ def test_a_release_that_failed_is_made_again(mini_data, tmp_path, monkeypatch):
     assert RunFolder(tmp_path).steps_done == 2
     run(tiny(mini_data, *BETTER, steps=4), tmp_path, resume=True)
     assert inspect(tmp_path).provenance["step"] == 4 and RunFolder(tmp_path).steps_done == 4
+
+
+def test_a_damaged_release_is_not_called_finished(mini_data, tmp_path):
+    recipe = tiny(mini_data)
+    made = run(recipe, tmp_path)
+    whole = made.read_bytes()
+    made.write_bytes(whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:])
+    with pytest.raises(CheckpointError, match="checksum.*or remove it"):
+        run(recipe, tmp_path, resume=True)
+    made.unlink()
+    assert run(recipe, tmp_path, resume=True).read_bytes() == whole

@@ -65,7 +65,7 @@ def test_a_start_that_failed_does_not_block_the_next(mini_data, tmp_path):
 
 
 def test_nothing_to_resume(mini_data, tmp_path):
-    with pytest.raises(UserError, match="has no checkpoints/last.ckpt to resume from"):
+    with pytest.raises(UserError, match="has no checkpoints/last.ckpt to resume from: to begin it again"):
         run(tiny(mini_data), tmp_path, resume=True)
 
 
