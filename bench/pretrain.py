@@ -87,9 +87,10 @@ def forward(encoder: Encoder, waveforms: Tensor) -> Callable[[], object]:
     return torch.no_grad()(lambda: encoder(waveforms))
 
 
-def spiral(device: str) -> tuple[Callable[[], object], Callable[[], object]]:
+def spiral(device: str, preset: str = "base") -> tuple[Callable[[], object], Callable[[], object]]:
     """A step of pre-training, and the encoder's forward pass."""
-    encoder, batch = SpiralEncoder.from_preset("base"), speech(device)
+    encoder, batch = SpiralEncoder.from_preset(preset), speech(device)
+    never = torch.zeros((), device=device)  # an update that is left out
     module: Any = SpiralPretraining(encoder, optim=OptimConfig(lr=1e-4)).to(device)
     optimizer = torch.optim.AdamW(p for p in module.parameters() if p.requires_grad)
     n_frames = contrasted_frames(encoder.config.frames(batch.lengths)).float()
@@ -100,14 +101,14 @@ def spiral(device: str) -> tuple[Callable[[], object], Callable[[], object]]:
         targets = module.targets(batch, 0)
         module._contrast(batch, predictions, targets, lengths, 0, n_frames).total.backward()
         optimizer.step()
-        module._follow()
+        module._follow(never)
 
     return run, forward(encoder, batch.waveforms)
 
 
-def hubert(device: str) -> tuple[Callable[[], object], Callable[[], object]]:
+def hubert(device: str, preset: str = "base") -> tuple[Callable[[], object], Callable[[], object]]:
     """An update of masked prediction, and the encoder's forward pass."""
-    encoder, batch = HubertEncoder.from_preset("base"), speech(device)
+    encoder, batch = HubertEncoder.from_preset(preset), speech(device)
     module = MaskedPrediction(encoder, CLUSTERS, optim=OptimConfig(lr=1e-4)).to(device)
     frames = encoder.config.frames(batch.lengths)
     batch.targets = torch.randint(CLUSTERS, (1, int(frames.max()))).to(device)
