@@ -45,7 +45,6 @@ TESTED_ELSEWHERE = {
     "bench/heads.py": "benchmarks are run, not asserted",
     "bench/manifest.py": "benchmarks are run, not asserted",
     "bench/onnx_latency.py": "benchmarks are run, not asserted",
-    "bench/pretrain.py": "benchmarks are run, not asserted",
     "bench/ours.py": "test_step: the loop, step by step",
     "bench/report.py": "test_step: the whole report",
     "bench/step_peers.py": "test_step: every peer that is installed",
