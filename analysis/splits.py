@@ -10,9 +10,6 @@ Shapes: S splits, D features.
 from __future__ import annotations
 
 import logging
-import tokenize
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +22,7 @@ from tqdm import tqdm
 
 from distill.analysis.models import LayeredModel, OurModel
 from distill.atomic import atomic
+from distill.data.arrays import DAMAGED, read_arrays
 from distill.data.noise import NoiseReader
 from distill.downstream.distorted_sets import DistortedSet, find_condition
 from distill.errors import DataError, UserError, first_line, listed
@@ -39,11 +37,6 @@ SPLITS = 100
 
 MOST_BYTES = 256 << 20
 """Of a file of splits: 40 models of 1024 features in 6 kinds of speech and 100 splits have 100 MB."""
-_UNREADABLE = (
-    *(ValueError, KeyError, OSError, EOFError, MemoryError, NotImplementedError, RuntimeError, SyntaxError),
-    *(zipfile.BadZipFile, zlib.error, tokenize.TokenError),
-)
-"""What a file that claims to be a `.npz` makes zipfile and numpy raise: its headers are Python's syntax."""
 
 Vectors = dict[str, np.ndarray]
 
@@ -207,16 +200,14 @@ def load_splits(path: Path, identities: Mapping[str, str]) -> Splits | None:
         return None
     means: dict[str, Vectors] = {}
     try:
-        if sum(entry.file_size for entry in zipfile.ZipFile(path).infolist()) > MOST_BYTES:
-            raise ValueError(f"more than {MOST_BYTES >> 20} MiB")
-        with np.load(path) as arrays:
-            utterances = tuple(arrays["utterances"].tolist())
-            for model, identity in identities.items():
-                found = {kind: arrays[key] for kind in KINDS if (key := f"{identity}/{kind}") in arrays}
-                if found:
-                    means[model] = found
+        arrays = read_arrays(path, MOST_BYTES)
+        utterances = tuple(arrays["utterances"].tolist())
+        for model, identity in identities.items():
+            found = {kind: arrays[key] for kind in KINDS if (key := f"{identity}/{kind}") in arrays}
+            if found:
+                means[model] = found
         _check(means, utterances)
-    except (UserError, *_UNREADABLE) as error:
+    except (UserError, *DAMAGED) as error:
         why = first_line(error)
         raise UserError(f"{path} is damaged ({why}): remove it to measure again") from None
     held = {model: identities[model] for model in means}

@@ -7,8 +7,8 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from distill.adaptation.arrays import DAMAGED, read_arrays
 from distill.atomic import write_text
+from distill.data.arrays import DAMAGED, read_arrays
 from distill.errors import DataError
 
 logger = logging.getLogger(__name__)

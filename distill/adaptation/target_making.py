@@ -23,7 +23,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distill.adaptation.arrays import DAMAGED, read_arrays
 from distill.adaptation.clustering import Clustering
 from distill.adaptation.kmeans import fit_kmeans
 from distill.adaptation.labelling import LABELS, SAMPLE, Job, TargetsMaker
@@ -31,6 +30,7 @@ from distill.adaptation.skipped import forget_skipped, judge_skipped, list_skipp
 from distill.adaptation.targets import Targets, frame_facts, hash_codebook
 from distill.adaptation.utterances import Speech, Utterances, describe_audio, list_utterances
 from distill.atomic import atomic, read_json, write_json
+from distill.data.arrays import DAMAGED, read_arrays
 from distill.data.blocks import CPU_ONLY, BlockRunner, block_ranges, noted_settings
 from distill.errors import DataError, differing_keys, first_line, refuse_other_settings
 

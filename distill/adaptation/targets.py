@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distill.adaptation.arrays import DAMAGED, read_array, read_arrays
 from distill.atomic import read_json
+from distill.data.arrays import DAMAGED, read_array, read_arrays
 from distill.errors import DataError, first_line
 from distill.hashing import hash_files
 from distill.hubert import HubertConfig

@@ -37,8 +37,12 @@ def read_array(path: Path) -> np.ndarray:
         return _read(stream, path.stat().st_size)
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
+def read_arrays(path: Path, most_bytes: int | None = None) -> dict[str, np.ndarray]:
     """The arrays of a .npz file, by name.
+
+    Args:
+        path: of the file.
+        most_bytes: that they may have together; None: what its size explains.
 
     Raises:
         One of `DAMAGED`.
@@ -47,7 +51,8 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
         total = sum(member.file_size for member in members)
-        if total > max(_UNPACKED_FREELY, _MOST_UNPACKED * path.stat().st_size):
+        most = max(_UNPACKED_FREELY, _MOST_UNPACKED * path.stat().st_size)
+        if total > (most if most_bytes is None else most_bytes):
             raise ValueError(f"{path.name} unpacks to {total >> 20} MB")
         found = {}
         for member in members:

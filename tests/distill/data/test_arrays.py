@@ -8,8 +8,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from distill.adaptation.arrays import read_array, read_arrays
 from distill.adaptation.targets import Targets
+from distill.data.arrays import read_array, read_arrays
 from distill.errors import DataError
 from tests.distill.adaptation.small_targets import make
 
