@@ -55,6 +55,8 @@ class StudentOutput:
     of downstream tasks (Eq. 1)."""
     lengths: Tensor
     """(B,) int64, valid frames."""
+    cnn: Tensor | None = None
+    """(B, F, C), the output of the CNN, if asked for."""
 
 
 class PredictionHeads(nn.Module):
@@ -156,16 +158,29 @@ class Student(nn.Module):
         student.encoder.load_state_dict(encoder.state_dict())
         return student
 
-    def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> StudentOutput:
+    def forward(
+        self,
+        waveforms: Tensor,
+        lengths: Tensor | None = None,
+        *,
+        return_cnn: bool = False,
+        mask: Tensor | None = None,
+        mask_embedding: Tensor | None = None,
+    ) -> StudentOutput:
         """Encode and predict.
 
         Args:
             waveforms: (B, T) at 16 kHz, padded at the end.
             lengths: (B,) int64, valid samples; None when every row is full.
+            return_cnn: as every encoder takes it, and so do the masks.
+            mask: (B, M) bool, true where `mask_embedding` replaces what the encoder made.
+            mask_embedding: (C,); M and C are the encoder's `config.mask_shape`.
         """
-        out = self.encoder(waveforms, lengths)
+        out = self.encoder(
+            waveforms, lengths, return_cnn=return_cnn, mask=mask, mask_embedding=mask_embedding
+        )
         z = out.last_hidden_state
-        return StudentOutput(self.heads(z), out.hidden_states, z, out.lengths)
+        return StudentOutput(self.heads(z), out.hidden_states, z, out.lengths, out.cnn)
 
     def to_dict(self) -> dict[str, Any]:
         """What `from_dict` needs to build the same architecture; plain values, for JSON."""

@@ -72,6 +72,21 @@ def test_there_is_no_norm_before_the_projection(mini):
     torch.testing.assert_close(x, out.hidden_states[0])
 
 
+def test_masks_and_the_cnns_output_are_those_of_the_encoder(mini):
+    student = Student.from_teacher(mini, targets=(2,)).eval()
+    waves = torch.randn(2, 4000)
+    mask, embedding = torch.zeros(2, 12, dtype=torch.bool), torch.randn(128)
+    mask[0, 3:7] = True
+    made = student(waves, return_cnn=True, mask=mask, mask_embedding=embedding)
+    expected = student.encoder(waves, return_cnn=True, mask=mask, mask_embedding=embedding)
+    assert torch.equal(made.cnn, expected.cnn)
+    assert torch.equal(made.z, expected.last_hidden_state)
+    plain = student(waves)
+    assert plain.cnn is None
+    assert not torch.allclose(plain.z[0], made.z[0])
+    torch.testing.assert_close(plain.z[1], made.z[1])
+
+
 def test_regularisation_is_the_students_own(mini):
     student = Student.from_teacher(
         mini,
