@@ -158,7 +158,7 @@ def _left_out(plan: UtterancePlan, silent: Sequence[str]) -> str:
 
 
 def find_condition(condition: str | DistortionConfig, variant: str = "paper") -> DistortionConfig:
-    """A condition by name, or one distortion alone: musan, wham, gaussian, or one of `NON_ADDITIVE`.
+    """A condition by name, or one distortion alone: musan, wham, gaussian, speech, or one of `NON_ADDITIVE`.
 
     Args:
         condition: name, with "@" and a number at one signal-to-noise ratio in dB ("fsd@0"), or a
@@ -197,7 +197,7 @@ def _at_snr(config: DistortionConfig, condition: str, snr_db: str) -> Distortion
 def _named_condition(condition: str) -> DistortionConfig:
     if condition in CONDITIONS:
         return CONDITIONS[condition]
-    additive = ("musan", "wham", "gaussian")
+    additive = ("musan", "wham", "gaussian", "speech")
     if condition in additive:
         return DistortionConfig(additive=(condition,), non_additive=("none",))
     if condition in NON_ADDITIVE:

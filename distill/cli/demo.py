@@ -210,7 +210,7 @@ def keyword_set(data: Path, split: str) -> CutSet:
 
 def test_noises(data: Path) -> dict[str, list[str]]:
     """Noises of the test conditions; fsd, dns and rooms are never used in training."""
-    return {name: [str(data / f"{name}_test.jsonl.gz")] for name in NOISE_CORPORA}
+    return {name: [str(data / f"{name}_test.jsonl.gz")] for name in NOISE_CORPORA if name != "speech"}
 
 
 def write_results(results: Sequence[Result], out: Path) -> str:

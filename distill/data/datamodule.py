@@ -109,10 +109,7 @@ class SpeechData(ResumableData):
         self.dev_cuts = index_cuts(recipe.data.dev, what="data.dev")
         self.speech = fingerprint(self.train_cuts)
         wanted = recipe.distortion.corpora if streams else ()
-        self.noises = {
-            "train": self._open_noises("noises", recipe.data.noises, wanted),
-            "dev": self._open_noises("dev_noises", recipe.data.dev_noises or recipe.data.noises, wanted),
-        }
+        self.noises = {split: self._open_noises(split, wanted) for split in ("train", "dev")}
 
     @override
     def setup(self, stage: str) -> None:
@@ -163,8 +160,14 @@ class SpeechData(ResumableData):
         super().load_state_dict(position)
         self.resumed = position["epoch"], processes if type(processes) is int else 0
 
-    def _open_noises(self, key: str, sources: Mapping[str, list[str]], wanted: Sequence[str]) -> NoiseReader:
-        """The corpora that will be drawn from; what else is given stays unopened."""
+    def _open_noises(self, split: str, wanted: Sequence[str]) -> NoiseReader:
+        """The corpora that will be drawn from; what else is given stays unopened.
+
+        Other speech is that of the split itself where no other source is given.
+        """
+        key, given = self.recipe.data.noises_of(split)
+        itself = self.train_cuts if split == "train" else self.dev_cuts
+        sources: dict[str, Cuts | list[str]] = {"speech": itself, **given}
         for corpus in wanted:
             if corpus not in sources:
                 what, instead = f"{corpus} noise", "leave it out of distortion.additive"
@@ -221,6 +224,7 @@ class SpeechData(ResumableData):
             targets=None if self.targets is None else self.targets[split],
             model=self.model,
             fixed_epoch=split == "dev",
+            max_steps=self.recipe.optim.max_steps if split == "train" else None,
         )
 
 

@@ -44,6 +44,8 @@ class SpeechDataset(Dataset):
         model: crops begin at its frames, and utterances shorter than one frame cannot be used; default:
             HuBERT base.
         fixed_epoch: draw the same crops and distortions in every epoch (dev sets).
+        max_steps: updates of the training, through which a curriculum runs; None: SNRs are of the whole
+            range.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class SpeechDataset(Dataset):
         targets: Mapping[str, np.ndarray] | None = None,
         model: EncoderConfig | None = None,
         fixed_epoch: bool = False,
+        max_steps: int | None = None,
     ):
         self.cuts = cuts
         self.distorter = distorter
@@ -67,6 +70,9 @@ class SpeechDataset(Dataset):
         self.seed = seed
         self.targets, self.model = targets, model or HubertConfig()
         self.fixed_epoch = fixed_epoch
+        self.max_steps = max_steps
+        self.batches_per_epoch = 0
+        """Of the loader; needed with `max_steps`."""
 
     def __getitem__(self, item: tuple[int, int, Sequence[int]]) -> Batch:
         """Read and crop the speech, draw the plans, read their noise.
@@ -97,7 +103,8 @@ class SpeechDataset(Dataset):
             batch.targets = torch.nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=-1)
         for stream in self.streams:
             assert self.distorter is not None
-            plan = self.distorter.plan(ids, seed=self.seed, epoch=epoch, stream=stream)
+            progress = self._progress(*position)
+            plan = self.distorter.plan(ids, seed=self.seed, epoch=epoch, stream=stream, progress=progress)
             view = self.noises.view(plan, lengths.tolist())
             view.reads, view.lost = self.noises.take_reads(), self.noises.take_lost()
             view.silent, view.pauses = self.noises.take_silent()
@@ -107,6 +114,12 @@ class SpeechDataset(Dataset):
                 view.white = white_noise(plan, lengths.tolist())
             batch.views[stream] = view
         return batch
+
+    def _progress(self, epoch: int, index: int) -> float:
+        """Share of the training that lies before a batch: one batch is one update."""
+        if self.max_steps is None:
+            return 1.0
+        return min((epoch * self.batches_per_epoch + index) / self.max_steps, 1.0)
 
     def _read(
         self, numbers: Sequence[int], epoch: int

@@ -63,6 +63,7 @@ def train_loader(
         rank=rank,
         world_size=world_size,
     )
+    dataset.batches_per_epoch = sampler.n_batches_alone()
     return batch_loader(sampler, dataset, workers)
 
 

@@ -35,16 +35,16 @@ class NoiseReader:
     Recordings that are silent themselves are listed, too (`take_silent`).
 
     Args:
-        corpora: by name ("musan", "wham", "fsd", "dns", "rir"): sources as for `open_cuts`.
+        corpora: by name ("musan", "wham", "fsd", "dns", "speech", "rir"): sources as for `open_cuts`, or
+            what is open already. No utterance is its own noise: what has its id is passed over.
 
     Raises:
         DataError: for a source that is missing or empty.
     """
 
-    def __init__(self, corpora: Mapping[str, str | Sequence[str]]):
+    def __init__(self, corpora: Mapping[str, str | Sequence[str] | Cuts]):
         self.corpora: dict[str, Cuts] = {
-            name: index_cuts(s, what="rooms (rir)" if name == "rir" else f"{name} noise")
-            for name, s in corpora.items()
+            name: s if isinstance(s, Cuts) else index_cuts(s, what=_what(name)) for name, s in corpora.items()
         }
         self._lost: list[tuple[str, str]] = []
         self._silent: list[tuple[str, str]] = []
@@ -66,7 +66,7 @@ class NoiseReader:
             noise, _ = self._string(plan, n_samples)
             return torch.zeros(n_samples) if noise is None else noise
         cut, start, count = self._segment(plan, n_samples)
-        samples = self._read_noise(plan.additive, cut, start, count)
+        samples = self._read_noise(plan, cut, start, count)
         return torch.zeros(1) if samples is None else samples
 
     def noise_clips(self, plan: UtterancePlan, n_samples: int) -> list[tuple[Cut, int]]:
@@ -113,16 +113,21 @@ class NoiseReader:
             plan.string_seed,
             n_samples,
             length=lambda number: samples_at_16k(clips[number]),
-            read=lambda number, *part: self._read_noise(plan.additive, clips[number], *part),
+            read=lambda number, *part: self._read_noise(plan, clips[number], *part),
         )
 
     def _segment(self, plan: UtterancePlan, n_samples: int) -> tuple[Cut, int, int]:
         """The one clip that is the noise of an utterance, its first sample used, and how many."""
-        cut = self._choose(plan.additive, plan.noise_choice)
+        cut = self._choose(plan.additive, plan.noise_choice, besides=plan.utterance_id)
         return cut, *noise_segment(samples_at_16k(cut), n_samples, plan.noise_offset)
 
-    def _read_noise(self, corpus: str, cut: Cut, start: int, count: int) -> Tensor | None:
-        """Samples of a clip, noting silence; None, noting the clip, if they cannot be read."""
+    def _read_noise(self, plan: UtterancePlan, cut: Cut, start: int, count: int) -> Tensor | None:
+        """Samples of a clip, noting silence; None, noting the clip, if they cannot be read.
+
+        None for the utterance itself, too, where clips of speech are strung.
+        """
+        if cut.id == plan.utterance_id:
+            return None
         self._reads += 1
         try:
             samples = read_audio(cut, start, count)
@@ -130,7 +135,7 @@ class NoiseReader:
             self._note_lost(cut, error)
             return None
         if is_silent(samples):
-            self._note_silent(corpus, cut)
+            self._note_silent(plan.additive, cut)
         return samples
 
     def rir(self, plan: UtterancePlan) -> Tensor | None:
@@ -206,9 +211,17 @@ class NoiseReader:
         refuse_lost(self.take_lost())
         return view
 
-    def _choose(self, corpus: str, choice: float) -> Cut:
+    def _choose(self, corpus: str, choice: float, besides: str | None = None) -> Cut:
+        """A clip by a draw in [0, 1), each equally likely, without the one of the name `besides`."""
         clips = self._corpus(corpus)
-        return clips[int(choice * len(clips))]
+        number = int(choice * len(clips))
+        if clips[number].id != besides:
+            return clips[number]
+        if len(clips) == 1:
+            raise DataError(f"{_what(corpus)}: {besides} is the only one, and cannot be its own noise")
+        # What is left of the draw is uniform in [0, 1), too: it chooses among all others.
+        step = 1 + int((choice * len(clips) - number) * (len(clips) - 1))
+        return clips[(number + step) % len(clips)]
 
     def _corpus(self, corpus: str) -> Cuts:
         if corpus not in self.corpora:
@@ -217,6 +230,11 @@ class NoiseReader:
                 f"data.noises.{corpus}, commands with --noise {corpus}=SOURCE"
             )
         return self.corpora[corpus]
+
+
+def _what(corpus: str) -> str:
+    """What a corpus is called in messages."""
+    return "rooms (rir)" if corpus == "rir" else f"{corpus} noise"
 
 
 def refuse_lost(lost: Sequence[tuple[str, str]]) -> None:

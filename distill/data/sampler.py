@@ -89,6 +89,10 @@ class EpochSampler:
         last = self._n_groups() - 1
         return last * self._n_batches(self.group) + self._n_batches(len(self.cuts) - last * self.group)
 
+    def n_batches_alone(self) -> int:
+        """The same of one process: a count by which all processes, however many, know how far they are."""
+        return self._made_for(1).n_batches()
+
     def __iter__(self) -> Iterator[tuple[int, int, list[int]]]:
         epoch, skip, made_for = self.epoch, self.skip, self.made_for
         self.epoch, self.skip, self.made_for = epoch + 1, 0, self.world_size

@@ -46,14 +46,15 @@ class DistortTransform:
     Args:
         config: options, also as a mapping, the name of one of `CONDITIONS`, or None to leave speech clean.
         noises: clips at 16 kHz for whatever corpus the config asks for, or by corpus ("musan", "wham", "fsd",
-            "dns"): tensors or arrays, (T,) or (1, T) each.
+            "dns", "speech"): tensors or arrays, (T,) or (1, T) each. Of speech, give other utterances than
+            those that are to be distorted: clips have no names by which to tell.
         rirs: room impulse responses at 16 kHz, of the same kinds; needed where the config has `rir`.
         seed: of the draws.
         split: part of the hash, so that "train" and "test" differ.
 
     Raises:
-        ValueError: if the config is unknown, asks for clips that are not given, or a clip is empty or of
-            another shape.
+        ValueError: if the config is unknown, asks for clips that are not given or for a curriculum, or a clip
+            is empty or of another shape.
     """
 
     def __init__(
@@ -66,6 +67,8 @@ class DistortTransform:
         split: str = "train",
     ) -> None:
         self.distorter = Distorter.from_config(config, split)
+        if self.distorter.config.curriculum is not None:
+            raise ValueError("curriculum: a transform does not know how far a training is; leave it out")
         corpora = [name for name in self.distorter.config.corpora if name != "rir"]
         if isinstance(noises, Mapping):
             self.noises = {name: _clips(f"noises[{name!r}]", noises.get(name, ())) for name in corpora}

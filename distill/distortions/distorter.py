@@ -79,7 +79,12 @@ class Distorter:
         return int(self.skipped)
 
     def plan(
-        self, utterance_ids: Sequence[str], seed: int = 0, epoch: int = 0, stream: str = "student"
+        self,
+        utterance_ids: Sequence[str],
+        seed: int = 0,
+        epoch: int = 0,
+        stream: str = "student",
+        progress: float = 1.0,
     ) -> Plan:
         """Draw what happens to each utterance, independently of batch, rank and worker.
 
@@ -88,11 +93,14 @@ class Distorter:
             seed: of the run.
             epoch: gives the same utterance another distortion each time.
             stream: "student" or "teacher": independent draws for the two models' inputs.
+            progress: share of the training that is behind, in [0, 1]: how far a curriculum is; 1: SNRs are of
+                the whole range.
 
         Returns:
             The plan; its `noise_corpus`, `noise_choice` and `noise_offset` say which clips to read.
         """
-        return draw_batch(self.config, utterance_ids, seed=seed, epoch=epoch, stream=stream, split=self.split)
+        key = {"seed": seed, "epoch": epoch, "stream": stream, "split": self.split}
+        return draw_batch(self.config, utterance_ids, **key, progress=progress)
 
     @torch.no_grad()
     def __call__(

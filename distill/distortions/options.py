@@ -1,5 +1,6 @@
 """What may be drawn: the options of the distortions, the paper's conditions, and its authors' variant."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -7,8 +8,8 @@ from typing import Any
 from distill.distortions.band_reject import MAX_BAND_BINS, MEL_BINS, MIN_BAND_BINS
 from distill.distortions.pitch import MAX_CENTS
 
-CORPUS_NOISES = ("musan", "wham", "fsd", "dns")
-"""Additive types whose clips are read from a corpus."""
+CORPUS_NOISES = ("musan", "wham", "fsd", "dns", "speech")
+"""Additive types whose clips are read from a corpus; speech: other utterances of the speech itself."""
 
 NOISE_CORPORA = (*CORPUS_NOISES, "rir")
 """All corpora of `noises` options: noise, and room impulse responses."""
@@ -74,7 +75,8 @@ class DistortionConfig:
     """
 
     additive: tuple[str, ...] = ("musan", "wham", "gaussian", "none")
-    """Noise types, each equally likely (repeat one to weight it): musan, wham, gaussian, fsd, dns, none."""
+    """Noise types, each equally likely (repeat one to weight it): musan, wham, gaussian, speech, fsd, dns,
+    none."""
     non_additive: tuple[str, ...] = ("reverb", "pitch", "band_reject", "none")
     """Other effects, each equally likely, applied after the noise: reverb, pitch, band_reject, clipping,
     time_drop, none."""
@@ -82,6 +84,9 @@ class DistortionConfig:
     """Whether to convolve with a recorded room impulse response before the noise."""
     snr_db: tuple[float, float] | None = None
     """Lowest and highest signal-to-noise ratio in dB."""
+    curriculum: float | None = None
+    """Share of a training, in (0, 1], over which the lowest SNR falls from the highest to that of `snr_db`:
+    at update u of U it is high - (high - low) · min(1, u / (curriculum · U)). Default: no curriculum."""
     room_scale: tuple[int, int] = (0, 100)
     """Smallest and largest room of the synthetic reverb in per cent, both included."""
     pitch_cents: float | None = None
@@ -118,6 +123,7 @@ class DistortionConfig:
         if own.whole_db and any(value != int(value) for value in snr):
             raise ValueError(f"snr_db must hold whole numbers with variant {self.variant}, got {self.snr_db}")
         object.__setattr__(self, "snr_db", snr)
+        self._check_curriculum()
         low, high = _interval("room_scale", self.room_scale, 0, 100)
         if low != int(low) or high != int(high):
             raise ValueError(f"room_scale must hold integers, got {self.room_scale}")
@@ -130,6 +136,35 @@ class DistortionConfig:
                 f"band_scaler must be between {least:.3f} and {most:.2f}, got {self.band_scaler}"
             )
         self._complete_extras()
+
+    def _check_curriculum(self) -> None:
+        """Refuse a curriculum without anything that could fall."""
+        if self.curriculum is None:
+            return
+        if not 0 < self.curriculum <= 1:
+            raise ValueError(
+                f"curriculum must be a share of the training, above 0 and at most 1, got {self.curriculum}"
+            )
+        assert self.snr_db is not None
+        if self.snr_db[0] == self.snr_db[1]:
+            raise ValueError(
+                f"curriculum needs a range that the SNR can fall through: snr_db is {list(self.snr_db)}"
+            )
+        if set(self.additive) == {"none"}:
+            raise ValueError("curriculum needs noise: additive is none alone")
+
+    def snr_range(self, progress: float) -> tuple[float, float]:
+        """Lowest and highest SNR in dB when a share `progress`, in [0, 1], of the training is behind.
+
+        low(p) = high - (high - low) · min(1, p / curriculum); in whole dB, rounded up, where the variant
+        draws whole numbers.
+        """
+        assert self.snr_db is not None
+        low, high = self.snr_db
+        if self.curriculum is None or progress >= self.curriculum:
+            return low, high
+        fallen = high - (high - low) * progress / self.curriculum
+        return (float(math.ceil(fallen)) if VARIANTS[self.variant].whole_db else fallen), high
 
     def _complete_extras(self) -> None:
         """Check the options of effects outside the paper's mix; those of effects not drawn may stay None."""

@@ -95,7 +95,7 @@ class Plan:
         """Multi-hot domain labels, (B, 7) float32 in the order of `LABELS`.
 
         "clean" is set only where nothing at all is applied. fsd, dns and room impulse responses, which are
-        never seen in training, have no column, nor have clipping and time drop.
+        never seen in training, have no column, nor have other speech, clipping and time drop.
         """
         labels = torch.zeros(len(self), len(LABELS))
         for row, plan in enumerate(self.utterances):
@@ -113,14 +113,23 @@ class Plan:
 
 
 def draw_batch(
-    config: DistortionConfig, utterance_ids: Sequence[str], *, seed: int, epoch: int, stream: str, split: str
+    config: DistortionConfig,
+    utterance_ids: Sequence[str],
+    *,
+    seed: int,
+    epoch: int,
+    stream: str,
+    split: str,
+    progress: float = 1.0,
 ) -> Plan:
     """Draw the plans of a batch; see `Distorter.plan`."""
     key = (seed, epoch, stream, split)
-    return Plan(tuple(draw(config, utterance_id, key) for utterance_id in utterance_ids))
+    return Plan(tuple(draw(config, utterance_id, key, progress) for utterance_id in utterance_ids))
 
 
-def draw(config: DistortionConfig, utterance_id: str, key: Sequence[object]) -> UtterancePlan:
+def draw(
+    config: DistortionConfig, utterance_id: str, key: Sequence[object], progress: float = 1.0
+) -> UtterancePlan:
     """Draw one utterance's plan.
 
     Each quantity has its own uniform number, so that changing one option leaves the other draws alone.
@@ -129,6 +138,7 @@ def draw(config: DistortionConfig, utterance_id: str, key: Sequence[object]) -> 
         config: what to draw from.
         utterance_id: the utterance.
         key: whatever else the draw depends on (seed, epoch, stream, split).
+        progress: share of the training that is behind, in [0, 1], for a curriculum.
 
     Returns:
         The same plan for the same arguments, on every machine.
@@ -138,7 +148,8 @@ def draw(config: DistortionConfig, utterance_id: str, key: Sequence[object]) -> 
     generator = np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
     u = generator.random(16).tolist()  # a new one goes to the end: the others stay what they were
     own = VARIANTS[config.variant]
-    assert config.snr_db is not None and config.pitch_cents is not None and config.band_scaler is not None
+    assert config.pitch_cents is not None and config.band_scaler is not None
+    snr_range = config.snr_range(progress)
     room_low, room_high = config.room_scale
     low_hz, high_hz = mel_band(config.band_scaler, u[9], u[10])
     return UtterancePlan(
@@ -146,7 +157,7 @@ def draw(config: DistortionConfig, utterance_id: str, key: Sequence[object]) -> 
         additive=config.additive[int(u[0] * len(config.additive))],
         non_additive=config.non_additive[int(u[1] * len(config.non_additive))],
         rir=config.rir,
-        snr_db=_whole(config.snr_db, u[2]) if own.whole_db else _between(config.snr_db, u[2]),
+        snr_db=_whole(snr_range, u[2]) if own.whole_db else _between(snr_range, u[2]),
         noise_choice=u[3],
         noise_offset=u[4],
         rir_choice=u[5],

@@ -84,3 +84,5 @@ class DistillRecipe(Recipe):
             raise ValueError(f"cosine_weight must not be negative, not {self.cosine_weight}")
         if self.dat.enabled and self.cdm == "none":
             raise ValueError("dat needs distorted speech: set cdm to setup1, setup2 or setup2_same")
+        if self.cdm == "none":
+            self.refuse_curriculum("set cdm to setup1, setup2 or setup2_same")

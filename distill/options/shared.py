@@ -113,9 +113,10 @@ class DataConfig:
     dev: list[str] = field(default_factory=list)
     """Sources of speech to choose the best checkpoint on."""
     noises: dict[str, list[str]] = field(default_factory=dict)
-    """By corpus (musan, wham, ...): sources of noise for training."""
+    """By corpus (musan, wham, ...): sources of noise for training; speech, other utterances as noise, is
+    `train` itself unless given."""
     dev_noises: dict[str, list[str]] = field(default_factory=dict)
-    """The same for the dev set."""
+    """The same for the dev set; default: as in training, and its own speech."""
     batch_size: int = 24
     """Utterances of a global batch, over all processes."""
     batch_seconds: float | None = None
@@ -135,6 +136,12 @@ class DataConfig:
     max_bad_fraction: float = 0.01
     """Share of utterances, and of recordings of noise, that may be unusable, judged after 1000 reads and at
     the end of every epoch."""
+
+    def noises_of(self, split: str) -> tuple[str, dict[str, list[str]]]:
+        """The key and the sources of noise, by corpus, of "train" or "dev"."""
+        if split == "train":
+            return "noises", self.noises
+        return "dev_noises", self.dev_noises or self.noises
 
     def __post_init__(self) -> None:
         check_finite(self)
@@ -236,6 +243,17 @@ class Recipe:
         if self.seed >= 2**32:  # numpy's generator, which Lightning seeds too, takes no more
             raise ValueError(f"seed must be below 2**32, not {self.seed}")
         check_trainer(self.trainer, self.instead_of)
+        if getattr(self, "distort", True) is False:
+            self.refuse_curriculum("set distort=true")
+
+    def refuse_curriculum(self, instead: str) -> None:
+        """Refuse a curriculum of distortions in a recipe that hears none.
+
+        Raises:
+            ValueError: saying what to set.
+        """
+        if self.distortion.curriculum is not None:
+            raise ValueError(f"distortion.curriculum needs distorted speech: {instead}, or leave it out")
 
     @property
     def order_seed(self) -> int:

@@ -45,8 +45,10 @@ def _sources(recipe: Recipe) -> list[tuple[str, list[str] | None]]:
     data = recipe.data
     wanted: list[tuple[str, list[str] | None]] = [("train", data.train), ("dev", data.dev)]
     if _distorts(recipe):
-        for key, given in (("noises", data.noises), ("dev_noises", data.dev_noises or data.noises)):
-            wanted += [(f"{key}.{name}", given.get(name)) for name in recipe.distortion.corpora]
+        for split, itself in (("train", data.train), ("dev", data.dev)):
+            key, given = data.noises_of(split)
+            sources = {"speech": itself, **given}
+            wanted += [(f"{key}.{name}", sources.get(name)) for name in recipe.distortion.corpora]
     for name, test in recipe.tests.items() if isinstance(recipe, FinetuneRecipe) else ():
         wanted.append((f"tests.{name}", test.sources or None))
         wanted += [(f"tests.{name}.{corpus}", sources) for corpus, sources in test.noises.items()]

@@ -172,6 +172,7 @@ def groups_of(jobs: Iterable[Job]) -> list[list[Job]]:
         recipe = job.recipe
         data = asdict(recipe.data) | {"order_seed": recipe.order_seed}
         same = [job.step, data, asdict(recipe.distortion), recipe.trainer, recipe.teacher]
+        same += [] if recipe.distortion.curriculum is None else [recipe.optim.max_steps]
         alone = str(job.out) if job.step is None else ""
         groups.setdefault(json.dumps([*same, alone], sort_keys=True, default=str), []).append(job)
     return list(groups.values())

@@ -102,7 +102,7 @@ def test_finding_conditions():
     assert find_condition("2-dist") == DistortionConfig()
     own = DistortionConfig(additive=("none",))
     assert find_condition(own) is own
-    for name in (*LABELS[:-1], "clipping", "time_drop"):
+    for name in (*LABELS[:-1], "speech", "clipping", "time_drop"):
         config = find_condition(name)
         applied = {*config.additive, *config.non_additive} - {"none"}
         assert applied == {name} and not config.rir

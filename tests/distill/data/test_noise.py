@@ -200,3 +200,33 @@ def test_a_bad_line_of_noise_is_lost_noise(manifest):
     noise = reader.noise(plan, 800)
     assert noise is not None and not noise.any()
     assert reader.take_lost() == [("line 2 of cuts.jsonl", f"{manifest}, line 2: not valid JSON")]
+
+
+def test_no_utterance_is_its_own_noise_and_all_others_are_equally_likely(cuts):
+    reader, speech = NoiseReader({"speech": ListedCuts(list(cuts))}), list(cuts)
+    own = speech[3].id
+    draws = (np.arange(6000) + 0.5) / 6000
+    plans = [plan_of(additive="speech", utterance_id=own, noise_choice=u) for u in draws.tolist()]
+    chosen = [reader.noise_clips(plan, 100)[0][0].id for plan in plans]
+    counts = {cut.id: chosen.count(cut.id) for cut in speech}
+    assert counts.pop(own) == 0
+    expected = 6000 / (len(speech) - 1)
+    assert all(abs(count - expected) <= len(speech) for count in counts.values())
+    # A stranger gets any of them, as with all other noise.
+    strangers = [reader.noise_clips(replace(plan, utterance_id="v"), 100)[0][0].id for plan in plans]
+    assert strangers == [speech[int(u * len(speech))].id for u in draws]
+
+
+def test_strung_speech_leaves_the_utterance_out(cuts):
+    long = [cut for cut in cuts if cut.duration >= 1][:3]
+    reader = NoiseReader({"speech": ListedCuts(long)})
+    for seed in range(30):
+        plan = plan_of(additive="speech", utterance_id=long[0].id, strung=True, string_seed=seed)
+        used = {cut.id for cut, _ in reader.noise_clips(plan, 60_000)}
+        assert used and long[0].id not in used
+
+
+def test_one_utterance_alone_has_no_other_for_noise(cuts):
+    reader = NoiseReader({"speech": ListedCuts(list(cuts)[:1])})
+    with pytest.raises(DataError, match="speech noise: u00 is the only one, and cannot be its own noise"):
+        reader.noise(plan_of(additive="speech", utterance_id="u00"), 100)

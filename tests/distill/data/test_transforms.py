@@ -183,6 +183,8 @@ def test_mistakes():
         DistortTransform("dns", CLIPS)
     with pytest.raises(ValueError, match="unknown condition"):
         DistortTransform("noisy")
+    with pytest.raises(ValueError, match="curriculum: a transform does not know how far"):
+        DistortTransform({"curriculum": 0.5}, CLIPS)
     clean = DistortTransform(None)
     assert torch.equal(clean(speech()), speech())
     for shape in ((2, 50), (1, 1, 50), (0,)):

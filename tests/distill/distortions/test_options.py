@@ -96,3 +96,17 @@ def test_a_change_of_variant_takes_all_of_its_values():
 def test_wrong_variants(options, message):
     with pytest.raises(ValueError, match=message):
         DistortionConfig(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"curriculum": 0}, "curriculum must be a share of the training, above 0 and at most 1, got 0"),
+        ({"curriculum": 1.5}, "curriculum must be a share of the training"),
+        ({"curriculum": 0.5, "snr_db": [5, 5]}, r"curriculum needs a range .* snr_db is \[5, 5\]"),
+        ({"curriculum": 0.5, "additive": ["none"]}, "curriculum needs noise: additive is none alone"),
+    ],
+)
+def test_a_curriculum_needs_something_that_falls(options, message):
+    with pytest.raises(ValueError, match=message):
+        DistortionConfig(**options)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from dataclasses import fields, replace
 
 import numpy as np
@@ -232,3 +233,44 @@ def test_all_but_the_numbers_is_drawn_as_in_the_paper(authors):
     paper = Distorter.from_config("2-dist").plan([plan.utterance_id for plan in authors], seed=1)
     for name in ("additive", "non_additive", "noise_choice", "noise_offset", "gaussian_seed", "room_scale"):
         assert [getattr(plan, name) for plan in authors] == [getattr(plan, name) for plan in paper]
+
+
+@pytest.mark.parametrize(
+    ("progress", "lowest"), [(0.0, 20.0), (0.1, 16.0), (0.25, 10.0), (0.5, 0.0), (0.8, 0.0)]
+)
+def test_a_curriculum_lowers_the_lowest_snr(progress, lowest):
+    """low(p) = 20 - 20 · min(1, p / 0.5), and every SNR keeps its place in what is left of the range."""
+    whole = DistortionConfig(snr_db=(0.0, 20.0))
+    falling = Distorter.from_config(replace(whole, curriculum=0.5))
+    plan, full = falling.plan(IDS, seed=1, progress=progress), Distorter.from_config(whole).plan(IDS, seed=1)
+    for p, before in zip(plan, full, strict=True):
+        assert p.snr_db == pytest.approx(lowest + before.snr_db / 20 * (20 - lowest), abs=1e-9)
+        assert replace(p, snr_db=0.0) == replace(before, snr_db=0.0)
+    if progress >= 0.5:
+        assert plan == full
+    assert falling.plan(IDS[:50], seed=1) == full[:50]  # without a training: the whole range
+
+
+def test_without_a_curriculum_progress_changes_nothing():
+    distorter = Distorter.from_config("2-dist")
+    assert distorter.plan(IDS[:200], progress=0.0) == distorter.plan(IDS[:200])
+
+
+def test_the_curriculum_of_the_authors_draws_whole_decibels():
+    distorter = Distorter.from_config(DistortionConfig(variant="authors", curriculum=1.0))
+    for progress in np.linspace(0, 1, 13).tolist():
+        lowest = math.ceil(round(19 - 9 * progress, 9))
+        drawn = {p.snr_db for p in distorter.plan(IDS[:1000], progress=progress)}
+        assert drawn == set(range(lowest, 20))
+
+
+def test_other_speech_has_no_label_and_is_not_clean():
+    config = DistortionConfig(additive=("speech", "musan", "none"), non_additive=("pitch", "none"))
+    assert config.corpora == ("speech", "musan")
+    plan = Distorter.from_config(config).plan(IDS[:200])
+    for row, p in zip(plan.labels(), plan, strict=True):
+        expected = {p.additive, p.non_additive} - {"none", "speech"}
+        if (p.additive, p.non_additive) == ("none", "none"):
+            expected = {"clean"}
+        assert {name for name, on in zip(LABELS, row, strict=True) if on} == expected
+    assert len(LABELS) == 7

@@ -16,6 +16,7 @@ def test_views():
     [
         ("student.activation_dropout=-0.1", "student: activation_dropout must be in [0, 1]"),
         ("dat.lr=-1", "dat: lr must be positive"),
+        ("distortion.curriculum=2", "distortion: curriculum must be a share of the training"),
         ("cosine_weight=inf", "cosine_weight must be finite"),
     ],
 )

@@ -75,5 +75,16 @@ def test_mistakes_of_adapt_recipes():
     assert isinstance(load("t1_prime"), AdaptRecipe)
 
 
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [("s1", "set cdm to setup1"), ("t1_prime", "set distort=true"), ("spiral_mini", "set distort=true")],
+)
+def test_a_curriculum_needs_distortions(name, instead):
+    said = f"{name}: distortion.curriculum needs distorted speech: {instead}"
+    assert said in refused(
+        name, "distortion.curriculum=0.5", *(["distort=false"] if name == "t1_prime" else [])
+    )
+
+
 def test_dat_needs_distortions():
     assert "s1: dat needs distorted speech: set cdm" in refused("s1", "dat.enabled=true")

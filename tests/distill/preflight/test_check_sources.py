@@ -118,3 +118,10 @@ def test_a_corpus_that_was_not_all_there_is_said_again(mini_data, tmp_path):
     (out / "prepared.json").write_text("[]")
     report = check(mini(mini_data, f"data.dev=[{out}/dev-clean.jsonl.gz]"))
     assert finding(report, "dev: dev-clean").state == "ok"
+
+
+def test_other_speech_as_noise_is_the_speech_itself_unless_another_source_is_given(mini_data):
+    drawn = "distortion.additive=[speech,none]"
+    assert check(mini(mini_data, drawn, "data.noises={}", "data.dev_noises={}")).ok
+    gone = check(mini(mini_data, drawn, "data.noises={speech: [/nowhere]}", "data.dev_noises={}"))
+    assert [line.what for line in gone.problems] == ["noises.speech: nowhere"]

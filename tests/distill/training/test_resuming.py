@@ -39,6 +39,30 @@ def never_stopped(mini_data, tmp_path_factory) -> Path:
     return out
 
 
+@pytest.mark.parametrize("where", ["workers", "device"])
+def test_a_resumed_curriculum_ends_where_it_would_have(mini_data, tmp_path, monkeypatch, where):
+    """With other speech as noise; stopped in the second epoch, while the SNR falls. To the last bit."""
+    options = [
+        *(
+            "distortion.snr_db=[-5,20]",
+            "distortion.curriculum=0.8",
+            "distortion.additive=[musan,speech,none]",
+        ),
+        *(f"distortion.where={where}", f"data.workers={2 if where == 'workers' else 0}"),
+    ]
+    recipe = tiny(mini_data, *STEADY, *options, name="s6", steps=10)
+    run(recipe, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        interrupt(patch, 5, signal.SIGINT)
+        with pytest.raises(Interrupted):
+            run(recipe, tmp_path / "parts")
+    run(load(str(tmp_path / "parts" / "recipe.yaml")), tmp_path / "parts", resume=True)
+    assert differs(weights(tmp_path / "parts"), weights(tmp_path / "whole")) == 0
+    without = tiny(mini_data, *STEADY, *options, "distortion.curriculum=null", name="s6", steps=10)
+    run(without, tmp_path / "without")
+    assert differs(weights(tmp_path / "without"), weights(tmp_path / "whole")) > 0
+
+
 @pytest.mark.parametrize("step", [2, 3, 4, 7])
 def test_a_resumed_run_ends_where_it_would_have(mini_data, tmp_path, monkeypatch, never_stopped, step):
     """In the first epoch, at its end (3), at a validation (4) and after both: the same weights and log."""

@@ -110,6 +110,7 @@ def test_runs_are_grouped_by_data_order_teacher_and_step(mini_data):
     seeds = [job("seed=1"), job("seed=2", "data.order_seed=1")]
     others = [
         *(job("data.batch_size=3"), job("distortion.snr_db=[0,5]"), job("teacher=random:base")),
+        *(job("distortion.curriculum=0.5"), job("distortion.curriculum=0.5", "optim.max_steps=9")),
         *(job("trainer.precision=bf16-mixed"), job(step=3), job(step=None), job(name="s6", step=None)),
     ]
     assert groups_of([*same, *seeds, *others]) == [same, seeds, *([other] for other in others)]
