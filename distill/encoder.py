@@ -223,6 +223,7 @@ class TransformerConfig:
     activation_dropout: float = 0.0
     layerdrop: float = 0.0
     activation_checkpointing: bool = False
+    reuse_attention: bool = False
 
     def __post_init__(self) -> None:
         for name in ("heads", "position_groups"):
@@ -233,6 +234,15 @@ class TransformerConfig:
         for name in ("dropout", "attention_dropout", "activation_dropout", "layerdrop"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"{name} must be in [0, 1), not {getattr(self, name)}")
+        if self.reuse_attention and self.layers == 1:
+            raise ValueError(
+                "reuse_attention needs 2 layers at least: with one, there is no layer before to take the "
+                "attention of"
+            )
+
+
+AttentionMap = tuple[Tensor, Tensor, Tensor | None]
+"""What a map is made of: query and key (B, H, F, D / H), and the mask, as `TransformerLayer` takes it."""
 
 
 class PositionalConv(nn.Module):
@@ -257,47 +267,84 @@ class PositionalConv(nn.Module):
 
 
 class TransformerLayer(nn.Module):
-    """Self-attention and feed-forward block. (B, F, D) -> (B, F, D)."""
+    """Self-attention and feed-forward block. (B, F, D) -> (B, F, D).
 
-    def __init__(self, config: TransformerConfig):
+    Args:
+        config: of the transformer.
+        reuses: attend as the layer before, without query and key projections of its own.
+    """
+
+    def __init__(self, config: TransformerConfig, *, reuses: bool = False):
         super().__init__()
+        self.reuses = reuses
         self.heads = config.heads
         self.pre_norm = config.pre_norm
         self.dropout = config.dropout
         self.attention_dropout = config.attention_dropout
         self.activation_dropout = config.activation_dropout
         dim = config.dim
-        self.query, self.key, self.value = nn.Linear(dim, dim), nn.Linear(dim, dim), nn.Linear(dim, dim)
+        if not reuses:
+            self.query, self.key = nn.Linear(dim, dim), nn.Linear(dim, dim)
+        self.value = nn.Linear(dim, dim)
         self.attention_out = nn.Linear(dim, dim)
         self.attention_norm = nn.LayerNorm(dim)
         self.ffn_in = nn.Linear(dim, config.ffn_dim)
         self.ffn_out = nn.Linear(config.ffn_dim, dim)
         self.ffn_norm = nn.LayerNorm(dim)
-        for linear in (self.query, self.key, self.value, self.attention_out, self.ffn_in, self.ffn_out):
+        own = () if reuses else (self.query, self.key)
+        for linear in (*own, self.value, self.attention_out, self.ffn_in, self.ffn_out):
             nn.init.normal_(linear.weight, std=0.02)  # as BERT
             nn.init.zeros_(linear.bias)
 
-    def forward(self, x: Tensor, attend: Tensor | None) -> Tensor:
-        """`attend` (B, 1, 1, F) bool, true where a frame may be attended to; None when all may."""
-        if self.pre_norm:
-            x = x + self._attention(self.attention_norm(x), attend)
-            return x + self._ffn(self.ffn_norm(x))
-        x = self.attention_norm(x + self._attention(x, attend))
-        return self.ffn_norm(x + self._ffn(x))
+    def forward(
+        self, x: Tensor, attend: Tensor | None, before: AttentionMap | None = None
+    ) -> tuple[Tensor, AttentionMap]:
+        """The output, and the attention map, for a layer that reuses it.
 
-    def _attention(self, x: Tensor, attend: Tensor | None) -> Tensor:
-        query, key, value = (
-            linear(x).unflatten(2, (self.heads, -1)).transpose(1, 2)  # (B, H, F, D / H)
-            for linear in (self.query, self.key, self.value)
-        )
+        Args:
+            x: (B, F, D).
+            attend: (B, 1, 1, F) bool, true where a frame may be attended to; None when all may.
+            before: the map to attend with, if this layer `reuses` one.
+        """
+        if self.pre_norm:
+            y, attention = self._attention(self.attention_norm(x), attend, before)
+            x = x + y
+            return x + self._ffn(self.ffn_norm(x)), attention
+        y, attention = self._attention(x, attend, before)
+        x = self.attention_norm(x + y)
+        return self.ffn_norm(x + self._ffn(x)), attention
+
+    def _attention(
+        self, x: Tensor, attend: Tensor | None, before: AttentionMap | None
+    ) -> tuple[Tensor, AttentionMap]:
+        if self.reuses:
+            assert before is not None
+            attention = before
+        else:
+            attention = self._by_head(self.query, x), self._by_head(self.key, x), attend
+        query, key, mask = attention
+        value = self._by_head(self.value, x)
         dropout = self.attention_dropout if self.training else 0.0
-        y = F.scaled_dot_product_attention(query, key, value, attn_mask=attend, dropout_p=dropout)
+        # Of query and key, not of the map: the fused kernels never hold one in memory.
+        y = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
         y = self.attention_out(y.transpose(1, 2).flatten(2))
-        return F.dropout(y, self.dropout, self.training)
+        return F.dropout(y, self.dropout, self.training), attention
+
+    def _by_head(self, linear: nn.Linear, x: Tensor) -> Tensor:
+        """(B, F, D) -> (B, H, F, D / H)."""
+        return linear(x).unflatten(2, (self.heads, -1)).transpose(1, 2)
 
     def _ffn(self, x: Tensor) -> Tensor:
         x = F.dropout(F.gelu(self.ffn_in(x)), self.activation_dropout, self.training)
         return F.dropout(self.ffn_out(x), self.dropout, self.training)
+
+
+def make_layers(config: TransformerConfig) -> nn.ModuleList:
+    """The `TransformerLayer`s of a transformer; with `reuse_attention` the 2nd, 4th, ... reuse maps."""
+    reuse = config.reuse_attention
+    return nn.ModuleList(
+        TransformerLayer(config, reuses=reuse and index % 2 == 1) for index in range(config.layers)
+    )
 
 
 def run_layers(
@@ -318,14 +365,17 @@ def run_layers(
         training: whether these apply.
     """
     hidden_states = [x]
+    attention: AttentionMap | None = None  # of the last layer that was not skipped
     for layer in layers:
-        if training and config.layerdrop and torch.rand(()).item() < config.layerdrop:
+        skipped = training and config.layerdrop and torch.rand(()).item() < config.layerdrop
+        if skipped or (cast(TransformerLayer, layer).reuses and attention is None):
             # Gradients of zero, not none: under DDP every process must have all of them.
             x = x + 0.0 * torch.stack([parameter.sum() for parameter in layer.parameters()]).sum()
         elif training and config.activation_checkpointing:
-            x = cast(Tensor, checkpoint(layer, x, attend, use_reentrant=False))
+            x, attention = cast(Any, checkpoint(layer, x, attend, attention, use_reentrant=False))
         else:
-            x = layer(x, attend)
+            x, attention = layer(x, attend, attention)
+        attention = attention if config.reuse_attention else None
         hidden_states.append(x)
     return hidden_states
 

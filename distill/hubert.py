@@ -31,7 +31,7 @@ from distill.encoder import (
     EncoderOutput,
     PositionalConv,
     TransformerConfig,
-    TransformerLayer,
+    make_layers,
     run_layers,
     scale_gradient,
 )
@@ -94,6 +94,9 @@ class HubertConfig:
     """Factor on the gradient that reaches the CNN."""
     activation_checkpointing: bool = False
     """Recompute each layer in the backward pass: less memory, about a third more time."""
+    reuse_attention: bool = False
+    """Layers 2, 4, ... attend with the maps of the layer before and have no query and key projections
+    (ARMHuBERT, Jang et al. 2023, arXiv 2305.11685)."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "conv_layers", tuple(tuple(layer) for layer in self.conv_layers))
@@ -244,12 +247,17 @@ class HubertEncoder(Encoder):
         self.projection = nn.Linear(in_channels, config.dim)
         self.position = PositionalConv(config.transformer)
         self.norm = nn.LayerNorm(config.dim)  # before the layers (base) or after them (large)
-        self.layers = nn.ModuleList(TransformerLayer(config.transformer) for _ in range(config.layers))
+        self.layers = make_layers(config.transformer)
 
     @override
     def first_layers(self, layers: int, **regularisation: Any) -> HubertEncoder:
         """As every encoder; the layer norm before the projection is left out (DistilHuBERT has none)."""
         inherited = {name: getattr(self.config, name) for name in INHERITED}
+        if self.config.reuse_attention and layers > 1 and not regularisation.get("reuse_attention"):
+            raise ValueError(
+                "the teacher's layer 2 has no query and key projections to start from (its reuse_attention "
+                "is on): set student.reuse_attention=true"
+            )
         made = HubertEncoder(
             HubertConfig(**inherited, layers=layers, projection_norm=False, **regularisation)
         )

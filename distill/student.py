@@ -114,6 +114,7 @@ class Student(nn.Module):
         projection_dropout: float = 0.0,
         cnn_grad_scale: float = 0.1,
         activation_checkpointing: bool = False,
+        reuse_attention: bool = False,
     ) -> Student:
         """A student that starts as its teacher up to the first transformer layers.
 
@@ -131,6 +132,7 @@ class Student(nn.Module):
             projection_dropout: after the projection; DistilHuBERT has none there, whatever its teacher has.
             cnn_grad_scale: factor on the gradient that reaches the CNN.
             activation_checkpointing: trade time for memory in the student's layers.
+            reuse_attention: layers 2, 4, ... attend as the layer before, without query and key projections.
 
         Raises:
             ValueError: if the teacher has fewer layers than asked for.
@@ -153,6 +155,7 @@ class Student(nn.Module):
             layerdrop=0.0,
             cnn_grad_scale=cnn_grad_scale,
             activation_checkpointing=activation_checkpointing,
+            **({"reuse_attention": True} if reuse_attention else {}),
         )
         student = cls(encoder.config, targets, teacher.config.dim)
         student.encoder.load_state_dict(encoder.state_dict())

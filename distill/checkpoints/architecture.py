@@ -193,7 +193,7 @@ def check_depth(config: EncoderConfig, state: Mapping[str, Any], source: object)
     if isinstance(config, SpiralConfig):
         depths = {"block1.": config.block1_layers, "block2.": config.layers}
     for block, layers in depths.items():
-        start, end = f"{block}layers.", ".query.weight"
+        start, end = f"{block}layers.", ".value.weight"  # every layer has one
         found = sum(key.startswith(start) and key.endswith(end) for key in state)
         if found != layers:
             where = f" in block {block[-2]}" if block else ""

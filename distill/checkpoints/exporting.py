@@ -29,6 +29,9 @@ _IMPOSSIBLE = {
     ("teacher", "s3prl"): _STUDENTS_ONLY,
     ("teacher", "onnx"): _STUDENTS_ONLY,
 }
+_ONE_MAP_EACH = (
+    "its layers each have an attention map of their own, and this model's reuse them (reuse_attention)"
+)
 _OF_HUBERT = "it is for HuBERT, whose CNN hears the waveform; SPIRAL has two blocks behind log-mel features"
 _POSSIBLE = {
     "student": "s3prl, huggingface, onnx and native",
@@ -113,10 +116,11 @@ def export(
         raise CheckpointError(f"a fixed length is for onnx: {format} has none")
     spiral = kind.startswith("SPIRAL") and format not in ("native", "onnx")
     reason = _OF_HUBERT if spiral else _IMPOSSIBLE.get((kind, format))
+    goes_to = _POSSIBLE[kind]
+    if reason is None and format not in ("native", "onnx"):
+        reason, goes_to = _beyond(model), "onnx and native"
     if reason:
-        raise CheckpointError(
-            f"a {kind} cannot be exported to {format}: {reason}; it goes to {_POSSIBLE[kind]}"
-        )
+        raise CheckpointError(f"a {kind} cannot be exported to {format}: {reason}; it goes to {goes_to}")
     path = Path(path)
     name = EXPORT_NAMES.get(format)
     named = name is not None and path.suffix == Path(name).suffix
@@ -139,6 +143,12 @@ def export(
     if isinstance(model, HubertEncoder) and format == "torchaudio":
         return torchaudio.write(model, file, facts)
     return onnx.write(model, file, facts, n_samples=n_samples)
+
+
+def _beyond(model: Encoder | Student) -> str | None:
+    """Why the layouts of other programs cannot hold a HuBERT that has more than the published ones."""
+    config = (model.encoder if isinstance(model, Student) else model).config
+    return _ONE_MAP_EACH if config.reuse_attention else None
 
 
 def _written(model: Encoder | Student, format: str, path: Path) -> list[Path]:

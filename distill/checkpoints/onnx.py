@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from distill.checkpoints import architecture, files
 from distill.encoder import Encoder, EncoderConfig
 from distill.errors import CheckpointError, first_line
+from distill.hubert import HubertConfig
 from distill.spiral.encoder import SpiralConfig
 from distill.student import Student
 from distill.waveforms import SAMPLE_RATE
@@ -180,6 +181,8 @@ def _shapes(graph: Any, config: EncoderConfig) -> dict[str, Any]:
     sizes = {tensor.name.removeprefix("encoder."): tuple(tensor.dims) for tensor in graph.initializer}
     spiral = isinstance(config, SpiralConfig)
     attentions = sum(node.op_type == "Softmax" for node in graph.node)
+    if isinstance(config, HubertConfig) and config.reuse_attention:  # one map for two layers
+        attentions = 2 * attentions - config.layers % 2
     found: dict[str, Any] = {"layers": attentions - (config.block1_layers if spiral else 0)}
     last = "block2." if spiral else ""
     position = sizes.get(f"{last}position.conv.parametrizations.weight.original1")  # (D, D / groups, kernel)

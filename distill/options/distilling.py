@@ -36,9 +36,13 @@ class StudentConfig:
     """Factor on the gradient that reaches the CNN."""
     activation_checkpointing: bool = False
     """Recompute layers in the backward pass: less memory, more time."""
+    reuse_attention: bool = False
+    """Layers 2, 4, ... attend with the maps of the layer before (ARMHuBERT): fewer parameters."""
 
     def __post_init__(self) -> None:
         check_finite(self)
+        if self.reuse_attention and self.layers == 1:
+            raise ValueError("reuse_attention needs 2 layers at least, and layers is 1: set it to false")
         for name in ("dropout", "attention_dropout", "activation_dropout", "projection_dropout"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} must be in [0, 1], not {getattr(self, name)}")

@@ -110,6 +110,7 @@ def _trained(recipe: Recipe, encoder: Encoder) -> tuple[Encoder | Student, int]:
         layers=options.layers,
         targets=options.targets,
         activation_checkpointing=options.activation_checkpointing,
+        reuse_attention=options.reuse_attention,
     )
     return student, len(student.targets)
 
@@ -139,8 +140,9 @@ def activation_bytes(config: EncoderConfig, n_samples: float, *, heads: int = 0)
 
     A convolution of HuBERT keeps its output twice (for GELU, for the next one) and once more where it is
     normalised; one of SPIRAL its input, its output for layer norm twice, and once more for ReLU and dropout.
-    A transformer layer keeps about 10 tensors of width D and 3 of the feed-forward width a frame; the heads
-    and the loss 6 of D each. Attention matrices are not counted: kernels for GPUs do not keep them.
+    A transformer layer keeps about 10 tensors of width D (8 where it reuses an attention map) and 3 of the
+    feed-forward width a frame; the heads and the loss 6 of D each. Attention matrices are not counted:
+    kernels for GPUs do not keep them.
 
     Args:
         config: of the encoder.
@@ -177,7 +179,10 @@ def _spiral_activation_bytes(config: SpiralConfig, n_samples: float) -> float:
 def _kept_by_layers(config: TransformerConfig) -> int:
     """Numbers that a transformer keeps of each frame."""
     layer = 10 * config.dim + 3 * config.ffn_dim
-    return layer + config.layers * config.dim if config.activation_checkpointing else config.layers * layer
+    if config.activation_checkpointing:
+        return layer + config.layers * config.dim
+    reusing = config.layers // 2 if config.reuse_attention else 0
+    return config.layers * layer - reusing * 2 * config.dim
 
 
 def _largest(config: EncoderConfig, n_samples: float) -> float:

@@ -30,7 +30,7 @@ from distill.encoder import (
     EncoderOutput,
     PositionalConv,
     TransformerConfig,
-    TransformerLayer,
+    make_layers,
     run_layers,
     scale_gradient,
 )
@@ -226,7 +226,7 @@ class SpiralBlock(nn.Module):
             self.convs.append(NormedConv(in_channels, channels, kernel, stride, config.dropout))
             in_channels = channels
         self.position = PositionalConv(config)
-        self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.layers))
+        self.layers = make_layers(config)
         self.norm = nn.LayerNorm(config.dim)
 
     def convolve(self, x: Tensor, frames: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -283,8 +283,10 @@ class SpiralEncoder(Encoder):
         """As every encoder: all of block 1, and the convolutions and first layers of block 2.
 
         Raises:
-            ValueError: for dropout after a projection, which SPIRAL does not have.
+            ValueError: for what SPIRAL does not have: dropout after a projection, attention maps used twice.
         """
+        if regularisation.get("reuse_attention"):
+            raise ValueError("reuse_attention must be false: it is for students of HuBERT, this is a SPIRAL")
         if projection_dropout:
             raise ValueError("projection_dropout must be 0: SPIRAL has no projection behind its CNN")
         drops = {"layerdrop": layerdrop, "block1_layerdrop": layerdrop}

@@ -50,13 +50,18 @@ class Work:
         self.channels, self.frames = channels, frames
 
     def transform(self, config: TransformerConfig, layers: int) -> None:
-        """Positions, and the first layers of a transformer."""
+        """Positions, and the first layers of a transformer.
+
+        A layer that reuses an attention map has no work for it, though a fused kernel makes it again.
+        """
         frames, dim = self.frames.double(), config.dim
         even = 1 - config.position_kernel % 2  # a frame too many, which is dropped
         position = dim * (dim // config.position_groups) * config.position_kernel
         layer = 4 * dim * dim + 2 * dim * config.ffn_dim
         attention = 2 * dim * frames.square()
         self.rest += float(((frames + even) * position + layers * (frames * layer + attention)).sum())
+        if config.reuse_attention:  # no query, no key, no products of them
+            self.rest -= layers // 2 * float((frames * 2 * dim * dim + attention / 2).sum())
 
     def heads(self, weights: Iterable[Tensor]) -> None:
         """Linear layers and convolutions behind the encoder, by their weights; vectors are biases."""

@@ -126,10 +126,12 @@ def test_nothing_is_inherited_but_what_weights_need(mini):
         layerdrop=0.35,
         cnn_grad_scale=0.36,
         activation_checkpointing=True,
+        reuse_attention=True,
     )
     usual, given = vars(HubertConfig()), vars(config)
     assert all(given[name] != usual[name] for name in usual)
-    student = vars(Student.from_teacher(HubertEncoder(config), layers=2, targets=(5,)).encoder.config)
+    made = Student.from_teacher(HubertEncoder(config), layers=2, targets=(5,), reuse_attention=True)
+    student = vars(made.encoder.config)
     own = {
         "layers": 2,
         "projection_norm": False,
@@ -140,6 +142,7 @@ def test_nothing_is_inherited_but_what_weights_need(mini):
         "layerdrop": 0.0,
         "cnn_grad_scale": 0.1,
         "activation_checkpointing": False,
+        "reuse_attention": True,  # as asked for
     }
     assert student == {name: own.get(name, given[name]) for name in given}
     assert own.keys().isdisjoint(INHERITED) and own.keys() | set(INHERITED) == given.keys()
@@ -180,6 +183,28 @@ def test_heads_are_a_shared_expansion_and_a_linear_each():
 def test_what_the_teacher_cannot_give_is_refused(mini, options, message):
     with pytest.raises(ValueError, match=message):
         Student.from_teacher(mini, **options)
+
+
+def test_attention_maps_used_twice(mini):
+    """Layers 2, 4, ... have no query and key; everything else is the teacher's."""
+    student = Student.from_teacher(mini, layers=4, targets=(6,), reuse_attention=True)
+    theirs, ours = mini.state_dict(), student.encoder.state_dict()
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+    whole = Student.from_teacher(mini, layers=4, targets=(6,)).encoder.state_dict()
+    parts = [f"{name}.{leaf}" for name in ("query", "key") for leaf in ("weight", "bias")]
+    assert whole.keys() - ours.keys() == {f"layers.{index}.{part}" for index in (1, 3) for part in parts}
+    student.eval()
+    waves, lengths = torch.randn(3, 9_000), torch.tensor([9_000, 6_000, 3_000])
+    together = student(waves, lengths)
+    for row, length in enumerate(lengths.tolist()):
+        alone = student(waves[row : row + 1, :length]).z[0]
+        torch.testing.assert_close(together.z[row, : len(alone)], alone, atol=1e-5, rtol=0)
+    again = Student.from_dict(json.loads(json.dumps(student.to_dict())))
+    assert again.encoder.config == student.encoder.config
+    with pytest.raises(ValueError, match="no query and key projections to start from"):
+        Student.from_teacher(student.encoder, layers=2, targets=(4,))
+    with pytest.raises(ValueError, match="this is a SPIRAL"):
+        Student.from_teacher(SpiralEncoder.from_preset("mini"), targets=(4,), reuse_attention=True)
 
 
 def test_dictionary_round_trip(mini):

@@ -62,6 +62,27 @@ def test_exports_that_are_refused(tmp_path, models, kind, format, message):
     assert one_line(error) and not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("format", ["huggingface", "s3prl", "fairseq", "torchaudio"])
+@pytest.mark.parametrize("heads", [True, False])
+def test_only_our_formats_hold_a_map_used_twice(tmp_path, models, format, heads):
+    teacher = models["teacher"]
+    student = Student.from_teacher(teacher, layers=2, targets=(2,), reuse_attention=True).eval()
+    with pytest.raises(CheckpointError, match=r"cannot be exported to .*; it goes to ") as error:
+        export(student if heads else student.encoder, format, tmp_path / "refused")
+    assert one_line(error) and not (tmp_path / "refused").exists()
+    if format in ("huggingface", "s3prl") and heads:
+        assert "reuse them (reuse_attention); it goes to onnx and native" in str(error.value)
+    again = load_student(export(student, "native", tmp_path))
+    waves = torch.randn(1, 4000)
+    assert torch.equal(again(waves).predictions, student(waves).predictions)
+    native.write(student.encoder, tmp_path)
+    description = json.loads((tmp_path / "teacher.json").read_text())
+    description["architecture"]["reuse_attention"] = False
+    (tmp_path / "teacher.json").write_text(json.dumps(description))
+    with pytest.raises(CheckpointError, match=r"layers\.1\.query\.weight is missing"):
+        load_teacher(tmp_path / "teacher.safetensors")
+
+
 def test_export_arguments(tmp_path, models):
     with pytest.raises(ValueError, match="unknown format 'keras'"):
         export(models["teacher"], "keras", tmp_path)

@@ -115,6 +115,23 @@ def test_int8(student, exported):
     assert int8_path(exported).stat().st_size < 0.75 * exported.stat().st_size
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("layers", [2, 3])
+def test_a_map_used_twice_is_made_once(tmp_path, layers):
+    torch.manual_seed(0)
+    teacher = HubertEncoder.from_preset("mini", layers=3)
+    student = Student.from_teacher(teacher, layers=layers, targets=(3,), reuse_attention=True).eval()
+    path = export(student, "onnx", tmp_path)
+    assert sum(node.op_type == "Softmax" for node in onnx.load(str(path)).graph.node) == (layers + 1) // 2
+    assert inspect(tmp_path).layers == layers
+    waves, lengths = torch.randn(2, 9000) * 0.1, torch.tensor([9000, 6000])
+    features, _ = run(path, waves, lengths)
+    expected = student(waves, lengths)
+    for row, count in enumerate(expected.lengths):
+        difference = torch.from_numpy(features[row, :count]) - expected.z[row, :count]
+        assert difference.abs().max() < TOLERANCE
+
+
 def test_inspect(student, exported):
     for path, precision in ((exported, "float32"), (int8_path(exported), "int8")):
         info = inspect(path)

@@ -22,3 +22,9 @@ def test_views():
 )
 def test_a_mistake_is_named(override, message):
     assert message in refused("s6", override)
+
+
+def test_one_layer_has_no_attention_map_to_reuse():
+    assert "reuse_attention needs 2 layers at least, and layers is 1" in refused(
+        "s4", "student.layers=1", "student.reuse_attention=true"
+    )

@@ -19,10 +19,18 @@ from distill.training.devices import Layout
 from tests.distill.preflight.reports import mini
 
 
-@pytest.mark.parametrize(("preset", "targets"), [("mini", (2, 4, 6)), ("base", (4, 8, 12)), ("large", (8,))])
-def test_the_estimate_of_activations_against_what_autograd_keeps(preset, targets):
+@pytest.mark.parametrize(
+    ("preset", "targets", "reuse"),
+    [
+        ("mini", (2, 4, 6), False),
+        ("mini", (2, 4, 6), True),
+        ("base", (4, 8, 12), False),
+        ("large", (8,), False),
+    ],
+)
+def test_the_estimate_of_activations_against_what_autograd_keeps(preset, targets, reuse):
     teacher = HubertEncoder.from_preset(preset, layers=max(targets))
-    student = Student.from_teacher(teacher, layers=2, targets=targets)
+    student = Student.from_teacher(teacher, layers=2, targets=targets, reuse_attention=reuse)
     weights = {parameter.untyped_storage().data_ptr() for parameter in student.parameters()}
     kept: dict[int, torch.Tensor] = {}
 

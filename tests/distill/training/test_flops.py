@@ -1,6 +1,7 @@
 """The work of a step against torch's own counter, and what a device can do."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -97,6 +98,18 @@ def test_a_step_of_spiral():
         module._contrast(batch, predictions, targets, lengths, 0, 1.0).total.backward()
 
     assert step_flops(module, LENGTHS) == pytest.approx(counted(module, step), rel=0.02)
+
+
+def test_a_reused_attention_map_is_no_work():
+    """D = 128: two products with D x D for query and key, and one of them with each other."""
+    config = HubertEncoder.from_preset("mini").config
+    lengths, frames = torch.tensor([16_000, 5_000]), torch.tensor([49, 15])
+    for layers in (1, 2, 3):
+        saved = (layers // 2) * float((frames * 2 * 128 * 128 + frames.square() * 128).sum())
+        work = [
+            forward(replace(config, reuse_attention=reuse), lengths, layers).rest for reuse in (False, True)
+        ]
+        assert work[0] - work[1] == saved
 
 
 def test_padding_is_no_work():
