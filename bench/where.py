@@ -29,7 +29,7 @@ from bench.ours import N_PLANS, PRECISION, TARGETS, Loop, make_loop
 
 PARTS = {
     "distort": "distortions",
-    "teacher_targets": "teacher",
+    "teacher_features": "teacher",
     "manual_backward": "backward",
     "_step_student": "optimiser",
     "_teach_classifier": "classifier",

@@ -6,7 +6,7 @@ Shapes: B utterances, T samples at 16 kHz, F frames, N prediction heads, D featu
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -20,10 +20,19 @@ from typing_extensions import override
 from distill.batch import Batch
 from distill.distortions import LABELS, Distorter
 from distill.encoder import Encoder
-from distill.objective import DistillationLoss, DistortionClassifier, classification_loss, distillation_loss
+from distill.objective import (
+    DistillationLoss,
+    DistortionClassifier,
+    Terms,
+    classification_loss,
+    distillation_loss,
+)
 from distill.optim import FusedAdamW, OptimConfig, adamw
-from distill.options import CDM, DatConfig
+from distill.options import CDM, DatConfig, ObjectiveConfig
 from distill.student import Student, StudentOutput
+
+Features = Mapping[int, Tensor] | list[Tensor]
+"""Of the teacher, (B, F, D) by layer: 0 is its transformer's input."""
 
 
 class Distillation(pl.LightningModule):
@@ -41,6 +50,7 @@ class Distillation(pl.LightningModule):
         cdm: "none", "setup1", "setup2" or "setup2_same".
         cosine_weight: gamma of Eq. 2.
         dat: domain-adversarial training.
+        objective: weights of Eq. 2 and of further terms.
         optim: optimiser, schedule, clipping, accumulation.
         provenance: plain values to keep in the checkpoint (recipe, teacher, versions).
     """
@@ -54,6 +64,7 @@ class Distillation(pl.LightningModule):
         cdm: str = "none",
         cosine_weight: float = 1.0,
         dat: DatConfig | None = None,
+        objective: ObjectiveConfig | None = None,
         optim: OptimConfig | None = None,
         provenance: dict[str, Any] | None = None,
     ):
@@ -66,6 +77,8 @@ class Distillation(pl.LightningModule):
         if self.dat.enabled and cdm == "none":
             raise ValueError("dat needs distorted speech: choose cdm setup1, setup2 or setup2_same")
         self.cosine_weight = cosine_weight
+        self.objective = objective or ObjectiveConfig()
+        self.objective.check_accumulate(self.optim.accumulate)
         self.teacher = teacher.requires_grad_(False).eval()
         self.student = student
         self.distorter = distorter
@@ -76,6 +89,7 @@ class Distillation(pl.LightningModule):
             self.classifier_optimizer = adamw(self.classifier.parameters(), self.optim, self.dat.lr)
             names = [f"classifier.{name}" for name, _ in self.classifier.named_parameters()]
             self._ddp_params_and_buffers_to_ignore = names  # read by DistributedDataParallel
+        self.terms = Terms(self.objective, cosine_weight, student.encoder.config, teacher.config)
         self._collected: dict[str, Tensor] = {}  # summed over the micro-batches of a step
         self._by_type: dict[str, Tensor] = {}  # (K,) each, summed over the steps since the last log line
         self._validation: dict[str, Tensor] = {}  # summed over the dev set
@@ -88,12 +102,15 @@ class Distillation(pl.LightningModule):
         for part in parts:
             with gradient_sync(self, last=part is parts[-1]):
                 teacher_waves, student_waves, labels = self._heard(part)  # (B, T), (B, T), (B, K)
-                targets = self.teacher_targets(teacher_waves, part.lengths)  # (B, N, F, D)
-                student = self.student(student_waves, part.lengths)
+                features = self.teacher_features(teacher_waves, part.lengths)
+                targets = self._predicted(features)  # (B, N, F, D)
+                student = self.student(student_waves, part.lengths, **self.terms.asks(part))
                 loss = self._distillation_loss(student, targets, n_frames)
-                self._collect(loss_parts(loss, self.student.targets))
+                total, terms = self.terms(
+                    *(loss.total, student, targets, features), n_frames=n_frames, processes=self._processes
+                )
+                self._collect(loss_parts(loss, self.student.targets, terms))
                 self._collect_by_type(labels, loss.per_utterance, student.lengths)
-                total = loss.total
                 if self.dat.enabled:
                     self._teach_classifier(student, labels, n_utterances)
                     if self.optim.accumulate == 1:  # the student is trained against the updated classifier
@@ -122,11 +139,13 @@ class Distillation(pl.LightningModule):
 
     def teacher_targets(self, waveforms: Tensor, lengths: Tensor) -> Tensor:
         """The hidden states to predict, (B, N, F, D); the last after the final norm of pre-norm teachers."""
-        features = self.teacher_features(waveforms, lengths)
+        return self._predicted(self.teacher_features(waveforms, lengths))
+
+    def _predicted(self, features: Features) -> Tensor:
         return torch.stack([features[layer] for layer in self.student.targets], dim=1)
 
     @torch.inference_mode()
-    def teacher_features(self, waveforms: Tensor, lengths: Tensor) -> list[Tensor]:
+    def teacher_features(self, waveforms: Tensor, lengths: Tensor) -> Features:
         """What students take their targets from: the input and outputs of the layers, each (B, F, D)."""
         return self.teacher(waveforms, lengths).features
 
@@ -214,17 +233,29 @@ class Distillation(pl.LightningModule):
 
     @override
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """The distillation loss under the recipe's own CDM and on clean speech, summed over frames."""
+        """The distillation loss under the recipe's own CDM and on clean speech, summed over frames.
+
+        Where Eq. 2 is off, the other terms in its place: then its heads are not trained.
+        """
         pairs = {"val/loss": (self.teacher_view, self.student_view), "val/loss_clean": (None, None)}
-        # Each wave, target and prediction is made once: without distortions both losses are of the same.
+        # Each wave, feature and prediction is made once: without distortions both losses are of the same.
         teacher_views, student_views = map(dict.fromkeys, zip(*pairs.values(), strict=True))
         waves = {view: self.distort(batch, view)[0] for view in teacher_views | student_views}
-        targets = {view: self.teacher_targets(waves[view], batch.lengths) for view in teacher_views}
+        features = {view: self.teacher_features(waves[view], batch.lengths) for view in teacher_views}
         students = {view: self.student(waves[view], batch.lengths) for view in student_views}
         for name, (teacher_view, student_view) in pairs.items():
-            loss = self._distillation_loss(students[student_view], targets[teacher_view], 1.0)
-            add_to(self._validation, {name: loss.total})
+            loss = self._dev_loss(students[student_view], features[teacher_view])
+            add_to(self._validation, {name: loss})
         add_to(self._validation, {"frames": students[None].lengths.sum().float()})
+
+    def _dev_loss(self, student: StudentOutput, features: Features) -> Tensor:
+        targets = self._predicted(features)
+        loss = self._distillation_loss(student, targets, 1.0).total
+        if self.objective.regression:
+            return loss
+        frames = student.lengths.sum().float()
+        total, _ = self.terms(loss, student, targets, features, n_frames=frames)
+        return total * frames
 
     @override
     def on_validation_epoch_end(self) -> None:
@@ -236,8 +267,8 @@ class Distillation(pl.LightningModule):
 
     @override
     def configure_optimizers(self) -> Any:
-        """AdamW and its schedule, for the student."""
-        optimizer = adamw(self.student.parameters(), self.optim)
+        """AdamW and its schedule, for the student and what is trained with it."""
+        optimizer = adamw([*self.student.parameters(), *self.terms.parameters()], self.optim)
         return [optimizer], [LambdaLR(optimizer, self.optim.next_factor)]
 
     @override
@@ -252,10 +283,20 @@ class Distillation(pl.LightningModule):
         gradient of the mean over the global batch, however unevenly it is spread.
         """
         frames = int(self.student.encoder.config.frames(batch.lengths).sum())
+        self.terms.check(frames * self._processes)  # others have a frame, too
         # As arguments of a kernel: to copy them to the device would wait for it.
         counts = (torch.full((), float(count), device=self.device) for count in (frames, len(batch)))
         n_frames, n_utterances = (self._all_sum(count) / self.trainer.world_size for count in counts)
         return n_frames, n_utterances
+
+    @property
+    def _processes(self) -> int:
+        return dist.get_world_size() if dist.is_initialized() else 1
+
+    @property
+    def layers(self) -> set[int]:
+        """Of the teacher, those that anything is learnt from; 0 is its transformer's input."""
+        return {*self.student.targets, *self.terms.layers}
 
     def _all_sum(self, value: Tensor) -> Tensor:
         if dist.is_initialized():
@@ -264,10 +305,10 @@ class Distillation(pl.LightningModule):
 
     def passes(self) -> list[tuple[Encoder, int, list[Tensor], bool]]:
         """What a step computes: encoder, how many of its layers, weights of its heads, whether it learns."""
-        targets, encoder, heads = self.student.targets, self.student.encoder, self.student.heads
-        weights: list[Tensor] = [heads.expand.weight, heads.weight]
+        encoder, heads = self.student.encoder, self.student.heads
+        weights: list[Tensor] = [heads.expand.weight, heads.weight, *self.terms.parameters()]
         return [
-            (self.teacher, max(targets), [], False),
+            (self.teacher, max(self.layers), [], False),
             (encoder, encoder.config.layers, weights, True),
         ]
 
@@ -324,13 +365,15 @@ def gradient_sync(module: pl.LightningModule, *, last: bool) -> contextlib.Abstr
     return model.no_sync()
 
 
-def loss_parts(loss: DistillationLoss, targets: Sequence[int]) -> dict[str, Tensor]:
+def loss_parts(
+    loss: DistillationLoss, targets: Sequence[int], terms: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
     """The parts of the loss under the names they are logged by; `targets` are the predicted layers."""
     parts = {"train/loss": loss.total, "train/l1": loss.l1, "train/cosine": loss.cosine}
     for head, layer in enumerate(targets):
         parts[f"train/l1_layer{layer}"] = loss.l1_per_layer[head]
         parts[f"train/cosine_layer{layer}"] = loss.cosine_per_layer[head]
-    return parts
+    return parts | {f"train/{name}": value for name, value in terms.items()}
 
 
 def add_to(total: dict[str, Tensor], parts: dict[str, Tensor]) -> None:

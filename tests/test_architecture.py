@@ -64,12 +64,12 @@ TESTED_ELSEWHERE = {
 LIMITS = {
     "loose files": 17,
     "levels": 10,
-    "arrows": 204,
+    "arrows": 208,
     "circles of modules": 0,
     "circles of rooms": 0,
     "crossings of the walk": 32,
-    "climbs of the walk": 12,
-    "arrows of the walk": 68,
+    "climbs of the walk": 13,
+    "arrows of the walk": 71,
 }
 
 Graph = Mapping[str, Iterable[str]]

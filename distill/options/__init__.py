@@ -1,5 +1,6 @@
 """Every option of a recipe, with its default, meaning and unit."""
 
+from distill.objective import CorrelationConfig, ObjectiveConfig
 from distill.options.adapting import AdaptRecipe, EncoderConfig, MaskingConfig, TargetsConfig
 from distill.options.distilling import CDM, DatConfig, DistillRecipe, StudentConfig
 from distill.options.finetuning import (
@@ -18,6 +19,7 @@ __all__ = [
     "CDM",
     "ClassifierConfig",
     "ContrastConfig",
+    "CorrelationConfig",
     "DatConfig",
     "DataConfig",
     "DecodingConfig",
@@ -28,6 +30,7 @@ __all__ = [
     "HeadsConfig",
     "LoggingConfig",
     "MaskingConfig",
+    "ObjectiveConfig",
     "Recipe",
     "RegularisationConfig",
     "SpecAugmentConfig",

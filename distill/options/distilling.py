@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from distill.errors import check_finite
+from distill.objective import ObjectiveConfig
 from distill.options.shared import Recipe
 
 CDM: dict[str, tuple[str | None, str | None]] = {
@@ -77,6 +78,8 @@ class DistillRecipe(Recipe):
     """Cross-distortion mapping: none, setup1, setup2 or setup2_same."""
     cosine_weight: float = 1.0
     """gamma of Eq. 2."""
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    """What is minimised beside Eq. 2."""
     dat: DatConfig = field(default_factory=DatConfig)
     """Domain-adversarial training."""
 
@@ -86,6 +89,7 @@ class DistillRecipe(Recipe):
             raise ValueError(f"cdm must be one of {', '.join(CDM)}, not {self.cdm!r}")
         if self.cosine_weight < 0:
             raise ValueError(f"cosine_weight must not be negative, not {self.cosine_weight}")
+        self.objective.check_accumulate(self.optim.accumulate)
         if self.dat.enabled and self.cdm == "none":
             raise ValueError("dat needs distorted speech: set cdm to setup1, setup2 or setup2_same")
         if self.cdm == "none":

@@ -174,7 +174,7 @@ class StepClock(Callback):
         if trainer.strategy.root_device.type == "cuda":
             self.mark = _cuda_mark
         self._wrap(pl_module, "distort", "distortions")
-        self._wrap(pl_module, "teacher_targets", "teacher")
+        self._wrap(pl_module, "teacher_features", "teacher")
         self._wrap(pl_module, "manual_backward", "backward")
         self._wrap(pl_module, "_step_student", "optimiser")
         if pl_module.dat.enabled:

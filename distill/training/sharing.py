@@ -118,7 +118,7 @@ class Group:
     teachers: dict[str, Encoder] = field(init=False, default_factory=dict)
     """By the digest of their weights."""
     targets: set[int] = field(init=False, default_factory=set)
-    """Layers of the teacher that any student predicts."""
+    """Layers of the teacher that any student learns from."""
     batch: tuple[Any, ...] = field(init=False, default=())
     """Which one is being worked on."""
     made: dict[tuple[Any, ...], Any] = field(init=False, default_factory=dict)
@@ -168,7 +168,7 @@ class SharedPass(Callback):
         self.parts: list[Batch] = []  # micro-batches of the batch, as they come up
         digest = digest_of(module.teacher)
         module.teacher = group.teachers.setdefault(digest, module.teacher)
-        group.targets |= set(module.student.targets)
+        group.targets |= module.layers
         self.own_distort, self.own_features = module.distort, module.teacher_features
         for name, method in (("distort", self.distort), ("teacher_features", self.teacher_features)):
             setattr(module, name, method)
@@ -216,7 +216,7 @@ class SharedPass(Callback):
         return len(self.parts) - 1
 
     def teacher_features(self, waveforms: Tensor, lengths: Tensor) -> dict[int, Tensor]:
-        """`Distillation.teacher_features`, once for all runs: only those that are predicted, by layer."""
+        """`Distillation.teacher_features`, once for all runs: only those that are needed, by layer."""
         module, group = self.module, self.group
 
         def compute() -> tuple[Tensor, dict[int, Tensor]]:
@@ -226,7 +226,7 @@ class SharedPass(Callback):
             return waveforms, {layer: features[layer] for layer in wanted}
 
         # The tensor is kept with the features, so that no other gets its id meanwhile.
-        key = (id(waveforms), id(module.teacher), max(module.student.targets))
+        key = (id(waveforms), id(module.teacher), max(module.layers))
         return group.once(key, compute)[0][1]
 
 

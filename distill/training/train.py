@@ -88,24 +88,24 @@ def make_module(recipe: DistillRecipe) -> Distillation:
     """
     teacher = load_teacher(recipe.teacher)
     try:
-        student = Student.from_teacher(teacher, **vars(recipe.student))
+        return Distillation(
+            teacher,
+            Student.from_teacher(teacher, **vars(recipe.student)),
+            Distorter.from_config(recipe.distortion, split="train"),
+            cdm=recipe.cdm,
+            cosine_weight=recipe.cosine_weight,
+            dat=recipe.dat,
+            objective=recipe.objective,
+            optim=recipe.optim,
+            provenance={
+                "recipe": recipe.name,
+                **teacher_facts(recipe.teacher),
+                **heard_facts(recipe.teacher, recipe.distortion.corpora if recipe.cdm != "none" else ()),
+                "versions": versions(),
+            },
+        )
     except ValueError as error:
         raise ConfigError(f"recipe {recipe.name}: {error}") from None
-    return Distillation(
-        teacher,
-        student,
-        Distorter.from_config(recipe.distortion, split="train"),
-        cdm=recipe.cdm,
-        cosine_weight=recipe.cosine_weight,
-        dat=recipe.dat,
-        optim=recipe.optim,
-        provenance={
-            "recipe": recipe.name,
-            **teacher_facts(recipe.teacher),
-            **heard_facts(recipe.teacher, recipe.distortion.corpora if recipe.cdm != "none" else ()),
-            "versions": versions(),
-        },
-    )
 
 
 def models_of(module: Distillation) -> str:

@@ -1,6 +1,8 @@
 """Ten steps of distillation on a fixed list of global batches; run by test_distillation.py under torchrun.
 
-Each process takes its share of every global batch. Usage: ddp_worker.py OUT DAT ACCUMULATE SIZE
+Each process takes its share of every global batch.
+
+Usage: ddp_worker.py OUT DAT ACCUMULATE SIZE [KEY=VALUE ...], with keys of a recipe's section `objective`.
 """
 
 import os
@@ -12,11 +14,12 @@ import torch
 from torch.utils.data import DataLoader
 
 from distill.batch import Batch, View
+from distill.config import from_words
 from distill.distillation import Distillation
 from distill.distortions import Distorter, DistortionConfig
 from distill.hubert import HubertEncoder
 from distill.optim import OptimConfig
-from distill.options import DatConfig
+from distill.options import DatConfig, ObjectiveConfig
 from distill.spiral import SpiralEncoder
 from distill.student import Student
 from distill.waveforms import pad
@@ -110,7 +113,8 @@ if __name__ == "__main__":
     batches = make_batches()
     # Uneven on purpose: the first process gets two utterances of six, the second four.
     shares = [batch[:2] if rank == 0 else batch[2:] for batch in batches]
-    module = make_module(dat, accumulate, sys.argv[4])
+    objective = from_words(ObjectiveConfig, {}, sys.argv[5:])
+    module = make_module(dat, accumulate, sys.argv[4], objective=objective)
     trainer = make_trainer(strategy="ddp", devices=world_size, log_every_n_steps=5)
     trainer.fit(module, DataLoader(shares, batch_size=None))
     state = {name: value for name, value in module.state_dict().items() if not name.startswith("teacher.")}

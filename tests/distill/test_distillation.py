@@ -10,10 +10,12 @@ import torch
 from pytorch_lightning.plugins.precision import MixedPrecision
 from torch.utils.data import DataLoader, IterableDataset
 
+from distill.config import from_words
 from distill.distillation import Distillation
 from distill.distortions import LABELS
 from distill.objective import classification_loss, distillation_loss
 from distill.optim import OptimConfig
+from distill.options import ObjectiveConfig
 from tests.distill.ddp_worker import STEPS, make_batches, make_module, make_trainer
 
 
@@ -260,15 +262,24 @@ def test_the_top_layer_of_a_large_teacher_is_predicted_after_its_final_norm():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dat,accumulate,size", [(False, 1, "base"), (True, 1, "base"), (True, 2, "large")])
-def test_two_processes_equal_one(tmp_path, dat, accumulate, size):
+@pytest.mark.parametrize(
+    "dat,accumulate,size,objective",
+    [
+        (False, 1, "base", []),
+        (True, 1, "base", []),
+        (True, 2, "large", []),
+        (True, 1, "base", ["correlation.weight=1"]),
+        (False, 2, "base", ["input=1"]),
+    ],
+)
+def test_two_processes_equal_one(tmp_path, dat, accumulate, size, objective):
     """Ten steps on the same global batches, split unevenly: same weights and log, on both processes."""
-    single = make_module(dat, accumulate, size)
+    single = make_module(dat, accumulate, size, objective=from_words(ObjectiveConfig, {}, objective))
     trainer = fit(single, make_batches(), log_every_n_steps=5)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
     worker = Path(__file__).with_name("ddp_worker.py")
     done = subprocess.run(
-        [*command, str(worker), str(tmp_path), str(dat), str(accumulate), size],
+        [*command, str(worker), str(tmp_path), str(dat), str(accumulate), size, *objective],
         capture_output=True,
         text=True,
         timeout=240,

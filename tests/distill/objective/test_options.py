@@ -1,0 +1,29 @@
+"""Mistakes in the section `objective` of a recipe are named, in one line."""
+
+import pytest
+
+from distill.config import load
+from tests.distill.recipe_helpers import refused
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["objective.input=-1"], "objective: input must not be negative"),
+        (["objective.regression=nan"], "objective: regression must be finite"),
+        (["objective.regression=0"], "regression is 0 and nothing else is on"),
+        (["objective.correlation.weight=-1"], "objective.correlation: weight must not be negative"),
+        (["objective.correlation.weigth=1"], "did you mean 'objective.correlation.weight'"),
+        (
+            ["objective.correlation.weight=1", "optim.accumulate=2"],
+            "objective.correlation needs the whole batch at once: set optim.accumulate=1",
+        ),
+    ],
+)
+def test_a_mistake_is_named(overrides, message):
+    assert message in refused("s4", *overrides)
+
+
+def test_regression_can_be_off_if_something_else_is_on():
+    recipe = load("s4", ["objective.regression=0", "objective.correlation.weight=1"])
+    assert recipe.objective.terms_on() == {"correlation": 1.0}
