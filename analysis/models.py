@@ -136,11 +136,16 @@ class OurModel(LayeredModel):
 
 def _places_of_hubert(encoder: Any) -> dict[str, _Place]:
     """The layers of a `HubertEncoder` in the order of the computation, `input` before them."""
-    strides = tuple((kernel, stride) for _, kernel, stride in encoder.config.conv_layers)
-    places = {INPUT: _Place(encoder.cnn[0], before=True)}
-    for number, module in enumerate(encoder.cnn, start=1):
-        name = CNN if number == len(strides) else f"conv{number}"
-        places[name] = _Place(module, strides=strides[:number])
+    config, strides = encoder.config, encoder.config.framing
+    if encoder.logmel is None:
+        places = {INPUT: _Place(encoder.cnn[0], before=True)}
+        for number, module in enumerate(encoder.cnn[:-1], start=1):
+            places[f"conv{number}"] = _Place(module, strides=strides[:number])
+    else:
+        places = {INPUT: _Place(encoder.logmel, before=True)}
+        step = config.hop // math.prod(stride for _, _, stride in config.conv_layers)
+        places["conv1"] = _Place(encoder.cnn[0], strides=((1, step),))  # as many as log-mel frames
+    places[CNN] = _Place(encoder.cnn[-1], strides=strides)
     return places | _transformer(encoder.layers, strides)
 
 

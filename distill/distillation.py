@@ -306,7 +306,7 @@ class Distillation(pl.LightningModule):
     def passes(self) -> list[tuple[Encoder, int, list[Tensor], bool]]:
         """What a step computes: encoder, how many of its layers, weights of its heads, whether it learns."""
         encoder, heads = self.student.encoder, self.student.heads
-        weights: list[Tensor] = [heads.expand.weight, heads.weight, *self.terms.parameters()]
+        weights: list[Tensor] = [*heads.matrices, *self.terms.parameters()]
         return [
             (self.teacher, max(self.layers), [], False),
             (encoder, encoder.config.layers, weights, True),

@@ -10,6 +10,8 @@ before each residual, waveforms normalised to zero mean and unit variance).
 An utterance gets the same features alone and inside any padded batch: statistics over time (the group norm,
 the waveform normalisation) run over its own samples, padded frames are zero before the positional convolution
 and are never attended to. Values at padded frames of the output mean nothing.
+
+Students may have another front end than the seven convolutions over samples: see `distill.student`.
 """
 
 from __future__ import annotations
@@ -36,13 +38,18 @@ from distill.encoder import (
     scale_gradient,
 )
 from distill.waveforms import all_full, frame_mask, normalize_waveforms, to_device
+from distill.waveforms.logmel import MOST_BANDS, LogMel
 
 INHERITED = (
-    *("conv_layers", "conv_norm", "conv_bias", "normalize_input"),
+    *("front", "mel_bands", "conv_layers", "conv_norm", "conv_bias", "normalize_input"),
     *("dim", "heads", "ffn_dim", "pre_norm", "position_kernel", "position_groups"),
 )
 """What a student takes from its teacher's configuration: the shapes of the weights that it starts with, and
 how they are used. Dropout and the like are its own."""
+_MEANING = {"cnn": ("front", "conv_layers", "conv_norm"), "layers": ("heads", "pre_norm")}
+"""By part of an encoder: what must be the same for weights of one shape to compute the same."""
+_LATER = ("front", "mel_bands", "reuse_attention")
+"""Fields that earlier versions refuse: files have them only where they differ from the defaults."""
 
 
 def _conv_stack(channels: int) -> tuple[tuple[int, int, int], ...]:
@@ -56,8 +63,12 @@ class HubertConfig:
 
     family: ClassVar[str] = "hubert"
 
+    front: Literal["cnn", "mel"] = "cnn"
+    """What the convolutions hear: "cnn", the samples; "mel", log-mel features of 10 ms (`LogMel`)."""
+    mel_bands: int = 80
+    """Bands of these features."""
     conv_layers: tuple[tuple[int, int, int], ...] = _conv_stack(512)
-    """(channels, kernel in samples, stride in samples) of each convolution."""
+    """(channels, kernel, stride) of each convolution, in samples; of "mel" in its frames of 10 ms."""
     conv_norm: Literal["group", "layer"] = "group"
     """"group": one group norm per channel after the first convolution; "layer": layer norm after each."""
     conv_bias: bool = False
@@ -106,9 +117,22 @@ class HubertConfig:
             )
         if self.conv_norm not in ("group", "layer"):
             raise ValueError(f"conv_norm must be 'group' or 'layer', not {self.conv_norm!r}")
+        if self.front not in ("cnn", "mel"):
+            raise ValueError(f"front must be 'cnn' or 'mel', not {self.front!r}")
+        if self.front == "mel":
+            self._check_mel()
         if not 0.0 <= self.projection_dropout < 1.0:
             raise ValueError(f"projection_dropout must be in [0, 1), not {self.projection_dropout}")
         _ = self.transformer  # checks the rest
+
+    def _check_mel(self) -> None:
+        shape = [(kernel, stride) for _, kernel, stride in self.conv_layers]
+        if shape != [(kernel, stride) for _, kernel, stride in mel_convolutions(1)]:
+            raise ValueError(f"front 'mel' has two convolutions, (C, 3, 1) and (C, 3, 2): not {shape}")
+        if self.normalize_input:
+            raise ValueError("front 'mel' normalises its features: normalize_input must be false")
+        if not 1 <= self.mel_bands <= MOST_BANDS:
+            raise ValueError(f"mel_bands must be 1 to {MOST_BANDS}, not {self.mel_bands}")
 
     @property
     def transformer(self) -> TransformerConfig:
@@ -118,17 +142,29 @@ class HubertConfig:
         )
 
     @property
+    def framing(self) -> tuple[tuple[int, int], ...]:
+        """(kernel, stride), in samples, of convolutions that make the same frames.
+
+        Those of "mel" are as many as those of HuBERT's CNN, each 2.5 ms before its twin.
+        """
+        layers = self.conv_layers if self.front == "cnn" else _conv_stack(1)
+        return tuple((kernel, stride) for _, kernel, stride in layers)
+
+    @property
     def receptive_field(self) -> int:
-        """Samples that one frame sees: 400 for every HuBERT. Shorter waveforms have no frame at all."""
+        """Samples that one frame sees: 400 for every HuBERT. Shorter waveforms have no frame at all.
+
+        Those of "mel" stand for as many, and see 320 before these and 240 behind.
+        """
         field = 1
-        for _, kernel, stride in reversed(self.conv_layers):
+        for kernel, stride in reversed(self.framing):
             field = (field - 1) * stride + kernel
         return field
 
     @property
     def hop(self) -> int:
         """Samples from one frame to the next: 320 (20 ms) for every published HuBERT of 50 Hz."""
-        return math.prod(stride for _, _, stride in self.conv_layers)
+        return math.prod(stride for _, stride in self.framing)
 
     @property
     def min_samples(self) -> int:
@@ -141,13 +177,14 @@ class HubertConfig:
 
     def frames(self, n_samples: Count) -> Count:
         """Number of frames that `n_samples` samples give: one int, or a tensor or array of them."""
-        for _, kernel, stride in self.conv_layers:
+        for kernel, stride in self.framing:
             n_samples = (n_samples - kernel) // stride + 1
         return n_samples
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        return asdict(self)
+        usual = {field.name: field.default for field in fields(self) if field.name in _LATER}
+        return {name: value for name, value in asdict(self).items() if usual.get(name, ...) != value}
 
 
 PRESETS: dict[str, HubertConfig] = {
@@ -168,6 +205,11 @@ PRESETS: dict[str, HubertConfig] = {
         attention_dropout=0.0,
     ),
 }
+
+
+def mel_convolutions(channels: int) -> tuple[tuple[int, int, int], ...]:
+    """From log-mel frames of 10 ms to frames of 20 ms: (channels, kernel, stride)."""
+    return (channels, 3, 1), (channels, 3, 2)
 
 
 class ConvLayer(nn.Module):
@@ -236,7 +278,9 @@ class HubertEncoder(Encoder):
         super().__init__(config)
         self.transformer_config = config.transformer  # not made anew in `forward`, which compiles
         self.cnn = nn.ModuleList()
-        in_channels = 1
+        mel = config.front == "mel"
+        self.logmel = LogMel(1, config.mel_bands) if mel else None
+        in_channels = config.mel_bands if mel else 1
         for index, (channels, kernel, stride) in enumerate(config.conv_layers):
             norm = "none" if config.conv_norm == "group" and index else config.conv_norm
             self.cnn.append(
@@ -250,18 +294,43 @@ class HubertEncoder(Encoder):
         self.layers = make_layers(config.transformer)
 
     @override
-    def first_layers(self, layers: int, **regularisation: Any) -> HubertEncoder:
-        """As every encoder; the layer norm before the projection is left out (DistilHuBERT has none)."""
+    def first_layers(self, layers: int, **changes: Any) -> HubertEncoder:
+        """As every encoder; the layer norm before the projection is left out (DistilHuBERT has none).
+
+        Parts that `changes` give another shape (`unlike`) start at random.
+        """
         inherited = {name: getattr(self.config, name) for name in INHERITED}
-        if self.config.reuse_attention and layers > 1 and not regularisation.get("reuse_attention"):
+        if self.config.reuse_attention and layers > 1 and not changes.get("reuse_attention"):
             raise ValueError(
                 "the teacher's layer 2 has no query and key projections to start from (its reuse_attention "
                 "is on): set student.reuse_attention=true"
             )
         made = HubertEncoder(
-            HubertConfig(**inherited, layers=layers, projection_norm=False, **regularisation)
+            HubertConfig(**inherited | {"layers": layers, "projection_norm": False} | changes)
         )
-        return self.give_to(made)
+        random = self.unlike(made)
+        ours = self.state_dict()
+        fitting = {name: ours[name] for name in made.state_dict() if name.partition(".")[0] not in random}
+        made.load_state_dict(fitting, strict=False)
+        return made
+
+    def unlike(self, other: Encoder) -> list[str]:
+        """Parts of another encoder that the weights of this one do not fit, or would mean something else in.
+
+        By the beginnings of their names: "cnn", "projection", "position", "norm", "layers".
+        """
+        ours = {name: value.shape for name, value in self.state_dict().items()}
+        parts = {
+            part
+            for part, names in _MEANING.items()
+            if any(getattr(self.config, name) != getattr(other.config, name) for name in names)
+        }
+        parts |= {
+            name.partition(".")[0]
+            for name, value in other.state_dict().items()
+            if ours.get(name) != value.shape
+        }
+        return sorted(parts)
 
     @override
     def forward(
@@ -302,6 +371,8 @@ class HubertEncoder(Encoder):
 
     def _cnn(self, waveforms: Tensor, lengths: Tensor | None) -> Tensor:
         """(B, T) -> (B, F, C)."""
+        if self.logmel is not None:
+            return self._convolved_mels(self.logmel, waveforms, lengths)
         if self.config.normalize_input:
             waveforms = normalize_waveforms(waveforms, lengths)
         elif lengths is not None:  # in the statistics, 0 times a padding that is not finite would not be 0
@@ -311,6 +382,21 @@ class HubertEncoder(Encoder):
         for layer, (_, kernel, stride) in zip(self.cnn, self.config.conv_layers, strict=True):
             valid = None if valid is None else (valid - kernel) // stride + 1
             x = layer(x, valid)
+        x = x[:, : self.config.frames(waveforms.shape[1])]
+        return scale_gradient(x, self.config.cnn_grad_scale)
+
+    def _convolved_mels(self, logmel: LogMel, waveforms: Tensor, lengths: Tensor | None) -> Tensor:
+        """(B, T) -> (B, F, C).
+
+        Frame j is centred on mel frame 2 j + 1 and sees 2 j - 1 to 2 j + 3; zeros stand in front of the first
+        and behind the last mel frame. Of T samples there are at least 2 F + 1: what is behind the valid
+        ones of an utterance reaches none of its frames.
+        """
+        x, frames = logmel(waveforms, lengths)  # (B, M, bands), zero behind an utterance
+        n_frames = x.shape[1]
+        x = F.pad(x.to(self.projection.weight.dtype), (0, 0, 1, 1))
+        first, second = self.cnn
+        x = second(first(x, frames)[:, :n_frames], None if lengths is None else self.config.frames(lengths))
         x = x[:, : self.config.frames(waveforms.shape[1])]
         return scale_gradient(x, self.config.cnn_grad_scale)
 
@@ -331,12 +417,14 @@ def beyond_weights(config: HubertConfig) -> str:
     last layer were once taken before the final norm.
     """
     found = {
+        "front": config.front,
         "strides": tuple(stride for _, _, stride in config.conv_layers),
         "head_dim": config.dim // config.heads,
         "normalize_input": config.normalize_input,
         "last_after_norm": config.pre_norm,
     }
     usual = {
+        "front": "cnn",
         "strides": tuple(stride for _, _, stride in HubertConfig().conv_layers),
         "head_dim": 64,
         "normalize_input": False,

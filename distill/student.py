@@ -1,5 +1,8 @@
 """The student: the first layers of its teacher's encoder, and heads that predict deeper ones.
 
+It may also have a lighter front end than its teacher, be thinner, and predict layer from layer; what the
+teacher's weights do not fit starts at random then.
+
 Shapes: B utterances, T samples at 16 kHz, F frames, N prediction heads, D features.
 """
 
@@ -7,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from math import gcd
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +19,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from distill.encoder import Encoder, EncoderConfig
-from distill.hubert import HubertConfig, HubertEncoder
+from distill.hubert import HubertConfig, HubertEncoder, mel_convolutions
 from distill.spiral.encoder import SpiralConfig, SpiralEncoder
 
 FAMILIES: dict[str, tuple[type[Any], type[Encoder]]] = {
@@ -23,6 +27,17 @@ FAMILIES: dict[str, tuple[type[Any], type[Encoder]]] = {
     "spiral": (SpiralConfig, SpiralEncoder),
 }
 """By `EncoderConfig.family`: classes of configuration and encoder."""
+
+FRONTS = ("cnn", "slim", "mel")
+"""Front ends of students: see `front_fields`."""
+PARTS = {
+    "cnn": "convolutions",
+    "projection": "projection",
+    "position": "positional convolution",
+    "norm": "layer norm",
+    "layers": "transformer layers",
+}
+"""Parts of an encoder, by the beginnings of their weights' names, as people call them."""
 
 
 def encoder_of(config: EncoderConfig) -> Encoder:
@@ -83,6 +98,37 @@ class PredictionHeads(nn.Module):
         x = x.unflatten(2, (self.n_targets, -1)).transpose(1, 2)  # (B, N, F, D)
         return x @ self.weight + self.bias
 
+    @property
+    def matrices(self) -> list[Tensor]:
+        """The weights that frames are multiplied by."""
+        return [self.expand.weight, self.weight]
+
+
+class LayerHeads(nn.Module):
+    """One linear per target, each from a layer of its own. (B, N, F, D) -> (B, N, F, D_target).
+
+    As in FitHuBERT (Lee et al. 2022, arXiv 2207.00555) and ARMHuBERT, whose students are thinner than their
+    teachers and are compared layer by layer.
+    """
+
+    def __init__(self, dim: int, target_dim: int, n_targets: int):
+        super().__init__()
+        self.n_targets = n_targets
+        self.weight = nn.Parameter(torch.empty(n_targets, dim, target_dim))
+        self.bias = nn.Parameter(torch.empty(n_targets, 1, target_dim))
+        bound = dim**-0.5  # as nn.Linear
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.uniform_(self.bias, -bound, bound)
+
+    @override
+    def forward(self, layers: Tensor) -> Tensor:
+        return layers @ self.weight + self.bias
+
+    @property
+    def matrices(self) -> list[Tensor]:
+        """The weights that frames are multiplied by."""
+        return [self.weight]
+
 
 class Student(nn.Module):
     """A small encoder F and its prediction heads p_i (Eq. 1).
@@ -94,12 +140,24 @@ class Student(nn.Module):
         torch.Size([1, 3, 49, 128])
     """
 
-    def __init__(self, config: EncoderConfig, targets: Sequence[int], target_dim: int):
+    random_parts: tuple[str, ...] = ()
+    """`PARTS` that `from_teacher` could not start with the teacher's weights."""
+
+    def __init__(
+        self,
+        config: EncoderConfig,
+        targets: Sequence[int],
+        target_dim: int,
+        sources: Sequence[int] | None = None,
+    ):
+        """`sources`: layer to layer, the student's layer that predicts each target, 0 is its input."""
         super().__init__()
         self.targets = tuple(targets)
         self.target_dim = target_dim
+        self.sources = None if sources is None else tuple(sources)
         self.encoder = encoder_of(config)
-        self.heads = PredictionHeads(config.dim, target_dim, len(self.targets))
+        kind = PredictionHeads if sources is None else LayerHeads
+        self.heads = kind(config.dim, target_dim, len(self.targets))
 
     @classmethod
     def from_teacher(
@@ -107,7 +165,13 @@ class Student(nn.Module):
         teacher: Encoder,
         *,
         layers: int = 2,
-        targets: Sequence[int] = (4, 8, 12),
+        targets: Sequence[int] | Literal["all"] = (4, 8, 12),
+        layer_to_layer: bool = False,
+        front: str = "cnn",
+        front_channels: int | None = None,
+        dim: int | None = None,
+        heads: int | None = None,
+        ffn_dim: int | None = None,
         dropout: float = 0.1,
         attention_dropout: float = 0.1,
         activation_dropout: float = 0.1,
@@ -120,12 +184,22 @@ class Student(nn.Module):
 
         Of a HuBERT that is CNN, projection, positional convolution and first layers, without the layer norm
         before the projection (DistilHuBERT has none); of a SPIRAL all of block 1, and the convolutions and
-        first layers of block 2.
+        first layers of block 2. Parts of another shape than the teacher's start at random, and
+        `random_parts` names them.
 
         Args:
             teacher: the model to distil.
             layers: transformer layers of the student.
-            targets: layers of the teacher that the heads predict, 1 is the first.
+            targets: layers of the teacher that the heads predict, 1 is the first; "all": every one, layer to
+                layer.
+            layer_to_layer: predict layer t of the teacher's L from layer t L_student / L of the student, by a
+                linear each; `targets` may have 0 then, the transformer's input. Otherwise all targets are
+                predicted from the last layer (Eq. 1).
+            front: one of `FRONTS`: see `front_fields`.
+            front_channels: of front "mel"; default: those of the teacher's CNN.
+            dim: D of the student; default: the teacher's.
+            heads: attention heads; default: of the teacher's size, or as many as the teacher's.
+            ffn_dim: of the feed-forward blocks; default: 4 D, or the teacher's if D is.
             dropout: of transformer input and residual branches.
             attention_dropout: of attention weights.
             activation_dropout: inside the feed-forward blocks.
@@ -135,17 +209,18 @@ class Student(nn.Module):
             reuse_attention: layers 2, 4, ... attend as the layer before, without query and key projections.
 
         Raises:
-            ValueError: if the teacher has fewer layers than asked for.
+            ValueError: if the teacher has fewer layers than asked for, or its shape allows no such student.
         """
         depth = teacher.config.layers
-        if not targets:
-            raise ValueError("targets is empty: name at least one teacher layer to predict")
-        wrong = [layer for layer in targets if not 1 <= layer <= depth]
-        if wrong:
-            missing = ", ".join(map(str, wrong))
-            raise ValueError(f"targets {tuple(targets)}: the teacher has layers 1 to {depth}, not {missing}")
         if not 1 <= layers <= depth:
             raise ValueError(f"layers is {layers}, but the teacher has {depth}: choose 1 to {depth}")
+        predicted = check_targets(targets, layers, depth, layer_to_layer=layer_to_layer)
+        sources = None
+        if layer_to_layer or targets == "all":
+            sources = [layer * layers // depth for layer in predicted]
+        shape = shape_fields(
+            teacher.config, front=front, front_channels=front_channels, dim=dim, heads=heads, ffn_dim=ffn_dim
+        )
         encoder = teacher.first_layers(
             layers,
             dropout=dropout,
@@ -156,8 +231,11 @@ class Student(nn.Module):
             cnn_grad_scale=cnn_grad_scale,
             activation_checkpointing=activation_checkpointing,
             **({"reuse_attention": True} if reuse_attention else {}),
+            **shape,
         )
-        student = cls(encoder.config, targets, teacher.config.dim)
+        student = cls(encoder.config, predicted, teacher.config.dim, sources)
+        if isinstance(teacher, HubertEncoder):
+            student.random_parts = tuple(teacher.unlike(encoder))
         student.encoder.load_state_dict(encoder.state_dict())
         return student
 
@@ -183,7 +261,13 @@ class Student(nn.Module):
             waveforms, lengths, return_cnn=return_cnn, mask=mask, mask_embedding=mask_embedding
         )
         z = out.last_hidden_state
-        return StudentOutput(self.heads(z), out.hidden_states, z, out.lengths, out.cnn)
+        return StudentOutput(self.predict(out.features), out.hidden_states, z, out.lengths, out.cnn)
+
+    def predict(self, features: Sequence[Tensor] | Mapping[int, Tensor]) -> Tensor:
+        """The heads' predictions (B, N, F, D_target) from the encoder's `features`, each (B, F, D)."""
+        if self.sources is None:
+            return self.heads(features[self.encoder.config.layers])
+        return self.heads(torch.stack([features[layer] for layer in self.sources], dim=1))
 
     def to_dict(self) -> dict[str, Any]:
         """What `from_dict` needs to build the same architecture; plain values, for JSON."""
@@ -191,9 +275,130 @@ class Student(nn.Module):
             "encoder": self.encoder.config.to_dict(),
             "targets": list(self.targets),
             "target_dim": self.target_dim,
+            **({} if self.sources is None else {"sources": list(self.sources)}),
         }
 
     @classmethod
     def from_dict(cls, description: dict[str, Any]) -> Student:
         """The architecture that `to_dict` described, with random weights."""
-        return cls(config_of(description["encoder"]), description["targets"], description["target_dim"])
+        config, sources = config_of(description["encoder"]), description.get("sources")
+        return cls(config, description["targets"], description["target_dim"], sources)
+
+
+def check_targets(
+    targets: Sequence[int] | Literal["all"], layers: int, depth: int, *, layer_to_layer: bool = False
+) -> tuple[int, ...]:
+    """The teacher layers that a student predicts.
+
+    Args:
+        targets: by number, or "all".
+        layers: of the student.
+        depth: layers of the teacher.
+        layer_to_layer: whether each is predicted from the student's layer at the same relative depth.
+
+    Raises:
+        ValueError: if the teacher has no such layer, or the student none at that depth.
+    """
+    step = depth // gcd(layers, depth)  # of the teacher's layers that a layer of the student stands for
+    possible = ", ".join(map(str, range(step, depth + 1, step)))
+    if targets == "all":
+        if step != 1:
+            raise ValueError(
+                f"targets all: a student of {layers} layers has none for each of the teacher's {depth}: set "
+                f"layers={depth}, or layer_to_layer=true and targets from {possible}"
+            )
+        return tuple(range(1, depth + 1))
+    assert not isinstance(targets, str)
+    if not targets:
+        raise ValueError("targets is empty: name at least one teacher layer to predict")
+    first = 0 if layer_to_layer else 1
+    wrong = [layer for layer in targets if not first <= layer <= depth]
+    if wrong:
+        missing = ", ".join(map(str, wrong))
+        raise ValueError(f"targets {tuple(targets)}: the teacher has layers 1 to {depth}, not {missing}")
+    if layer_to_layer and (between := [layer for layer in targets if layer % step]):
+        raise ValueError(
+            f"targets {tuple(targets)}: layer to layer, a student of {layers} layers has none at the depth "
+            f"of the teacher's {', '.join(map(str, between))}: choose from 0, {possible}, or other layers"
+        )
+    return tuple(targets)
+
+
+def shape_fields(
+    teacher: EncoderConfig,
+    *,
+    front: str = "cnn",
+    front_channels: int | None = None,
+    dim: int | None = None,
+    heads: int | None = None,
+    ffn_dim: int | None = None,
+) -> dict[str, Any]:
+    """What a student's shape changes in its teacher's configuration; arguments as `Student.from_teacher`.
+
+    Raises:
+        ValueError: saying what does not go with the teacher.
+    """
+    changed = {"front_channels": front_channels, "dim": dim, "heads": heads, "ffn_dim": ffn_dim}
+    stated = [name for name, value in changed.items() if value is not None]
+    if not isinstance(teacher, HubertConfig):
+        if stated or front != "cnn":
+            name = stated[0] if front == "cnn" else f"front {front}"
+            raise ValueError(f"{name} is for students of HuBERT: leave it out, the teacher is a SPIRAL")
+        return {}
+    found = front_fields(teacher, front, front_channels)
+    if dim is not None and dim != teacher.dim:
+        found |= {"dim": dim, "ffn_dim": 4 * dim, "heads": _heads(teacher, dim) if heads is None else heads}
+    if heads is not None:
+        found["heads"] = heads
+    if ffn_dim is not None:
+        found["ffn_dim"] = ffn_dim
+    return found
+
+
+def _heads(teacher: HubertConfig, dim: int) -> int:
+    """Attention heads of the teacher's size, or as many as the teacher has."""
+    size = teacher.dim // teacher.heads
+    if dim % size == 0:
+        return dim // size
+    if dim % teacher.heads == 0:
+        return teacher.heads
+    raise ValueError(
+        f"dim {dim} is neither a multiple of the teacher's {teacher.heads} heads nor of their size {size}: "
+        "set heads"
+    )
+
+
+def front_fields(teacher: HubertConfig, front: str, channels: int | None = None) -> dict[str, Any]:
+    """What a student's front end changes in its teacher's configuration.
+
+    * "cnn": nothing.
+    * "slim": C / 4, C / 2 and 27 C / 32 channels where the teacher has C: with its 512 the convolutions of
+      ARMHuBERT-S (Jang et al. 2023, arXiv 2305.11685), two of which have a kernel of 1 and widen the signal.
+    * "mel": two convolutions over log-mel features instead (laid out as in Whisper, Radford et al. 2022),
+      with a layer norm each.
+
+    Args:
+        teacher: its configuration.
+        front: one of `FRONTS`.
+        channels: of "mel"; default: those of the teacher's CNN, whose projection then fits.
+
+    Raises:
+        ValueError: if the teacher's frames are not those of `front`.
+    """
+    if front not in FRONTS:
+        raise ValueError(f"front must be one of {', '.join(FRONTS)}, not {front!r}")
+    if channels is not None and front != "mel":
+        raise ValueError(f"front_channels is for front mel, not {front}")
+    if front == "cnn":
+        return {}
+    if teacher.framing != HubertConfig().framing or teacher.front != "cnn":
+        raise ValueError(f"front {front} is for teachers with HuBERT's seven convolutions: use front cnn")
+    width = teacher.conv_layers[-1][0]
+    if front == "mel":
+        layers = mel_convolutions(width if channels is None else channels)
+        normed = {"conv_norm": "layer", "conv_bias": True, "normalize_input": False}
+        return {"front": "mel", "conv_layers": layers, **normed}
+    narrow, middle, wide = (max(part * width // 32, 1) for part in (8, 16, 27))
+    first, *rest = teacher.framing
+    layers = [(narrow, *first), (middle, 1, 1), *((middle, *shape) for shape in rest[:4])]
+    return {"conv_layers": (*layers, (wide, 1, 1), *((wide, *shape) for shape in rest[4:]))}

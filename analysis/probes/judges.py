@@ -153,8 +153,9 @@ class LossJudge(Judge):
     @override
     def scores(self, speech: Speech, reference: Any) -> list[dict[str, Score]]:
         last = self.model.layers[-1]
-        found = self.model.activations(speech.waveforms, speech.lengths, [last])
-        predictions = self.student.heads(found.states[last])
+        needed = [last, *map(str, self.student.sources or ())]
+        found = self.model.activations(speech.waveforms, speech.lengths, needed)
+        predictions = self.student.predict({int(layer): state for layer, state in found.states.items()})
         if predictions.shape != reference.shape:
             sizes = f"{tuple(predictions.shape[2:])} against {tuple(reference.shape[2:])}"
             raise UserError(

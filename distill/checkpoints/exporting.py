@@ -32,6 +32,7 @@ _IMPOSSIBLE = {
 _ONE_MAP_EACH = (
     "its layers each have an attention map of their own, and this model's reuse them (reuse_attention)"
 )
+_OVER_SAMPLES = "its layout has convolutions over samples, and this model's hear log-mels (front mel)"
 _OF_HUBERT = "it is for HuBERT, whose CNN hears the waveform; SPIRAL has two blocks behind log-mel features"
 _POSSIBLE = {
     "student": "s3prl, huggingface, onnx and native",
@@ -148,6 +149,8 @@ def export(
 def _beyond(model: Encoder | Student) -> str | None:
     """Why the layouts of other programs cannot hold a HuBERT that has more than the published ones."""
     config = (model.encoder if isinstance(model, Student) else model).config
+    if config.front != "cnn":
+        return _OVER_SAMPLES
     return _ONE_MAP_EACH if config.reuse_attention else None
 
 

@@ -52,6 +52,8 @@ class CheckpointInfo:
     """Whether waveforms are normalised to zero mean and unit variance first."""
     blocks: str = ""
     """Of SPIRAL, for people."""
+    front: str = ""
+    """Of a HuBERT that hears other features than samples, for people."""
     provenance: dict[str, Any] = field(default_factory=dict)
     """Where it comes from, plain values."""
 
@@ -66,6 +68,7 @@ class CheckpointInfo:
             "layers": self.layers,
             **({"blocks": self.blocks} if self.blocks else {}),
             "dim": self.dim,
+            **({"front end": self.front} if self.front else {}),
             "parameters (encoder)": f"{self.parameters_encoder:,}",
             "parameters (total)": f"{self.parameters_total:,}",
             "normalises waveforms": "yes" if self.normalize_input else "no",
@@ -152,6 +155,8 @@ def _architecture(config: EncoderConfig) -> dict[str, Any]:
             f"{len(convs)} convolutions, {block.layers} layers of {block.dim}" for convs, block in blocks
         ]
         found["blocks"] = "; ".join(f"block {number}: {size}" for number, size in enumerate(sizes, start=1))
+    if isinstance(config, HubertConfig) and config.front == "mel":
+        found["front"] = f"log-mels, {config.mel_bands} bands; {len(config.conv_layers)} convolutions"
     return found
 
 

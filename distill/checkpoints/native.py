@@ -150,9 +150,23 @@ def _build(
         raise CheckpointError(f"{path}: targets is {targets!r}, expected the predicted teacher layers")
     if type(target_dim) is not int or target_dim < 1:
         raise CheckpointError(f"{path}: target_dim is {target_dim!r}, expected a positive number")
+    sources = values.get("sources")  # files of students that predict layer from layer
     encoder_state = {key.removeprefix("encoder."): value for key, value in state.items()}
     config = _checked_config(values["encoder"], encoder_state, path)
-    return weights.fill(lambda: Student(config, targets, target_dim), state, path), provenance
+    if sources is not None and not _are_layers(sources, len(targets), config.layers):
+        raise CheckpointError(
+            f"{path}: sources is {str(sources)[:80]}, expected a layer of the student, 0 to "
+            f"{config.layers}, for each of {len(targets)} targets"
+        )
+    return weights.fill(lambda: Student(config, targets, target_dim, sources), state, path), provenance
+
+
+def _are_layers(sources: Any, count: int, layers: int) -> bool:
+    return (
+        isinstance(sources, list | tuple)
+        and len(sources) == count
+        and all(type(layer) is int and 0 <= layer <= layers for layer in sources)
+    )
 
 
 def _checked_config(values: dict[str, Any], state: dict[str, Any], path: Path) -> EncoderConfig:

@@ -18,8 +18,8 @@ from distill.checkpoints import architecture, torch_files, weights
 from distill.checkpoints.safe_pickle import plain
 from distill.errors import CheckpointError, listed
 from distill.spiral.encoder import SpiralConfig
-from distill.spiral.logmel import STEP, constants
 from distill.waveforms import SAMPLE_RATE
+from distill.waveforms.logmel import STEP, constants
 
 _PREFIXES = ("st2vec_encoder.", "encoder.")
 _MODULES = "feature_encoder.block_modules."
@@ -62,7 +62,7 @@ _FRONT_END: dict[str, tuple[Any, ...]] = {
     "mag_power": (2.0,),
     "normalize_time_domain": (True,),
 }
-"""The features that `distill.spiral.logmel` computes, in the reference's words."""
+"""The features that `distill.waveforms.logmel` computes, in the reference's words."""
 _FIXED_CONVOLUTION: dict[str, tuple[Any, ...]] = {
     "norm_type": ("ln",),
     "dilation": (1,),

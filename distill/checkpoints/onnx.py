@@ -34,7 +34,7 @@ from distill.student import Student
 from distill.waveforms import SAMPLE_RATE
 
 _KEY = "distill"  # of our description in the file's metadata
-_FRONT_END = "encoder.logmel."  # what names of SPIRAL's filters begin with in a graph
+_FRONT_END = "encoder.logmel."  # what names of the mel filters begin with in a graph
 _MAX_STRUCTURE, _MAX_PARTS = 16 << 20, 500_000
 """Bytes of a file beside the raw contents of weights, up to 75 times as many in memory; nodes, weights and
 their fields, which take a second to count. An encoder has some thousand nodes."""
@@ -117,7 +117,8 @@ def describe(path: Path) -> tuple[EncoderConfig, dict[str, Any]]:
         shapes = _shapes(model.graph, config)
     except (IndexError, StopIteration, ValueError):
         raise CheckpointError(f"{path} is a damaged ONNX file: its convolutions have no strides") from None
-    architecture.compare(config.to_dict(), shapes, path, "its metadata")
+    stated = config.to_dict() | ({"front": config.front} if isinstance(config, HubertConfig) else {})
+    architecture.compare(stated, shapes, path, "its metadata")
     parameters, targets, provenance, samples = (
         description.get(key) for key in ("parameters", "targets", "provenance", "samples")
     )
@@ -189,6 +190,10 @@ def _shapes(graph: Any, config: EncoderConfig) -> dict[str, Any]:
     if position is not None:
         found |= {"dim": position[0], "position_kernel": position[2]}
         found["position_groups"] = position[0] // max(position[1], 1)
+    if isinstance(config, HubertConfig):
+        found["front"] = "mel" if any(node.op_type == "DFT" for node in graph.node) else "cnn"
+        if config.front == "mel" and (first := sizes.get("cnn.0.conv.weight")) is not None:
+            found["mel_bands"] = first[1]
     stacks = {"cnn.": "conv_layers", "block1.convs.": "block1_conv_layers", "block2.convs.": "conv_layers"}
     for node in graph.node:
         name = node.input[1].removeprefix("encoder.") if node.op_type == "Conv" else ""
@@ -272,7 +277,7 @@ def _quantize(source: Path, target: Path) -> None:
     """Weights of matrix products in int8, one scale a column; what they multiply is quantised as it runs.
 
     Convolutions stay in float32: in int8 onnxruntime ran the model at half the speed, with three times
-    the error. So do SPIRAL's mel filters, whose input goes over many orders of magnitude.
+    the error. So do mel filters, whose input goes over many orders of magnitude.
     """
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic

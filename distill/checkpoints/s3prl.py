@@ -15,7 +15,7 @@ from torch import Tensor
 from distill.checkpoints import architecture, fairseq, fairseq_writing, files, safe_pickle, weights
 from distill.errors import CheckpointError, listed
 from distill.hubert import HubertConfig
-from distill.student import Student
+from distill.student import LayerHeads, PredictionHeads, Student
 
 _FIXED = {
     "task_emb_type": "expand-last",
@@ -145,6 +145,11 @@ def write(student: Student, path: Path, provenance: dict[str, Any] | None = None
         CheckpointError: if s3prl's Distiller cannot hold the student, or the file cannot be written.
     """
     config = student.encoder.config
+    if isinstance(student.heads, LayerHeads):
+        raise CheckpointError(
+            "this student cannot be exported to s3prl: it predicts layer from layer, and s3prl's Distiller "
+            "predicts all from the last"
+        )
     for field, what in {
         "normalize_input": "does not normalise waveforms",
         "conv_bias": "has no biases in its convolutions",
@@ -171,6 +176,7 @@ def write(student: Student, path: Path, provenance: dict[str, Any] | None = None
 
 def _write_heads(student: Student) -> dict[str, Tensor]:
     heads = student.heads
+    assert isinstance(heads, PredictionHeads)
     renamed = {f"{_EXPAND}.weight": heads.expand.weight, f"{_EXPAND}.bias": heads.expand.bias}
     if heads.n_targets == 1:
         single = {

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
+from typing import Any
 
 from distill.errors import check_finite
 from distill.objective import ObjectiveConfig
@@ -23,8 +25,21 @@ class StudentConfig:
 
     layers: int = 2
     """Transformer layers (Tr1, Tr2, Tr3 in the paper)."""
-    targets: tuple[int, ...] = (4, 8, 12)
-    """Teacher layers that the prediction heads regress; 1 is the first."""
+    targets: Any = None
+    """Teacher layers that the prediction heads regress; 1 is the first; default: 4, 8, 12. "all": every one,
+    layer to layer."""
+    layer_to_layer: bool = False
+    """Predict teacher layer t of L from the student's layer t L_student / L, not all from the last one."""
+    front: str = "cnn"
+    """Front end: cnn (the teacher's), slim (narrower convolutions) or mel (log-mel features)."""
+    front_channels: int | None = None
+    """Of front mel; default: as many as the teacher's CNN, whose projection then fits."""
+    dim: int | None = None
+    """D, width of the transformer; default: the teacher's. Another width starts at random."""
+    heads: int | None = None
+    """Attention heads; default: of the teacher's size, or as many as the teacher's."""
+    ffn_dim: int | None = None
+    """Hidden width of the feed-forward blocks; default: 4 D, or the teacher's if D is."""
     dropout: float = 0.1
     """Dropout probability of transformer input and residual branches."""
     attention_dropout: float = 0.1
@@ -44,9 +59,35 @@ class StudentConfig:
         check_finite(self)
         if self.reuse_attention and self.layers == 1:
             raise ValueError("reuse_attention needs 2 layers at least, and layers is 1: set it to false")
+        self._check_targets()
+        if self.front not in ("cnn", "slim", "mel"):
+            raise ValueError(f"front must be cnn, slim or mel, not {self.front!r}")
+        if self.front_channels is not None and self.front != "mel":
+            raise ValueError(f"front_channels is for front mel, not {self.front}")
+        for name in ("front_channels", "dim", "heads", "ffn_dim"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} must be positive, not {value}")
         for name in ("dropout", "attention_dropout", "activation_dropout", "projection_dropout"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} must be in [0, 1], not {getattr(self, name)}")
+
+    def _check_targets(self) -> None:
+        """A tuple of numbers, or "all": OmegaConf knows no type for that."""
+        if self.targets is None:
+            self.targets = (4, 8, 12)
+        if self.targets == "all":
+            self.layer_to_layer = True
+            return
+        if not isinstance(self.targets, list | tuple) or any(
+            type(layer) is not int for layer in self.targets
+        ):
+            raise ValueError("student.targets: expected a list, as in [4, 8, 12], or all")
+        self.targets = tuple(self.targets)
+
+    @property
+    def deepest_target(self) -> float:
+        """The number of the deepest teacher layer that is predicted; infinite of all."""
+        return math.inf if self.targets == "all" else max(self.targets, default=0)
 
 
 @dataclass(kw_only=True)

@@ -5,6 +5,7 @@ Shapes: B utterances, T samples at 16 kHz, F frames, C channels of the CNN, D fe
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -101,18 +102,11 @@ def estimate(recipe: Recipe, teacher: EncoderConfig, layout: Layout) -> Needs:
 
 
 def _trained(recipe: Recipe, encoder: Encoder) -> tuple[Encoder | Student, int]:
-    """The model that the recipe trains, and how many heads of the teacher's width it has."""
+    """The model that the recipe trains, and how many heads of its own width it has, or as much as these."""
     if not isinstance(recipe, DistillRecipe):
         return encoder, 0
-    options = recipe.student
-    student = Student.from_teacher(
-        encoder,
-        layers=options.layers,
-        targets=options.targets,
-        activation_checkpointing=options.activation_checkpointing,
-        reuse_attention=options.reuse_attention,
-    )
-    return student, len(student.targets)
+    student = Student.from_teacher(encoder, **vars(recipe.student))
+    return student, math.ceil(len(student.targets) * student.target_dim / student.encoder.config.dim)
 
 
 def _spiral_heads(options: HeadsConfig, dim: int) -> list[nn.Module]:
@@ -155,6 +149,8 @@ def activation_bytes(config: EncoderConfig, n_samples: float, *, heads: int = 0)
         )
     assert isinstance(config, HubertConfig)
     kept, frames = 0.0, float(n_samples)
+    if config.front == "mel":
+        frames *= math.prod(stride for _, _, stride in config.conv_layers) / config.hop
     for index, (channels, _, stride) in enumerate(config.conv_layers):
         frames /= stride
         normalised = config.conv_norm == "layer" or index == 0
@@ -186,8 +182,8 @@ def _kept_by_layers(config: TransformerConfig) -> int:
 
 
 def _largest(config: EncoderConfig, n_samples: float) -> float:
-    """Bytes of the output of the first convolution; of SPIRAL, of the spectrum (complex) and its windows."""
-    if isinstance(config, SpiralConfig):
+    """Bytes of the output of the first convolution; of log-mels, of the complex spectrum and windows."""
+    if isinstance(config, SpiralConfig) or (isinstance(config, HubertConfig) and config.front == "mel"):
         return _FLOAT * n_samples * 2 * _SPECTRUM
     assert isinstance(config, HubertConfig)
     channels, _, stride = config.conv_layers[0]

@@ -30,8 +30,8 @@ from distill.spiral.contrastive import (
 )
 from distill.spiral.encoder import SpiralEncoder
 from distill.spiral.heads import Predictor, Projection
-from distill.spiral.logmel import mel_frames
 from distill.spiral.perturbation import MOST_SHIFT, SpecAugment, draw_masks, draw_shifts, shift, unshift
+from distill.waveforms.logmel import mel_frames
 
 logger = logging.getLogger(__name__)
 

@@ -34,8 +34,8 @@ from distill.encoder import (
     run_layers,
     scale_gradient,
 )
-from distill.spiral.logmel import BANDS, MOST_BANDS, STEP, LogMel
 from distill.waveforms import all_full, frame_mask, to_device
+from distill.waveforms.logmel import BANDS, MOST_BANDS, STEP, LogMel
 
 Convolutions = tuple[tuple[int, int, int], ...]
 """(channels, kernel, stride) of each, in frames."""

@@ -90,9 +90,17 @@ def forward(config: Any, lengths: Tensor, layers: int | None = None) -> Work:
             work.transform(transformer, depth)
         return work
     frames = lengths
-    for channels, kernel, stride in config.conv_layers:
-        frames = (frames - kernel) // stride + 1
-        work.convolve(frames, channels, kernel)
+    if config.front == "mel":
+        (first, kernel, _), (second, _, stride) = config.conv_layers
+        step = config.hop // stride
+        work.channels = config.mel_bands
+        work.convolve((lengths + step - 1) // step, first, kernel)
+        work.convolve(config.frames(lengths), second, kernel)
+    else:
+        for channels, kernel, stride in config.conv_layers:
+            frames = (frames - kernel) // stride + 1
+            work.convolve(frames, channels, kernel)
+    frames = work.frames
     work.rest += float(frames.sum()) * work.channels * config.dim
     work.transform(config.transformer, n_layers)
     return work

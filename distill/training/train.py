@@ -20,7 +20,7 @@ from distill.distortions import Distorter
 from distill.encoder import FAMILY_NAMES
 from distill.errors import ConfigError
 from distill.options import CDM, DistillRecipe
-from distill.student import Student
+from distill.student import PARTS, Student
 from distill.training.locking import RunLock
 from distill.training.releasing import release
 from distill.training.resuming import keep_recipe
@@ -88,9 +88,11 @@ def make_module(recipe: DistillRecipe) -> Distillation:
     """
     teacher = load_teacher(recipe.teacher)
     try:
+        student = Student.from_teacher(teacher, **vars(recipe.student))
+        random = {"random_parts": list(student.random_parts)} if student.random_parts else {}
         return Distillation(
             teacher,
-            Student.from_teacher(teacher, **vars(recipe.student)),
+            student,
             Distorter.from_config(recipe.distortion, split="train"),
             cdm=recipe.cdm,
             cosine_weight=recipe.cosine_weight,
@@ -101,6 +103,7 @@ def make_module(recipe: DistillRecipe) -> Distillation:
                 "recipe": recipe.name,
                 **teacher_facts(recipe.teacher),
                 **heard_facts(recipe.teacher, recipe.distortion.corpora if recipe.cdm != "none" else ()),
+                **random,
                 "versions": versions(),
             },
         )
@@ -113,4 +116,6 @@ def models_of(module: Distillation) -> str:
     encoder = sum(p.numel() for p in module.student.encoder.parameters()) / 1e6
     teacher = sum(p.numel() for p in module.teacher.parameters()) / 1e6
     family = FAMILY_NAMES[module.student.encoder.config.family]
-    return f"{family} student {encoder:.1f} M, teacher {teacher:.1f} M parameters"
+    sizes = f"{family} student {encoder:.1f} M, teacher {teacher:.1f} M parameters"
+    random = [PARTS.get(part, part) for part in module.student.random_parts]
+    return f"{sizes}; the student's {', '.join(random)} start at random" if random else sizes

@@ -28,8 +28,8 @@ from distill.downstream.finetuning.classifier import ctc_losses
 from distill.downstream.finetuning.model import FineTuned
 from distill.downstream.finetuning.units import Units
 from distill.options import FinetuneRecipe
-from distill.spiral.logmel import mel_frames
 from distill.spiral.perturbation import SpecAugment, draw_masks
+from distill.waveforms.logmel import mel_frames
 
 Targets = Mapping[str, Sequence[int]]
 """By utterance id: numbers of symbols."""

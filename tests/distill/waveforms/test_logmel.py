@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from distill.spiral.logmel import LogMel, constants, mel_frames
+from distill.waveforms.logmel import LogMel, constants, mel_frames
 from tests.distill.spiral.reference import golden
 
 

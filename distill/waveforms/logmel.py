@@ -1,4 +1,4 @@
-"""SPIRAL's features: log-mel filterbanks of 10 ms, normalised per utterance and band.
+"""Log-mel filterbanks of 10 ms, normalised per utterance and band: features of SPIRAL and of light students.
 
 Shapes: B utterances, T samples at 16 kHz, M frames of 10 ms.
 
