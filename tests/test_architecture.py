@@ -62,13 +62,13 @@ TESTED_ELSEWHERE = {
 """Modules without a test file of their name, and where their tests are."""
 
 LIMITS = {
-    "loose files": 17,
+    "loose files": 16,
     "levels": 10,
     "arrows": 208,
     "circles of modules": 0,
     "circles of rooms": 0,
-    "crossings of the walk": 32,
-    "climbs of the walk": 13,
+    "crossings of the walk": 33,
+    "climbs of the walk": 14,
     "arrows of the walk": 71,
 }
 
