@@ -234,8 +234,8 @@ def _bar(condition: str, value: float, paper: str, top: float) -> Bar:
 
 
 def condition_colour(condition: str) -> str:
-    """The colour of a condition; grey for those that the paper does not have."""
-    return CONDITION_COLOURS.get(condition, OTHER_CONDITION)
+    """The colour of a condition, also at one SNR (fsd@0); grey for those that the paper does not have."""
+    return CONDITION_COLOURS.get(condition.partition("@")[0], OTHER_CONDITION)
 
 
 def training_charts(logs: Sequence[RunLog]) -> list[CurveCharts]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from distill.checkpoints import MeasuredScore
 from distill.downstream.features import load_upstream
-from distill.downstream.paper import CONDITIONS, size_of_test
+from distill.downstream.paper import condition_order, size_of_test
 from distill.downstream.results import METRICS, Result, read_results
 from distill.downstream.table_cells import make_cell
 from distill.downstream.table_choices import choose_lr
@@ -71,9 +71,9 @@ def make_card_scores(results: Iterable[Result]) -> list[MeasuredScore]:
     return scores
 
 
-def _order(key: tuple[str, str]) -> tuple[int, tuple[str, str]]:
-    """The paper's conditions first, in its order."""
-    return (CONDITIONS.index(key[0]) if key[0] in CONDITIONS else len(CONDITIONS)), key
+def _order(key: tuple[str, str]) -> tuple[tuple[int, str, float, str], str]:
+    """As the columns of tables, then by variant."""
+    return condition_order(key[0]), key[1]
 
 
 def _score(results: Sequence[Result]) -> MeasuredScore:

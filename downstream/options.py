@@ -54,7 +54,8 @@ class EvaluationConfig:
     label: str | None = None
     """Custom field or TSV column with the class."""
     noises: dict[str, list[str]] = field(default_factory=dict)
-    """By corpus (musan, wham, fsd, dns, rir): sources of noise; those of the data folder by default."""
+    """By corpus (musan, wham, fsd, dns, rir): sources of noise; those of the data folder by default. Also
+    speech, other utterances as noise, which has no default."""
     conditions: list[str] | None = None
     """clean, 2-dist, fsd, dns, ns, one distortion alone, each also at one SNR in dB (fsd@0), and for asr
     test-other, chime3 (channel 0 of the real evaluation set), chime3-ch5, chime3-ch1 and chime3-ch2."""

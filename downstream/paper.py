@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from importlib import resources
 
 from distill.errors import UsageError
@@ -41,6 +42,19 @@ recordings of its test split (Bastianelli et al. 2020).
 """
 
 _PAPER_COLUMNS = {"2-dist": "2dist", "test-other": "other"}
+
+
+def condition_order(condition: str) -> tuple[int, str, float, str]:
+    """By which conditions are sorted: the paper's, then others by name, those of a name from the highest SNR.
+
+    Example: fsd, dns, fsd@20, fsd@5, fsd@-5, reverb.
+    """
+    place = CONDITIONS.index(condition) if condition in CONDITIONS else len(CONDITIONS)
+    name, at, snr_db = condition.partition("@")
+    try:
+        return place, name, -float(snr_db) if at else -math.inf, condition
+    except ValueError:  # of another version
+        return place, name, math.inf, condition
 
 
 def size_of_test(task: str, condition: str, fold: int | None) -> int | None:

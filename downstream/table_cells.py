@@ -27,6 +27,29 @@ def make_cell(results: Iterable[Result], paper: str, label: str, condition: str,
         condition: of the column.
         notes: what is unusual is added here.
     """
+    counted = choose_seeds(results, label, condition, notes)
+    if not counted:
+        return Cell(None, 0.0, 0, paper)
+    means = [sum(result.value for result in members) / len(members) for members in counted.values()]
+    try:
+        bounds = score_interval(list(counted.values()))
+    except DataError as error:
+        bounds = None
+        notes.add(f"no confidence interval: {error}", label, condition)
+    return Cell(sum(means) / len(means), max(means) - min(means), len(means), paper, bounds)
+
+
+def choose_seeds(
+    results: Iterable[Result], label: str, condition: str, notes: Notes
+) -> dict[int, list[Result]]:
+    """The results that count, by seed: of several of a fold the latest; folds in order.
+
+    Args:
+        results: of one row and condition, in any order.
+        label: of the row.
+        condition: of the column.
+        notes: what is unusual is added here.
+    """
     latest: dict[tuple[int, int | None], Result] = {}
     for result in sorted(results, key=lambda result: result.finished):
         key = (result.seed, result.fold)
@@ -37,25 +60,17 @@ def make_cell(results: Iterable[Result], paper: str, label: str, condition: str,
     seeds: dict[int, list[Result]] = defaultdict(list)
     for result in latest.values():
         seeds[result.seed].append(result)
-    counted: list[list[Result]] = []
+    counted: dict[int, list[Result]] = {}
     for seed, members in sorted(seeds.items()):
         folds = [result for result in members if result.fold is not None]
         if folds and len(folds) != _ER_FOLDS:
             listed = ", ".join(str(fold) for fold in sorted(result.fold or 0 for result in folds))
             notes.add(f"seed {seed} has fold {listed} of {_ER_FOLDS} only", label, condition)
         # Without folds: a single value, or a mean over them that was made elsewhere.
-        counted.append(sorted(folds or members, key=lambda result: result.fold or 0))
+        counted[seed] = sorted(folds or members, key=lambda result: result.fold or 0)
     for text in [*mixed(list(latest.values())), *silent_clips(list(latest.values()))]:
         notes.add(text, label, condition)
-    if not counted:
-        return Cell(None, 0.0, 0, paper)
-    means = [sum(result.value for result in members) / len(members) for members in counted]
-    try:
-        bounds = score_interval(counted)
-    except DataError as error:
-        bounds = None
-        notes.add(f"no confidence interval: {error}", label, condition)
-    return Cell(sum(means) / len(means), max(means) - min(means), len(means), paper, bounds)
+    return counted
 
 
 def score_interval(seeds: Sequence[Sequence[Result]]) -> tuple[float, float] | None:
@@ -69,14 +84,28 @@ def score_interval(seeds: Sequence[Sequence[Result]]) -> tuple[float, float] | N
     """
     if any(result.predictions is None for folds in seeds for result in folds):
         return None
-    upward = seeds[0][0].metric in ("accuracy", "f1")
+    low, high = interval([outcomes_of(folds) for folds in seeds])
+    return (100.0 - high, 100.0 - low) if is_upward(seeds[0][0]) else (low, high)
+
+
+def outcomes_of(folds: Sequence[Result]) -> list[dict[str, tuple[float, float]]]:
+    """The outcomes of the utterances of each fold.
+
+    Raises:
+        DataError: if they were not kept, cannot be read, or do not match the scores.
+    """
     outcomes = []
-    for folds in seeds:
-        outcomes.append([read_outcomes(Path(str(result.predictions))) for result in folds])
-        for result, found in zip(folds, outcomes[-1], strict=True):
-            error = error_rate(found)
-            if abs((100.0 - error if upward else error) - result.value) > _TOLERANCE:
-                name = Path(str(result.predictions)).name
-                raise DataError(f"the outcomes in {name} do not give the score {result.value:.2f}")
-    low, high = interval(outcomes)
-    return (100.0 - high, 100.0 - low) if upward else (low, high)
+    for result in folds:
+        if result.predictions is None:
+            raise DataError("the outcomes of utterances were not kept")
+        outcomes.append(read_outcomes(Path(result.predictions)))
+        error = error_rate(outcomes[-1])
+        if abs((100.0 - error if is_upward(result) else error) - result.value) > _TOLERANCE:
+            name = Path(result.predictions).name
+            raise DataError(f"the outcomes in {name} do not give the score {result.value:.2f}")
+    return outcomes
+
+
+def is_upward(result: Result) -> bool:
+    """Whether a higher score is better."""
+    return result.metric in ("accuracy", "f1")

@@ -38,8 +38,11 @@ def row_name(result: Result) -> str:
     Example: the recipe "s4_prime" is the paper's row "S4'".
     """
     name = result.row or result.recipe
-    if name is None:
-        return result.model
+    return result.model if name is None else labelled(name)
+
+
+def labelled(name: str) -> str:
+    """The paper's name of a recipe ("s4_prime": "S4'"), or the name itself."""
     label = name.upper().replace("_PRIME", "'")
     return label if label in _paper_rows() else name
 

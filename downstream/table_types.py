@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -11,6 +12,15 @@ CAPTION = (
     "Paper, and its da. (domain-adapted teacher) and para. (parameters): "
     "Huang et al., Improving generalizability of distilled self-supervised speech processing models "
     "under distorted settings, Tables 1 and 2."
+)
+
+
+DIFFERENCES_CAPTION = (
+    "First row: mean over seeds; in round brackets largest minus smallest and the number of seeds, in square "
+    "ones the 95 % confidence interval (bootstrap over utterances). Other rows: their means minus those of "
+    "the first, in percentage points; in round brackets the same of the differences at each seed, in square "
+    "ones the 95 % confidence interval over utterances, which both rows share, and seeds. * excludes 0: of "
+    "20 differences without any effect, one does by chance."
 )
 
 
@@ -36,6 +46,30 @@ class Cell:
         seeds = f" ({self.spread:.2f}, n={self.n_seeds})" if self.n_seeds > 1 else ""
         bounds = f" [{self.interval[0]:.2f}, {self.interval[1]:.2f}]" if self.interval else ""
         return f"{self.mean:.2f}{seeds}{bounds}"
+
+
+@dataclass(frozen=True)
+class DifferenceCell(Cell):
+    """Our score in one row minus that of another row, in percentage points.
+
+    `spread` is of the differences at each seed, NaN where the two rows have other seeds; `interval` covers
+    the choice of utterances and of seeds.
+    """
+
+    @property
+    def is_marked(self) -> bool:
+        """Whether the interval excludes 0."""
+        return self.interval is not None and not self.interval[0] <= 0 <= self.interval[1]
+
+    def ours(self) -> str:
+        """As text: "+1.20* (0.40, n=3) [+0.31, +2.10]"; the star says that the interval excludes 0."""
+        if self.mean is None:
+            return ""
+        star = "*" if self.is_marked else ""
+        spread = "" if math.isnan(self.spread) else f"{self.spread:.2f}, "
+        seeds = f" ({spread}n={self.n_seeds})" if self.n_seeds > 1 else ""
+        bounds = f" [{self.interval[0]:+.2f}, {self.interval[1]:+.2f}]" if self.interval else ""
+        return f"{self.mean:+.2f}{star}{seeds}{bounds}"
 
 
 @dataclass(frozen=True)
@@ -74,6 +108,8 @@ class Table:
     """Lines."""
     notes: tuple[str, ...]
     """Sentences for below the table."""
+    against: str = ""
+    """Label of the row to which the cells of all others are differences; empty: all are scores."""
 
 
 def is_measured(row: Row) -> bool:

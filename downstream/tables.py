@@ -7,14 +7,16 @@ that each condition has room for both numbers. Other tasks follow in tables of t
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from distill.downstream.paper import ABOUT, CONDITIONS, paper_numbers
+from distill.downstream.paper import ABOUT, condition_order, paper_numbers
 from distill.downstream.results import FINETUNED, METRICS, Result, read_results
 from distill.downstream.table_cells import make_cell
 from distill.downstream.table_choices import choose, choose_lr, compared_features, note_features
+from distill.downstream.table_differences import difference_cell, find_line
 from distill.downstream.table_formats import to_csv, to_latex, to_markdown
 from distill.downstream.table_notes import (
     Notes,
@@ -30,6 +32,8 @@ from distill.downstream.table_rows import Line, group_lines
 from distill.downstream.table_types import Row, Table, only_measured
 from distill.errors import UserError
 
+logger = logging.getLogger(__name__)
+
 _PUBLISHED = (
     ("ks", "accuracy", False),
     ("ic", "accuracy", False),
@@ -41,7 +45,11 @@ _NO_INTERVAL = "No confidence interval where the outcomes of utterances were not
 
 
 def build_tables(
-    results: Iterable[Result], *, protocol: str | None = None, variant: str | None = None
+    results: Iterable[Result],
+    *,
+    protocol: str | None = None,
+    variant: str | None = None,
+    against: str | None = None,
 ) -> list[Table]:
     """The paper's tables with our numbers in them, then tables of other tasks.
 
@@ -49,46 +57,99 @@ def build_tables(
         results: of any tasks, students and settings; those of fine-tuned models are left out.
         protocol: use only results of this one; None: each table must have only one.
         variant: the same of the distortions.
+        against: a row of ours; the tables are then without the paper, and have the differences of all other
+            rows to this one. Tasks for which it has no results are left out.
 
     Raises:
-        UserError: where a table would have results of several protocols, variants, or learning rates of which
-            none can be chosen.
+        UserError: where there is no row `against`, or several; where a table would have results of several
+            protocols, variants, or learning rates of which none can be chosen.
     """
     found: dict[tuple[str, str, bool], list[Result]] = defaultdict(list)
     of_heads = [result for result in results if result.task != FINETUNED]
     for result in choose(of_heads, protocol=protocol, variant=variant):
         found[result.task, result.metric, result.lm].append(result)
     keys = (*_PUBLISHED, *sorted(found.keys() - set(_PUBLISHED)))
-    return [_build(*key, found.get(key, [])) for key in keys]
+    if against is None:
+        return [_build(*key, found.get(key, [])) for key in keys]
+    return _build_differences({key: found[key] for key in keys if key in found}, against)
 
 
-def _build(task: str, metric: str, lm: bool, results: Sequence[Result]) -> Table:
-    """One table: the paper's rows in its order, measured or not, then others by name."""
-    published = (task, metric, lm) in _PUBLISHED
+def _build_differences(found: Mapping[tuple[str, str, bool], list[Result]], against: str) -> list[Table]:
+    """The tables of differences."""
+    tables: list[Table] = []
+    lacking: list[str] = []
+    names: dict[str, None] = {}
+    for (task, metric, lm), results in found.items():
+        lines = group_lines(results, Notes())
+        names |= dict.fromkeys(line.label() for line in lines)
+        if find_line(lines, against) is not None:
+            tables.append(_build(task, metric, lm, results, against))
+        else:
+            lacking.append(task_title(task, metric, lm))
+    if not tables:
+        raise UserError(f"--against {against}: there is no such row; there are {', '.join(names) or 'none'}")
+    for title in lacking:
+        logger.warning("%s: no results of %s: left out", title, against)
+    return tables
+
+
+def task_title(task: str, metric: str, lm: bool) -> str:
+    """What a table is of."""
+    name = task if "_" in task else task.upper()
+    return f"{name}{' with language model' if lm else ''}: {METRICS[metric]}"
+
+
+def _build(task: str, metric: str, lm: bool, results: Sequence[Result], against: str | None = None) -> Table:
+    """One table: the paper's rows in its order, measured or not, then others by name.
+
+    Of differences: first the row that the others are compared to.
+    """
+    published = (task, metric, lm) in _PUBLISHED and against is None
     paper = paper_numbers(task, lm=lm) if published else {}
     notes = Notes()
     kept = group_lines(results, notes)
     kept = {line: choose_lr(members, line.label(), notes) for line, members in kept.items()}
     used = {result.condition for result in results}.union(*paper.values()) - {"model", *ABOUT}
-    columns = [c for c in CONDITIONS if c in used] + sorted(used.difference(CONDITIONS))
+    columns = sorted(used, key=condition_order)
     for line, members in kept.items():
         for text in [*put_by_name(members), *other_speech(members), *other_settings(members)]:
             notes.add(text, line.label())
         for condition, text in heard_noises(members).items():
             notes.add(text, line.label(), condition)
     order = _in_order(kept, paper, notes)
+    base = find_line(kept, against) if against is not None else None
+    order.sort(key=lambda one: one[0] != base)
     measured = {line.label(): kept[line] for line, _ in order if line in kept}
     note_other_tests(measured, notes)
     note_several_rows(measured, {line.label(): line.name for line in kept}, notes)
-    rows = tuple(_row(line, kept.get(line, []), numbers, columns, notes) for line, numbers in order)
-    number = f"Table {2 if task == 'asr' else 1}, " if published else ""
-    name = task if "_" in task else task.upper()
-    title = f"{number}{name}{' with language model' if lm else ''}: {METRICS[metric]}"
+    if base is None:
+        rows = tuple(_row(line, kept.get(line, []), numbers, columns, notes) for line, numbers in order)
+    else:
+        rows = _compared([line for line, _ in order], kept, columns, notes)
+    title = f"Table {2 if task == 'asr' else 1}, " if published else ""
+    title += task_title(task, metric, lm) + (f"; differences to {base.label()}" if base else "")
     first = [about_heads(task, results, published=published)] if results else []
     cells = [cell for row in rows for cell in row.cells if cell.mean is not None]
     without = sum(cell.interval is None for cell in cells)
     last = [_NO_INTERVAL.format(without, len(cells))] if without else []
-    return Table(title, task, metric, lm, published, tuple(columns), rows, (*first, *notes.lines(), *last))
+    said = (*first, *notes.lines(), *last)
+    label = base.label() if base else ""
+    return Table(title, task, metric, lm, published, tuple(columns), rows, said, label)
+
+
+def _compared(
+    lines: Sequence[Line], kept: Mapping[Line, Sequence[Result]], columns: Sequence[str], notes: Notes
+) -> tuple[Row, ...]:
+    """The first row's scores, and the differences of the others to it."""
+    base, *others = lines
+    rows = [_row(base, kept[base], {}, columns, notes)]
+    for line in others:
+        cells = []
+        for condition in columns:
+            ours, theirs = ([r for r in kept[one] if r.condition == condition] for one in (line, base))
+            cells.append(difference_cell(ours, theirs, line.label(), base.label(), condition, notes))
+        rows.append(Row(line.label(), kept[line][0].model, "", "", tuple(cells)))
+    return tuple(rows)
 
 
 def _in_order(
@@ -135,6 +196,7 @@ def make_tables(
     measured: bool = False,
     protocol: str | None = None,
     variant: str | None = None,
+    against: str | None = None,
 ) -> str:
     """Tables 1 and 2, ours next to the paper's, as text.
 
@@ -144,10 +206,11 @@ def make_tables(
         measured: leave out tables and rows without scores of ours.
         protocol: use only results of this one.
         variant: use only results of this variant of the distortions.
+        against: a row of ours; in place of scores the differences of the other rows to it (`build_tables`).
 
     Raises:
-        UserError: for a missing folder, if none of them has a result, or if a protocol, variant or learning
-            rate must be chosen (`build_tables`).
+        UserError: for a missing folder or row, if no folder has a result, or if a protocol, variant or
+            learning rate must be chosen (`build_tables`).
         ValueError: for another format.
     """
     writers = {"markdown": to_markdown, "csv": to_csv, "latex": to_latex}
@@ -160,5 +223,5 @@ def make_tables(
     if results and all(result.task == FINETUNED for result in results):
         listed = ", ".join(map(str, folders))
         raise UserError(f"{listed}: all results are of fine-tuned models: their tables are --paper spiral")
-    tables = build_tables(results, protocol=protocol, variant=variant)
+    tables = build_tables(results, protocol=protocol, variant=variant, against=against)
     return writers[format](only_measured(tables) if measured else tables)

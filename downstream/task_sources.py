@@ -14,7 +14,7 @@ from distill.downstream.distorted_sets import find_condition
 from distill.downstream.options import EvaluationConfig
 from distill.downstream.tasks import NOISES, RECORDED
 from distill.encoder import EncoderConfig
-from distill.errors import DataError
+from distill.errors import DataError, UsageError
 from distill.preflight.survey import check_files
 
 
@@ -74,9 +74,11 @@ def noise_sources(config: EvaluationConfig) -> dict[str, list[str]]:
     """Sources of the noise that the conditions need, by corpus.
 
     Raises:
-        UsageError: for an unknown condition.
+        UsageError: for an unknown condition, or other speech as noise without its source.
     """
     needed = {name for condition in config.effective_conditions for name in noise_corpora(condition)}
+    if "speech" in needed and not config.noises.get("speech"):
+        raise UsageError("condition speech needs other utterances: name them with --noise speech=SOURCE")
     return {
         name: config.noises.get(name) or [f"{config.data}/{NOISES[name]}.jsonl.gz"] for name in sorted(needed)
     }

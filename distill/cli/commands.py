@@ -357,9 +357,11 @@ def run_table(options: argparse.Namespace) -> None:
     if options.paper == "spiral":
         if options.protocol or options.variant:
             raise UsageError("--protocol and --variant are of the tables of --paper cdm: leave them out")
+        if options.against:
+            raise UsageError("--against is of the tables of --paper cdm: leave it out")
         print(make_spiral_tables(options.folders, options.format, measured=options.measured), end="")
         return
-    chosen = {"protocol": options.protocol, "variant": options.variant}
+    chosen = {"protocol": options.protocol, "variant": options.variant, "against": options.against}
     print(make_tables(options.folders, options.format, measured=options.measured, **chosen), end="")
 
 

@@ -187,6 +187,11 @@ VERBS: Mapping[str, Verb] = {
             ),
             Argument("--format", choices=("markdown", "csv", "latex"), default="markdown", help="(markdown)"),
             Argument("--measured", action="store_true", help="without rows of which nothing is measured"),
+            Argument(
+                "--against",
+                metavar="ROW",
+                help="differences of all rows to this one, with intervals over utterances and seeds",
+            ),
             *CHOICES,
         ),
     ),

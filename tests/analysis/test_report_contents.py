@@ -45,6 +45,7 @@ def test_bars_end_with_their_axis():
 
 def test_conditions_that_the_paper_lacks_are_grey():
     assert len({condition_colour(condition) for condition in ("clean", "2-dist", "fsd", "dns")}) == 4
+    assert condition_colour("fsd@-5") == condition_colour("fsd")
     assert condition_colour("mine") == condition_colour("yours") == "#8a8a8a"
 
 

@@ -10,6 +10,7 @@ from distill.downstream.bootstrap import (
     error_rate,
     interval,
     read_outcomes,
+    seeded_difference,
 )
 from distill.errors import DataError
 
@@ -131,3 +132,78 @@ def test_more_outcomes_than_any_test_set_has_are_not_resampled():
     with pytest.raises(DataError, match="20,001 different outcomes"):
         interval([[outcomes(range(MOST_KINDS + 1))]], rounds=1)
     assert interval([[outcomes([1] * (MOST_KINDS + 1))]], rounds=1) == (100.0, 100.0)
+
+
+def by_seed(*rates: float) -> dict[int, list[dict[str, tuple[float, float]]]]:
+    """Models that make the same share of errors in every one of 50 utterances: there is nothing to draw."""
+    return {seed: [outcomes([10 * rate] * 50, [1000] * 50)] for seed, rate in enumerate(rates)}
+
+
+def test_seeds_alone_against_students_paired_interval():
+    ours, theirs = (12.0, 15.5, 11.0), (10.0, 11.0, 10.5)
+    wanted = stats.ttest_rel(ours, theirs).confidence_interval(0.95)
+    found = seeded_difference(by_seed(*ours), by_seed(*theirs), rounds=200_000)
+    assert found.by_seed == pytest.approx((2, 4.5, 0.5)) and found.mean == pytest.approx(7 / 3)
+    assert (found.low, found.high) == pytest.approx((wanted.low, wanted.high), rel=0.03)
+    assert wanted.low < 0  # three seeds are few: within their spread, 0.5 to 4.5, lie but 75 %
+
+
+def test_other_seeds_are_not_paired():
+    """Two models of independent seeds, none with an effect of utterances: between Student's and Welch's."""
+    ours, theirs = by_seed(12.0, 13.0, 14.0, 13.5), by_seed(10.0, 11.0, 10.5)
+    del ours[2]
+    found = seeded_difference(ours, theirs, rounds=100_000)
+    assert found.by_seed is None and found.mean == pytest.approx((12 + 13 + 13.5) / 3 - 10.5)
+    welch = stats.ttest_ind((12, 13, 13.5), (10, 11, 10.5), equal_var=False).confidence_interval(0.95)
+    least = stats.ttest_ind((12, 13, 13.5), (10, 11, 10.5)).confidence_interval(0.95)
+    assert found.low < min(welch.low, least.low) and found.high > max(welch.high, least.high)
+    assert found.high - found.low < 1.6 * (welch.high - welch.low)
+
+
+def test_equal_seeds_are_the_bootstrap_over_utterances():
+    random = np.random.default_rng(4)
+    ours, theirs = (outcomes((random.random(300) < rate).astype(int)) for rate in (0.3, 0.2))
+    found = seeded_difference({n: [ours] for n in range(3)}, {n: [theirs] for n in range(3)})
+    assert (found.low, found.high) == pytest.approx(difference_interval(ours, theirs), abs=0.2)
+    one = seeded_difference({0: [ours]}, {0: [theirs]})
+    assert (one.low, one.high) == difference_interval(ours, theirs)
+    back = seeded_difference({0: [theirs]}, {0: [ours]})
+    assert (back.mean, back.low, back.high) == pytest.approx((-one.mean, -one.high, -one.low), abs=0.4)
+
+
+@pytest.mark.parametrize("n_seeds", [3, 5])
+@pytest.mark.parametrize("spread", [0.0, 0.4, 2.0])
+def test_intervals_over_utterances_and_seeds_cover_what_they_say(n_seeds, spread):
+    """400 experiments: tests of 300 utterances some of which are hard for all, students of which some are
+    worse by `spread` in the log odds of an error. The true difference is that of infinitely many of both.
+    """
+    random = np.random.default_rng(5)
+
+    def errors(base: float, hard: np.ndarray) -> np.ndarray:
+        luck = spread * random.standard_normal((n_seeds, 1))
+        return random.random((n_seeds, len(hard))) < 1 / (1 + np.exp(-(base + hard + luck)))
+
+    draws = random.standard_normal((200_000, 2)) * (1.0, spread)
+    true = [100 * np.mean(1 / (1 + np.exp(-(base + draws.sum(1))))) for base in (-1.0, -1.6)]
+    covered = 0
+    for _ in range(400):
+        hard = random.standard_normal(300)
+        ours, theirs = (
+            {seed: [outcomes(row.astype(int))] for seed, row in enumerate(errors(base, hard))}
+            for base in (-1.0, -1.6)
+        )
+        found = seeded_difference(ours, theirs, rounds=400)
+        covered += found.low <= true[0] - true[1] <= found.high
+    assert 0.9 <= covered / 400 <= 0.985
+
+
+def test_differences_of_folds_are_of_their_means():
+    folds = [outcomes([1] * 50 + [0] * 50), outcomes([1] * 100 + [0] * 900)]
+    none = [outcomes([0] * 100), outcomes([0] * 1000)]
+    found = seeded_difference({0: folds}, {0: none}, rounds=20_000)
+    low, high = interval([folds], rounds=20_000)
+    assert (found.mean, found.low, found.high) == pytest.approx((30, low, high), abs=0.3)
+    with pytest.raises(DataError, match="seeds have different folds"):
+        seeded_difference({0: folds}, {0: none[:1]})
+    with pytest.raises(DataError, match="tested on different utterances"):
+        seeded_difference({0: folds[:1]}, {0: [outcomes([0] * 99)]})

@@ -3,7 +3,7 @@
 import pytest
 
 from distill.data_prep.iemocap import IEMOCAP
-from distill.downstream.paper import TEST_UTTERANCES, paper_numbers, size_of_test
+from distill.downstream.paper import TEST_UTTERANCES, condition_order, paper_numbers, size_of_test
 from distill.downstream.tasks import TASKS
 from tests.downstream.made_results import tables
 
@@ -57,3 +57,22 @@ def test_every_task_has_a_known_test_set():
     assert [size_of_test("er", "fsd", fold) for fold in range(1, 6)] == [
         split.files for split in IEMOCAP.splits
     ]
+
+
+def test_conditions_are_sorted_by_the_paper_then_by_name_and_from_the_highest_snr():
+    wanted = [
+        "clean",
+        "2-dist",
+        "fsd",
+        "dns",
+        "dns@0",
+        "fsd@20",
+        "fsd@10",
+        "fsd@5",
+        "fsd@0",
+        "fsd@-5",
+        "ns",
+        "pitch",
+    ]
+    assert sorted(sorted(wanted), key=condition_order) == wanted
+    assert sorted(["fsd@loud", "fsd@5"], key=condition_order) == ["fsd@5", "fsd@loud"]

@@ -12,8 +12,8 @@ from lhotse import CutSet, Recording
 from distill.data_prep.manifests import cut_from_file, write_cuts
 from distill.downstream.evaluate import evaluate
 from distill.downstream.options import EvaluationConfig
-from distill.downstream.task_sources import read_split
-from distill.errors import DataError
+from distill.downstream.task_sources import noise_sources, read_split
+from distill.errors import DataError, UsageError
 from distill.hubert import HubertConfig
 
 
@@ -68,3 +68,11 @@ def test_a_line_that_is_no_cut_is_named(tmp_path):
     path.write_text(path.read_text() + '{"id": "b"}\n')
     with pytest.raises(DataError, match="1 audio files of 2 .*test.jsonl, line 2: no cut"):
         read_split(EvaluationConfig(task="ks", sources={"test": str(path)}), "test", HubertConfig())
+
+
+def test_other_speech_as_noise_has_no_default():
+    config = EvaluationConfig(task="ks", conditions=["clean", "speech@0"])
+    with pytest.raises(UsageError, match="condition speech needs other utterances: .* --noise speech=SOURCE"):
+        noise_sources(config)
+    config.noises = {"speech": ["other.tsv"]}
+    assert noise_sources(config) == {"speech": ["other.tsv"]}
