@@ -16,7 +16,7 @@ from distill.downstream.paper import ABOUT, condition_order, paper_numbers
 from distill.downstream.results import FINETUNED, METRICS, Result, read_results
 from distill.downstream.table_cells import make_cell
 from distill.downstream.table_choices import choose, choose_lr, compared_features, note_features
-from distill.downstream.table_differences import difference_cell, find_line
+from distill.downstream.table_differences import compared_rows, find_line, with_means
 from distill.downstream.table_formats import to_csv, to_latex, to_markdown
 from distill.downstream.table_notes import (
     Notes,
@@ -125,7 +125,8 @@ def _build(task: str, metric: str, lm: bool, results: Sequence[Result], against:
     if base is None:
         rows = tuple(_row(line, kept.get(line, []), numbers, columns, notes) for line, numbers in order)
     else:
-        rows = _compared([line for line, _ in order], kept, columns, notes)
+        columns = with_means(columns)
+        rows = compared_rows([line for line, _ in order], kept, columns, notes)
     title = f"Table {2 if task == 'asr' else 1}, " if published else ""
     title += task_title(task, metric, lm) + (f"; differences to {base.label()}" if base else "")
     first = [about_heads(task, results, published=published)] if results else []
@@ -135,21 +136,6 @@ def _build(task: str, metric: str, lm: bool, results: Sequence[Result], against:
     said = (*first, *notes.lines(), *last)
     label = base.label() if base else ""
     return Table(title, task, metric, lm, published, tuple(columns), rows, said, label)
-
-
-def _compared(
-    lines: Sequence[Line], kept: Mapping[Line, Sequence[Result]], columns: Sequence[str], notes: Notes
-) -> tuple[Row, ...]:
-    """The first row's scores, and the differences of the others to it."""
-    base, *others = lines
-    rows = [_row(base, kept[base], {}, columns, notes)]
-    for line in others:
-        cells = []
-        for condition in columns:
-            ours, theirs = ([r for r in kept[one] if r.condition == condition] for one in (line, base))
-            cells.append(difference_cell(ours, theirs, line.label(), base.label(), condition, notes))
-        rows.append(Row(line.label(), kept[line][0].model, "", "", tuple(cells)))
-    return tuple(rows)
 
 
 def _in_order(

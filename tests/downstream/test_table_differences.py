@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from distill.cli import main
-from distill.downstream.bootstrap import seeded_difference
-from distill.downstream.table_differences import find_line
+from distill.downstream.bootstrap import interval, seeded_difference
+from distill.downstream.table_differences import conditions_of, find_line, with_means
 from distill.downstream.table_rows import Line
 from distill.downstream.tables import make_tables
 from distill.errors import UserError
@@ -84,7 +84,7 @@ def test_the_star_says_that_the_interval_excludes_nothing(folder):
     title, table = text.split("\n\n")[:2]
     assert title == "### KS: accuracy in %, higher is better; differences to mini_s4"
     head, _, base, better, same = [[c.strip() for c in line.split("|")[1:-1]] for line in table.splitlines()]
-    assert head[4:] == ["clean", "fsd@20", "fsd@5", "fsd@-5"]
+    assert head[4:] == ["clean", "fsd@20", "fsd@5", "fsd@-5", "fsd@mean"]
     assert not any("*" in cell for cell in (*base, *same)) and all("*" in cell for cell in better[4:])
     assert better[4].startswith("+") and " n=3) [+" in better[4]
     assert "Other rows: their means minus those of the first" in text and "paper" not in table
@@ -142,3 +142,35 @@ def test_a_row_is_found_by_its_label_its_name_or_its_recipe():
     assert find_line([weighted], "S4'") == weighted and find_line(lines, "yours") is None
     with pytest.raises(UserError, match=r"--against mine: several rows .*: mine \(student aaaaaaaa\), mine"):
         find_line(lines, "mine")
+
+
+def test_a_mean_over_snrs_has_an_interval_of_its_own(folder):
+    """An utterance is drawn with all of its SNRs."""
+    found = rows(make_tables([folder], "csv", against="mini_s4"))
+
+    def model(rate: float) -> dict:
+        """By seed, the errors of an utterance at three SNRs, of three."""
+        errors = {s: sum(errors_of(rate + more, s) for more in (0.02, 0.1, 0.3)) for s in range(3)}
+        return {s: [{f"u{n}": (float(e), 3.0) for n, e in enumerate(x)}] for s, x in errors.items()}
+
+    expected = seeded_difference(model(0.3), model(0.2))
+    better = {key: float(found["better"][f"fsd@mean{key}"]) for key in ("", " low", " high")}
+    parts = [float(found["better"][f"fsd@{snr}"]) for snr in (20, 5, -5)]
+    assert better[""] == pytest.approx(expected.mean, abs=1e-3) == pytest.approx(np.mean(parts), abs=1e-3)
+    assert (better[" low"], better[" high"]) == pytest.approx((expected.low, expected.high), abs=0.3)
+    low, high = interval(list(model(0.3).values()))
+    base = [float(found["mini_s4"][f"fsd@mean{key}"]) for key in (" low", " high")]
+    assert base == pytest.approx((100 - high, 100 - low), abs=0.3)
+
+
+def test_only_several_snrs_of_a_kind_have_a_mean(tmp_path):
+    columns = with_means(["clean", "fsd", "fsd@0", "fsd@20", "dns@5"])
+    assert columns == ["clean", "fsd", "dns@5", "fsd@20", "fsd@0", "fsd@mean"]
+    assert conditions_of("fsd@mean", columns) == ["fsd@20", "fsd@0"] and conditions_of("fsd", columns) == [
+        "fsd"
+    ]
+    for name in ("s4", "lacks"):
+        evaluation(tmp_path, name, 0, 0.3, condition="fsd@0")
+    evaluation(tmp_path, "s4", 0, 0.3, condition="fsd@20")
+    found = rows(make_tables([tmp_path], "csv", against="s4"))
+    assert found["S4"]["fsd@mean"] and not found["lacks"]["fsd@mean"] and found["lacks"]["fsd@0"]
