@@ -16,7 +16,6 @@ from tqdm import tqdm
 
 from distill import config, markdown
 from distill.adaptation.clustering import Clustering
-from distill.adaptation.codebooks import load_codebook
 from distill.adaptation.heads import agreement, read_head
 from distill.adaptation.masked_prediction import MaskedPrediction
 from distill.adaptation.target_making import make_targets
@@ -26,6 +25,7 @@ from distill.analysis.models import OurModel
 from distill.analysis.probes.activations import Comparison
 from distill.batch import Batch
 from distill.checkpoints import load_hubert
+from distill.checkpoints.codebooks import load_codebook
 from distill.data.manifest import ListedCuts
 from distill.data.noise import NoiseReader
 from distill.data.sources import open_cuts

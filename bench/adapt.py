@@ -20,11 +20,11 @@ from bench import report
 from bench.contenders import Contender, take_turns
 from distill.adaptation.clustering import Clustering
 from distill.adaptation.masked_prediction import MaskedPrediction
-from distill.adaptation.masking import span_mask
 from distill.adaptation.target_making import make_targets
 from distill.batch import Batch
 from distill.data.sources import open_cuts
 from distill.hubert import HubertEncoder
+from distill.objective.masking import span_mask
 from distill.optim import OptimConfig
 from distill.waveforms import SAMPLE_RATE
 

@@ -23,10 +23,10 @@ from bench import report
 from bench.adapt import contender
 from bench.contenders import take_turns
 from distill.adaptation.masked_prediction import MaskedPrediction
-from distill.adaptation.masking import span_mask
 from distill.batch import Batch
 from distill.encoder import Encoder
 from distill.hubert import HubertEncoder
+from distill.objective.masking import span_mask
 from distill.optim import OptimConfig
 from distill.pretraining.spiral import SpiralPretraining
 from distill.spiral import SpiralEncoder

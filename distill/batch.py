@@ -153,6 +153,7 @@ class Batch:
             lengths,
             {stream: view[rows] for stream, view in self.views.items()},
             None if self.targets is None else self.targets[rows],
+            self.position,
         )
 
     def split(self, parts: int) -> list[Batch]:

@@ -23,6 +23,7 @@ from distill.encoder import Encoder
 from distill.objective import (
     DistillationLoss,
     DistortionClassifier,
+    Seen,
     Terms,
     classification_loss,
     distillation_loss,
@@ -31,6 +32,7 @@ from distill.optim import FusedAdamW, OptimConfig, adamw
 from distill.options import CDM, DatConfig, ObjectiveConfig
 from distill.student import Student, StudentOutput
 
+PITCH = LABELS.index("pitch")
 Features = Mapping[int, Tensor] | list[Tensor]
 """Of the teacher, (B, F, D) by layer: 0 is its transformer's input."""
 
@@ -51,6 +53,8 @@ class Distillation(pl.LightningModule):
         cosine_weight: gamma of Eq. 2.
         dat: domain-adversarial training.
         objective: weights of Eq. 2 and of further terms.
+        codebook: (C, D), the teacher's units, where the objective has them.
+        seed: of the masks.
         optim: optimiser, schedule, clipping, accumulation.
         provenance: plain values to keep in the checkpoint (recipe, teacher, versions).
     """
@@ -65,6 +69,8 @@ class Distillation(pl.LightningModule):
         cosine_weight: float = 1.0,
         dat: DatConfig | None = None,
         objective: ObjectiveConfig | None = None,
+        codebook: Tensor | None = None,
+        seed: int = 0,
         optim: OptimConfig | None = None,
         provenance: dict[str, Any] | None = None,
     ):
@@ -89,7 +95,8 @@ class Distillation(pl.LightningModule):
             self.classifier_optimizer = adamw(self.classifier.parameters(), self.optim, self.dat.lr)
             names = [f"classifier.{name}" for name, _ in self.classifier.named_parameters()]
             self._ddp_params_and_buffers_to_ignore = names  # read by DistributedDataParallel
-        self.terms = Terms(self.objective, cosine_weight, student.encoder.config, teacher.config)
+        configs = student.encoder.config, teacher.config
+        self.terms = Terms(self.objective, cosine_weight, *configs, codebook=codebook, seed=seed)
         self._collected: dict[str, Tensor] = {}  # summed over the micro-batches of a step
         self._by_type: dict[str, Tensor] = {}  # (K,) each, summed over the steps since the last log line
         self._validation: dict[str, Tensor] = {}  # summed over the dev set
@@ -97,18 +104,19 @@ class Distillation(pl.LightningModule):
     @override
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One update of the classifier (Eq. 3) and of the student (Eq. 4)."""
-        n_frames, n_utterances = self._global_counts(batch)
+        n_frames, n_utterances, n_masked = self._global_counts(batch)
         parts = batch.split(self.optim.accumulate)
         for part in parts:
             with gradient_sync(self, last=part is parts[-1]):
                 teacher_waves, student_waves, labels = self._heard(part)  # (B, T), (B, T), (B, K)
                 features = self.teacher_features(teacher_waves, part.lengths)
                 targets = self._predicted(features)  # (B, N, F, D)
-                student = self.student(student_waves, part.lengths, **self.terms.asks(part))
+                asked = self.terms.asks(part)
+                student = self.student(student_waves, part.lengths, **asked)
                 loss = self._distillation_loss(student, targets, n_frames)
-                total, terms = self.terms(
-                    *(loss.total, student, targets, features), n_frames=n_frames, processes=self._processes
-                )
+                heard = student_waves, labels[:, PITCH].bool()
+                seen = Seen(student, targets, features, part, *heard, asked)
+                total, terms = self.terms(loss.total, seen, n_frames, n_masked, self._processes)
                 self._collect(loss_parts(loss, self.student.targets, terms))
                 self._collect_by_type(labels, loss.per_utterance, student.lengths)
                 if self.dat.enabled:
@@ -235,27 +243,27 @@ class Distillation(pl.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The distillation loss under the recipe's own CDM and on clean speech, summed over frames.
 
-        Where Eq. 2 is off, the other terms in its place: then its heads are not trained.
+        Where Eq. 2 is off, the other terms in its place.
         """
         pairs = {"val/loss": (self.teacher_view, self.student_view), "val/loss_clean": (None, None)}
         # Each wave, feature and prediction is made once: without distortions both losses are of the same.
         teacher_views, student_views = map(dict.fromkeys, zip(*pairs.values(), strict=True))
-        waves = {view: self.distort(batch, view)[0] for view in teacher_views | student_views}
+        waves, labels = {}, {}
+        for view in teacher_views | student_views:
+            waves[view], labels[view] = self.distort(batch, view)
         features = {view: self.teacher_features(waves[view], batch.lengths) for view in teacher_views}
-        students = {view: self.student(waves[view], batch.lengths) for view in student_views}
+        asked = {} if self.objective.regression else self.terms.asks(batch)
+        students = {view: self.student(waves[view], batch.lengths, **asked) for view in student_views}
         for name, (teacher_view, student_view) in pairs.items():
-            loss = self._dev_loss(students[student_view], features[teacher_view])
+            student, target = students[student_view], self._predicted(features[teacher_view])
+            loss = self._distillation_loss(student, target, 1.0).total
+            if not self.objective.regression:  # its heads are not trained
+                heard = waves[student_view], labels[student_view][:, PITCH].bool()
+                seen = Seen(student, target, features[teacher_view], batch, *heard, asked)
+                n_frames = student.lengths.sum().float()
+                loss = n_frames * self.terms(loss, seen, n_frames, float(self.terms.n_masked(batch)))[0]
             add_to(self._validation, {name: loss})
         add_to(self._validation, {"frames": students[None].lengths.sum().float()})
-
-    def _dev_loss(self, student: StudentOutput, features: Features) -> Tensor:
-        targets = self._predicted(features)
-        loss = self._distillation_loss(student, targets, 1.0).total
-        if self.objective.regression:
-            return loss
-        frames = student.lengths.sum().float()
-        total, _ = self.terms(loss, student, targets, features, n_frames=frames)
-        return total * frames
 
     @override
     def on_validation_epoch_end(self) -> None:
@@ -276,8 +284,8 @@ class Distillation(pl.LightningModule):
         """Clip here: mixed precision has unscaled the gradients by now."""
         self._gradient_norm = optimizer.clip(self.optim.clip_norm)
 
-    def _global_counts(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Valid frames and utterances of the global batch, each divided by the number of processes.
+    def _global_counts(self, batch: Batch) -> list[Tensor]:
+        """Valid frames, utterances and masked frames of the global batch, each divided by the processes.
 
         DistributedDataParallel averages gradients over processes: divided by these, the average is the
         gradient of the mean over the global batch, however unevenly it is spread.
@@ -285,9 +293,9 @@ class Distillation(pl.LightningModule):
         frames = int(self.student.encoder.config.frames(batch.lengths).sum())
         self.terms.check(frames * self._processes)  # others have a frame, too
         # As arguments of a kernel: to copy them to the device would wait for it.
-        counts = (torch.full((), float(count), device=self.device) for count in (frames, len(batch)))
-        n_frames, n_utterances = (self._all_sum(count) / self.trainer.world_size for count in counts)
-        return n_frames, n_utterances
+        found = frames, len(batch), self.terms.n_masked(batch)
+        counts = (torch.full((), float(count), device=self.device) for count in found)
+        return [self._all_sum(count) / self.trainer.world_size for count in counts]
 
     @property
     def _processes(self) -> int:

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 
 from distill.adaptation.clustering import Clustering
-from distill.adaptation.codebooks import load_codebook
 from distill.adaptation.fairseq_labels import export_fairseq, write_manifest
 from distill.adaptation.quality import measure
 from distill.adaptation.target_making import make_targets
@@ -22,6 +21,7 @@ from distill.adaptation.targets_options import TargetsOptions
 from distill.adaptation.utterances import Speech, each
 from distill.atomic import read_json, write_json
 from distill.checkpoints import load_hubert
+from distill.checkpoints.codebooks import load_codebook
 from distill.config import load, recipe_names
 from distill.data.sources import open_cuts
 from distill.errors import ConfigError, UsageError

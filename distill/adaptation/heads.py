@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from distill.adaptation.masked_prediction import FAIRSEQ_SPECIAL_LABELS, MaskedPrediction
-from distill.adaptation.masking import span_mask
 from distill.batch import Batch
 from distill.checkpoints import fairseq, files, safe_pickle, split_source, weights
+from distill.objective.masking import span_mask
 from distill.waveforms import frame_mask
 
 FILE = "head.safetensors"

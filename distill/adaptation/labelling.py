@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distill.adaptation.codebooks import load_codebook
 from distill.adaptation.kmeans import nearest
 from distill.adaptation.layer_features import layer_features
 from distill.adaptation.mfcc import align_labels, mfcc_features
 from distill.adaptation.targets import pack_labels
 from distill.adaptation.utterances import CutReader, Speech
 from distill.atomic import atomic
+from distill.checkpoints.codebooks import load_codebook
 from distill.checkpoints.weights import fill_encoder
 from distill.data.audio import read_audio
 from distill.data.blocks import Tick

@@ -25,12 +25,13 @@ from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from distill.adaptation.masking import span_mask
 from distill.batch import Batch
 from distill.distillation import gradient_sync
 from distill.distortions import Distorter
 from distill.errors import CheckpointError
 from distill.hubert import HubertEncoder
+from distill.objective.masking import span_mask
+from distill.objective.units import unit_logits
 from distill.optim import OptimConfig, adamw
 from distill.options import MaskingConfig
 from distill.waveforms import frame_mask, to_device
@@ -185,10 +186,7 @@ class MaskedPrediction(pl.LightningModule):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """cos(final_proj(h), e_k) / temperature, in float32. (B, F, D) -> (B, F, K)."""
-        projected = self.final_proj(hidden)
-        with torch.autocast(hidden.device.type, enabled=False):
-            clusters = F.normalize(self.label_embeddings.float(), dim=-1)
-            return F.normalize(projected.float(), dim=-1) @ clusters.T / self.temperature
+        return unit_logits(self.final_proj(hidden), self.label_embeddings, self.temperature)
 
     def load_head(self, head: Mapping[str, Tensor], *, label_embeddings: bool = True) -> None:
         """Take over the pre-training head of a fairseq checkpoint (`checkpoints.fairseq.read_head`).

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from distill.adaptation.clustering import Clustering
-from distill.adaptation.codebooks import load_codebook
 from distill.adaptation.target_making import make_targets, wait_for_targets
 from distill.adaptation.targets import Targets
 from distill.adaptation.utterances import describe_audio, list_utterances
 from distill.atomic import read_json
+from distill.checkpoints.codebooks import load_codebook
 from distill.data.datamodule import SpeechData
 from distill.data.manifest import Cuts
 from distill.errors import ConfigError, DataError

@@ -36,6 +36,71 @@ class CorrelationConfig:
 
 
 @dataclass(kw_only=True)
+class RelationsConfig:
+    """Which frames resemble each other (STaR, Jang et al. 2024, arXiv 2312.09040)."""
+
+    weight: float = 0.0
+    """Of the whole term."""
+    layers: tuple[int, ...] = ()
+    """The teacher's layer for each of the student's, 1 is the first; default: evenly spaced, to the last."""
+
+    def __post_init__(self) -> None:
+        check_not_negative(self, "weight")
+
+
+@dataclass(kw_only=True)
+class UnitsConfig:
+    """Masked prediction of the teacher's k-means units (DiceHuBERT, Chi et al. 2025, arXiv 2507.02911)."""
+
+    weight: float = 0.0
+    """Of the cross-entropy over masked frames."""
+    codebook: str | None = None
+    """Cluster centres: a folder of `distill adapt targets`, .npy, or fairseq's joblib file."""
+    layer: int = 6
+    """Of the teacher, that the codebook is of; 1 is the first."""
+    probability: float = 0.8
+    """Masked share of the frames, if spans did not overlap."""
+    length: int = 10
+    """Frames of a span."""
+    dim: int = 256
+    """Width in which frames and units are compared."""
+    temperature: float = 0.1
+    """The cosine is divided by it."""
+
+    def __post_init__(self) -> None:
+        check_not_negative(self, "weight")
+        if not 0.0 < self.probability <= 1.0 or self.length < 1:
+            raise ValueError("probability must be in (0, 1] and length at least 1")
+        if self.layer < 1 or self.dim < 1:
+            raise ValueError("layer and dim must be at least 1")
+        if self.temperature <= 0:
+            raise ValueError(f"temperature must be positive, not {self.temperature}")
+        if self.weight and not self.codebook:
+            raise ValueError("codebook must name cluster centres of the teacher (`distill adapt targets`)")
+
+
+@dataclass(kw_only=True)
+class EnhancementConfig:
+    """A head that cleans what the student hears (RobustDistiller, Guimarães et al. 2023, 2302.09437)."""
+
+    weight: float = 0.0
+    """Of the relative error of magnitudes; the authors' code has 2, of absolute ones."""
+    place: str = "last"
+    """What the head is put on: the student's "last" layer (the paper), or its "cnn" (the code)."""
+    dim: int = 256
+    """Width of a direction of its LSTM."""
+    layers: int = 3
+    """Of the LSTM."""
+
+    def __post_init__(self) -> None:
+        check_not_negative(self, "weight")
+        if self.place not in ("last", "cnn"):
+            raise ValueError(f"place must be last or cnn, not {self.place!r}")
+        if self.dim < 1 or self.layers < 1:
+            raise ValueError("dim and layers must be at least 1")
+
+
+@dataclass(kw_only=True)
 class ObjectiveConfig:
     """What the student minimises: weights of Eq. 2 and of further terms."""
 
@@ -45,6 +110,12 @@ class ObjectiveConfig:
     """Of Eq. 2 between the inputs of the teacher's and the student's transformers: a start for front ends."""
     correlation: CorrelationConfig = field(default_factory=CorrelationConfig)
     """Redundancy reduction."""
+    relations: RelationsConfig = field(default_factory=RelationsConfig)
+    """Temporal Gram matrices."""
+    units: UnitsConfig = field(default_factory=UnitsConfig)
+    """Masked units."""
+    enhancement: EnhancementConfig = field(default_factory=EnhancementConfig)
+    """A spectral mask."""
 
     def __post_init__(self) -> None:
         check_not_negative(self, "regression", "input")

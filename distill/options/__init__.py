@@ -1,6 +1,12 @@
 """Every option of a recipe, with its default, meaning and unit."""
 
-from distill.objective import CorrelationConfig, ObjectiveConfig
+from distill.objective import (
+    CorrelationConfig,
+    EnhancementConfig,
+    ObjectiveConfig,
+    RelationsConfig,
+    UnitsConfig,
+)
 from distill.options.adapting import AdaptRecipe, EncoderConfig, MaskingConfig, TargetsConfig
 from distill.options.distilling import CDM, DatConfig, DistillRecipe, StudentConfig
 from distill.options.finetuning import (
@@ -26,6 +32,7 @@ __all__ = [
     "DistillRecipe",
     "EmaConfig",
     "EncoderConfig",
+    "EnhancementConfig",
     "FinetuneRecipe",
     "HeadsConfig",
     "LoggingConfig",
@@ -33,11 +40,13 @@ __all__ = [
     "ObjectiveConfig",
     "Recipe",
     "RegularisationConfig",
+    "RelationsConfig",
     "SpecAugmentConfig",
     "SpiralRecipe",
     "StudentConfig",
     "TargetsConfig",
     "TestSet",
+    "UnitsConfig",
     "ValidationConfig",
     "check_name",
 ]

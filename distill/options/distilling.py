@@ -131,6 +131,10 @@ class DistillRecipe(Recipe):
         if self.cosine_weight < 0:
             raise ValueError(f"cosine_weight must not be negative, not {self.cosine_weight}")
         self.objective.check_accumulate(self.optim.accumulate)
+        if self.objective.enhancement.weight and self.cdm == "none":
+            raise ValueError(
+                "objective.enhancement needs distorted speech: set cdm to setup1, setup2 or setup2_same"
+            )
         if self.dat.enabled and self.cdm == "none":
             raise ValueError("dat needs distorted speech: set cdm to setup1, setup2 or setup2_same")
         if self.cdm == "none":

@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytorch_lightning as pl
+from torch import Tensor
 
 from distill.checkpoints import load_teacher, teacher_facts
+from distill.checkpoints.codebooks import clustered_layer, load_codebook
 from distill.checkpoints.heard import heard_facts
 from distill.data.datamodule import SpeechData
 from distill.distillation import Distillation
 from distill.distortions import Distorter
 from distill.encoder import FAMILY_NAMES
 from distill.errors import ConfigError
-from distill.options import CDM, DistillRecipe
+from distill.options import CDM, DistillRecipe, UnitsConfig
 from distill.student import PARTS, Student
 from distill.training.locking import RunLock
 from distill.training.releasing import release
@@ -98,6 +100,8 @@ def make_module(recipe: DistillRecipe) -> Distillation:
             cosine_weight=recipe.cosine_weight,
             dat=recipe.dat,
             objective=recipe.objective,
+            codebook=_codebook(recipe.objective.units),
+            seed=recipe.seed,
             optim=recipe.optim,
             provenance={
                 "recipe": recipe.name,
@@ -109,6 +113,23 @@ def make_module(recipe: DistillRecipe) -> Distillation:
         )
     except ValueError as error:
         raise ConfigError(f"recipe {recipe.name}: {error}") from None
+
+
+def _codebook(options: UnitsConfig) -> Tensor | None:
+    """The teacher's units, if they are predicted.
+
+    Raises:
+        UserError: they cannot be read, or are of another layer.
+    """
+    if not options.weight or options.codebook is None:
+        return None
+    codebook, layer = load_codebook(options.codebook), clustered_layer(options.codebook)
+    if layer is not None and layer != options.layer:
+        raise ConfigError(
+            f"objective.units.codebook: {options.codebook} is of layer {layer}, not {options.layer}: "
+            f"set objective.units.layer={layer}"
+        )
+    return codebook
 
 
 def models_of(module: Distillation) -> str:

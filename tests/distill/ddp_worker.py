@@ -86,6 +86,7 @@ def make_module(
         "cdm": "setup2",
         "dat": DatConfig(enabled=dat, weight=weight),
         "optim": OptimConfig(max_steps=STEPS, accumulate=accumulate),
+        "codebook": torch.randn(5, teacher.config.dim, generator=torch.Generator().manual_seed(0)),
     }
     return Distillation(teacher, student, Distorter.from_config(NO_NOISE_FILES), **(options | changes))
 

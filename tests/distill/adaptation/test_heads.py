@@ -5,9 +5,9 @@ import torch
 
 from distill.adaptation.heads import Agreement, agreement, cluster_rows, head_of, read_head, reuse_head
 from distill.adaptation.masked_prediction import MaskedPrediction
-from distill.adaptation.masking import span_mask
 from distill.checkpoints import fairseq, native, safe_pickle
 from distill.checkpoints.files import write_safetensors
+from distill.objective.masking import span_mask
 from distill.options import MaskingConfig
 from tests.distill.adaptation.tiny_training import (
     CLUSTERS,

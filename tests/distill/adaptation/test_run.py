@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from distill.adaptation import heads
-from distill.adaptation.codebooks import load_codebook
 from distill.adaptation.targets import Targets
 from distill.checkpoints import load_teacher
+from distill.checkpoints.codebooks import load_codebook
 from distill.config import load
 from distill.errors import CheckpointError, ConfigError
 from distill.hubert import HubertEncoder

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distill.adaptation.masking import span_mask
+from distill.objective.masking import span_mask
 
 
 def generator(seed=0):

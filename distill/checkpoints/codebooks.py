@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from distill.atomic import read_json
 from distill.checkpoints import safe_pickle
 from distill.checkpoints.safe_pickle import StandIn
 from distill.errors import CheckpointError, first_line
@@ -69,6 +70,25 @@ def load_codebook(path: str | Path) -> Tensor:
     if not np.isfinite(centres).all():
         raise CheckpointError(f"{path} holds centres that are not finite: make the codebook again")
     return torch.from_numpy(centres)
+
+
+def clustered_layer(path: str | Path) -> int | None:
+    """The layer whose features a codebook is of, if it is a folder of targets that says so.
+
+    Raises:
+        CheckpointError: if its description is damaged, or it is of MFCC.
+    """
+    described = Path(path) / "targets.json"
+    if not described.is_file():
+        return None
+    try:
+        features = str(read_json(described).get("features", ""))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{described} cannot be read: {first_line(error)}") from None
+    kind, _, layer = features.partition(" ")
+    if kind != "layer" or not layer.isdecimal():
+        raise CheckpointError(f"{path} has clusters of {features or 'nothing'}, not of a teacher's layer")
+    return int(layer)
 
 
 def _from_npy(contents: bytes, path: Path) -> np.ndarray:

@@ -11,7 +11,7 @@ from joblib.numpy_pickle import NumpyArrayWrapper
 from sklearn.cluster import KMeans, MiniBatchKMeans
 from sklearn.linear_model import LogisticRegression
 
-from distill.adaptation.codebooks import load_codebook
+from distill.checkpoints.codebooks import clustered_layer, load_codebook
 from distill.errors import CheckpointError
 
 
@@ -169,3 +169,14 @@ def test_other_contents_are_named(tmp_path):
     np.save(tmp_path / "x.npy", np.array([[{}], [{}]]), allow_pickle=True)
     with refused("damaged .npy"):
         load_codebook(tmp_path / "x.npy")
+
+
+def test_a_folder_of_targets_says_which_layer_it_is_of(tmp_path):
+    assert clustered_layer(tmp_path) is None and clustered_layer(tmp_path / "km.npy") is None
+    described = tmp_path / "targets.json"
+    described.write_text('{"features": "layer 9"}')
+    assert clustered_layer(tmp_path) == 9
+    for text, message in [('{"features": "mfcc"}', "has clusters of mfcc"), ("{", "cannot be read")]:
+        described.write_text(text)
+        with pytest.raises(CheckpointError, match=message):
+            clustered_layer(tmp_path)
