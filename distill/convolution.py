@@ -15,7 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn.utils.parametrizations import weight_norm
 from torch.utils.checkpoint import checkpoint
+from typing_extensions import override
 
 _MANY_FRAMES = 4  # for each tap: with fewer, the spectrum of the taps costs more than it saves
 
@@ -238,3 +240,22 @@ def _fourier(size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     weights[0] = weights[-1] = 1.0 / size  # these frequencies have no twin
     inverse = torch.cat([weights * cosine, -weights * sine]).t()
     return cosine.to(dtype), sine.to(dtype), inverse.to(dtype).contiguous()
+
+
+class PositionalConv(nn.Module):
+    """Relative positions by a grouped convolution over time, weight-normalised. (B, F, D) -> (B, F, D)."""
+
+    def __init__(self, dim: int, kernel: int, groups: int):
+        super().__init__()
+        conv = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=groups)
+        nn.init.normal_(conv.weight, std=(4.0 / (kernel * dim)) ** 0.5)
+        assert conv.bias is not None
+        nn.init.zeros_(conv.bias)
+        self.conv = weight_norm(conv, name="weight", dim=2)
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        conv = cast(nn.Conv1d, self.conv)
+        (padding,) = cast(tuple[int], conv.padding)
+        y = long_conv(x, conv.weight, conv.bias, conv.groups, padding)
+        return F.gelu(y[:, : x.shape[1]])  # an even kernel gives one frame too many

@@ -3,11 +3,12 @@
 Shapes: B utterances, T samples at 16 kHz, F frames, D features, L layers, M units of a time mask, C channels.
 
 The transformer is that of wav2vec 2.0 (Baevski et al. 2020), with layer norm after each residual branch or
-before it: `PositionalConv`, then `TransformerLayer`s.
+before it: `distill.convolution.PositionalConv`, then `TransformerLayer`s.
 """
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -16,11 +17,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeVar, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import weight_norm
 from torch.utils.checkpoint import checkpoint
 from typing_extensions import override
 
-from distill.convolution import long_conv
 from distill.waveforms import check_samples
 
 if TYPE_CHECKING:
@@ -37,6 +36,9 @@ MOST_LAYERS = 1000
 """Of a transformer; the deepest that are published have 48. Building ever more takes for ever."""
 MOST_CONVOLUTIONS = 100
 """One behind the other; published encoders have 7."""
+
+MOST_DISTANCE = 1_000_000
+"""Frames up to which distances are told apart; WavLM has 800."""
 
 
 class EncoderConfig(Protocol):
@@ -224,6 +226,8 @@ class TransformerConfig:
     layerdrop: float = 0.0
     activation_checkpointing: bool = False
     reuse_attention: bool = False
+    relative_buckets: int = 0
+    relative_distance: int = 800
 
     def __post_init__(self) -> None:
         for name in ("heads", "position_groups"):
@@ -239,31 +243,51 @@ class TransformerConfig:
                 "reuse_attention needs 2 layers at least: with one, there is no layer before to take the "
                 "attention of"
             )
+        if self.relative_buckets:
+            exact = self.relative_buckets // 4
+            if self.relative_buckets % 4 or not 0 < exact < self.relative_distance <= MOST_DISTANCE:
+                raise ValueError(
+                    "relative_buckets must be a multiple of 4, and relative_distance larger than a quarter "
+                    f"of it and at most {MOST_DISTANCE}, not {self.relative_buckets} and "
+                    f"{self.relative_distance}"
+                )
 
 
 AttentionMap = tuple[Tensor, Tensor, Tensor | None]
-"""What a map is made of: query and key (B, H, F, D / H), and the mask, as `TransformerLayer` takes it."""
+"""What a map is made of: query and key (B, H, F, D / H), and which frames may be attended to (B, 1, 1, F) or
+what is added to the products of query and key (B, H, F, F)."""
 
 
-class PositionalConv(nn.Module):
-    """Relative positions by a grouped convolution over time, weight-normalised. (B, F, D) -> (B, F, D)."""
+class RelativePositions(nn.Module):
+    """A bias for each head and distance between two frames (WavLM, Chen et al. 2022, as in T5).
+
+    Half of the buckets are for keys that come later than the query. In each half, the first half of the
+    buckets is for one distance each, the others grow logarithmically up to `relative_distance`; the last one
+    is for all that is farther.
+    """
 
     def __init__(self, config: TransformerConfig):
         super().__init__()
-        dim, kernel = config.dim, config.position_kernel
-        groups = config.position_groups
-        conv = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=groups)
-        nn.init.normal_(conv.weight, std=(4.0 / (kernel * dim)) ** 0.5)
-        assert conv.bias is not None
-        nn.init.zeros_(conv.bias)
-        self.conv = weight_norm(conv, name="weight", dim=2)
+        self.distance = config.relative_distance
+        self.embedding = nn.Embedding(config.relative_buckets, config.heads)
+        nn.init.normal_(self.embedding.weight, std=0.02)
 
     @override
-    def forward(self, x: Tensor) -> Tensor:
-        conv = cast(nn.Conv1d, self.conv)
-        (padding,) = cast(tuple[int], conv.padding)
-        y = long_conv(x, conv.weight, conv.bias, conv.groups, padding)
-        return F.gelu(y[:, : x.shape[1]])  # an even kernel gives one frame too many
+    def forward(self, frames: int) -> Tensor:
+        """(H, F, F): head, query, key."""
+        device = self.embedding.weight.device
+        values = self.embedding(self.bucket(torch.arange(1 - frames, frames, device=device)))  # (2 F - 1, H)
+        places = torch.arange(frames, device=device)
+        return values.T[:, places - places[:, None] + (frames - 1)]
+
+    def bucket(self, offsets: Tensor) -> Tensor:
+        """The bucket of each difference of places, key minus query."""
+        half = self.embedding.num_embeddings // 2
+        exact = half // 2
+        distances = offsets.abs()
+        growth = (distances.clamp(min=1).float() / exact).log() / math.log(self.distance / exact)
+        far = (exact + growth * (half - exact)).long().clamp(max=half - 1)
+        return torch.where(distances < exact, distances, far) + half * (offsets > 0).long()
 
 
 class TransformerLayer(nn.Module):
@@ -285,6 +309,9 @@ class TransformerLayer(nn.Module):
         dim = config.dim
         if not reuses:
             self.query, self.key = nn.Linear(dim, dim), nn.Linear(dim, dim)
+            if config.relative_buckets:
+                self.gate = nn.Linear(dim // config.heads, 8)
+                self.gate_scale = nn.Parameter(torch.ones(1, config.heads, 1, 1))
         self.value = nn.Linear(dim, dim)
         self.attention_out = nn.Linear(dim, dim)
         self.attention_norm = nn.LayerNorm(dim)
@@ -297,31 +324,38 @@ class TransformerLayer(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def forward(
-        self, x: Tensor, attend: Tensor | None, before: AttentionMap | None = None
+        self,
+        x: Tensor,
+        attend: Tensor | None,
+        relative: Tensor | None = None,
+        before: AttentionMap | None = None,
     ) -> tuple[Tensor, AttentionMap]:
         """The output, and the attention map, for a layer that reuses it.
 
         Args:
             x: (B, F, D).
             attend: (B, 1, 1, F) bool, true where a frame may be attended to; None when all may.
+            relative: (H, F, F) of `RelativePositions`, in a WavLM.
             before: the map to attend with, if this layer `reuses` one.
         """
         if self.pre_norm:
-            y, attention = self._attention(self.attention_norm(x), attend, before)
+            y, attention = self._attention(self.attention_norm(x), attend, relative, before)
             x = x + y
             return x + self._ffn(self.ffn_norm(x)), attention
-        y, attention = self._attention(x, attend, before)
+        y, attention = self._attention(x, attend, relative, before)
         x = self.attention_norm(x + y)
         return self.ffn_norm(x + self._ffn(x)), attention
 
     def _attention(
-        self, x: Tensor, attend: Tensor | None, before: AttentionMap | None
+        self, x: Tensor, attend: Tensor | None, relative: Tensor | None, before: AttentionMap | None
     ) -> tuple[Tensor, AttentionMap]:
         if self.reuses:
             assert before is not None
             attention = before
         else:
-            attention = self._by_head(self.query, x), self._by_head(self.key, x), attend
+            query, key = self._by_head(self.query, x), self._by_head(self.key, x)
+            mask = attend if relative is None else self._gated(relative, x, attend).to(query.dtype)
+            attention = query, key, mask
         query, key, mask = attention
         value = self._by_head(self.value, x)
         dropout = self.attention_dropout if self.training else 0.0
@@ -329,6 +363,18 @@ class TransformerLayer(nn.Module):
         y = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
         y = self.attention_out(y.transpose(1, 2).flatten(2))
         return F.dropout(y, self.dropout, self.training), attention
+
+    def _gated(self, relative: Tensor, x: Tensor, attend: Tensor | None) -> Tensor:
+        """(B, H, F, F): the relative bias times a gate of each query; minus infinity where padding is.
+
+        Of the gated bias of WavLM (Chen et al. 2022, Sec. 3.1) in the form of its published weights:
+        g_u (s g_r - 1) + 2, where g_u and g_r are the sigmoids of the sums of four outputs each of a linear
+        layer on a head's part of the features, and s is `gate_scale`.
+        """
+        parts = x.unflatten(2, (self.heads, -1)).transpose(1, 2)  # (B, H, F, D / H)
+        update, reset = self.gate(parts).unflatten(3, (2, 4)).sum(4).sigmoid().chunk(2, 3)
+        bias = (update * (reset * self.gate_scale - 1.0) + 2.0) * relative
+        return bias if attend is None else bias.masked_fill_(~attend, -torch.inf)
 
     def _by_head(self, linear: nn.Linear, x: Tensor) -> Tensor:
         """(B, F, D) -> (B, H, F, D / H)."""
@@ -354,6 +400,7 @@ def run_layers(
     config: TransformerConfig,
     *,
     training: bool,
+    relative: Tensor | None = None,
 ) -> list[Tensor]:
     """The L + 1 hidden states of transformer layers, each (B, F, D).
 
@@ -363,6 +410,7 @@ def run_layers(
         attend: as `TransformerLayer`.
         config: layerdrop and activation checkpointing.
         training: whether these apply.
+        relative: as `TransformerLayer`.
     """
     hidden_states = [x]
     attention: AttentionMap | None = None  # of the last layer that was not skipped
@@ -372,9 +420,9 @@ def run_layers(
             # Gradients of zero, not none: under DDP every process must have all of them.
             x = x + 0.0 * torch.stack([parameter.sum() for parameter in layer.parameters()]).sum()
         elif training and config.activation_checkpointing:
-            x, attention = cast(Any, checkpoint(layer, x, attend, attention, use_reentrant=False))
+            x, attention = cast(Any, checkpoint(layer, x, attend, relative, attention, use_reentrant=False))
         else:
-            x, attention = layer(x, attend, attention)
+            x, attention = layer(x, attend, relative, attention)
         attention = attention if config.reuse_attention else None
         hidden_states.append(x)
     return hidden_states

@@ -5,7 +5,8 @@ D features, L layers.
 
 The architecture is Hsu et al. 2021 (HuBERT). Two variants exist and both are here: *base* (group norm in the
 first convolution, layer norm after each residual) and *large* (layer norm in every convolution, layer norm
-before each residual, waveforms normalised to zero mean and unit variance).
+before each residual, waveforms normalised to zero mean and unit variance). WavLM (Chen et al. 2022) is the
+same with a gated relative position bias in its attention (`relative_buckets`).
 
 An utterance gets the same features alone and inside any padded batch: statistics over time (the group norm,
 the waveform normalisation) run over its own samples, padded frames are zero before the positional convolution
@@ -17,7 +18,7 @@ Students may have another front end than the seven convolutions over samples: se
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -25,13 +26,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import override
 
-from distill.convolution import normalized_conv, strided_conv
+from distill.convolution import PositionalConv, normalized_conv, strided_conv
 from distill.encoder import (
     MOST_CONVOLUTIONS,
     Count,
     Encoder,
     EncoderOutput,
-    PositionalConv,
+    RelativePositions,
     TransformerConfig,
     make_layers,
     run_layers,
@@ -43,12 +44,13 @@ from distill.waveforms.logmel import MOST_BANDS, LogMel
 INHERITED = (
     *("front", "mel_bands", "conv_layers", "conv_norm", "conv_bias", "normalize_input"),
     *("dim", "heads", "ffn_dim", "pre_norm", "position_kernel", "position_groups"),
+    *("relative_buckets", "relative_distance"),
 )
 """What a student takes from its teacher's configuration: the shapes of the weights that it starts with, and
 how they are used. Dropout and the like are its own."""
 _MEANING = {"cnn": ("front", "conv_layers", "conv_norm"), "layers": ("heads", "pre_norm")}
 """By part of an encoder: what must be the same for weights of one shape to compute the same."""
-_LATER = ("front", "mel_bands", "reuse_attention")
+_LATER = ("front", "mel_bands", "reuse_attention", "relative_buckets", "relative_distance")
 """Fields that earlier versions refuse: files have them only where they differ from the defaults."""
 
 
@@ -108,6 +110,10 @@ class HubertConfig:
     reuse_attention: bool = False
     """Layers 2, 4, ... attend with the maps of the layer before and have no query and key projections
     (ARMHuBERT, Jang et al. 2023, arXiv 2305.11685)."""
+    relative_buckets: int = 0
+    """Buckets of a gated relative position bias: the model is a WavLM (Chen et al. 2022); 0: none."""
+    relative_distance: int = 800
+    """Frames from which on all distances share a bucket of it."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "conv_layers", tuple(tuple(layer) for layer in self.conv_layers))
@@ -187,23 +193,28 @@ class HubertConfig:
         return {name: value for name, value in asdict(self).items() if usual.get(name, ...) != value}
 
 
+_LARGE = HubertConfig(
+    conv_norm="layer", normalize_input=True, dim=1024, layers=24, heads=16, ffn_dim=4096, pre_norm=True
+)
+# Small enough to be pre-trained on two CPU cores in minutes, and then never overfitted: no dropout.
+_MINI = HubertConfig(
+    conv_layers=_conv_stack(32),
+    dim=128,
+    layers=6,
+    heads=4,
+    ffn_dim=512,
+    position_kernel=32,
+    position_groups=8,
+    dropout=0.0,
+    attention_dropout=0.0,
+)
 PRESETS: dict[str, HubertConfig] = {
     "base": HubertConfig(),
-    "large": HubertConfig(
-        conv_norm="layer", normalize_input=True, dim=1024, layers=24, heads=16, ffn_dim=4096, pre_norm=True
-    ),
-    # Small enough to be pre-trained on two CPU cores in minutes, and then never overfitted: no dropout.
-    "mini": HubertConfig(
-        conv_layers=_conv_stack(32),
-        dim=128,
-        layers=6,
-        heads=4,
-        ffn_dim=512,
-        position_kernel=32,
-        position_groups=8,
-        dropout=0.0,
-        attention_dropout=0.0,
-    ),
+    "large": _LARGE,
+    "mini": _MINI,
+    "wavlm_base": HubertConfig(relative_buckets=320),
+    "wavlm_large": replace(_LARGE, relative_buckets=320),
+    "wavlm_mini": replace(_MINI, relative_buckets=32, relative_distance=80),
 }
 
 
@@ -289,7 +300,8 @@ class HubertEncoder(Encoder):
             in_channels = channels
         self.projection_norm = nn.LayerNorm(in_channels) if config.projection_norm else None
         self.projection = nn.Linear(in_channels, config.dim)
-        self.position = PositionalConv(config.transformer)
+        self.position = PositionalConv(config.dim, config.position_kernel, config.position_groups)
+        self.relative = RelativePositions(config.transformer) if config.relative_buckets else None
         self.norm = nn.LayerNorm(config.dim)  # before the layers (base) or after them (large)
         self.layers = make_layers(config.transformer)
 
@@ -317,7 +329,7 @@ class HubertEncoder(Encoder):
     def unlike(self, other: Encoder) -> list[str]:
         """Parts of another encoder that the weights of this one do not fit, or would mean something else in.
 
-        By the beginnings of their names: "cnn", "projection", "position", "norm", "layers".
+        By the beginnings of their names: "cnn", "projection", "position", "norm", "relative", "layers".
         """
         ours = {name: value.shape for name, value in self.state_dict().items()}
         parts = {
@@ -330,7 +342,8 @@ class HubertEncoder(Encoder):
             for name, value in other.state_dict().items()
             if ours.get(name) != value.shape
         }
-        return sorted(parts)
+        other_heads = "layers" in parts and self.relative is not None
+        return sorted(parts | {"relative"} if other_heads else parts)
 
     @override
     def forward(
@@ -406,7 +419,9 @@ class HubertEncoder(Encoder):
         if not self.config.pre_norm:
             x = self.norm(x)
         x = F.dropout(x, self.config.dropout, self.training)
-        return run_layers(self.layers, x, attend, self.transformer_config, training=self.training)
+        relative = self.relative and self.relative(x.shape[1])  # once for all layers
+        config = self.transformer_config
+        return run_layers(self.layers, x, attend, config, training=self.training, relative=relative)
 
 
 def beyond_weights(config: HubertConfig) -> str:
@@ -422,6 +437,7 @@ def beyond_weights(config: HubertConfig) -> str:
         "head_dim": config.dim // config.heads,
         "normalize_input": config.normalize_input,
         "last_after_norm": config.pre_norm,
+        "relative_distance": config.relative_distance,
     }
     usual = {
         "front": "cnn",
@@ -429,5 +445,6 @@ def beyond_weights(config: HubertConfig) -> str:
         "head_dim": 64,
         "normalize_input": False,
         "last_after_norm": False,
+        "relative_distance": 800,
     }
     return " ".join(f"{name}={value}" for name, value in found.items() if value != usual[name])

@@ -67,6 +67,7 @@ def architecture(
             "ffn_dim": state["layers.0.ffn_in.weight"].shape[0],
             "position_kernel": position.shape[2],
             "position_groups": dim // position.shape[1],
+            "relative_buckets": len(state.get("relative.embedding.weight", ())),
         }
     except KeyError as error:
         raise CheckpointError(f"{source} is not a complete HuBERT: {error.args[0]} is missing") from None
@@ -135,7 +136,7 @@ def check_types(fields: Mapping[str, Any], source: object) -> None:
         elif isinstance(default, float):
             good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         elif isinstance(default, int) and not isinstance(default, bool):
-            good = _positive(value)
+            good = _positive(value) or (type(value) is int and value == default)  # 0: none
         else:
             good = isinstance(value, type(default))
         if not good:

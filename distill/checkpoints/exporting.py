@@ -33,6 +33,7 @@ _ONE_MAP_EACH = (
     "its layers each have an attention map of their own, and this model's reuse them (reuse_attention)"
 )
 _OVER_SAMPLES = "its layout has convolutions over samples, and this model's hear log-mels (front mel)"
+_NO_RELATIVE = "it is for HuBERT, and this model has the relative position bias of WavLM"
 _OF_HUBERT = "it is for HuBERT, whose CNN hears the waveform; SPIRAL has two blocks behind log-mel features"
 _POSSIBLE = {
     "student": "s3prl, huggingface, onnx and native",
@@ -119,7 +120,8 @@ def export(
     reason = _OF_HUBERT if spiral else _IMPOSSIBLE.get((kind, format))
     goes_to = _POSSIBLE[kind]
     if reason is None and format not in ("native", "onnx"):
-        reason, goes_to = _beyond(model), "onnx and native"
+        reason = _beyond(model, format)
+        goes_to = "onnx and native" if reason else goes_to
     if reason:
         raise CheckpointError(f"a {kind} cannot be exported to {format}: {reason}; it goes to {goes_to}")
     path = Path(path)
@@ -146,12 +148,16 @@ def export(
     return onnx.write(model, file, facts, n_samples=n_samples)
 
 
-def _beyond(model: Encoder | Student) -> str | None:
+def _beyond(model: Encoder | Student, format: str) -> str | None:
     """Why the layouts of other programs cannot hold a HuBERT that has more than the published ones."""
     config = (model.encoder if isinstance(model, Student) else model).config
     if config.front != "cnn":
         return _OVER_SAMPLES
-    return _ONE_MAP_EACH if config.reuse_attention else None
+    if config.reuse_attention:
+        return _ONE_MAP_EACH
+    if config.relative_buckets and (format != "huggingface" or not config.projection_norm):
+        return _NEEDS_NORM if format == "huggingface" else _NO_RELATIVE
+    return None
 
 
 def _written(model: Encoder | Student, format: str, path: Path) -> list[Path]:

@@ -85,7 +85,6 @@ def read(path: str | Path) -> tuple[HubertConfig, dict[str, Tensor], dict[str, A
 
 def parse(contents: Any, path: object) -> tuple[HubertConfig, dict[str, Tensor], dict[str, Any]]:
     """`read` for contents that are loaded already."""
-    _refuse_wavlm(contents, path)
     model_cfg, task_cfg, tensors = _sections(contents, path)
     name = str(model_cfg.get("_name") or model_cfg.get("arch") or "hubert")
     if not name.startswith(_MODELS):
@@ -110,8 +109,8 @@ def parse(contents: Any, path: object) -> tuple[HubertConfig, dict[str, Tensor],
     layers = parse_layers(model_cfg.get("conv_feature_layers"), path)
     strides = None if layers is None else [stride for _, _, stride in layers]
     shape = architecture.architecture(state, strides, path)
-    architecture.compare(model_cfg | {"conv_feature_layers": layers}, _in_fairseq_terms(shape), path, "'cfg'")
-    config = architecture.make_hubert_config(shape | _settings(model_cfg, task_cfg, shape, path), path)
+    architecture.compare(model_cfg | {"conv_feature_layers": layers}, in_fairseq_terms(shape), path, "'cfg'")
+    config = architecture.make_hubert_config(shape | settings(model_cfg, task_cfg, shape, path), path)
     updates = _updates(contents)
     provenance = {"model": name, "fine_tuned": fine_tuned}
     provenance |= {} if updates is None else {"num_updates": updates}
@@ -190,12 +189,6 @@ def _is_unknown(value: Any) -> bool:
     return isinstance(value, str) and re.fullmatch(r"<\w+(\.\w+)+>", value) is not None
 
 
-def _refuse_wavlm(contents: Any, path: object) -> None:
-    tensors = contents.get("model") if isinstance(contents, dict) else None
-    if isinstance(tensors, Mapping) and any("relative_attention_bias" in str(key) for key in tensors):
-        raise CheckpointError(f"{path} {weights.WAVLM}")
-
-
 def _sections(contents: Any, path: object) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """(model configuration, task configuration, weights) of any of the layouts."""
     if not matches(contents):
@@ -225,10 +218,20 @@ def _pretrained_cfg(model_cfg: dict[str, Any]) -> dict[str, Any]:
     return inner if isinstance(inner, dict) else model_cfg
 
 
-def _settings(
+def settings(
     model_cfg: dict[str, Any], task_cfg: dict[str, Any], shape: dict[str, Any], path: object
 ) -> dict[str, Any]:
-    """The fields of `HubertConfig` that weights do not tell, with fairseq's defaults."""
+    """The fields of `HubertConfig` that weights do not tell, with fairseq's defaults.
+
+    Args:
+        model_cfg: says heads, norms and dropout.
+        task_cfg: says whether waveforms are normalised.
+        shape: as `architecture.architecture`.
+        path: the file, for messages.
+
+    Raises:
+        CheckpointError: if essential values are missing, or it uses other activations.
+    """
     if "encoder_attention_heads" not in model_cfg:
         raise CheckpointError(
             f"{path} does not say how many attention heads it has (encoder_attention_heads)"
@@ -250,7 +253,7 @@ def _settings(
     }
 
 
-def _in_fairseq_terms(shape: Mapping[str, Any]) -> dict[str, Any]:
+def in_fairseq_terms(shape: Mapping[str, Any]) -> dict[str, Any]:
     """What the weights decide, as fairseq's configuration says it."""
     return {
         **{theirs: shape[ours] for theirs, ours in SHAPES.items()},

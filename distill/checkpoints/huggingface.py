@@ -1,6 +1,6 @@
 """Hugging Face `transformers` checkpoints: folders (read without transformers) and models of the hub.
 
-HuBERT and wav2vec 2.0, whose encoders are the same.
+HuBERT and wav2vec 2.0, whose encoders are the same, and WavLM.
 """
 
 from __future__ import annotations
@@ -46,7 +46,12 @@ _OLD_NAMES = {  # before torch had parametrizations
     "encoder.pos_conv_embed.conv.weight_g": f"{_POSITION}.original0",
     "encoder.pos_conv_embed.conv.weight_v": f"{_POSITION}.original1",
 }
-_MODEL_TYPES = ("hubert", "wav2vec2")
+_WAVLM_NAMES = {
+    "encoder.layers.#.attention.gru_rel_pos_linear": "layers.#.gate",
+    "encoder.layers.#.attention.gru_rel_pos_const": "layers.#.gate_scale",
+    "encoder.layers.0.attention.rel_attn_embed.weight": "relative.embedding.weight",
+}
+_MODEL_TYPES = ("hubert", "wav2vec2", "wavlm")
 _HEADS = (
     *("masked_spec_embed", "lm_head.", "projector.", "classifier.", "layer_weights"),
     *("quantizer.", "project_hid.", "project_q."),
@@ -73,7 +78,7 @@ def is_hub_id(source: str) -> bool:
 def read(
     source: str | Path, *, normalize_input: bool | None = None
 ) -> tuple[HubertConfig, dict[str, Tensor], dict[str, Any]]:
-    """A HuBERT or wav2vec 2.0 of transformers, with or without a head on top.
+    """A HuBERT, wav2vec 2.0 or WavLM of transformers, with or without a head on top.
 
     Args:
         source: a folder with `config.json` and `model.safetensors` or `pytorch_model.bin`, in one file or
@@ -91,8 +96,6 @@ def read(
         folder = huggingface_files.download(str(source))
     settings = files.read_json(folder / "config.json")
     model_type = settings.get("model_type")
-    if model_type == "wavlm":
-        raise CheckpointError(f"{source} {weights.WAVLM}")
     if model_type not in _MODEL_TYPES:
         raise CheckpointError(
             f"{source} holds a model of type {model_type!r}, expected {' or '.join(map(repr, _MODEL_TYPES))}"
@@ -105,10 +108,17 @@ def read(
         )
     tensors = weights.unwrapped(huggingface_files.read(folder), source)
     tensors = {str(key).removeprefix(f"{model_type}."): tensor for key, tensor in tensors.items()}
-    state, unknown = weights.rename(tensors, _NAMES | _OLD_NAMES)
+    wavlm = model_type == "wavlm"
+    state, unknown = weights.rename(tensors, _NAMES | _OLD_NAMES | (_WAVLM_NAMES if wavlm else {}))
     unknown = [key for key in unknown if not key.startswith(_HEADS)]
     if unknown:
-        raise CheckpointError(f"{source} holds weights that a HuBERT does not have: {listed(unknown)}")
+        kind = "WavLM" if wavlm else "HuBERT"
+        raise CheckpointError(f"{source} holds weights that a {kind} does not have: {listed(unknown)}")
+    if wavlm and "relative.embedding.weight" not in state:
+        raise CheckpointError(
+            f"{source} is a WavLM by its config.json, but its weights have no relative position bias: they "
+            "are of another model"
+        )
     strides = settings.get("conv_stride")
     if strides is not None and not isinstance(strides, list):
         raise CheckpointError(f"{source}: conv_stride is {strides!r} in config.json, expected a list")
@@ -117,6 +127,7 @@ def read(
     if normalize_input is None:
         normalize_input = _normalizes(folder, shape, fields)
     fields |= _settings(settings) | {"normalize_input": normalize_input}
+    fields |= {"relative_distance": settings.get("max_bucket_distance", 800)} if wavlm else {}
     config = architecture.make_hubert_config(shape | fields, source)
     architecture.compare(settings, _shapes(config), source, "config.json")
     provenance = {"model_type": model_type, "architectures": settings.get("architectures")}
@@ -176,6 +187,8 @@ def write(
 ) -> Path:
     """Write an encoder so that `transformers.HubertModel.from_pretrained(folder)` is the same model.
 
+    A WavLM is one of `transformers.WavLMModel`.
+
     Its `hidden_states` are ours, except that in pre-norm models some versions of transformers apply the final
     layer norm to the last one: that is our `last_hidden_state`.
 
@@ -196,7 +209,8 @@ def write(
         CheckpointError: if the folder cannot be written.
     """
     folder = Path(folder)
-    state, unknown = weights.rename(model.state_dict(), {ours: theirs for theirs, ours in _NAMES.items()})
+    names = _NAMES | _WAVLM_NAMES
+    state, unknown = weights.rename(model.state_dict(), {ours: theirs for theirs, ours in names.items()})
     assert not unknown, unknown
     files.write_safetensors(folder / "model.safetensors", state)
     files.write_json(
@@ -283,14 +297,16 @@ def _shapes(config: HubertConfig) -> dict[str, Any]:
         "num_feat_extract_layers": len(channels),
         "num_conv_pos_embeddings": config.position_kernel,
         "num_conv_pos_embedding_groups": config.position_groups,
+        **({"num_buckets": config.relative_buckets} if config.relative_buckets else {}),
     }
 
 
 def _describe(config: HubertConfig) -> dict[str, Any]:
     """Our configuration in the words of transformers."""
+    wavlm = {"model_type": "wavlm", "max_bucket_distance": config.relative_distance}
     return _shapes(config) | {
-        "architectures": ["HubertModel"],
-        "model_type": "hubert",
+        "architectures": ["WavLMModel" if config.relative_buckets else "HubertModel"],
+        **(wavlm if config.relative_buckets else {"model_type": "hubert"}),
         "num_attention_heads": config.heads,
         "do_stable_layer_norm": config.pre_norm,
         "hidden_dropout": config.dropout,

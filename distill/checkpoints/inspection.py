@@ -31,7 +31,7 @@ class CheckpointInfo:
     path: str
     """The source as it was given."""
     format: str
-    """"native", "fairseq", "huggingface", "torchaudio", "s3prl", "nemo", "onnx" or "random"."""
+    """"native", "fairseq", "wavlm", "huggingface", "torchaudio", "s3prl", "nemo", "onnx" or "random"."""
     kind: Kind
     """"teacher" (any plain encoder of SPIRAL, and of HuBERT with a projection norm) or "student"."""
     family: str
@@ -50,6 +50,10 @@ class CheckpointInfo:
     """Teacher layers that a student predicts; None for a plain encoder."""
     normalize_input: bool
     """Whether waveforms are normalised to zero mean and unit variance first."""
+    relative_buckets: int = 0
+    """Of the gated relative position bias of a WavLM; 0 in others."""
+    reuse_attention: bool = False
+    """Whether every second layer attends with the map of the layer before."""
     blocks: str = ""
     """Of SPIRAL, for people."""
     front: str = ""
@@ -63,10 +67,11 @@ class CheckpointInfo:
             "path": self.path,
             "format": self.format,
             "kind": self.kind,
-            "family": _FAMILIES[self.family],
+            "family": "WavLM" if self.relative_buckets else _FAMILIES[self.family],
             "frame rate": f"{SAMPLE_RATE / self.hop:g} Hz (every {1000 * self.hop / SAMPLE_RATE:g} ms)",
             "layers": self.layers,
             **({"blocks": self.blocks} if self.blocks else {}),
+            **({"attention maps": "each used by two layers"} if self.reuse_attention else {}),
             "dim": self.dim,
             **({"front end": self.front} if self.front else {}),
             "parameters (encoder)": f"{self.parameters_encoder:,}",
@@ -149,6 +154,8 @@ def _architecture(config: EncoderConfig) -> dict[str, Any]:
     """The fields of `CheckpointInfo` that a configuration gives."""
     names = ("family", "layers", "dim", "hop", "normalize_input")
     found: dict[str, Any] = {name: getattr(config, name) for name in names}
+    if isinstance(config, HubertConfig):
+        found |= {name: getattr(config, name) for name in ("relative_buckets", "reuse_attention")}
     if isinstance(config, SpiralConfig):
         blocks = zip((config.block1_conv_layers, config.conv_layers), config.transformers, strict=True)
         sizes = [

@@ -21,6 +21,7 @@ from distill.checkpoints import (
     s3prl,
     safe_pickle,
     torchaudio,
+    wavlm,
     weights,
 )
 from distill.checkpoints.native import Kind
@@ -35,14 +36,14 @@ _Wanted = Literal["teacher", "student", "any"]
 PRESETS: dict[str, EncoderConfig] = {**HUBERTS, **{f"spiral_{name}": SPIRALS[name] for name in SPIRALS}}
 """What "random:NAME" makes."""
 _EXPECTED: dict[_Wanted, str] = {
-    "teacher": "expected a teacher: a fairseq or torchaudio .pt, a torchaudio bundle such as HUBERT_BASE, a "
-    "Hugging Face folder or hub id (org/name), a .ckpt of SPIRAL's authors, teacher.safetensors, a run "
-    "folder, or random:" + "|".join(PRESETS),
+    "teacher": "expected a teacher: a fairseq, WavLM or torchaudio .pt, a torchaudio bundle such as "
+    "HUBERT_BASE, a Hugging Face folder or hub id (org/name), a .ckpt of SPIRAL's authors, "
+    "teacher.safetensors, a run folder, or random:" + "|".join(PRESETS),
     "student": "expected a student: student.safetensors with its .json, a Lightning .ckpt, an s3prl "
     "Distiller .ckpt, or a run folder",
-    "any": "expected a checkpoint: a fairseq or torchaudio .pt, a torchaudio bundle, a Hugging Face folder "
-    "or hub id (org/name), an s3prl Distiller .ckpt, a .ckpt of SPIRAL's authors, our .safetensors with its "
-    ".json, a Lightning .ckpt, our .onnx, or a run folder",
+    "any": "expected a checkpoint: a fairseq, WavLM or torchaudio .pt, a torchaudio bundle, a Hugging Face "
+    "folder or hub id (org/name), an s3prl Distiller .ckpt, a .ckpt of SPIRAL's authors, our .safetensors "
+    "with its .json, a Lightning .ckpt, our .onnx, or a run folder",
 }
 _CHOICES = {"normalize=true": True, "normalize=false": False}
 _LONGEST_NOTE = 10_000
@@ -81,7 +82,7 @@ def load_teacher(source: str | Path, *, normalize_input: bool | None = None) -> 
             folder or hub id, a Lightning checkpoint of SPIRAL's authors (of which the student's encoder is
             taken), `teacher.safetensors`, a run folder, a Lightning checkpoint of `distill adapt`, or
             "random:base", "random:large", "random:mini", "random:spiral_base", ... for random weights (from
-            torch's global generator). HuBERT and wav2vec 2.0 alike. Each may end in "?normalize=true"
+            torch's global generator). HuBERT, wav2vec 2.0 and WavLM alike. Each may end in "?normalize=true"
             or "?normalize=false", see `split_source`.
         normalize_input: whether waveforms of HuBERT are normalised to zero mean and unit variance first;
             None: as the source says, where a Hugging Face folder of a model with group norm is taken not to.
@@ -305,6 +306,8 @@ def _torch_file(path: Path, wanted: _Wanted) -> Opened:
     if not safe_pickle.matches(path):
         raise CheckpointError(f"{path} is {_describe_file(path)}, {_EXPECTED[wanted]}")
     contents = safe_pickle.load(path)
+    if wavlm.matches(contents):
+        return _filled("wavlm", *wavlm.parse(contents, path), path)
     if fairseq.matches(contents):
         opened = _filled("fairseq", *fairseq.parse(contents, path), path)
         assert isinstance(opened.model, HubertEncoder)

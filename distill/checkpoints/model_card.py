@@ -93,8 +93,9 @@ def model_card(
 
 def _what(config: HubertConfig, n_parameters: int) -> str:
     kind = "teacher" if config.projection_norm else "student"
+    name = "WavLM" if config.relative_buckets else "HuBERT"
     return (
-        f"A HuBERT encoder ({kind}): {config.layers} transformer layers of {config.dim} features, "
+        f"A {name} encoder ({kind}): {config.layers} transformer layers of {config.dim} features, "
         f"{n_parameters / 1e6:.1f} M parameters, 16 kHz speech in, a frame every "
         f"{1000 * config.hop / SAMPLE_RATE:g} ms out."
     )
@@ -104,10 +105,11 @@ def _usage(config: HubertConfig) -> str:
     waves = "(batch, samples) at 16 kHz"
     if config.normalize_input:
         waves += ", each of zero mean and unit variance"
+    name = "WavLMModel" if config.relative_buckets else "HubertModel"
     code = f"""```python
-from transformers import HubertModel
+from transformers import {name}
 
-model = HubertModel.from_pretrained("...").eval()
+model = {name}.from_pretrained("...").eval()
 features = model(waveforms).last_hidden_state  # waveforms: {waves}
 ```"""
     notes = []

@@ -47,6 +47,10 @@ _PREFIXES = ("wav2vec2.", "model.")  # of a HuBERTPretrainModel, of a bundle tha
 _HEADS = ("aux.", "mask_generator.", "logit_generator.")
 _ATTENTION_HEADS = {768: 12, 1024: 16, 1280: 16, 1920: 16}
 """By width: base, large (and XLSR 300M), extra large (and XLSR 1B), XLSR 2B."""
+_WAVLM = (
+    "is a WavLM in torchaudio's layout, which is not read: take microsoft/wavlm-base, "
+    "microsoft/wavlm-base-plus or microsoft/wavlm-large of the Hugging Face hub, or Microsoft's .pt file"
+)
 _BUNDLE = re.compile(r"(HUBERT|WAV2VEC2|WAVLM|VOXPOPULI)_[A-Z0-9_]+")
 
 
@@ -109,7 +113,7 @@ def read_bundle(name: str) -> tuple[HubertConfig, dict[str, Tensor], dict[str, A
         hint = f": did you mean {close[0]}?" if close else f", it has {', '.join(known)}"
         raise CheckpointError(f"torchaudio has no bundle {name}{hint}")
     if name.startswith("WAVLM_"):
-        raise CheckpointError(f"{name} {weights.WAVLM}")
+        raise CheckpointError(f"{name} {_WAVLM}")
     try:
         model = bundle.get_model(dl_kwargs={"weights_only": True})  # whatever lies in the cache by now
     except Exception as error:  # the exceptions of its network stack differ between versions
@@ -140,7 +144,7 @@ def _encoder_weights(
     for prefix in _PREFIXES:
         tensors = {key.removeprefix(prefix): tensor for key, tensor in tensors.items()}
     if any("rel_attn_embed" in key or "gru_rel_pos" in key for key in tensors):
-        raise CheckpointError(f"{source} {weights.WAVLM}")
+        raise CheckpointError(f"{source} {_WAVLM}")
     state, unknown = weights.rename(tensors, _NAMES)
     unknown = [key for key in unknown if not key.startswith(_HEADS)]
     if unknown:

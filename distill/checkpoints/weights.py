@@ -14,11 +14,6 @@ from distill.encoder import Encoder, EncoderConfig
 from distill.errors import CheckpointError, first_line, listed
 from distill.student import encoder_of
 
-WAVLM = (
-    "is a WavLM, whose attention has a gated relative position bias that this encoder does not have: "
-    "expected a HuBERT or wav2vec 2.0"
-)
-
 _INDEX = re.compile(r"\b(conv_layers|layers|cnn)\.(\d+)\b")
 _PARALLEL = "module."
 _COMPILED = "_orig_mod."
@@ -50,7 +45,7 @@ def rename(state: Mapping[str, Any], names: Mapping[str, str]) -> tuple[dict[str
 
     Args:
         state: the weights.
-        names: old name -> new name, of modules or of single weights; `#` stands for the index of a layer.
+        names: old name -> new name, of modules or of single weights; `#` stands for the index of any layer.
 
     Returns:
         The renamed weights, and the names that the table does not know.
@@ -61,7 +56,7 @@ def rename(state: Mapping[str, Any], names: Mapping[str, str]) -> tuple[dict[str
         index = _INDEX.search(key)
         pattern = _INDEX.sub(r"\1.#", key, count=1)
         module, _, leaf = pattern.rpartition(".")
-        new = names.get(pattern) or (f"{names[module]}.{leaf}" if module in names else None)
+        new = names.get(key) or names.get(pattern) or (f"{names[module]}.{leaf}" if module in names else None)
         if new is None or not isinstance(tensor, Tensor):
             unknown.append(key)
         else:

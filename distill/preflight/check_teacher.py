@@ -12,7 +12,7 @@ from distill.checkpoints.loading import open_source
 from distill.config import load, recipe_names
 from distill.encoder import EncoderConfig
 from distill.errors import CheckpointError
-from distill.hubert import PRESETS
+from distill.hubert import PRESETS, HubertConfig
 from distill.options import AdaptRecipe, Recipe, SpiralRecipe
 from distill.preflight.findings import CheckReport, Finding, missing, wrong
 from distill.student import Student
@@ -22,8 +22,11 @@ _PUBLISHED = {  # presets of what the hub and torchaudio have under these names
     "facebook/hubert-large-ll60k": "large",
     "HUBERT_BASE": "base",
     "HUBERT_LARGE": "large",
+    "microsoft/wavlm-base": "wavlm_base",
+    "microsoft/wavlm-base-plus": "wavlm_base",
+    "microsoft/wavlm-large": "wavlm_large",
 }
-_MEGABYTES = {"base": 378, "large": 1266}  # of their float32 weights
+_MEGABYTES = {"base": 378, "large": 1266, "wavlm_base": 378, "wavlm_large": 1262}  # of their float32 weights
 
 
 def check_teacher(recipe: Recipe, report: CheckReport) -> EncoderConfig | None:
@@ -63,6 +66,7 @@ def check_teacher(recipe: Recipe, report: CheckReport) -> EncoderConfig | None:
         return None
     detail = f"{config.layers} layers, {config.dim} features"
     detail += ", SPIRAL" if config.family == "spiral" else ""
+    detail += ", WavLM" if isinstance(config, HubertConfig) and config.relative_buckets else ""
     report.findings.append(Finding(what=what, state="ok", detail=detail))
     return config
 

@@ -81,7 +81,10 @@ def estimate(recipe: Recipe, teacher: EncoderConfig, layout: Layout) -> Needs:
     samples = batch_samples(recipe) / (layout.processes * layout.nodes)
     part = samples / recipe.optim.accumulate
     trained_config = (trained_model.encoder if isinstance(trained_model, Student) else trained_model).config
-    working = activation_bytes(trained_config, part, heads=heads) + 2 * _largest(trained_config, part)
+    longest = min(recipe.data.max_samples, part)
+    working = activation_bytes(trained_config, part, heads=heads, longest=longest) + 2 * _largest(
+        trained_config, part
+    )
     if frozen:
         working = max(working, 3 * _largest(teacher, part))
     if "16" in str(recipe.trainer.get("precision", "32")):
@@ -129,19 +132,22 @@ def batch_samples(recipe: Recipe) -> float:
     return float(data.batch_size * data.max_samples)
 
 
-def activation_bytes(config: EncoderConfig, n_samples: float, *, heads: int = 0) -> float:
+def activation_bytes(
+    config: EncoderConfig, n_samples: float, *, heads: int = 0, longest: float | None = None
+) -> float:
     """What the forward pass keeps for the backward pass, in float32.
 
     A convolution of HuBERT keeps its output twice (for GELU, for the next one) and once more where it is
     normalised; one of SPIRAL its input, its output for layer norm twice, and once more for ReLU and dropout.
     A transformer layer keeps about 10 tensors of width D (8 where it reuses an attention map) and 3 of the
     feed-forward width a frame; the heads and the loss 6 of D each. Attention matrices are not counted:
-    kernels for GPUs do not keep them.
+    kernels for GPUs do not keep them. A WavLM's do, in what is added to them, in every layer that makes one.
 
     Args:
         config: of the encoder.
         n_samples: B x T.
         heads: N.
+        longest: samples of the longest utterance, for WavLM; None: `n_samples` is one utterance.
     """
     if isinstance(config, SpiralConfig):
         return _spiral_activation_bytes(config, n_samples) + _FLOAT * n_samples / config.hop * (
@@ -155,6 +161,11 @@ def activation_bytes(config: EncoderConfig, n_samples: float, *, heads: int = 0)
         frames /= stride
         normalised = config.conv_norm == "layer" or index == 0
         kept += (3 if normalised else 2) * channels * frames
+    if config.relative_buckets:
+        maps = 1 if config.activation_checkpointing else config.layers
+        maps -= maps // 2 if config.reuse_attention else 0
+        per_frame = (n_samples if longest is None else longest) / config.hop
+        kept += maps * config.heads * per_frame * frames
     return _FLOAT * (kept + frames * (_kept_by_layers(config.transformer) + 6 * heads * config.dim))
 
 

@@ -22,13 +22,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import override
 
-from distill.convolution import strided_conv
+from distill.convolution import PositionalConv, strided_conv
 from distill.encoder import (
     MOST_CONVOLUTIONS,
     Count,
     Encoder,
     EncoderOutput,
-    PositionalConv,
     TransformerConfig,
     make_layers,
     run_layers,
@@ -225,7 +224,7 @@ class SpiralBlock(nn.Module):
         for channels, kernel, stride in convolutions:
             self.convs.append(NormedConv(in_channels, channels, kernel, stride, config.dropout))
             in_channels = channels
-        self.position = PositionalConv(config)
+        self.position = PositionalConv(config.dim, config.position_kernel, config.position_groups)
         self.layers = make_layers(config)
         self.norm = nn.LayerNorm(config.dim)
 

@@ -58,10 +58,12 @@ class Work:
         even = 1 - config.position_kernel % 2  # a frame too many, which is dropped
         position = dim * (dim // config.position_groups) * config.position_kernel
         layer = 4 * dim * dim + 2 * dim * config.ffn_dim
+        gate = 8 * dim if config.relative_buckets else 0  # of a WavLM's position bias
+        layer += gate
         attention = 2 * dim * frames.square()
         self.rest += float(((frames + even) * position + layers * (frames * layer + attention)).sum())
-        if config.reuse_attention:  # no query, no key, no products of them
-            self.rest -= layers // 2 * float((frames * 2 * dim * dim + attention / 2).sum())
+        if config.reuse_attention:  # no query, key, gate, no products
+            self.rest -= layers // 2 * float((frames * (2 * dim * dim + gate) + attention / 2).sum())
 
     def heads(self, weights: Iterable[Tensor]) -> None:
         """Linear layers and convolutions behind the encoder, by their weights; vectors are biases."""

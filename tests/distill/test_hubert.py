@@ -29,6 +29,7 @@ CONFIGS: dict[str, HubertConfig] = {
     "base": SMALL,
     "large": replace(SMALL, conv_norm="layer", conv_bias=True, normalize_input=True, pre_norm=True),
     "student": replace(SMALL, projection_norm=False, layers=1),
+    "wavlm": replace(SMALL, relative_buckets=32, relative_distance=40, reuse_attention=True, pre_norm=True),
 }
 TOLERANCE = 2e-5  # 1e-4 is promised
 
@@ -111,13 +112,13 @@ def test_full_lengths_equal_no_lengths():
 
 def test_hidden_states():
     """L + 1 of them; the last one is normalised once more in pre-norm models only."""
-    for name, config in CONFIGS.items():
+    for config in CONFIGS.values():
         model = encoder(config)
         out = model(speech(4000)[0])
         assert len(out.hidden_states) == config.layers + 1 and out.cnn is None
         assert {state.shape for state in out.hidden_states} == {(1, 12, config.dim)}
         last = out.hidden_states[-1]
-        expected = model.norm(last) if name == "large" else last
+        expected = model.norm(last) if config.pre_norm else last
         assert torch.equal(out.last_hidden_state, expected)
         assert len(out.features) == len(out.hidden_states) and out.features[-1] is out.last_hidden_state
         assert all(a is b for a, b in zip(out.features[:-1], out.hidden_states[:-1], strict=True))
@@ -129,10 +130,15 @@ def test_presets():
         for name, theirs in (
             ("base", torchaudio.models.hubert_base()),
             ("large", torchaudio.models.hubert_large()),
+            ("wavlm_base", torchaudio.models.wavlm_base()),
+            ("wavlm_large", torchaudio.models.wavlm_large()),
         ):
             found = sum(p.numel() for p in HubertEncoder.from_preset(name).parameters())
             assert found == sum(p.numel() for p in theirs.parameters())
-    with pytest.raises(ValueError, match="unknown preset 'huge'; there are base, large, mini"):
+    with pytest.raises(
+        ValueError,
+        match="unknown preset 'huge'; there are base, large, mini, wavlm_base, wavlm_large, wavlm_mini",
+    ):
         HubertEncoder.from_preset("huge")
 
 

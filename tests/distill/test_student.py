@@ -127,6 +127,8 @@ def test_nothing_is_inherited_but_what_weights_need(mini):
         cnn_grad_scale=0.36,
         activation_checkpointing=True,
         reuse_attention=True,
+        relative_buckets=32,
+        relative_distance=80,
     )
     usual, given = vars(HubertConfig()), vars(config)
     assert [name for name in usual if given[name] == usual[name]] == ["front", "mel_bands"]

@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 
 from distill import load_student, load_teacher
-from distill.checkpoints import export, inspect, safe_pickle
+from distill.checkpoints import export, inspect, safe_pickle, wavlm, weights
 from distill.hubert import HubertEncoder
 from distill.student import Student
 from distill.training.saving import read_checkpoint
@@ -49,14 +49,26 @@ def files(format: str) -> dict[str, bytes]:
         folder = Path(name)
         if format == "last.ckpt":
             described = {"kind": "student", "architecture": student.to_dict(), "provenance": {"a": 1}}
-            weights = {f"student.{key}": value for key, value in student.state_dict().items()}
+            state = {f"student.{key}": value for key, value in student.state_dict().items()}
             about = {"pytorch-lightning_version": "2.6", "global_step": 3, "loops": {}, "callbacks": {}}
             rest = {"optimizer_states": [{"state": {}}], "lr_schedulers": []}
-            torch.save(about | rest | {"state_dict": weights, "distill": described}, folder / "last.ckpt")
+            torch.save(about | rest | {"state_dict": state, "distill": described}, folder / "last.ckpt")
+        elif format == "wavlm":
+            torch.save(_wavlm(), folder / "model.pt")
         else:
             suffixes = {"fairseq": ".pt", "torchaudio": ".pt", "s3prl": ".ckpt", "onnx": ".onnx"}
             export(model, format, folder / f"model{suffixes[format]}" if format in suffixes else folder)
         return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def _wavlm() -> dict[str, Any]:
+    """A small WavLM as Microsoft lays it out."""
+    changes = {"conv_layers": CONVOLUTIONS, "relative_buckets": 8, "relative_distance": 20}
+    model = HubertEncoder.from_preset("mini", **SMALL, **changes)
+    names = {ours: theirs for theirs, ours in wavlm._NAMES.items()}
+    cfg = {"encoder_attention_heads": SMALL["heads"], "normalize": False, "relative_position_embedding": True}
+    cfg |= {"conv_feature_layers": str(list(CONVOLUTIONS)), "num_buckets": 8, "max_distance": 20}
+    return {"cfg": cfg, "model": weights.rename(model.state_dict(), names)[0]}
 
 
 def _beside(format: str, file: str) -> Callable[[Path], None]:
@@ -195,6 +207,7 @@ TARGETS = [
         dump=write_json,
     ),
     _torch_target("fairseq", "model.pt", _of("fairseq", "model.pt"), load_teacher),
+    _torch_target("wavlm", "model.pt", _of("wavlm", "model.pt"), load_teacher),
     _torch_target("s3prl", "model.ckpt", _of("s3prl", "model.ckpt"), load_student),
     _torch_target(
         "torchaudio",

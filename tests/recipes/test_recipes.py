@@ -105,6 +105,15 @@ def test_the_recipes_of_the_authors_values_differ_in_these_alone(row):
     assert replace(authors, **same) == row_recipe
 
 
+@pytest.mark.parametrize("row", ["s1", "s4"])
+def test_the_recipes_of_wavlm_differ_in_the_teacher_alone(row):
+    wavlm = load_distil(f"{row}_wavlm")
+    assert wavlm.teacher == "microsoft/wavlm-base-plus"
+    recipe = load_distil(row)
+    same = {"name": row, "description": recipe.description, "teacher": recipe.teacher}
+    assert replace(wavlm, **same) == recipe
+
+
 def spiral(name: str) -> SpiralRecipe:
     recipe = load(name)
     assert isinstance(recipe, SpiralRecipe)

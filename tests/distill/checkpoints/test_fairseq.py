@@ -181,7 +181,7 @@ def broken(**changes) -> dict:
 
 BROKEN = {
     "holds a data2vec_audio model of fairseq, expected a HuBERT": broken(_name="data2vec_audio"),
-    "is a WavLM, whose attention has a gated relative position bias": broken(
+    "laid out as a WavLM, but has no gates on its relative position bias": broken(
         add={"encoder.layers.0.self_attn.relative_attention_bias.weight": torch.zeros(320, 4)}
     ),
     "it holds quantizer.vars, project_q.weight, expected a HuBERT": broken(

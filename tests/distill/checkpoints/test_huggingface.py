@@ -137,8 +137,11 @@ def edit(folder: Path, **changes) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "data2vec-audio"}, "model of type 'data2vec-audio', expected 'hubert' or 'wav2vec2'"),
-        ({"model_type": "wavlm"}, "is a WavLM, whose attention has a gated relative position bias"),
+        (
+            {"model_type": "data2vec-audio"},
+            "model of type 'data2vec-audio', expected 'hubert' or 'wav2vec2' or 'wavlm'",
+        ),
+        ({"model_type": "wavlm"}, "is a WavLM by its config.json, but its weights have no relative position"),
         ({"hidden_act": "relu"}, "hidden_act is 'relu' in config.json, expected 'gelu'"),
         ({"conv_pos_batch_norm": True}, "conv_pos_batch_norm is True"),
         ({"num_attention_heads": 5}, "must be a multiple of heads"),

@@ -116,10 +116,11 @@ def test_int8(student, exported):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("layers", [2, 3])
-def test_a_map_used_twice_is_made_once(tmp_path, layers):
+@pytest.mark.parametrize(("layers", "preset"), [(2, "mini"), (3, "wavlm_mini")])
+def test_a_map_used_twice_is_made_once(tmp_path, layers, preset):
     torch.manual_seed(0)
-    teacher = HubertEncoder.from_preset("mini", layers=3)
+    teacher = HubertEncoder.from_preset(preset, layers=3)
+    shake_relative(teacher)
     student = Student.from_teacher(teacher, layers=layers, targets=(3,), reuse_attention=True).eval()
     path = export(student, "onnx", tmp_path)
     assert sum(node.op_type == "Softmax" for node in onnx.load(str(path)).graph.node) == (layers + 1) // 2
@@ -130,6 +131,33 @@ def test_a_map_used_twice_is_made_once(tmp_path, layers):
     for row, count in enumerate(expected.lengths):
         difference = torch.from_numpy(features[row, :count]) - expected.z[row, :count]
         assert difference.abs().max() < TOLERANCE
+
+
+def shake_relative(encoder: HubertEncoder) -> None:
+    """A bias that matters."""
+    for name, parameter in encoder.named_parameters():
+        if "relative" in name or "gate" in name:
+            torch.nn.init.normal_(parameter)
+
+
+@torch.no_grad()
+def test_a_student_of_wavlm(tmp_path):
+    torch.manual_seed(0)
+    teacher = HubertEncoder.from_preset("wavlm_mini", layers=2)
+    shake_relative(teacher)
+    student = Student.from_teacher(teacher, layers=2, targets=(2,)).eval()
+    path = export(student, "onnx", tmp_path)
+    assert inspect(tmp_path).layers == 2 and inspect(tmp_path).relative_buckets == 32
+    for lengths in ([400], [32_000], [40_000, 400, 20_001]):
+        waves, valid = torch.randn(len(lengths), max(lengths)) * 0.1, torch.tensor(lengths)
+        features, _ = run(path, waves, valid)
+        rough, _ = run(int8_path(path), waves, valid)
+        expected = student(waves, valid)
+        for row, count in enumerate(expected.lengths):
+            wanted = expected.z[row, :count]
+            assert (torch.from_numpy(features[row, :count]) - wanted).abs().max() < TOLERANCE
+            error = torch.linalg.vector_norm(torch.from_numpy(rough[row, :count]) - wanted)
+            assert error / torch.linalg.vector_norm(wanted) < 0.15
 
 
 def test_inspect(student, exported):

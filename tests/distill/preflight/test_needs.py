@@ -26,6 +26,7 @@ from tests.distill.preflight.reports import mini
         ("mini", (2, 4, 6), True),
         ("base", (4, 8, 12), False),
         ("large", (8,), False),
+        ("wavlm_mini", (2, 4, 6), False),
     ],
 )
 def test_the_estimate_of_activations_against_what_autograd_keeps(preset, targets, reuse):
@@ -48,7 +49,7 @@ def test_the_estimate_of_activations_against_what_autograd_keeps(preset, targets
         for tensor in kept.values()
         if tensor.shape[:1] != (student.encoder.config.dim,)  # the positional kernel: not an activation
     )
-    estimated = activation_bytes(student.encoder.config, 48_000, heads=len(targets))
+    estimated = activation_bytes(student.encoder.config, 48_000, heads=len(targets), longest=24_000)
     assert estimated == pytest.approx(total, rel=0.2)
 
 

@@ -38,6 +38,8 @@ def overrides(data: Path, *more: str, name: str = "s4", steps: int = 2) -> list[
     kind = load(name).kind
     if kind == "spiral" or name.startswith("s4_spiral"):
         made += ["teacher=random:spiral_mini", "data.min_samples=0"]
+    if name.endswith("_wavlm"):
+        made += ["teacher=random:wavlm_mini"]
     if kind == "spiral":
         made += ["heads.dim=16", "ema.steps=null"]
     if kind == "distil":

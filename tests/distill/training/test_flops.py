@@ -46,8 +46,13 @@ def without_filters(encoder: SpiralEncoder) -> SpiralEncoder:
     return encoder
 
 
-@pytest.mark.parametrize("preset", ["base", "large", "mini"])
-@pytest.mark.parametrize("kind", [HubertEncoder, SpiralEncoder])
+@pytest.mark.parametrize(
+    ("kind", "preset"),
+    [
+        *((kind, preset) for kind in (HubertEncoder, SpiralEncoder) for preset in ("base", "large", "mini")),
+        (HubertEncoder, "wavlm_mini"),
+    ],
+)
 def test_a_forward_pass(kind, preset):
     with torch.device("meta"):
         encoder = kind.from_preset(preset).eval().requires_grad_(False)
@@ -100,12 +105,14 @@ def test_a_step_of_spiral():
     assert step_flops(module, LENGTHS) == pytest.approx(counted(module, step), rel=0.02)
 
 
-def test_a_reused_attention_map_is_no_work():
-    """D = 128: two products with D x D for query and key, and one of them with each other."""
-    config = HubertEncoder.from_preset("mini").config
+@pytest.mark.parametrize("preset", ["mini", "wavlm_mini"])
+def test_a_reused_attention_map_is_no_work(preset):
+    """D = 128: two products with D x D for query and key, one of them with each other; 8 x D for gates."""
+    config = HubertEncoder.from_preset(preset).config
+    gate = 8 * 128 if preset == "wavlm_mini" else 0
     lengths, frames = torch.tensor([16_000, 5_000]), torch.tensor([49, 15])
     for layers in (1, 2, 3):
-        saved = (layers // 2) * float((frames * 2 * 128 * 128 + frames.square() * 128).sum())
+        saved = (layers // 2) * float((frames * (2 * 128 * 128 + gate) + frames.square() * 128).sum())
         work = [
             forward(replace(config, reuse_attention=reuse), lengths, layers).rest for reuse in (False, True)
         ]
