@@ -96,7 +96,7 @@ NOISE = Argument(
     action="append",
     default=[],
     metavar="CORPUS=SOURCE",
-    help="where musan, wham, fsd, dns or rir recordings are; repeat for several",
+    help="where musan, wham, fsd, dns, speech or rir recordings are; repeat for several",
 )
 PHONES, WORDS = (
     Argument(
