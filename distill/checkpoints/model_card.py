@@ -169,7 +169,19 @@ def _recipe(recipe: Mapping[str, Any]) -> str:
         if values.get("features") == "mfcc":  # targets of no layer
             values = {key: value for key, value in values.items() if key != "layer"}
         facts |= {f"{name}.{key}": value for key, value in values.items()}
+    facts |= _objective(_section(recipe, "objective"))
     return _bullets({key: value for key, value in facts.items() if value is not None})
+
+
+def _objective(section: Mapping[str, Any]) -> dict[str, Any]:
+    """The terms that were on beside Eq. 2, and its own weight if there were any."""
+    facts: dict[str, Any] = {}
+    for name in section:
+        values = _section(section, name)
+        if values.get("weight"):
+            facts |= {f"objective.{name}.{key}": value for key, value in values.items()}
+    facts |= {"objective.input": section["input"]} if section.get("input") else {}
+    return facts | {"objective.regression": section.get("regression")} if facts else {}
 
 
 def _distorted(recipe: Mapping[str, Any]) -> bool:

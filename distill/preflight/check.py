@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from distill.checkpoints.codebooks import load_codebook
 from distill.encoder import EncoderConfig
-from distill.errors import MissingSource
-from distill.options import AdaptRecipe, Recipe
+from distill.errors import CheckpointError, MissingSource
+from distill.options import AdaptRecipe, DistillRecipe, Recipe, UnitsConfig
 from distill.preflight.check_machine import check_needs, check_out
 from distill.preflight.check_sources import HowToMake, check_data
 from distill.preflight.check_teacher import check_teacher
@@ -50,6 +51,8 @@ def check(
     if recipe.kind != "teacher":
         if isinstance(recipe, AdaptRecipe):
             report.findings += _check_targets(recipe, config)
+        if isinstance(recipe, DistillRecipe):
+            report.findings += _check_units(recipe.objective.units)
         report.findings += [_check_batch(recipe, layout), check_out(out)]
         report.findings += check_needs(recipe, config, out, hours, layout)
     return report
@@ -72,6 +75,18 @@ def _check_targets(recipe: AdaptRecipe, config: EncoderConfig | None) -> list[Fi
             findings.append(missing("targets", "not made yet", problem, fix))
     made = f"in {options.folder}" if options.folder else f"{options.clusters} clusters, made in the run"
     return findings or [Finding(what="targets", state="ok", detail=made)]
+
+
+def _check_units(options: UnitsConfig) -> list[Finding]:
+    """The codebook of masked units."""
+    if not options.weight or options.codebook is None:
+        return []
+    try:
+        centres = load_codebook(options.codebook)
+    except CheckpointError as error:
+        fix = "make it with `distill adapt targets`, or correct objective.units.codebook"
+        return [missing("units", "no codebook", f"objective.units.codebook: {error}", fix)]
+    return [Finding(what="units", state="ok", detail=f"{len(centres)} clusters of layer {options.layer}")]
 
 
 def _check_batch(recipe: Recipe, layout: Layout) -> Finding:

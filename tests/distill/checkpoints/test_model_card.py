@@ -12,7 +12,15 @@ from distill.config import to_yaml
 from distill.distortions.options import DistortionConfig
 from distill.errors import CheckpointError
 from distill.hubert import HubertConfig
-from distill.options import AdaptRecipe, DataConfig, DistillRecipe, Recipe, TargetsConfig
+from distill.options import (
+    AdaptRecipe,
+    DataConfig,
+    DistillRecipe,
+    ObjectiveConfig,
+    Recipe,
+    RelationsConfig,
+    TargetsConfig,
+)
 
 
 def card_of(recipe: dict, provenance: dict | None = None) -> str:
@@ -66,6 +74,16 @@ def test_the_card_leaves_out_what_is_off_or_not_set():
     assert not any("batch_size" in line for line in lines)
 
 
+def test_the_card_names_the_terms_that_were_on():
+    assert "objective" not in card_of(yaml.safe_load(to_yaml(DistillRecipe())))
+    objective = ObjectiveConfig(input=0.5, relations=RelationsConfig(weight=2.0, layers=(6, 12)))
+    lines = card_of(yaml.safe_load(to_yaml(DistillRecipe(objective=objective)))).splitlines()
+    assert [line for line in lines if "objective" in line] == [
+        *("* objective.relations.weight: 2.0", "* objective.relations.layers: [6, 12]"),
+        *("* objective.input: 0.5", "* objective.regression: 1.0"),
+    ]
+
+
 def test_the_card_of_a_teacher_as_it_was_published():
     """Its recipe has the options of a training that there was none of."""
     recipe = Recipe(kind="teacher", name="t1")
@@ -116,9 +134,11 @@ def test_no_name_is_markup_or_front_matter():
 def test_odd_values_of_a_recipe_are_no_traceback():
     for odd in (None, 5, float("nan"), [], [1], {}, {"a": [1]}, {1: 2}, "x" * 100_000):
         recipe = {"data": odd, "distortion": odd, "student": odd, "seed": odd, "description": odd}
+        recipe |= {"objective": odd}
         nested = {
             "data": {"train": odd, "dev": odd, "root": odd, "noises": odd},
             "distortion": {"additive": odd},
+            "objective": {"units": {"weight": odd, "codebook": odd}, "input": odd},
         }
         for values in (recipe, nested, {"name": odd, "kind": odd, "cdm": odd}):
             assert len(card_of(values, {"recipe": odd, "noises_heard": odd})) < 30_000

@@ -4,6 +4,7 @@ import gzip
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 
@@ -117,3 +118,12 @@ def test_recipes_of_spiral_and_of_fine_tuning(corpus, tmp_path):
     states = {line.what.partition(":")[0]: line.state for line in report.findings}
     assert states["teacher"] == "ok" and states["tests.some.dns"] == states["tests.none"] == "missing"
     assert "tests.none.sources is empty" in str(report)
+
+
+def test_a_codebook_of_masked_units_must_be_there(mini_data, tmp_path):
+    units = ["objective.units.weight=1", f"objective.units.codebook={tmp_path}"]
+    (problem,) = check(mini(mini_data, *units), tmp_path / "run").problems
+    assert problem.state == "missing" and f"objective.units.codebook: {tmp_path}" in problem.problem
+    np.save(tmp_path / "codebook.npy", np.zeros((4, 128), np.float32))
+    report = check(mini(mini_data, *units), tmp_path / "run")
+    assert report.ok and finding(report, "units").detail == "4 clusters of layer 6"
