@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from distill.distillation import Distillation
 from distill.errors import ConfigError
 from distill.hubert import HubertEncoder
 from distill.objective import Seen, Terms, distillation_loss
@@ -16,6 +17,7 @@ from distill.options import (
     RelationsConfig,
     UnitsConfig,
 )
+from distill.student import Student
 from distill.waveforms import pad
 from tests.distill.ddp_worker import SMALL, make_batches, make_module, make_trainer
 
@@ -274,3 +276,29 @@ def test_bfloat16_stays_near_single_precision(name):
         trainer.fit(module, DataLoader(make_batches(1), batch_size=None))
         found.append(float(trainer.callback_metrics["train/objective"]))
     assert found[0] == pytest.approx(found[1], rel=0.02)
+
+
+SHAPES = {
+    "mel": {"front": "mel"},
+    "slim": {"front": "slim"},
+    "thin and deep": {"front": "mel", "dim": 16, "layers": 3, "targets": "all"},
+}
+"""Of students that are not their teachers' first layers."""
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_other_students_can_have_every_term_that_fits_their_width(shape):
+    torch.manual_seed(0)
+    teacher = HubertEncoder.from_preset("mini", **SMALL)
+    student = Student.from_teacher(teacher, **{"layers": 1, "targets": (1, 3), **SHAPES[shape]})
+    for name, objective in EACH.items():
+        if name == "input" and student.encoder.config.dim != teacher.config.dim:
+            continue
+        module = Distillation(teacher, student, None, objective=objective, codebook=CODEBOOK)
+        seen = seen_of(module, make_batches(1)[0])
+        total, parts = module.terms(torch.tensor(0.0), seen, float(seen.student.lengths.sum()))
+        module.zero_grad()
+        total.backward()
+        gradients = [p.grad for p in student.encoder.parameters() if p.grad is not None]
+        assert gradients and all(torch.isfinite(x).all() for x in gradients), name
+        assert torch.isfinite(parts["objective"]) and float(parts["objective"].detach()) > 0, name
