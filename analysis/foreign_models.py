@@ -61,7 +61,8 @@ class TransformersModel(LayeredModel):
             )
         self.network: Any = model.to(best_device()).eval().requires_grad_(False)
         self.name = name
-        self.normalizes = config.feat_extract_norm == "layer" if normalizes is None else normalizes
+        norm = getattr(config, "feat_extract_norm", "layer")  # data2vec has layer norms, and does not say so
+        self.normalizes = norm == "layer" if normalizes is None else normalizes
         self.device = device_of(self.network)
         settings = f"{config.model_type} {self.normalizes} {config.hidden_act} {config.num_attention_heads}"
         self.identity = hash_weights(self.network.state_dict(), settings)
@@ -110,7 +111,7 @@ class TransformersModel(LayeredModel):
         states: dict[str, Tensor] = {}
         full = bool((lengths == inputs.shape[1]).all())  # then no masks are needed
         with ExitStack() as stack:
-            if not full and self.config.feat_extract_norm == "group":
+            if not full and getattr(self.config, "feat_extract_norm", "layer") == "group":
                 stack.enter_context(self._masked_norm(self._frames("conv1", lengths)))
             for name in wanted:
                 stack.enter_context(self._hooked(name, partial(states.setdefault, name), final=True))

@@ -114,7 +114,9 @@ class OurModel(LayeredModel):
         def before(_module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
             return changed(inputs[0]), *inputs[1:]
 
-        def after(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+        def after(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+            if isinstance(output, tuple):  # a layer that hands on its attention map
+                return changed(output[0]), *output[1:]
             return changed(output)
 
         if place.before:

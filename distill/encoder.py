@@ -301,6 +301,7 @@ class TransformerLayer(nn.Module):
     def __init__(self, config: TransformerConfig, *, reuses: bool = False):
         super().__init__()
         self.reuses = reuses
+        self.hands_on = config.reuse_attention
         self.heads = config.heads
         self.pre_norm = config.pre_norm
         self.dropout = config.dropout
@@ -329,8 +330,8 @@ class TransformerLayer(nn.Module):
         attend: Tensor | None,
         relative: Tensor | None = None,
         before: AttentionMap | None = None,
-    ) -> tuple[Tensor, AttentionMap]:
-        """The output, and the attention map, for a layer that reuses it.
+    ) -> Tensor | tuple[Tensor, AttentionMap]:
+        """The output; with `reuse_attention` also the attention map, for the next layer.
 
         Args:
             x: (B, F, D).
@@ -341,10 +342,12 @@ class TransformerLayer(nn.Module):
         if self.pre_norm:
             y, attention = self._attention(self.attention_norm(x), attend, relative, before)
             x = x + y
-            return x + self._ffn(self.ffn_norm(x)), attention
-        y, attention = self._attention(x, attend, relative, before)
-        x = self.attention_norm(x + y)
-        return self.ffn_norm(x + self._ffn(x)), attention
+            x = x + self._ffn(self.ffn_norm(x))
+        else:
+            y, attention = self._attention(x, attend, relative, before)
+            x = self.attention_norm(x + y)
+            x = self.ffn_norm(x + self._ffn(x))
+        return (x, attention) if self.hands_on else x
 
     def _attention(
         self, x: Tensor, attend: Tensor | None, relative: Tensor | None, before: AttentionMap | None
@@ -419,11 +422,12 @@ def run_layers(
         if skipped or (cast(TransformerLayer, layer).reuses and attention is None):
             # Gradients of zero, not none: under DDP every process must have all of them.
             x = x + 0.0 * torch.stack([parameter.sum() for parameter in layer.parameters()]).sum()
-        elif training and config.activation_checkpointing:
-            x, attention = cast(Any, checkpoint(layer, x, attend, relative, attention, use_reentrant=False))
-        else:
-            x, attention = layer(x, attend, relative, attention)
-        attention = attention if config.reuse_attention else None
+            hidden_states.append(x)
+            continue
+        inputs = x, attend, relative, attention
+        checkpointed = training and config.activation_checkpointing
+        made = checkpoint(layer, *inputs, use_reentrant=False) if checkpointed else layer(*inputs)
+        x, attention = cast(Any, made) if config.reuse_attention else (cast(Tensor, made), None)
         hidden_states.append(x)
     return hidden_states
 

@@ -84,7 +84,7 @@ def test_frames_hops_and_twins(model):
         model.injected("4", lambda states: states)
 
 
-@pytest.mark.parametrize("kind", ["hubert", "hubert-large", "wav2vec2"])
+@pytest.mark.parametrize("kind", ["hubert", "hubert-large", "wav2vec2", "wavlm"])
 def test_ours_and_theirs_agree(kind, tmp_path):
     folder = add_processor(make(kind, tmp_path / kind), do_normalize=kind.endswith("large"))
     ours, theirs = OurModel(load_teacher(folder), "o"), TransformersModel.load(str(folder), "t")
@@ -96,10 +96,10 @@ def test_ours_and_theirs_agree(kind, tmp_path):
 
 
 def test_what_is_ours_is_opened_as_ours(tmp_path):
-    folders = [str(make(kind, tmp_path / kind)) for kind in ("hubert", "wavlm")]
+    folders = [str(make(kind, tmp_path / kind)) for kind in ("hubert", "data2vec")]
     ours, theirs = open_models(folders)
     assert isinstance(ours, OurModel) and isinstance(theirs, TransformersModel)
-    assert (ours.name, theirs.name) == ("hubert", "wavlm")
+    assert (ours.name, theirs.name) == ("hubert", "data2vec")
 
 
 def test_other_models_are_refused(tmp_path):
@@ -107,11 +107,11 @@ def test_other_models_are_refused(tmp_path):
     transformers.BertModel(config).save_pretrained(tmp_path / "bert")
     with pytest.raises(CheckpointError, match="holds a model of type 'bert'"):
         open_models([str(tmp_path / "bert")])
-    folder = make("wavlm", tmp_path / "wavlm")
+    folder = make("data2vec", tmp_path / "data2vec")
     (folder / "model.safetensors").write_bytes(b"")
-    with pytest.raises(CheckpointError, match="wavlm: transformers cannot load it"):
+    with pytest.raises(CheckpointError, match="data2vec: transformers cannot load it"):
         open_models([str(folder)])
-    folder = add_processor(make("wavlm", tmp_path / "slow"), sampling_rate=8000)
+    folder = add_processor(make("data2vec", tmp_path / "slow"), sampling_rate=8000)
     with pytest.raises(CheckpointError, match="is for speech at 8000 Hz"):
         open_models([str(folder)])
 

@@ -53,6 +53,17 @@ def test_a_change_reaches_its_layer_and_those_above(model):
     assert all(torch.equal(again.states[name], state) for name, state in before.states.items())
 
 
+def test_a_change_in_a_layer_that_hands_on_its_map():
+    torch.manual_seed(7)
+    shape = {"layers": 2, "reuse_attention": True}
+    model = OurModel(HubertEncoder.from_preset("wavlm_mini", **shape), "m")
+    before = model.activations(WAVEFORMS, LENGTHS, model.layers)
+    with model.injected("1", lambda states: states + 1.0):
+        after = model.activations(WAVEFORMS, LENGTHS, model.layers)
+    assert torch.allclose(after.states["1"], before.states["1"] + 1.0)
+    assert not torch.equal(after.states["2"], before.states["2"])
+
+
 def test_the_input_is_what_the_first_convolution_gets():
     torch.manual_seed(7)
     model = OurModel(HubertEncoder.from_preset("mini", conv_norm="layer", normalize_input=True), "m")
