@@ -12,7 +12,7 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ from distill.student import Student
 from distill.waveforms import SAMPLE_RATE
 
 SECONDS = (1.0, 5.0, 15.0)
+FRONTS = {"student": "cnn", "slim student": "slim", "mel student": "mel"}
+"""Students of two layers by their front ends."""
 
 
 @dataclass
@@ -56,11 +58,12 @@ class Contender:
 
 
 def main(golden: Path, rounds: int) -> None:
-    """Print the table for a teacher and a student of the base size, on the stored utterance."""
+    """Print the table for a teacher and students of the base size, on the stored utterance."""
     torch.manual_seed(0)
     teacher = load_teacher("random:base")
+    students = {name: Student.from_teacher(teacher, front=front).eval() for name, front in FRONTS.items()}
     try:
-        table = run(teacher, Student.from_teacher(teacher).eval(), speech_batch(golden)[:1], rounds=rounds)
+        table = run(teacher, students, speech_batch(golden)[:1], rounds=rounds)
     except CheckpointError as error:  # the extra onnx is not installed
         print(f"onnx-latency skipped: {error}")
     else:
@@ -70,27 +73,26 @@ def main(golden: Path, rounds: int) -> None:
 @torch.no_grad()
 def run(
     teacher: Encoder,
-    student: Student,
+    students: Mapping[str, Student],
     speech: Tensor,
     *,
     seconds: Sequence[float] = SECONDS,
     rounds: int = 7,
 ) -> list[Contender]:
-    """Measure PyTorch, ONNX and int8 of both models in turns, one thread, one utterance.
+    """Measure PyTorch, ONNX and int8 of all models in turns, one thread, one utterance.
 
     Args:
         teacher: in eval mode.
-        student: in eval mode.
+        students: by name, in eval mode.
         speech: (1, T) at 16 kHz; repeated or cut to each duration, and as it is for the accuracy.
         seconds: durations to measure the latency of.
         rounds: the table has medians over these.
     """
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        contenders = [
-            *_contenders("teacher", teacher, Path(folder)),
-            *_contenders("student", student.encoder, Path(folder)),
-        ]
+        contenders = _contenders("teacher", teacher, Path(folder))
+        for name, student in students.items():
+            contenders += _contenders(name, student.encoder, Path(folder))
         for contender in contenders:
             _compare(contender, speech)
         for duration in seconds:
@@ -177,7 +179,7 @@ def _main() -> None:
     samples, rate = soundfile.read(options.speech, dtype="float32")
     if rate != SAMPLE_RATE or samples.ndim != 1:
         parser.error(f"{options.speech} has {rate} Hz, expected one channel at {SAMPLE_RATE} Hz")
-    print_table(run(teacher, student, torch.from_numpy(samples)[None], rounds=options.rounds))
+    print_table(run(teacher, {"student": student}, torch.from_numpy(samples)[None], rounds=options.rounds))
 
 
 if __name__ == "__main__":

@@ -410,7 +410,11 @@ class HubertEncoder(Encoder):
         x = F.pad(x.to(self.projection.weight.dtype), (0, 0, 1, 1))
         first, second = self.cnn
         x = second(first(x, frames)[:, :n_frames], None if lengths is None else self.config.frames(lengths))
-        x = x[:, : self.config.frames(waveforms.shape[1])]
+        n_frames = self.config.frames(waveforms.shape[1])
+        if torch.compiler.is_compiling():  # of a slice the exporter would not know that it is not empty
+            x = x.index_select(1, torch.arange(n_frames, device=x.device))
+        else:
+            x = x[:, :n_frames]
         return scale_gradient(x, self.config.cnn_grad_scale)
 
     def _transformer(self, x: Tensor, attend: Tensor | None) -> list[Tensor]:

@@ -35,6 +35,7 @@ PARTS = {
     "projection": "projection",
     "position": "positional convolution",
     "norm": "layer norm",
+    "relative": "position bias",
     "layers": "transformer layers",
 }
 """Parts of an encoder, by the beginnings of their weights' names, as people call them."""
@@ -212,6 +213,7 @@ class Student(nn.Module):
             ValueError: if the teacher has fewer layers than asked for, or its shape allows no such student.
         """
         depth = teacher.config.layers
+        targets = "all" if tuple(targets) == ("all",) else targets  # as recipes have it
         if not 1 <= layers <= depth:
             raise ValueError(f"layers is {layers}, but the teacher has {depth}: choose 1 to {depth}")
         predicted = check_targets(targets, layers, depth, layer_to_layer=layer_to_layer)

@@ -148,6 +148,8 @@ def _build(kind: type[Options], values: Any, where: str) -> Options:
     from omegaconf.errors import OmegaConfBaseException
 
     where = f"{where}: " if where else ""
+    if OmegaConf.select(values, "student.targets", throw_on_missing=False) == "all":
+        OmegaConf.update(values, "student.targets", ["all"])
     try:
         options: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), values))
     except OmegaConfBaseException as error:

@@ -25,9 +25,8 @@ class StudentConfig:
 
     layers: int = 2
     """Transformer layers (Tr1, Tr2, Tr3 in the paper)."""
-    targets: Any = None
-    """Teacher layers that the prediction heads regress; 1 is the first; default: 4, 8, 12. "all": every one,
-    layer to layer."""
+    targets: tuple[Any, ...] = (4, 8, 12)
+    """Teacher layers that the prediction heads regress; 1 is the first. "all": every one, layer to layer."""
     layer_to_layer: bool = False
     """Predict teacher layer t of L from the student's layer t L_student / L, not all from the last one."""
     front: str = "cnn"
@@ -72,22 +71,17 @@ class StudentConfig:
                 raise ValueError(f"{name} must be in [0, 1], not {getattr(self, name)}")
 
     def _check_targets(self) -> None:
-        """A tuple of numbers, or "all": OmegaConf knows no type for that."""
-        if self.targets is None:
-            self.targets = (4, 8, 12)
-        if self.targets == "all":
+        """Numbers, or "all", in a tuple as well: OmegaConf has no type for one or the other."""
+        self.targets = ("all",) if self.targets == "all" else tuple(self.targets)
+        if self.targets == ("all",):
             self.layer_to_layer = True
-            return
-        if not isinstance(self.targets, list | tuple) or any(
-            type(layer) is not int for layer in self.targets
-        ):
+        elif any(type(layer) is not int for layer in self.targets):
             raise ValueError("student.targets: expected a list, as in [4, 8, 12], or all")
-        self.targets = tuple(self.targets)
 
     @property
     def deepest_target(self) -> float:
         """The number of the deepest teacher layer that is predicted; infinite of all."""
-        return math.inf if self.targets == "all" else max(self.targets, default=0)
+        return math.inf if self.targets == ("all",) else max(self.targets, default=0)
 
 
 @dataclass(kw_only=True)

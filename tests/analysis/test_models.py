@@ -80,6 +80,20 @@ def test_the_input_is_what_the_first_convolution_gets():
     assert torch.allclose(zero, zero[:, :1])
 
 
+def test_layers_of_a_mel_front():
+    torch.manual_seed(7)
+    teacher = HubertEncoder.from_preset("mini")
+    model = OurModel(Student.from_teacher(teacher, targets=(2,), front="mel"), "m")
+    assert model.layers == ("conv1", "cnn", "0", "1", "2")
+    found = model.activations(WAVEFORMS, LENGTHS, model.layers)
+    assert found.states["conv1"].shape == (2, 100, 32) and found.lengths["conv1"].tolist() == [100, 75]
+    out = model.encoder(WAVEFORMS, LENGTHS, return_cnn=True)
+    assert torch.equal(found.states["cnn"], out.cnn) and torch.equal(found.states["2"], out.features[2])
+    assert [model.hop(layer) for layer in model.layers] == [160, 320, 320, 320, 320]
+    with model.injected("input", lambda x: 0 * x):
+        assert not torch.allclose(model.activations(WAVEFORMS, LENGTHS, ["2"]).states["2"], out.features[2])
+
+
 def test_a_layer_that_does_not_exist_is_refused(model):
     with pytest.raises(UsageError, match="m has no layer '7'; it has conv1, .*, cnn, 0, .*, 6"):
         model.activations(WAVEFORMS, LENGTHS, ["7"])

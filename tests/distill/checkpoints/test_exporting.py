@@ -15,6 +15,7 @@ from distill.checkpoints import (
     export_checkpoint,
     exporting,
     huggingface,
+    inspect,
     load_student,
     load_teacher,
     native,
@@ -60,6 +61,39 @@ def test_exports_that_are_refused(tmp_path, models, kind, format, message):
     with pytest.raises(CheckpointError, match=message) as error:
         export(models[kind], format, tmp_path / "out")
     assert one_line(error) and not (tmp_path / "out").exists()
+
+
+def test_only_our_formats_hold_a_mel_front(tmp_path, models):
+    student = Student.from_teacher(models["teacher"], layers=1, targets=(2,), front="mel").eval()
+    for format in ("huggingface", "s3prl"):
+        with pytest.raises(CheckpointError, match=r"hear log-mels .*; it goes to onnx and native") as error:
+            export(student, format, tmp_path / "refused")
+        assert one_line(error) and not (tmp_path / "refused").exists()
+    again = load_student(export(student, "native", tmp_path))
+    waves = torch.randn(1, 4000)
+    assert torch.equal(again(waves).predictions, student(waves).predictions)
+    info = inspect(tmp_path)
+    assert "log-mels, 80 bands" in "\n".join(info.lines())
+
+
+def test_slim_and_thin_students_go_where_others_do(tmp_path, models):
+    waves = torch.randn(1, 4000)
+    shape = {"front": "slim", "dim": 32, "ffn_dim": 48}
+    student = Student.from_teacher(models["teacher"], layers=1, targets=(2,), **shape).eval()
+    expected = student(waves)
+    folder = export(student, "huggingface", tmp_path / "hf")
+    assert torch.equal(load_teacher(folder)(waves).last_hidden_state, expected.z)
+    again = load_student(export(student, "s3prl", tmp_path / "s3prl"))
+    torch.testing.assert_close(again(waves).predictions, expected.predictions)
+
+
+def test_layer_to_layer_students_go_where_their_heads_are_not_needed(tmp_path, models):
+    student = Student.from_teacher(models["teacher"], layers=2, targets="all", dim=32).eval()
+    with pytest.raises(CheckpointError, match="cannot be exported to s3prl: it predicts layer from layer"):
+        export(student, "s3prl", tmp_path)
+    waves = torch.randn(1, 4000)
+    folder = export(student, "huggingface", tmp_path / "hf")
+    assert torch.equal(load_teacher(folder)(waves).last_hidden_state, student(waves).z)
 
 
 @pytest.mark.parametrize("format", ["huggingface", "s3prl", "fairseq", "torchaudio"])

@@ -211,6 +211,25 @@ def test_damaged_releases(tmp_path, student, edit, message):
     assert "\n" not in str(error.value) and str(tmp_path) in str(error.value)
 
 
+def test_a_student_that_predicts_layer_from_layer(tmp_path, teacher):
+    student = Student.from_teacher(teacher, layers=3, targets=(1, 3), layer_to_layer=True, dim=16).eval()
+    path = native.write(student, tmp_path)
+    again = load_student(path)
+    assert same(again, student) and again.sources == (1, 3)
+    waves = torch.randn(1, 4000)
+    assert torch.equal(again(waves).predictions, student(waves).predictions)
+    described = json.loads(path.with_suffix(".json").read_text())
+    for sources in ([1], [1, 4], [-1, 3], "13", [True, 3]):
+        described["architecture"]["sources"] = sources
+        path.with_suffix(".json").write_text(json.dumps(described))
+        with pytest.raises(CheckpointError, match=r"sources is .*, expected a layer of the student, 0 to 3"):
+            load_student(path)
+    del described["architecture"]["sources"]  # other heads than the weights are of
+    path.with_suffix(".json").write_text(json.dumps(described))
+    with pytest.raises(CheckpointError, match=r"heads.expand.weight is missing"):
+        load_student(path)
+
+
 def test_truncated_weights(tmp_path, student):
     path = native.write(student, tmp_path)
     path.write_bytes(path.read_bytes()[:-100])

@@ -160,6 +160,39 @@ def test_a_student_of_wavlm(tmp_path):
             assert error / torch.linalg.vector_norm(wanted) < 0.15
 
 
+@torch.no_grad()
+def test_a_mel_front_is_in_the_file(tmp_path):
+    torch.manual_seed(0)
+    teacher = HubertEncoder.from_preset("mini", layers=2)
+    student = Student.from_teacher(teacher, layers=2, targets=(2,), front="mel").eval()
+    path = export(student, "onnx", tmp_path)
+    for lengths in ([400], [16_000], [719, 720], [31_999, 400, 24_001]):
+        waves = torch.randn(len(lengths), max(lengths)) * 0.3
+        valid = torch.tensor(lengths)
+        for row, length in enumerate(lengths):
+            waves[row, length:] = 100.0
+        expected = student(waves, valid)
+        features, frames = run(path, waves, valid)
+        assert frames.tolist() == expected.lengths.tolist() and features.shape == expected.z.shape
+        for row, count in enumerate(frames):
+            difference = torch.from_numpy(features[row, :count]) - expected.z[row, :count]
+            assert difference.abs().max() < TOLERANCE  # measured: 2.4e-5
+    quantised = onnx.load(str(int8_path(path))).graph
+    assert any(tensor.name.startswith("encoder.logmel.") for tensor in quantised.initializer), "the filters"
+    for file in (path, int8_path(path)):
+        assert describe(file)[0] == student.encoder.config
+        good = file.read_bytes()
+        for key, lie in {"front": "cnn", "mel_bands": 64, "conv_layers": [[16, 3, 1], [32, 3, 2]]}.items():
+            model = onnx.load_from_string(good)
+            entry = next(entry for entry in model.metadata_props if entry.key == "distill")
+            described = json.loads(entry.value)
+            described["architecture"][key] = lie
+            entry.value = json.dumps(described)
+            file.write_bytes(model.SerializeToString())
+            with pytest.raises(CheckpointError, match=rf"{key} is .* in its metadata but .* by the weights"):
+                describe(file)
+
+
 def test_inspect(student, exported):
     for path, precision in ((exported, "float32"), (int8_path(exported), "int8")):
         info = inspect(path)

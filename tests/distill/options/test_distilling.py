@@ -2,8 +2,12 @@
 
 import pytest
 
+from distill.config import load, to_yaml
+from distill.hubert import HubertEncoder
 from distill.options import CDM
+from distill.student import Student
 from tests.distill.recipe_helpers import refused
+from tests.distill.training.runs import tiny
 
 
 def test_views():
@@ -16,12 +20,26 @@ def test_views():
     [
         ("student.activation_dropout=-0.1", "student: activation_dropout must be in [0, 1]"),
         ("dat.lr=-1", "dat: lr must be positive"),
+        ("student.front=fbank", "student: front must be cnn, slim or mel, not 'fbank'"),
+        ("student.front_channels=64", "student: front_channels is for front mel, not cnn"),
+        ("student.dim=0", "student: dim must be positive, not 0"),
+        ("student.targets=[some]", "student.targets: expected a list, as in [4, 8, 12], or all"),
+        ("student.targets=[true]", "student.targets: expected a list, as in [4, 8, 12], or all"),
         ("distortion.curriculum=2", "distortion: curriculum must be a share of the training"),
         ("cosine_weight=inf", "cosine_weight must be finite"),
     ],
 )
 def test_a_mistake_is_named(override, message):
     assert message in refused("s6", override)
+
+
+def test_all_targets_are_predicted_layer_to_layer(tmp_path):
+    student = tiny(tmp_path, "student.targets=all", "student.layers=6").student
+    assert student.targets == ("all",) and student.layer_to_layer
+    made = Student.from_teacher(HubertEncoder.from_preset("mini"), **vars(student))
+    assert made.targets == made.sources == (1, 2, 3, 4, 5, 6)
+    (tmp_path / "again.yaml").write_text(to_yaml(load("s4", ["student.targets=all"])))
+    assert load(str(tmp_path / "again.yaml")) == load("s4", ["student.targets=all"])
 
 
 def test_one_layer_has_no_attention_map_to_reuse():

@@ -20,18 +20,19 @@ from tests.distill.preflight.reports import mini
 
 
 @pytest.mark.parametrize(
-    ("preset", "targets", "reuse"),
+    ("preset", "targets", "changes"),
     [
-        ("mini", (2, 4, 6), False),
-        ("mini", (2, 4, 6), True),
-        ("base", (4, 8, 12), False),
-        ("large", (8,), False),
-        ("wavlm_mini", (2, 4, 6), False),
+        ("mini", (2, 4, 6), {}),
+        ("mini", (2, 4, 6), {"reuse_attention": True}),
+        ("mini", (2, 4, 6), {"front": "slim"}),
+        ("base", (4, 8, 12), {}),
+        ("large", (8,), {}),
+        ("wavlm_mini", (2, 4, 6), {}),
     ],
 )
-def test_the_estimate_of_activations_against_what_autograd_keeps(preset, targets, reuse):
+def test_the_estimate_of_activations_against_what_autograd_keeps(preset, targets, changes):
     teacher = HubertEncoder.from_preset(preset, layers=max(targets))
-    student = Student.from_teacher(teacher, layers=2, targets=targets, reuse_attention=reuse)
+    student = Student.from_teacher(teacher, layers=2, targets=targets, **changes)
     weights = {parameter.untyped_storage().data_ptr() for parameter in student.parameters()}
     kept: dict[int, torch.Tensor] = {}
 

@@ -62,6 +62,19 @@ def test_a_forward_pass(kind, preset):
     assert 2 * (work.first + work.rest) == pytest.approx(counted(encoder, encoder), rel=0.015)
 
 
+@pytest.mark.parametrize("front", ["slim", "mel"])
+def test_a_forward_pass_of_a_light_student(front):
+    with torch.device("meta"):
+        teacher = HubertEncoder.from_preset("base", layers=2)
+        encoder = Student.from_teacher(teacher, targets=(2,), front=front).encoder
+    encoder.eval().requires_grad_(False)
+    work = forward(encoder.config, LENGTHS)
+    if front == "mel":  # features for nothing, as of SPIRAL
+        mels = torch.zeros(2, 192, 80, device="meta")
+        encoder.logmel.forward = lambda waveforms, lengths=None: (mels, None)
+    assert 2 * (work.first + work.rest) == pytest.approx(counted(encoder, encoder), rel=0.015)
+
+
 def test_a_step_of_distillation():
     teacher = HubertEncoder.from_preset("mini", **WIDE)
     module = make_module(False, cdm="none")
