@@ -358,6 +358,9 @@ class TransformerLayer(nn.Module):
         else:
             query, key = self._by_head(self.query, x), self._by_head(self.key, x)
             mask = attend if relative is None else self._gated(relative, x, attend).to(query.dtype)
+            if mask is not None and mask.dtype is torch.bool and torch.compiler.is_exporting():
+                # Numbers to add: of truth values, graphs look for rows without any, in two more passes.
+                mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, -torch.inf)
             attention = query, key, mask
         query, key, mask = attention
         value = self._by_head(self.value, x)
