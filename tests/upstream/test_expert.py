@@ -8,6 +8,7 @@ from distill.checkpoints import export
 from distill.errors import CheckpointError
 from distill.hubert import HubertEncoder
 from distill.spiral.encoder import SpiralEncoder
+from distill.student import Student
 from distill.upstream.expert import UpstreamExpert
 from tests.paths import GOLDEN
 
@@ -36,6 +37,15 @@ def test_the_frame_rate_is_the_models(tmp_path):
     expert = UpstreamExpert(export(slow, "native", tmp_path))
     assert expert.get_downsample_rates("hidden_states") == 640
     assert expert(noise(16_000))["last_hidden_state"].shape == (1, 24, 128)
+
+
+def test_a_student_of_wavlm_that_uses_its_maps_twice(tmp_path):
+    teacher = HubertEncoder.from_preset("wavlm_mini", layers=2)
+    student = Student.from_teacher(teacher, layers=2, targets=(2,), reuse_attention=True)
+    expert = UpstreamExpert(export(student, "native", tmp_path))
+    wavs = noise(16_000, 9_000)
+    together, alone = expert(wavs)["paper"], expert(wavs[1:])["paper"]
+    torch.testing.assert_close(together[1, : alone.shape[1]], alone[0], atol=1e-5, rtol=0)
 
 
 def test_a_student_is_its_encoder_without_heads(expert, student_folder):

@@ -223,6 +223,8 @@ PICKLES = {
     ),
     "a name with half a character": torch_case(fairseq(mapping(**{"\ud800": b"N"}), mapping(model=b"}"))),
     "a name that steers a terminal": torch_case(fairseq(mapping(**{"\x1b[2J\n": b"N"}), mapping(model=b"}"))),
+    "a WavLM of nothing": torch_case(fairseq(mapping(grep_a=b"N", relative_attention_bias=b"N"))),
+    "a WavLM with a list for a configuration": torch_case(fairseq(mapping(grep_a=b"N"), b"]")),
     "lists where sections belong": torch_case(fairseq(b"]", b"](K\x01K\x02e")),
     "attributes of a state dict": torch_case(
         fairseq(called("collections.OrderedDict") + b"}" + text("items") + named("builtins.dict") + b"sb")
