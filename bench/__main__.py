@@ -21,6 +21,7 @@ WITH_OPTIONS = {
     "where": "where the time of a step goes",
     "losses": "losses of 200 steps, beside those of a plain implementation",
     "data": "the data loader, beside a bare decode",
+    "students": "what students cost a device: parameters, arithmetic, latency, size",
     "resume": "runs that are killed and resumed, beside one that is not",
 }
 """Those that have options of their own."""
@@ -36,7 +37,7 @@ ON_ONE_THREAD = {
     "manifest": "manifests of up to ten million utterances (writes 5 GB, removed at the end)",
 }
 """Those that take --rounds and --golden only."""
-ROUNDS = {"step": "--rounds", "where": "--rounds", "data": "--rounds"}
+ROUNDS = {"step": "--rounds", "where": "--rounds", "data": "--rounds", "students": "--rounds"}
 """The option of the former that says how often."""
 
 

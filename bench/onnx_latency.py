@@ -119,12 +119,13 @@ def _contenders(name: str, encoder: Encoder, folder: Path) -> list[Contender]:
     weights = sum(4 * parameter.numel() for parameter in encoder.parameters()) / 1e6
     return [
         Contender(f"{name}, PyTorch", in_torch, weights, in_torch),
-        Contender(f"{name}, ONNX", _in_runtime(path), path.stat().st_size / 1e6, in_torch),
-        Contender(f"{name}, ONNX int8", _in_runtime(int8), int8.stat().st_size / 1e6, in_torch),
+        Contender(f"{name}, ONNX", in_runtime(path), path.stat().st_size / 1e6, in_torch),
+        Contender(f"{name}, ONNX int8", in_runtime(int8), int8.stat().st_size / 1e6, in_torch),
     ]
 
 
-def _in_runtime(path: Path) -> Callable[[Tensor], Tensor]:
+def in_runtime(path: Path) -> Callable[[Tensor], Tensor]:
+    """What runs a file on one thread: waveforms (1, T) -> (1, F, D)."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
