@@ -26,18 +26,23 @@ from distill.student import Student
 from distill.training.flops import forward
 from distill.waveforms import SAMPLE_RATE
 
+_THIN: dict[str, Any] = {
+    "layers": 12,
+    "dim": 432,
+    "ffn_dim": 816,
+    "layer_to_layer": True,
+    "targets": range(1, 13),
+}
 STUDENTS: dict[str, dict[str, Any]] = {
     "cnn": {},
+    "cnn, attention reused": {"reuse_attention": True},
     "slim": {"front": "slim"},
     "mel": {"front": "mel"},
+    "mel, attention reused": {"front": "mel", "reuse_attention": True},
     "mel, one layer": {"front": "mel", "layers": 1},
     "mel, three layers": {"front": "mel", "layers": 3},
-    "cnn, 12 thin layers": {"layers": 12, "dim": 432, "targets": "all"},
-    "mel, 12 thin layers": {"front": "mel", "layers": 12, "dim": 432, "targets": "all"},
-    "cnn, 12 thin layers, attention reused": {
-        **{"layers": 12, "dim": 432, "targets": "all"},
-        "reuse_attention": True,
-    },
+    "slim, 12 thin layers": {"front": "slim", **_THIN},
+    "mel, 12 thin layers": {"front": "mel", **_THIN},
 }
 """By name: the options of `Student.from_teacher`, the section `student` of a recipe."""
 

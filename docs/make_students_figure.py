@@ -1,0 +1,87 @@
+"""Draw docs/img/students.png: errors in unseen noise against the real-time factor, a point for each arm.
+
+    python docs/make_students_figure.py EVALUATIONS students.json docs/img/students.png
+
+EVALUATIONS is what recipes/launch/real_mini_students.sh leaves, students.json of `python -m bench students`.
+Errors are of small models on real_mini, real-time factors of int8 exports of the base size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections import defaultdict
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+TASKS = {"keywords": "six wake words", "digits": "ten digits, unknown speakers"}
+COSTS = {
+    "slim": "slim",
+    "mel": "mel",
+    "mel-input": "mel",
+    "mel-robust": "mel",
+    "thin": "cnn, 12 thin layers",
+    "thin-sparse": "cnn, 12 thin layers",
+    "reuse": "cnn, attention reused",
+}
+"""By arm, the student of the benchmark whose cost is its; all others cost what "cnn" does."""
+
+
+def errors(folder: Path, condition: str) -> dict[str, list[float]]:
+    """By arm, the error in per cent of each seed."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for path in sorted(folder.glob(f"*-seed*/results/*-{condition}.json")):
+        arm = path.parents[1].name.rpartition("-seed")[0]
+        found[arm].append(100.0 - json.loads(path.read_text(encoding="utf-8"))["value"])
+    return dict(found)
+
+
+def main() -> None:
+    """Draw it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("evaluations", type=Path)
+    parser.add_argument("costs", type=Path)
+    parser.add_argument("out", type=Path)
+    options = parser.parse_args()
+    students = json.loads(options.costs.read_text(encoding="utf-8"))["students"]
+    rtf = {name: statistics.median(found["rtf"]["int8"]) for name, found in students.items()}
+    figure, axes = plt.subplots(1, len(TASKS), figsize=(10, 4.6), layout="constrained")
+    for axis, (task, title) in zip(axes, TASKS.items(), strict=True):
+        found = {arm: values for arm, values in errors(options.evaluations / task, "fsd").items()}
+        places: dict[str, list[tuple[float, str]]] = defaultdict(list)
+        for arm, values in found.items():
+            if arm == "teacher":
+                continue
+            cost = COSTS.get(arm, "cnn")
+            x, y = rtf[cost], statistics.mean(values)
+            axis.errorbar(
+                x, y, [[y - min(values)], [max(values) - y]], fmt="o", ms=4, lw=0.8, color="#0072B2"
+            )
+            places[cost].append((y, arm))
+        low, high = axis.get_ylim()
+        gap = (high - low) / 26
+        for cost, labels in places.items():
+            last = -1e9
+            for y, arm in sorted(labels):  # one above the other where they would overlap
+                last = max(y, last + gap)
+                bold = "bold" if arm == "s4" else "normal"
+                axis.annotate(
+                    arm, (rtf[cost], y), (rtf[cost] * 1.08, last), fontsize=7, va="center", weight=bold
+                )
+        axis.set_xscale("log")
+        axis.set_xlim(min(rtf.values()) / 1.5, max(rtf.values()) * 2.2)
+        axis.set_title(title, fontsize=9)
+        axis.set_xlabel("real-time factor, int8, one thread")
+        axis.set_ylabel("error in unseen noise (%)")
+        axis.grid(alpha=0.3)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(options.out, dpi=130)
+
+
+if __name__ == "__main__":
+    main()
