@@ -41,6 +41,7 @@ STUDENTS: dict[str, dict[str, Any]] = {
     "mel, attention reused": {"front": "mel", "reuse_attention": True},
     "mel, one layer": {"front": "mel", "layers": 1},
     "mel, three layers": {"front": "mel", "layers": 3},
+    "cnn, 12 thin layers": _THIN,
     "slim, 12 thin layers": {"front": "slim", **_THIN},
     "mel, 12 thin layers": {"front": "mel", **_THIN},
 }
