@@ -290,7 +290,7 @@ class HubertEncoder(Encoder):
         self.transformer_config = config.transformer  # not made anew in `forward`, which compiles
         self.cnn = nn.ModuleList()
         mel = config.front == "mel"
-        self.logmel = LogMel(1, config.mel_bands) if mel else None
+        self.logmel = LogMel(1, config.mel_bands, per_band=False) if mel else None
         in_channels = config.mel_bands if mel else 1
         for index, (channels, kernel, stride) in enumerate(config.conv_layers):
             norm = "none" if config.conv_norm == "group" and index else config.conv_norm

@@ -1,4 +1,4 @@
-"""Log-mel filterbanks of 10 ms, normalised per utterance and band: features of SPIRAL and of light students.
+"""Log-mel filterbanks of 10 ms, normalised per utterance: features of SPIRAL and of light students.
 
 Shapes: B utterances, T samples at 16 kHz, M frames of 10 ms.
 
@@ -40,13 +40,14 @@ class LogMel(nn.Module):
     """Normalised log-mel filterbanks. (B, T), (B,) samples or None -> (B, M, 128), (B,) frames or None.
 
     Peak normalisation, pre-emphasis 0.97, power spectrum of 20 ms (symmetric Hann window) every 10 ms, 128
-    Slaney mel bands to 8 kHz, natural logarithm; then minus mean, over standard deviation, per utterance and
-    band. M is a multiple of `multiple`; frames that are not valid are zero. Always in float32.
+    Slaney mel bands to 8 kHz, natural logarithm; then minus mean, over standard deviation, of an utterance's
+    bands each (`per_band`, SPIRAL) or of all of them together, which keeps the shape of its spectrum. M is a
+    multiple of `multiple`; frames that are not valid are zero. Always in float32.
     """
 
-    def __init__(self, multiple: int, bands: int = BANDS):
+    def __init__(self, multiple: int, bands: int = BANDS, *, per_band: bool = True):
         super().__init__()
-        self.multiple, self.bands = multiple, bands
+        self.multiple, self.bands, self.per_band = multiple, bands, per_band
 
     @override
     def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
@@ -58,7 +59,7 @@ class LogMel(nn.Module):
                 x = x.masked_fill(~frame_mask(lengths, samples), 0.0)
             energy = _band_energy(x, self.bands)  # (B, frames, 128)
             frames = None if lengths is None else mel_frames(lengths)
-            normalised = _normalise((energy + _FLOOR).log(), frames)
+            normalised = _normalise((energy + _FLOOR).log(), frames, (1,) if self.per_band else (1, 2))
         short = -normalised.shape[1] % self.multiple
         if short and frames is None:
             frames = torch.full((rows,), normalised.shape[1], dtype=torch.int64, device=x.device)
@@ -78,16 +79,20 @@ def _band_energy(x: Tensor, bands: int) -> Tensor:
     return (spectrum.real.square() + spectrum.imag.square()) @ filters
 
 
-def _normalise(x: Tensor, frames: Tensor | None) -> Tensor:
-    """Zero mean and unit (unbiased) deviation over valid frames of each band, zero behind. (B, M, 128)."""
+def _normalise(x: Tensor, frames: Tensor | None, over: tuple[int, ...]) -> Tensor:
+    """Zero mean and unit (unbiased) deviation over some dimensions of valid frames, zero behind. (B, M, 128).
+
+    `over`: (1,), of each band, or (1, 2), of all together.
+    """
     if frames is None:
-        deviation = x.std(1, keepdim=True) if x.shape[1] > 1 else torch.zeros_like(x)
-        return (x - x.mean(1, keepdim=True)) / (deviation + _EPSILON)
+        several = x.shape[1] > 1 or len(over) > 1
+        deviation = x.std(over, keepdim=True) if several else torch.zeros_like(x)
+        return (x - x.mean(over, keepdim=True)) / (deviation + _EPSILON)
     valid = frame_mask(frames, x.shape[1])[:, :, None]
-    count = frames[:, None, None]
-    mean = x.masked_fill(~valid, 0.0).sum(1, keepdim=True) / count
+    count = frames[:, None, None] * (x.shape[2] if len(over) > 1 else 1)
+    mean = x.masked_fill(~valid, 0.0).sum(over, keepdim=True) / count
     centred = (x - mean).masked_fill(~valid, 0.0)
-    variance = centred.square().sum(1, keepdim=True) / (count - 1).clamp(min=1)
+    variance = centred.square().sum(over, keepdim=True) / (count - 1).clamp(min=1)
     return centred / (variance.sqrt() + _EPSILON)
 
 

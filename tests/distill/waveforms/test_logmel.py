@@ -53,3 +53,20 @@ def test_silence_and_half_precision_are_finite():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         features, _ = LogMel(8)(waves, torch.tensor([4_000, 4_000]))
     assert features.isfinite().all() and features.dtype == torch.float32
+
+
+def test_all_bands_together_keep_the_shape_of_the_spectrum():
+    """The same log energies, of which one mean and one deviation of the valid frames are taken."""
+    torch.manual_seed(0)
+    waves, lengths = torch.randn(2, 8_000), torch.tensor([8_000, 3_200])
+    features, frames = LogMel(1, 80, per_band=False)(waves, lengths)
+    assert frames is not None
+    for row, n in enumerate(frames.tolist()):
+        valid = features[row, :n]
+        assert valid.mean().abs() < 1e-5 and abs(valid.std().item() - 1) < 1e-4
+        assert valid.mean(0).abs().max() > 0.05, "bands keep levels of their own"
+        assert not features[row, n:].any()
+        each = LogMel(1, 80)(waves[row : row + 1, : lengths[row]])[0][0]
+        torch.testing.assert_close((valid - valid.mean(0)) / valid.std(0), each, rtol=1e-3, atol=1e-3)
+        alone = LogMel(1, 80, per_band=False)(waves[row : row + 1, : lengths[row]])[0][0]
+        torch.testing.assert_close(valid, alone, rtol=1e-5, atol=1e-5)
