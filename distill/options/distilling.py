@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,11 +76,6 @@ class StudentConfig:
             self.layer_to_layer = True
         elif any(type(layer) is not int for layer in self.targets):
             raise ValueError("student.targets: expected a list, as in [4, 8, 12], or all")
-
-    @property
-    def deepest_target(self) -> float:
-        """The number of the deepest teacher layer that is predicted; infinite of all."""
-        return math.inf if self.targets == ("all",) else max(self.targets, default=0)
 
 
 @dataclass(kw_only=True)

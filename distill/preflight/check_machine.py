@@ -58,7 +58,7 @@ def check_needs(
     try:
         needs = estimate(recipe, config, layout)
     except ValueError as error:
-        return [wrong("student", "does not fit the teacher", str(error), "change the student section")]
+        return [wrong("student", "does not fit the teacher", str(error), "change student or objective")]
     disk = needs.disk + (targets_bytes(recipe, config, hours) if isinstance(recipe, AdaptRecipe) else 0)
     free = shutil.disk_usage(_nearest_existing(out)).free
     detail = f"{_gb(disk)} of {_gb(free)} free"

@@ -16,6 +16,7 @@ from torch import nn
 from distill.data.parcels import OPEN_FILES_PER_BATCH
 from distill.encoder import Encoder, EncoderConfig, TransformerConfig
 from distill.hubert import HubertConfig
+from distill.objective import ObjectiveConfig, Terms
 from distill.options import CDM, AdaptRecipe, DistillRecipe, HeadsConfig, Recipe, SpiralRecipe
 from distill.spiral.encoder import SpiralConfig
 from distill.spiral.heads import Predictor, Projection
@@ -32,6 +33,7 @@ _PROCESS, _CUDA, _WORKER = 1_000_000_000, 2_000_000_000, 300_000_000
 _OPEN_FILES = 100  # of a process that trains, including its workers' pipes
 _PREFETCHED = 2  # batches that each worker has ready, as torch's DataLoader does by default
 _CUDA_CONTEXT = 600_000_000  # on the GPU itself
+_UNITS = 500  # clusters of a codebook, which is not opened
 _SPECTRUM = 3.2  # numbers of a spectrum of SPIRAL, two for each of 257 frequencies, per sample
 _FRAGMENTS = 1.1  # what the caching allocator cannot use
 
@@ -59,8 +61,8 @@ def estimate(recipe: Recipe, teacher: EncoderConfig, layout: Layout) -> Needs:
 
     * disk: 4 P x (weights + 2 moments of Adam) x 2 checkpoints + 4 P for the release + logs;
     * GPU: 4 Q + 4 P x (weights, gradients, 2 moments) + what the backward pass needs
-      (`activation_bytes`, or the teacher's largest layer if that is more) + twice the largest activation
-      while it is computed; a tenth on top for fragments, and the CUDA context;
+      (`activation_bytes` and `terms_bytes`, or the teacher's largest layer if that is more) + twice the
+      largest activation while it is computed; a tenth on top for fragments, and the CUDA context;
     * pre-training a SPIRAL: P is the student with its heads, Q its moving average;
     * host: for each process itself, its models once, its workers and the batches they have ready.
 
@@ -70,13 +72,14 @@ def estimate(recipe: Recipe, teacher: EncoderConfig, layout: Layout) -> Needs:
         layout: its processes.
 
     Raises:
-        ValueError: if the student does not fit the teacher; says how.
+        ValueError: if the student or its objective does not fit the teacher; says how.
     """
     with torch.device("meta"):
         encoder = encoder_of(teacher)
         trained_model, heads = _trained(recipe, encoder)
         head = _spiral_heads(recipe.heads, teacher.dim) if isinstance(recipe, SpiralRecipe) else ()
-    trained = _parameters(trained_model) + sum(map(_parameters, head))
+        terms = _terms(recipe, trained_model, teacher)
+    trained = _parameters(trained_model) + sum(map(_parameters, [*head, *terms]))
     frozen = _parameters(encoder) if isinstance(recipe, DistillRecipe | SpiralRecipe) else 0
     samples = batch_samples(recipe) / (layout.processes * layout.nodes)
     part = samples / recipe.optim.accumulate
@@ -85,6 +88,8 @@ def estimate(recipe: Recipe, teacher: EncoderConfig, layout: Layout) -> Needs:
     working = activation_bytes(trained_config, part, heads=heads, longest=longest) + 2 * _largest(
         trained_config, part
     )
+    if terms and isinstance(trained_model, Student):
+        working += terms_bytes(terms[0], trained_model, part, longest)
     if frozen:
         working = max(working, 3 * _largest(teacher, part))
     if "16" in str(recipe.trainer.get("precision", "32")):
@@ -110,6 +115,15 @@ def _trained(recipe: Recipe, encoder: Encoder) -> tuple[Encoder | Student, int]:
         return encoder, 0
     student = Student.from_teacher(encoder, **vars(recipe.student))
     return student, math.ceil(len(student.targets) * student.target_dim / student.encoder.config.dim)
+
+
+def _terms(recipe: Recipe, student: Encoder | Student, teacher: EncoderConfig) -> list[Terms]:
+    """What a student learns from beside Eq. 2, if anything."""
+    if not isinstance(recipe, DistillRecipe) or not recipe.objective.terms_on():
+        return []
+    assert isinstance(student, Student)
+    config, units = student.encoder.config, torch.empty(_UNITS, teacher.dim)
+    return [Terms(recipe.objective, recipe.cosine_weight, config, teacher, codebook=units)]
 
 
 def _spiral_heads(options: HeadsConfig, dim: int) -> list[nn.Module]:
@@ -157,6 +171,7 @@ def activation_bytes(
     kept, frames = 0.0, float(n_samples)
     if config.front == "mel":
         frames *= math.prod(stride for _, _, stride in config.conv_layers) / config.hop
+        kept = config.mel_bands * frames
     for index, (channels, _, stride) in enumerate(config.conv_layers):
         frames /= stride
         normalised = config.conv_norm == "layer" or index == 0
@@ -167,6 +182,40 @@ def activation_bytes(
         per_frame = (n_samples if longest is None else longest) / config.hop
         kept += maps * config.heads * per_frame * frames
     return _FLOAT * (kept + frames * (_kept_by_layers(config.transformer) + 6 * heads * config.dim))
+
+
+def terms_bytes(terms: Terms, student: Student, n_samples: float, longest: float) -> float:
+    """What the terms of an objective keep for the backward pass, in float32, beside their parameters.
+
+    A frame has 3 D numbers for the transformer's input; 2 N D for correlations, and those 5 N matrices of
+    D x D; 2 D for relations of each of M pairs of layers, and those 2 M - 1 matrices of F x F an utterance;
+    D + 2 P + K for units (P features, K units); D + 3 S for enhancement (S frequencies), and 8 for each cell
+    of its LSTM.
+
+    Args:
+        terms: of the objective.
+        student: whose terms they are.
+        n_samples: B x T.
+        longest: samples of the longest utterance.
+    """
+    options: ObjectiveConfig = terms.options
+    config, width = student.encoder.config, student.target_dim
+    dim, frames = config.dim, n_samples / config.hop
+    kept = 0.0
+    if "input" in terms.weights:
+        kept += 3 * dim * frames
+    if "correlation" in terms.weights:
+        kept += len(student.targets) * width * (2 * frames + 5 * width)
+    if "relations" in terms.weights:
+        matched = len(terms.matched)
+        kept += frames * (2 * matched * dim + (2 * matched - 1) * longest / config.hop)
+    if "units" in terms.weights:
+        kept += frames * (dim + 2 * options.units.dim + len(terms.units.codebook))
+    if "enhancement" in terms.weights:
+        head = terms.enhancement
+        cells = 2 * options.enhancement.dim * options.enhancement.layers
+        kept += frames * (head.rnn.input_size + 3 * head.mask.out_features + 8 * cells)
+    return _FLOAT * kept
 
 
 def _spiral_activation_bytes(config: SpiralConfig, n_samples: float) -> float:

@@ -235,7 +235,7 @@ def _say(jobs: Sequence[Job]) -> None:
     def heard(job: Job) -> tuple[Any, ...]:
         recipe = job.recipe
         random = recipe.seed if recipe.teacher.startswith("random:") else None
-        return CDM[recipe.cdm][0], recipe.student.deepest_target, random
+        return CDM[recipe.cdm][0], random
 
     n_passes = len({heard(job) for job in jobs})
     passes = "1 pass" if n_passes == 1 else f"{n_passes} passes"

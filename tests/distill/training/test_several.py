@@ -83,6 +83,21 @@ def test_the_teacher_hears_each_batch_once(mini_data, tmp_path, passes):
     assert passes.count(False) == 2 * n_dev  # clean speech was heard in both
 
 
+def test_one_pass_of_the_teacher_serves_all_depths_and_terms(mini_data, tmp_path, passes, capfd):
+    options = ([], ["student.targets=[2,3]"], ["student.targets=[1]", "objective.relations.weight=1"])
+    options = (*options, ["student.front=mel", "student.layers=6", "student.targets=all"])
+    runs = [
+        (made(mini_data, *more, *EVERY_5, f"name=run{number}", name="s4"), f"run{number}")
+        for number, more in enumerate(options)
+    ]
+    train_several([(recipe, tmp_path / "joint" / name) for recipe, name in runs])
+    assert passes.count(True) == 5
+    assert "run3: 1 reading of the data, 1 pass of the teacher a step" in capfd.readouterr().err
+    for recipe, name in runs:
+        run(recipe, tmp_path / "alone" / name)
+        assert equal_runs(tmp_path / "joint" / name, tmp_path / "alone" / name)
+
+
 def test_seeds_share_a_pass_if_the_order_of_the_data_is_fixed(mini_data, tmp_path, passes):
     """With micro-batches of its own each; the mini teacher is random, but from a file the same."""
     native.write(HubertEncoder.from_preset("mini"), tmp_path / "teacher", {})
