@@ -367,7 +367,10 @@ class TransformerLayer(nn.Module):
         dropout = self.attention_dropout if self.training else 0.0
         # Of query and key, not of the map: the fused kernels never hold one in memory.
         y = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
-        y = self.attention_out(y.transpose(1, 2).flatten(2))
+        y = y.transpose(1, 2)
+        if torch.compiler.is_exporting():  # what the graph makes of attention may lie otherwise in memory
+            y = y.clone(memory_format=torch.contiguous_format)
+        y = self.attention_out(y.flatten(2))
         return F.dropout(y, self.dropout, self.training), attention
 
     def _gated(self, relative: Tensor, x: Tensor, attend: Tensor | None) -> Tensor:

@@ -36,11 +36,11 @@ _OVER_SAMPLES = "its layout has convolutions over samples, and this model's hear
 _NO_RELATIVE = "it is for HuBERT, and this model has the relative position bias of WavLM"
 _OF_HUBERT = "it is for HuBERT, whose CNN hears the waveform; SPIRAL has two blocks behind log-mel features"
 _POSSIBLE = {
-    "student": "s3prl, huggingface, onnx and native",
-    "student without heads": "huggingface, onnx and native",
-    "teacher": "fairseq, torchaudio, huggingface and native",
-    "SPIRAL encoder": "onnx and native",
-    "SPIRAL student": "onnx and native",
+    "student": ("s3prl", "huggingface", "onnx", "native"),
+    "student without heads": ("huggingface", "onnx", "native"),
+    "teacher": ("fairseq", "torchaudio", "huggingface", "native"),
+    "SPIRAL encoder": ("onnx", "native"),
+    "SPIRAL student": ("onnx", "native"),
 }
 
 
@@ -118,12 +118,10 @@ def export(
         raise CheckpointError(f"a fixed length is for onnx: {format} has none")
     spiral = kind.startswith("SPIRAL") and format not in ("native", "onnx")
     reason = _OF_HUBERT if spiral else _IMPOSSIBLE.get((kind, format))
-    goes_to = _POSSIBLE[kind]
-    if reason is None and format not in ("native", "onnx"):
-        reason = _beyond(model, format)
-        goes_to = "onnx and native" if reason else goes_to
-    if reason:
-        raise CheckpointError(f"a {kind} cannot be exported to {format}: {reason}; it goes to {goes_to}")
+    if reason := reason or _beyond(model, format):
+        *names, last = (name for name in _POSSIBLE[kind] if _beyond(model, name) is None)
+        possible = f"{', '.join(names)} and {last}"
+        raise CheckpointError(f"a {kind} cannot be exported to {format}: {reason}; it goes to {possible}")
     path = Path(path)
     name = EXPORT_NAMES.get(format)
     named = name is not None and path.suffix == Path(name).suffix
@@ -150,6 +148,8 @@ def export(
 
 def _beyond(model: Encoder | Student, format: str) -> str | None:
     """Why the layouts of other programs cannot hold a HuBERT that has more than the published ones."""
+    if format in ("native", "onnx"):
+        return None
     config = (model.encoder if isinstance(model, Student) else model).config
     if config.front != "cnn":
         return _OVER_SAMPLES

@@ -65,8 +65,9 @@ def test_exports_that_are_refused(tmp_path, models, kind, format, message):
 
 def test_only_our_formats_hold_a_mel_front(tmp_path, models):
     student = Student.from_teacher(models["teacher"], layers=1, targets=(2,), front="mel").eval()
-    for format in ("huggingface", "s3prl"):
-        with pytest.raises(CheckpointError, match=r"hear log-mels .*; it goes to onnx and native") as error:
+    for format in ("huggingface", "s3prl", "fairseq"):
+        reason = "layer norm before" if format == "fairseq" else "hear log-mels"
+        with pytest.raises(CheckpointError, match=f"{reason} .*; it goes to onnx and native$") as error:
             export(student, format, tmp_path / "refused")
         assert one_line(error) and not (tmp_path / "refused").exists()
     again = load_student(export(student, "native", tmp_path))
@@ -74,6 +75,13 @@ def test_only_our_formats_hold_a_mel_front(tmp_path, models):
     assert torch.equal(again(waves).predictions, student(waves).predictions)
     info = inspect(tmp_path)
     assert "log-mels, 80 bands" in "\n".join(info.lines())
+
+
+def test_a_wavlm_teacher_is_sent_where_it_can_go(tmp_path):
+    teacher = HubertEncoder.from_preset("wavlm_mini", layers=1)
+    for format in ("fairseq", "torchaudio", "onnx", "s3prl"):
+        with pytest.raises(CheckpointError, match="; it goes to huggingface and native$"):
+            export(teacher, format, tmp_path)
 
 
 def test_slim_and_thin_students_go_where_others_do(tmp_path, models):
@@ -342,8 +350,7 @@ def test_every_format_is_possible_for_something():
     kinds = ("student", "student without heads", "teacher")
     possible = {(kind, format) for kind in kinds for format in FORMATS} - exporting._IMPOSSIBLE.keys()
     for kind in kinds:
-        named = exporting._POSSIBLE[kind].replace(" and ", ", ").split(", ")
-        assert {format for of, format in possible if of == kind} == set(named)
+        assert {format for of, format in possible if of == kind} == set(exporting._POSSIBLE[kind])
 
 
 class FakeHub:

@@ -160,10 +160,11 @@ def test_a_student_of_wavlm(tmp_path):
             assert error / torch.linalg.vector_norm(wanted) < 0.15
 
 
+@pytest.mark.parametrize("preset", ["mini", "wavlm_mini"])
 @torch.no_grad()
-def test_a_mel_front_is_in_the_file(tmp_path):
+def test_a_mel_front_is_in_the_file(tmp_path, preset):
     torch.manual_seed(0)
-    teacher = HubertEncoder.from_preset("mini", layers=2)
+    teacher = HubertEncoder.from_preset(preset, layers=2)
     student = Student.from_teacher(teacher, layers=2, targets=(2,), front="mel").eval()
     path = export(student, "onnx", tmp_path)
     for lengths in ([400], [16_000], [719, 720], [31_999, 400, 24_001]):
