@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.checkpoints import architecture, files
+from distill.checkpoints.integer_convolution import quantize_grouped
 from distill.encoder import Encoder, EncoderConfig
 from distill.errors import CheckpointError, first_line
 from distill.hubert import HubertConfig
@@ -187,6 +188,9 @@ def _shapes(graph: Any, config: EncoderConfig) -> dict[str, Any]:
     found: dict[str, Any] = {"layers": attentions - (config.block1_layers if spiral else 0)}
     last = "block2." if spiral else ""
     position = sizes.get(f"{last}position.conv.parametrizations.weight.original1")  # (D, D / groups, kernel)
+    taps = [size for name, size in sizes.items() if name.startswith(f"{last}position.conv.taps.")]
+    if taps:  # in int8 a matrix for each group, (kernel D / groups, D / groups)
+        position = len(taps) * taps[0][1], taps[0][1], taps[0][0] // max(taps[0][1], 1)
     if position is not None:
         found |= {"dim": position[0], "position_kernel": position[2]}
         found["position_groups"] = position[0] // max(position[1], 1)
@@ -276,8 +280,9 @@ def _trace(encoder: Encoder, description: str, n_samples: int | None) -> bytes:
 def _quantize(source: Path, target: Path) -> None:
     """Weights of matrix products in int8, one scale a column; what they multiply is quantised as it runs.
 
-    Convolutions stay in float32: in int8 onnxruntime ran the model at half the speed, with three times
-    the error. So do mel filters, whose input goes over many orders of magnitude.
+    The positional convolution becomes such products. Other convolutions stay in float32: in int8 onnxruntime
+    ran the model at half the speed, with three times the error. So do mel filters, whose input goes over many
+    orders of magnitude.
     """
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -293,6 +298,9 @@ def _quantize(source: Path, target: Path) -> None:
             per_channel=True,
             weight_type=QuantType.QInt8,
         )
+        model = onnx.load(str(temporary), load_external_data=False)
+        quantize_grouped(model)
+        temporary.write_bytes(model.SerializeToString())
 
 
 @contextmanager

@@ -108,11 +108,36 @@ def test_int8(student, exported):
     error = torch.linalg.vector_norm(torch.from_numpy(features) - expected)
     relative = (error / torch.linalg.vector_norm(expected)).item()
     assert 1e-4 < relative < 0.1  # measured: 0.02; zero would mean that nothing was quantised
-    products = [
-        node for node in onnx.load(str(int8_path(exported))).graph.node if node.op_type == "MatMulInteger"
-    ]
-    assert len(products) == 13  # the projection and six linear layers in each of two layers
-    assert int8_path(exported).stat().st_size < 0.75 * exported.stat().st_size
+    nodes = onnx.load(str(int8_path(exported))).graph.node
+    products = [node for node in nodes if node.op_type == "MatMulInteger"]
+    # The projection, six linear layers in each of two layers, the 8 groups of the positional convolution.
+    assert len(products) == 13 + 8
+    assert sum(node.op_type == "Conv" for node in nodes) == 7
+    assert int8_path(exported).stat().st_size < 0.6 * exported.stat().st_size
+
+
+def test_the_positional_convolution_of_a_file_of_old(student, exported, tmp_path, monkeypatch):
+    """It was in float32 in int8 files, too."""
+    monkeypatch.setattr("distill.checkpoints.onnx.quantize_grouped", lambda model: None)
+    old = int8_path(export(student, "onnx", tmp_path))
+    student.eval()
+    names = {tensor.name for tensor in onnx.load(str(old)).graph.initializer}
+    assert "encoder.position.conv.parametrizations.weight.original1" in names
+    assert describe(old)[0] == describe(int8_path(exported))[0] == student.encoder.config
+
+
+@torch.no_grad()
+def test_int8_of_any_length_and_batch_size(student, exported):
+    model = session(int8_path(exported))
+    for lengths in ([400], [719, 720], [31_999, 400, 20_001]):
+        waves, valid = loud_padding(lengths)
+        expected = student(waves, valid)
+        features, frames = model.run(None, {"waveforms": waves.numpy(), "lengths": valid.numpy()})
+        assert frames.tolist() == expected.lengths.tolist() and features.shape == expected.z.shape
+        for row, count in enumerate(frames):
+            wanted = expected.z[row, :count]
+            error = torch.linalg.vector_norm(torch.from_numpy(features[row, :count]) - wanted)
+            assert error < 0.1 * torch.linalg.vector_norm(wanted)
 
 
 @torch.no_grad()
@@ -317,15 +342,17 @@ def test_int8_of_a_spiral_leaves_its_features_alone(spiral, spiral_exported):
     expected = spiral(waves).z.numpy()
     assert 1e-4 < np.linalg.norm(features - expected) / np.linalg.norm(expected) < 0.1
     nodes = onnx.load(str(int8_path(spiral_exported))).graph.node
-    assert sum(node.op_type == "MatMulInteger" for node in nodes) == 12  # six in each of two layers
+    # Six in each of two layers, and the 8 groups of both positional convolutions.
+    assert sum(node.op_type == "MatMulInteger" for node in nodes) == 12 + 16
     info = inspect(spiral_exported)
     assert (info.family, info.kind, info.hop, info.targets) == ("spiral", "student", 1280, (1,))
 
 
-def test_metadata_of_another_spiral(spiral_exported, tmp_path):
+@pytest.mark.parametrize("find", [Path, int8_path])
+def test_metadata_of_another_spiral(spiral_exported, tmp_path, find):
     lies = {"layers": 2, "block1_layers": 2, "conv_layers": [[256, 5, 2], [64, 1, 1]], "position_kernel": 8}
     for key, lie in lies.items():
-        model = onnx.load(str(spiral_exported))
+        model = onnx.load(str(find(spiral_exported)))
         entry = next(entry for entry in model.metadata_props if entry.key == "distill")
         described = json.loads(entry.value)
         described["architecture"][key] = lie
@@ -348,6 +375,10 @@ def test_a_fixed_length(student, tmp_path):
         np.testing.assert_allclose(
             features[0, : frames[0]], expected.z[0, : frames[0]].numpy(), atol=TOLERANCE
         )
+        rough, counted = run(int8_path(path), waves, torch.tensor([length]))
+        wanted = expected.z[0, : frames[0]].numpy()
+        assert counted.tolist() == frames.tolist()
+        assert np.linalg.norm(rough[0, : frames[0]] - wanted) < 0.1 * np.linalg.norm(wanted)
     assert inspect(path).provenance["samples"] == "8000, one utterance"
     with pytest.raises(CheckpointError, match="399 samples are too few"):
         export(student, "onnx", tmp_path, n_samples=399)
