@@ -40,6 +40,11 @@ def test_all_targets_are_predicted_layer_to_layer(tmp_path):
     assert made.targets == made.sources == (1, 2, 3, 4, 5, 6)
     (tmp_path / "again.yaml").write_text(to_yaml(load("s4", ["student.targets=all"])))
     assert load(str(tmp_path / "again.yaml")) == load("s4", ["student.targets=all"])
+    (tmp_path / "deep.yaml").write_text("extends: s4\nstudent: {targets: all, layers: 12}\n")
+    assert (
+        load(str(tmp_path / "deep.yaml")).student
+        == load("s4", ["student.targets=all", "student.layers=12"]).student
+    )
 
 
 def test_one_layer_has_no_attention_map_to_reuse():
