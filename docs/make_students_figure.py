@@ -25,7 +25,7 @@ COSTS = {
     "mel": "mel",
     "mel-input": "mel",
     "mel-corr": "mel",
-    "robust-mel": "mel",
+    "robust_mel": "mel",
     "thin": "cnn, 12 thin layers",
     "thin-sparse": "cnn, 12 thin layers",
     "reuse": "cnn, attention reused",

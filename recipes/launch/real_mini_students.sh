@@ -48,14 +48,14 @@ arm speech "cdm: setup2" "distortion: {additive: [musan, wham, gaussian, speech,
 arm setup1-snr "cdm: setup1" "distortion: {snr_db: [0, 20]}"
 arm setup1-snr-corr "cdm: setup1" "distortion: {snr_db: [0, 20]}" "objective: {correlation: {weight: 1.0}}"
 arm robust "cdm: setup1" "distortion: {snr_db: [0, 20]}" "objective: {correlation: {weight: 3.0}}"
-arm robust-mel "cdm: setup1" "distortion: {snr_db: [0, 20]}" "student: {front: mel, front_channels: 128}" \
+arm robust_mel "cdm: setup1" "distortion: {snr_db: [0, 20]}" "student: {front: mel, front_channels: 128}" \
     "objective: {input: 1.0, correlation: {weight: 3.0}}"
 arm s4_prime "cdm: setup2"
 arm corr_prime "cdm: setup2" "objective: {correlation: {weight: 1.0}}"
 
 groups=(
     "s4 corr corr3 input relations units enh-last enh-cnn mel mel-input mel-corr slim reuse thin thin-sparse"
-    "setup1-snr setup1-snr-corr robust robust-mel" "snr0-20" "curriculum" "speech" "s4_prime corr_prime"
+    "setup1-snr setup1-snr-corr robust robust_mel" "snr0-20" "curriculum" "speech" "s4_prime corr_prime"
 )
 for seed in "${seeds[@]}"; do
     for group in "${groups[@]}"; do
