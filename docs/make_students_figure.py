@@ -28,7 +28,6 @@ COSTS = {
     "robust_mel": "mel",
     "thin": "cnn, 12 thin layers",
     "thin-sparse": "cnn, 12 thin layers",
-    "reuse": "cnn, attention reused",
 }
 """By arm, the student of the benchmark whose cost is its; all others cost what "cnn" does."""
 
@@ -42,6 +41,17 @@ def errors(folder: Path, condition: str) -> dict[str, list[float]]:
     return dict(found)
 
 
+def apart(heights: list[float], gap: float) -> list[float]:
+    """Ascending heights moved until each is at least `gap` above the one before, as little as it takes."""
+    moved = list(heights)
+    for _ in range(1000):
+        for below in range(len(moved) - 1):
+            if (short := gap - (moved[below + 1] - moved[below])) > 0:
+                moved[below] -= short / 2
+                moved[below + 1] += short / 2
+    return moved
+
+
 def main() -> None:
     """Draw it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -53,9 +63,8 @@ def main() -> None:
     rtf = {name: statistics.median(found["rtf"]["int8"]) for name, found in students.items()}
     figure, axes = plt.subplots(1, len(TASKS), figsize=(10, 4.6), layout="constrained")
     for axis, (task, title) in zip(axes, TASKS.items(), strict=True):
-        found = {arm: values for arm, values in errors(options.evaluations / task, "fsd").items()}
         places: dict[str, list[tuple[float, str]]] = defaultdict(list)
-        for arm, values in found.items():
+        for arm, values in errors(options.evaluations / task, "fsd").items():
             if arm == "teacher":
                 continue
             cost = COSTS.get(arm, "cnn")
@@ -65,20 +74,19 @@ def main() -> None:
             )
             places[cost].append((y, arm))
         low, high = axis.get_ylim()
-        gap = (high - low) / 26
-        for cost, labels in places.items():
-            last = -1e9
-            for y, arm in sorted(labels):  # one above the other where they would overlap
-                last = max(y, last + gap)
-                left = cost == "cnn, attention reused"  # too near the others
+        for cost, found in places.items():
+            left = cost == "cnn"  # the thin ones are to the right of it
+            heights = apart([y for y, _ in sorted(found)], (high - low) / 28)
+            for (y, arm), height in zip(sorted(found), heights, strict=True):
                 axis.annotate(
                     arm,
                     (rtf[cost], y),
-                    (rtf[cost] * (0.94 if left else 1.06), last),
+                    (rtf[cost] * (0.9 if left else 1.08), height),
                     fontsize=7,
                     va="center",
                     ha="right" if left else "left",
-                    weight="bold" if arm == "s4" else "normal",
+                    weight="bold" if arm in ("s4", "robust", "robust_mel") else "normal",
+                    arrowprops={"arrowstyle": "-", "lw": 0.3, "color": "#7F7F7F"},
                 )
         axis.set_xscale("log")
         axis.set_xlim(min(rtf.values()) / 1.5, max(rtf.values()) * 2.2)
