@@ -25,6 +25,7 @@ from distill.waveforms import is_silent
 logger = logging.getLogger(__name__)
 
 _SILENT = "holds nothing but silence"
+_SPEECH = "speech"  # the additive type whose clips are utterances
 
 
 class NoiseReader:
@@ -36,7 +37,7 @@ class NoiseReader:
 
     Args:
         corpora: by name ("musan", "wham", "fsd", "dns", "speech", "rir"): sources as for `open_cuts`, or
-            what is open already. No utterance is its own noise: what has its id is passed over.
+            what is open already. In "speech" no utterance is its own noise: its id is passed over.
 
     Raises:
         DataError: for a source that is missing or empty.
@@ -118,7 +119,8 @@ class NoiseReader:
 
     def _segment(self, plan: UtterancePlan, n_samples: int) -> tuple[Cut, int, int]:
         """The one clip that is the noise of an utterance, its first sample used, and how many."""
-        cut = self._choose(plan.additive, plan.noise_choice, besides=plan.utterance_id)
+        own = plan.utterance_id if plan.additive == _SPEECH else None
+        cut = self._choose(plan.additive, plan.noise_choice, besides=own)
         return cut, *noise_segment(samples_at_16k(cut), n_samples, plan.noise_offset)
 
     def _read_noise(self, plan: UtterancePlan, cut: Cut, start: int, count: int) -> Tensor | None:
@@ -126,7 +128,7 @@ class NoiseReader:
 
         None for the utterance itself, too, where clips of speech are strung.
         """
-        if cut.id == plan.utterance_id:
+        if plan.additive == _SPEECH and cut.id == plan.utterance_id:
             return None
         self._reads += 1
         try:

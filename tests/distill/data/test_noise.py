@@ -217,6 +217,18 @@ def test_no_utterance_is_its_own_noise_and_all_others_are_equally_likely(cuts):
     assert strangers == [speech[int(u * len(speech))].id for u in draws]
 
 
+@pytest.mark.parametrize("strung", [False, True])
+def test_noise_that_happens_to_have_the_name_of_an_utterance_is_noise(cuts, strung):
+    """Files called 001.wav are in many folders: what is drawn does not depend on their names."""
+    clips = list(cuts)
+    reader = NoiseReader({"musan": ListedCuts(clips)})
+    plan = plan_of(additive="musan", utterance_id="stranger", noise_choice=0.5, strung=strung)
+    expected = reader.noise(plan, 30_000)
+    for cut in clips:
+        found = reader.noise(replace(plan, utterance_id=cut.id), 30_000)
+        assert torch.equal(found, expected)
+
+
 def test_strung_speech_leaves_the_utterance_out(cuts):
     long = [cut for cut in cuts if cut.duration >= 1][:3]
     reader = NoiseReader({"speech": ListedCuts(long)})
