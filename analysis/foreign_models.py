@@ -24,9 +24,9 @@ from typing_extensions import override
 from distill.analysis.layered import CNN, INPUT, Activations, LayeredModel
 from distill.atomic import read_json
 from distill.checkpoints.huggingface import is_hub_id
+from distill.convolution import masked_instance_norm
 from distill.downstream.features import hash_weights
 from distill.errors import CheckpointError, first_line, listed
-from distill.hubert import masked_instance_norm
 from distill.training.devices import best_device, device_of
 from distill.waveforms import SAMPLE_RATE, frame_mask
 

@@ -19,6 +19,8 @@ from torch.nn.utils.parametrizations import weight_norm
 from torch.utils.checkpoint import checkpoint
 from typing_extensions import override
 
+from distill.waveforms import frame_mask
+
 _MANY_FRAMES = 4  # for each tap: with fewer, the spectrum of the taps costs more than it saves
 
 
@@ -259,3 +261,52 @@ class PositionalConv(nn.Module):
         (padding,) = cast(tuple[int], conv.padding)
         y = long_conv(x, conv.weight, conv.bias, conv.groups, padding)
         return F.gelu(y[:, : x.shape[1]])  # an even kernel gives one frame too many
+
+
+class ConvLayer(nn.Module):
+    """One convolution of the CNN, its normalisation and GELU. (B, F_in, C_in) -> (B, F_out, C_out).
+
+    Whatever follows the frames that the input is long enough for means nothing.
+    """
+
+    def __init__(self, in_channels: int, channels: int, kernel: int, stride: int, *, bias: bool, norm: str):
+        super().__init__()
+        self.conv = nn.Conv1d(in_channels, channels, kernel, stride, bias=bias)
+        nn.init.kaiming_normal_(self.conv.weight)
+        if norm == "group":
+            self.norm = nn.GroupNorm(channels, channels)
+        elif norm == "layer":
+            self.norm = nn.LayerNorm(channels)
+        else:
+            self.norm = None
+
+    @override
+    def forward(self, x: Tensor, lengths: Tensor | None) -> Tensor:
+        """`lengths` (B,): valid frames of the output; None when every row is full."""
+        if not isinstance(self.norm, nn.GroupNorm):
+            x = strided_conv(x, self.conv)
+            return F.gelu(x if self.norm is None else self.norm(x))
+        if torch.compiler.is_compiling() or self.conv.bias is not None:
+            x = strided_conv(x, self.conv)
+            return F.gelu(masked_instance_norm(x.transpose(1, 2), lengths, self.norm).transpose(1, 2))
+        return F.gelu(normalized_conv(x, lengths, self.conv, self.norm))
+
+
+def masked_instance_norm(x: Tensor, lengths: Tensor | None, norm: nn.GroupNorm) -> Tensor:
+    """Group norm with one channel a group, its statistics over valid frames only, in float32.
+
+    x (B, C, F); lengths (B,) valid frames or None. Without padding this is exactly `nn.GroupNorm`.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        full = x.float()
+        if lengths is None:
+            weight, bias = norm.weight.float(), norm.bias.float()
+            return F.group_norm(full, norm.num_groups, weight, bias, norm.eps).to(x.dtype)
+        # Few passes over memory: this is the largest tensor of the model.
+        valid = frame_mask(lengths, x.shape[2]).float()  # (B, F)
+        count = lengths[:, None, None]
+        mean = full @ valid[:, :, None] / count  # (B, C, 1)
+        centred = (full - mean) * valid[:, None]
+        variance = torch.linalg.vector_norm(centred, dim=2, keepdim=True).square() / count
+        scale = norm.weight[:, None] * torch.rsqrt(variance + norm.eps)
+        return torch.addcmul(norm.bias[:, None], centred, scale).to(x.dtype)

@@ -64,12 +64,12 @@ TESTED_ELSEWHERE = {
 LIMITS = {
     "loose files": 16,
     "levels": 10,
-    "arrows": 209,
+    "arrows": 214,
     "circles of modules": 0,
     "circles of rooms": 0,
-    "crossings of the walk": 33,
+    "crossings of the walk": 34,
     "climbs of the walk": 14,
-    "arrows of the walk": 71,
+    "arrows of the walk": 73,
 }
 
 Graph = Mapping[str, Iterable[str]]

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from distill.data.parcels import OPEN_FILES_PER_BATCH
-from distill.encoder import Encoder, EncoderConfig, TransformerConfig
+from distill.encoder import Encoder, EncoderConfig
 from distill.hubert import HubertConfig
 from distill.objective import ObjectiveConfig, Terms
 from distill.options import CDM, AdaptRecipe, DistillRecipe, HeadsConfig, Recipe, SpiralRecipe
@@ -22,6 +22,7 @@ from distill.spiral.encoder import SpiralConfig
 from distill.spiral.heads import Predictor, Projection
 from distill.student import Student, encoder_of
 from distill.training.devices import Layout
+from distill.transformer import TransformerConfig
 from distill.waveforms import SAMPLE_RATE
 
 _FLOAT = 4  # bytes: weights, gradients and optimiser are float32 in mixed precision, too

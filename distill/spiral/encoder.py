@@ -28,11 +28,9 @@ from distill.encoder import (
     Count,
     Encoder,
     EncoderOutput,
-    TransformerConfig,
-    make_layers,
-    run_layers,
     scale_gradient,
 )
+from distill.transformer import TransformerConfig, make_layers, run_layers
 from distill.waveforms import all_full, frame_mask, to_device
 from distill.waveforms.logmel import BANDS, MOST_BANDS, STEP, LogMel
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from distill.encoder import TransformerConfig
+    from distill.transformer import TransformerConfig
 
 _LARGEST = {"cpu": 2048, "cuda": 8192}
 _PRODUCT_S = 0.02

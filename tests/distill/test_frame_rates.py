@@ -9,7 +9,7 @@ from tests.paths import ROOT
 GEOMETRY = {320, 400, 399, 0.02, 200 / 16_000}  # hop and receptive field of HuBERT base
 MEAN_SOMETHING_ELSE = {
     "distill/hubert.py",  # the encoder
-    "distill/encoder.py",  # the deviation of initial weights
+    "distill/transformer.py",  # the deviation of initial weights
     "distill/training/listening.py",  # a picture of a spectrogram
     "distill/training/flops.py",  # the seconds of a measurement
     "distill/distortions/pitch_at_once.py",  # half the length of a filter

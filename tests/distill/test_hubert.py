@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from distill.hubert import PRESETS, HubertConfig, HubertEncoder, masked_instance_norm
+from distill.convolution import masked_instance_norm
+from distill.hubert import PRESETS, HubertConfig, HubertEncoder
 from distill.waveforms import frame_mask
 
 SMALL = replace(
