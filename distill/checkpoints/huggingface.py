@@ -16,7 +16,7 @@ from torch import Tensor
 from distill.checkpoints import architecture, files, huggingface_files, safe_pickle, weights
 from distill.checkpoints.card_metadata import MeasuredScore
 from distill.checkpoints.model_card import Scores, model_card
-from distill.errors import CheckpointError, listed
+from distill.errors import CheckpointError
 from distill.hubert import HubertConfig, HubertEncoder
 from distill.waveforms import SAMPLE_RATE
 
@@ -109,11 +109,8 @@ def read(
     tensors = weights.unwrapped(huggingface_files.read(folder), source)
     tensors = {str(key).removeprefix(f"{model_type}."): tensor for key, tensor in tensors.items()}
     wavlm = model_type == "wavlm"
-    state, unknown = weights.rename(tensors, _NAMES | _OLD_NAMES | (_WAVLM_NAMES if wavlm else {}))
-    unknown = [key for key in unknown if not key.startswith(_HEADS)]
-    if unknown:
-        kind = "WavLM" if wavlm else "HuBERT"
-        raise CheckpointError(f"{source} holds weights that a {kind} does not have: {listed(unknown)}")
+    names, kind = (_WAVLM_NAMES, "a WavLM") if wavlm else ({}, "a HuBERT")
+    state = weights.renamed(tensors, _NAMES | _OLD_NAMES | names, source, of=kind, besides=_HEADS)
     if wavlm and "relative.embedding.weight" not in state:
         raise CheckpointError(
             f"{source} is a WavLM by its config.json, but its weights have no relative position bias: they "

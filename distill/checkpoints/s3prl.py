@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from distill.checkpoints import architecture, fairseq, fairseq_writing, files, safe_pickle, weights
-from distill.errors import CheckpointError, listed
+from distill.errors import CheckpointError
 from distill.hubert import HubertConfig
 from distill.student import LayerHeads, PredictionHeads, Student
 
@@ -60,11 +60,7 @@ def parse(contents: Mapping[str, Any], path: object) -> tuple[Student, dict[str,
             )
     tensors = weights.unwrapped(contents["Distiller"], path)
     heads = _read_heads(tensors, path)
-    state, unknown = weights.rename(
-        {key: tensor for key, tensor in tensors.items() if not key.startswith("output_layer.")}, fairseq.NAMES
-    )
-    if unknown:
-        raise CheckpointError(f"{path} holds weights that DistilHuBERT does not have: {listed(unknown)}")
+    state = weights.renamed(tensors, fairseq.NAMES, path, of="DistilHuBERT", besides=("output_layer.",))
     if "projection.weight" not in state and "norm.weight" in state:
         fairseq.add_identity_projection(state)
     layers = fairseq.parse_layers(settings.get(_LAYERS), path)

@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from distill.checkpoints import architecture, files, weights
-from distill.errors import CheckpointError, first_line, listed
+from distill.errors import CheckpointError, first_line
 from distill.hubert import HubertConfig, HubertEncoder
 
 _POSITION = "position.conv.parametrizations.weight"
@@ -145,12 +145,7 @@ def _encoder_weights(
         tensors = {key.removeprefix(prefix): tensor for key, tensor in tensors.items()}
     if any("rel_attn_embed" in key or "gru_rel_pos" in key for key in tensors):
         raise CheckpointError(f"{source} {_WAVLM}")
-    state, unknown = weights.rename(tensors, _NAMES)
-    unknown = [key for key in unknown if not key.startswith(_HEADS)]
-    if unknown:
-        raise CheckpointError(
-            f"{source} holds weights that torchaudio's HuBERT does not have: {listed(unknown)}"
-        )
+    state = weights.renamed(tensors, _NAMES, source, of="torchaudio's HuBERT", besides=_HEADS)
     layers = arguments.get("extractor_conv_layer_config")
     try:
         strides = None if layers is None else [int(stride) for _, _, stride in layers]

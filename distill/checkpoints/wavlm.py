@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from distill.checkpoints import architecture, fairseq, safe_pickle, weights
-from distill.errors import CheckpointError, listed
+from distill.errors import CheckpointError
 from distill.hubert import HubertConfig
 
 _BIAS, _GATE = "relative_attention_bias", "grep_"
@@ -56,12 +56,7 @@ def parse(contents: Any, path: object) -> tuple[HubertConfig, dict[str, Tensor],
     }.items():
         if not any(part in key for key in tensors):
             raise CheckpointError(f"{path} is laid out as a WavLM, but has no {what}: {_EXPECTED}")
-    state, unknown = weights.rename(tensors, _NAMES)
-    unknown = [key for key in unknown if not key.startswith(_HEAD)]
-    if unknown:
-        raise CheckpointError(
-            f"{path} holds weights that a WavLM does not have: {listed(unknown)}; {_EXPECTED}"
-        )
+    state = weights.renamed(tensors, _NAMES, path, of="a WavLM", besides=_HEAD, hint=f"; {_EXPECTED}")
     if not any(key.startswith("projection.") for key in state) and "norm.weight" in state:
         fairseq.add_identity_projection(state)
     layers = fairseq.parse_layers(cfg.get("conv_feature_layers"), path)

@@ -64,6 +64,34 @@ def rename(state: Mapping[str, Any], names: Mapping[str, str]) -> tuple[dict[str
     return renamed, unknown
 
 
+def renamed(
+    state: Mapping[str, Tensor],
+    names: Mapping[str, str],
+    source: object,
+    *,
+    of: str,
+    besides: tuple[str, ...] = (),
+    hint: str = "",
+) -> dict[str, Tensor]:
+    """`rename`, where whatever the table does not know makes it another model.
+
+    Args:
+        state: the weights.
+        names: as in `rename`.
+        source: the checkpoint, for the message.
+        of: whose weights they should be, for the message.
+        besides: beginnings of names that may stand beside them, and are left out.
+        hint: what the message ends with.
+
+    Raises:
+        CheckpointError: naming the weights that are unknown.
+    """
+    found, unknown = rename(state, names)
+    if unknown := [key for key in unknown if not key.startswith(besides)]:
+        raise CheckpointError(f"{source} holds weights that {of} does not have: {listed(unknown)}{hint}")
+    return found
+
+
 def fill(make: Callable[[], _Model], state: Mapping[str, Any], source: object) -> _Model:
     """A model with the given weights, in float32 and in eval mode.
 

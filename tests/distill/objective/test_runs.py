@@ -1,6 +1,5 @@
 """Whole runs with every term: resumed, together, made again, released without what was only for training."""
 
-import signal
 from pathlib import Path
 
 import numpy as np
@@ -8,13 +7,11 @@ import pytest
 
 from distill.checkpoints import load_student
 from distill.checkpoints.files import read_safetensors
-from distill.config import load
 from distill.errors import ConfigError, UserError
 from distill.run import run
 from distill.training.profiling import profile
 from distill.training.several import train_several
-from distill.training.stopping import Interrupted
-from tests.distill.training.runs import STEADY, differs, interrupt, log, tiny, weights
+from tests.distill.training.runs import STEADY, differs, log, tiny, weights, whole_and_in_parts
 
 pytestmark = pytest.mark.slow
 
@@ -35,17 +32,12 @@ def terms(tmp_path) -> tuple[str, ...]:
 def test_a_resumed_run_ends_where_it_would_have_to_the_last_bit(mini_data, tmp_path, monkeypatch, terms):
     """Stopped in the second epoch, with DAT."""
     recipe = tiny(mini_data, *STEADY, *terms, name="s6", steps=8)
-    run(recipe, tmp_path / "whole")
-    with monkeypatch.context() as patch:
-        interrupt(patch, 5, signal.SIGINT)
-        with pytest.raises(Interrupted):
-            run(recipe, tmp_path / "parts")
-    run(load(str(tmp_path / "parts" / "recipe.yaml")), tmp_path / "parts", resume=True)
+    whole, parts = whole_and_in_parts(recipe, tmp_path, monkeypatch, 5)
     for file in ("last", "best"):
-        found, expected = (weights(tmp_path / name, file) for name in ("parts", "whole"))
+        found, expected = weights(parts, file), weights(whole, file)
         assert differs(found, expected) == 0
         assert {"terms.units.codebook", "terms.enhancement.mask.weight"} < found.keys()
-    columns = log(tmp_path / "whole")
+    columns = log(whole)
     names = ("input", "correlation", "relations", "units", "units_accuracy", "enhancement", "objective")
     assert all(np.isfinite(columns[f"train/{name}"]).all() for name in names)
 

@@ -2,15 +2,19 @@
 
 import csv
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
+import pytest
 import pytorch_lightning as pl
 import torch
 
 from distill.config import load
 from distill.options import Recipe
+from distill.run import run
 from distill.training import trainer as trainer_module
+from distill.training.stopping import Interrupted
 
 
 def overrides(data: Path, *more: str, name: str = "s4", steps: int = 2) -> list[str]:
@@ -143,3 +147,15 @@ def set_score(path: Path, score: float) -> None:
     (state,) = (s for key, s in checkpoint["callbacks"].items() if key.startswith("ModelCheckpoint"))
     state["best_model_score"] = torch.tensor(score)
     torch.save(checkpoint, path)
+
+
+def whole_and_in_parts(recipe: Recipe, folder: Path, monkeypatch, step: int) -> tuple[Path, Path]:
+    """A run, and the same one stopped by Ctrl-C after a step and resumed: their folders."""
+    whole, parts = folder / "whole", folder / "parts"
+    run(recipe, whole)
+    with monkeypatch.context() as patch:
+        interrupt(patch, step, signal.SIGINT)
+        with pytest.raises(Interrupted):
+            run(recipe, parts)
+    run(load(str(parts / "recipe.yaml")), parts, resume=True)
+    return whole, parts

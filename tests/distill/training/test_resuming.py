@@ -27,6 +27,7 @@ from tests.distill.training.runs import (
     overrides,
     tiny,
     weights,
+    whole_and_in_parts,
 )
 
 pytestmark = pytest.mark.slow
@@ -51,16 +52,11 @@ def test_a_resumed_curriculum_ends_where_it_would_have(mini_data, tmp_path, monk
         *(f"distortion.where={where}", f"data.workers={2 if where == 'workers' else 0}"),
     ]
     recipe = tiny(mini_data, *STEADY, *options, name="s6", steps=10)
-    run(recipe, tmp_path / "whole")
-    with monkeypatch.context() as patch:
-        interrupt(patch, 5, signal.SIGINT)
-        with pytest.raises(Interrupted):
-            run(recipe, tmp_path / "parts")
-    run(load(str(tmp_path / "parts" / "recipe.yaml")), tmp_path / "parts", resume=True)
-    assert differs(weights(tmp_path / "parts"), weights(tmp_path / "whole")) == 0
+    whole, parts = whole_and_in_parts(recipe, tmp_path, monkeypatch, 5)
+    assert differs(weights(parts), weights(whole)) == 0
     without = tiny(mini_data, *STEADY, *options, "distortion.curriculum=null", name="s6", steps=10)
     run(without, tmp_path / "without")
-    assert differs(weights(tmp_path / "without"), weights(tmp_path / "whole")) > 0
+    assert differs(weights(tmp_path / "without"), weights(whole)) > 0
 
 
 @pytest.mark.parametrize("step", [2, 3, 4, 7])
