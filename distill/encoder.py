@@ -22,10 +22,6 @@ if TYPE_CHECKING:
 Count = TypeVar("Count", int, Tensor, "np.ndarray")
 _Encoder = TypeVar("_Encoder", bound="Encoder")
 
-FAMILY_NAMES = {"hubert": "HuBERT", "spiral": "SPIRAL"}
-"""What people call the families of encoders."""
-
-
 MOST_CONVOLUTIONS = 100
 """One behind the other; published encoders have 7."""
 
@@ -35,6 +31,11 @@ class EncoderConfig(Protocol):
 
     family: ClassVar[str]
     """Which class of encoder: "hubert" or "spiral"."""
+
+    @property
+    def model_name(self) -> str:
+        """What people call such models."""
+        ...
 
     @property
     def dim(self) -> int:

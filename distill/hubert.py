@@ -138,6 +138,11 @@ class HubertConfig:
             raise ValueError(f"mel_bands must be 1 to {MOST_BANDS}, not {self.mel_bands}")
 
     @property
+    def model_name(self) -> str:
+        """What people call such models."""
+        return "WavLM" if self.relative_buckets else "HuBERT"
+
+    @property
     def transformer(self) -> TransformerConfig:
         """The part behind the projection."""
         return TransformerConfig(

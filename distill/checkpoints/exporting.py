@@ -121,6 +121,8 @@ def export(
     if reason := reason or _beyond(model, format):
         *names, last = (name for name in _POSSIBLE[kind] if _beyond(model, name) is None)
         possible = f"{', '.join(names)} and {last}"
+        if format == "s3prl" and isinstance(model, Student):
+            possible += "; in s3prl itself our upstream reads it as it is (docs/upstream.md)"
         raise CheckpointError(f"a {kind} cannot be exported to {format}: {reason}; it goes to {possible}")
     path = Path(path)
     name = EXPORT_NAMES.get(format)

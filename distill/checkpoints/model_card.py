@@ -93,10 +93,9 @@ def model_card(
 
 def _what(config: HubertConfig, n_parameters: int) -> str:
     kind = "teacher" if config.projection_norm else "student"
-    name = "WavLM" if config.relative_buckets else "HuBERT"
     return (
-        f"A {name} encoder ({kind}): {config.layers} transformer layers of {config.dim} features, "
-        f"{n_parameters / 1e6:.1f} M parameters, 16 kHz speech in, a frame every "
+        f"A {config.model_name} encoder ({kind}): {config.layers} transformer layers of {config.dim} "
+        f"features, {n_parameters / 1e6:.1f} M parameters, 16 kHz speech in, a frame every "
         f"{1000 * config.hop / SAMPLE_RATE:g} ms out."
     )
 

@@ -98,6 +98,11 @@ class SpiralConfig:
         _ = self.transformers  # checks the rest
 
     @property
+    def model_name(self) -> str:
+        """What people call such models."""
+        return "SPIRAL"
+
+    @property
     def dim(self) -> int:
         """D, width of block 2 and of the output."""
         return self.conv_layers[-1][0]

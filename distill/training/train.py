@@ -19,7 +19,6 @@ from distill.checkpoints.heard import heard_facts
 from distill.data.datamodule import SpeechData
 from distill.distillation import Distillation
 from distill.distortions import Distorter
-from distill.encoder import FAMILY_NAMES
 from distill.errors import ConfigError
 from distill.options import CDM, DistillRecipe, UnitsConfig
 from distill.student import PARTS, Student
@@ -136,7 +135,7 @@ def models_of(module: Distillation) -> str:
     """Student and teacher, and their sizes."""
     encoder = sum(p.numel() for p in module.student.encoder.parameters()) / 1e6
     teacher = sum(p.numel() for p in module.teacher.parameters()) / 1e6
-    family = FAMILY_NAMES[module.student.encoder.config.family]
-    sizes = f"{family} student {encoder:.1f} M, teacher {teacher:.1f} M parameters"
+    name = module.student.encoder.config.model_name
+    sizes = f"{name} student {encoder:.1f} M, teacher {teacher:.1f} M parameters"
     random = [PARTS.get(part, part) for part in module.student.random_parts]
     return f"{sizes}; the student's {', '.join(random)} start at random" if random else sizes
