@@ -294,8 +294,8 @@ class Distillation(pl.LightningModule):
         self.terms.check(frames * self._processes)  # others have a frame, too
         # As arguments of a kernel: to copy them to the device would wait for it.
         found = frames, len(batch), self.terms.n_masked(batch)
-        counts = (torch.full((), float(count), device=self.device) for count in found)
-        return [self._all_sum(count) / self.trainer.world_size for count in counts]
+        counts = torch.stack([torch.full((), float(count), device=self.device) for count in found])
+        return [*(self._all_sum(counts) / self.trainer.world_size)]
 
     @property
     def _processes(self) -> int:

@@ -47,6 +47,8 @@ INHERITED = (
 how they are used. Dropout and the like are its own."""
 _MEANING = {"cnn": ("front", "conv_layers", "conv_norm"), "layers": ("heads", "pre_norm")}
 """By part of an encoder: what must be the same for weights of one shape to compute the same."""
+FRONTS = ("cnn", "slim", "mel")
+"""Front ends of students: see `distill.student.front_fields`."""
 _LATER = ("front", "mel_bands", "reuse_attention", "relative_buckets", "relative_distance")
 """Fields that earlier versions refuse: files have them only where they differ from the defaults."""
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from distill.encoder import Encoder, EncoderConfig
-from distill.hubert import HubertConfig, HubertEncoder, mel_convolutions
+from distill.hubert import FRONTS, HubertConfig, HubertEncoder, mel_convolutions
 from distill.spiral.encoder import SpiralConfig, SpiralEncoder
 
 FAMILIES: dict[str, tuple[type[Any], type[Encoder]]] = {
@@ -28,8 +28,6 @@ FAMILIES: dict[str, tuple[type[Any], type[Encoder]]] = {
 }
 """By `EncoderConfig.family`: classes of configuration and encoder."""
 
-FRONTS = ("cnn", "slim", "mel")
-"""Front ends of students: see `front_fields`."""
 PARTS = {
     "cnn": "convolutions",
     "projection": "projection",

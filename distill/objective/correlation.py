@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from distill.encoder import scale_gradient
 from distill.waveforms import frame_mask
 
 _EPSILON = 1e-8
@@ -75,7 +76,7 @@ def correlation_loss(
         cross_loss = missing + off_diagonal * _off_diagonal(cross)
         own_loss = _off_diagonal(own)
         total = cross_loss + self_correlation * own_loss
-    return CorrelationLoss(*(_times_gradient(x, processes) for x in (total, cross_loss, own_loss)))
+    return CorrelationLoss(*(scale_gradient(x, processes) for x in (total, cross_loss, own_loss)))
 
 
 def _centred(x: Tensor, valid: Tensor, frames: Tensor, shared: bool) -> Tensor:
@@ -98,8 +99,3 @@ def _all_processes(local: Tensor, shared: bool) -> Tensor:
     total = local.detach().clone()
     dist.all_reduce(total)
     return local + (total - local.detach())
-
-
-def _times_gradient(x: Tensor, factor: int) -> Tensor:
-    """The same number with a gradient so many times as large."""
-    return x if factor == 1 else x + (factor - 1) * (x - x.detach())

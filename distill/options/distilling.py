@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from distill.errors import check_finite
+from distill.hubert import FRONTS
 from distill.objective import ObjectiveConfig
 from distill.options.shared import Recipe
 
@@ -58,8 +59,8 @@ class StudentConfig:
         if self.reuse_attention and self.layers == 1:
             raise ValueError("reuse_attention needs 2 layers at least, and layers is 1: set it to false")
         self._check_targets()
-        if self.front not in ("cnn", "slim", "mel"):
-            raise ValueError(f"front must be cnn, slim or mel, not {self.front!r}")
+        if self.front not in FRONTS:
+            raise ValueError(f"front must be one of {', '.join(FRONTS)}, not {self.front!r}")
         if self.front_channels is not None and self.front != "mel":
             raise ValueError(f"front_channels is for front mel, not {self.front}")
         for name in ("front_channels", "dim", "heads", "ffn_dim"):

@@ -20,7 +20,7 @@ def test_views():
     [
         ("student.activation_dropout=-0.1", "student: activation_dropout must be in [0, 1]"),
         ("dat.lr=-1", "dat: lr must be positive"),
-        ("student.front=fbank", "student: front must be cnn, slim or mel, not 'fbank'"),
+        ("student.front=fbank", "student: front must be one of cnn, slim, mel, not 'fbank'"),
         ("student.front_channels=64", "student: front_channels is for front mel, not cnn"),
         ("student.dim=0", "student: dim must be positive, not 0"),
         ("student.targets=[some]", "student.targets: expected a list, as in [4, 8, 12], or all"),
