@@ -1,22 +1,27 @@
 #!/usr/bin/env bash
 # The experiment "better than the paper at equal size" of docs/experiments.md on the real_mini collection: students
 # beyond the paper beside s4, evaluated with SUPERB's heads on digits and wake words, clean, distorted and at five
-# SNRs of unseen noise.   Usage: real_mini_students.sh DATA [OUT] [SEED ...]
+# SNRs of unseen noise.   Usage: [ARMS="s4 robust ..."] real_mini_students.sh DATA [OUT] [SEED ...]
+# What OUT has is kept: run it again to go on, or with other seeds or arms to add them.
 set -euo pipefail
 data=$(realpath "$1")
 out=${2:-runs/real_mini_students}
 seeds=("${@:3}")
 [ ${#seeds[@]} -gt 0 ] || seeds=(0 1 2)
 mkdir -p "$out/arms"
+wanted() { [ -z "${ARMS:-}" ] || [[ " $ARMS " == *" $1 "* ]]; }
 
-# 1. The teacher, its units (for "units"), and the teachers adapted to distorted speech.
+# 1. The teacher, its units (for "units"), and the teachers adapted to distorted speech (for "..._prime").
 [ -e "$out/teacher/teacher.safetensors" ] || distill adapt real_mini_teacher data.root="$data" --out "$out/teacher"
-[ -e "$out/units" ] || distill adapt targets real_mini_teacher data.root="$data" --teacher "$out/teacher" \
-    --layer 4 --clusters 50 --out "$out/units"
+if wanted units && [ ! -e "$out/units" ]; then
+    distill adapt targets real_mini_teacher data.root="$data" --teacher "$out/teacher" \
+        --layer 4 --clusters 50 --out "$out/units"
+fi
 for seed in "${seeds[@]}"; do
     adapted="$out/t_prime-seed$seed"
+    wanted s4_prime || wanted corr_prime || wanted robust_prime || wanted robust_mel_prime || break
     [ -e "$adapted/teacher.safetensors" ] ||
-        distill adapt real_mini_teacher_prime data.root="$data" teacher="$out/teacher" seed=$seed --out "$adapted"
+        distill adapt real_mini_teacher_prime data.root="$data" teacher="$out/teacher" seed="$seed" --out "$adapted"
 done
 
 # 2. Students. Those of a line that have all but the student in common read their data once.
@@ -50,20 +55,35 @@ arm setup1-snr-corr "cdm: setup1" "distortion: {snr_db: [0, 20]}" "objective: {c
 arm robust "cdm: setup1" "distortion: {snr_db: [0, 20]}" "objective: {correlation: {weight: 3.0}}"
 arm robust_mel "cdm: setup1" "distortion: {snr_db: [0, 20]}" "student: {front: mel, front_channels: 128}" \
     "objective: {input: 1.0, correlation: {weight: 3.0}}"
+arm robust_mel-32 "cdm: setup1" "distortion: {snr_db: [0, 20]}" "student: {front: mel}" \
+    "objective: {input: 1.0, correlation: {weight: 3.0}}"
+arm robust_mel-no-input "cdm: setup1" "distortion: {snr_db: [0, 20]}" "student: {front: mel, front_channels: 128}" \
+    "objective: {correlation: {weight: 3.0}}"
+arm robust_mel-no-corr "cdm: setup1" "distortion: {snr_db: [0, 20]}" "student: {front: mel, front_channels: 128}" \
+    "objective: {input: 1.0}"
 arm s4_prime "cdm: setup2"
 arm corr_prime "cdm: setup2" "objective: {correlation: {weight: 1.0}}"
+arm robust_prime "cdm: setup1" "distortion: {snr_db: [0, 20]}" "objective: {correlation: {weight: 3.0}}"
+arm robust_mel_prime "cdm: setup1" "distortion: {snr_db: [0, 20]}" "student: {front: mel, front_channels: 128}" \
+    "objective: {input: 1.0, correlation: {weight: 3.0}}"
 
 groups=(
     "s4 corr corr3 input relations units enh-last enh-cnn mel mel-input mel-corr slim reuse thin thin-sparse"
-    "setup1-snr setup1-snr-corr robust robust_mel" "snr0-20" "curriculum" "speech" "s4_prime corr_prime"
+    "setup1-snr setup1-snr-corr robust robust_mel robust_mel-32 robust_mel-no-input robust_mel-no-corr"
+    "snr0-20" "curriculum" "speech" "s4_prime corr_prime" "robust_prime robust_mel_prime"
 )
 for seed in "${seeds[@]}"; do
     for group in "${groups[@]}"; do
         teacher="$out/teacher"
         case $group in *_prime*) teacher="$out/t_prime-seed$seed" ;; esac
         recipes=()
-        for name in $group; do recipes+=("$out/arms/$name.yaml"); done
-        distill train "${recipes[@]}" --seeds "$seed" data.root="$data" teacher="$teacher" --out "$out/students"
+        for name in $group; do
+            if wanted "$name" && [ ! -e "$out/students/$name-seed$seed/student.safetensors" ]; then
+                recipes+=("$out/arms/$name.yaml")
+            fi
+        done
+        [ ${#recipes[@]} -eq 0 ] ||
+            distill train "${recipes[@]}" --seeds "$seed" data.root="$data" teacher="$teacher" --out "$out/students"
     done
 done
 
@@ -76,10 +96,10 @@ noises=(
 conditions=()
 for condition in clean 2-dist fsd dns fsd@20 fsd@10 fsd@5 fsd@0 fsd@-5; do conditions+=(--condition "$condition"); done
 for seed in "${seeds[@]}"; do
-    for model in "$out/teacher" "$out"/students/*-seed$seed; do
+    for model in "$out/teacher" "$out"/students/*-seed"$seed"; do
         for task in digits keywords; do
-            distill evaluate ks --student "$model" --seed "$seed" "${noises[@]}" "${conditions[@]}" \
-                --out "$out/evaluations/$task/$(basename "${model%-seed*}")-seed$seed" \
+            scored="$out/evaluations/$task/$(basename "${model%-seed*}")-seed$seed"
+            distill evaluate ks --student "$model" --seed "$seed" "${noises[@]}" "${conditions[@]}" --out "$scored" \
                 sources.train="$data/$task.tsv?split=train" sources.dev="$data/$task.tsv?split=dev" \
                 sources.test="$data/$task.tsv?split=test" \
                 label=label crop_s=0 steps=1000 every_n_steps=100 cache=float32 workers=0
