@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from distill.checkpoints.integer_weights import quantize_columns
+
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
@@ -125,8 +127,9 @@ def _products(
     products, scales = [], []
     for group, taps in enumerate(weight.reshape(n_groups, -1, channels, n_taps)):
         columns = taps.transpose(2, 1, 0).reshape(n_taps * channels, -1)
-        scales.append(np.maximum(np.abs(columns).max(0), np.finfo(np.float32).tiny) / np.float32(127))
-        integers = keep(np.rint(columns / scales[-1]).astype(np.int8), f"{name}.taps.{group}")
+        integers, scale = quantize_columns(columns)
+        integers = keep(integers, f"{name}.taps.{group}")
+        scales.append(scale)
         patches = add("Gather", add("Gather", x, keep(group), axis=0), seen, axis=1)
         products.append(add("MatMulInteger", add("Reshape", patches, rows), integers, zero))
     both = add("Mul", add("Unsqueeze", step, keep([1])), keep(np.stack(scales), f"{name}.scales"))

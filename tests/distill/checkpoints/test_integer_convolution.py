@@ -39,7 +39,10 @@ def run(model, x: np.ndarray) -> np.ndarray:
 
 
 def in_loops(x, weight, bias, groups, pads):
-    """The formula with what it multiplies rounded as stated: x by group to 255 steps, taps by channel."""
+    """The formula with what it multiplies rounded as stated: x by group to 255 steps, taps by channel.
+
+    The step of a channel's taps is such that neighbours in the product (channels of a tap) add up to 127 steps.
+    """
     width = weight.shape[1]
     rounded = np.zeros_like(x, dtype=np.float64)
     for group in range(groups):
@@ -48,7 +51,10 @@ def in_loops(x, weight, bias, groups, pads):
         rounded[:, part] = np.rint(x[:, part] / step) * step
     taps = np.zeros_like(weight, dtype=np.float64)
     for channel in range(len(weight)):
-        step = max(float(np.abs(weight[channel]).max()) / 127, 1e-30)
+        row = [float(value) for tap in weight[channel].T for value in tap]
+        pairs = [row[first : first + 2] for first in range(0, len(row), 2)]
+        sums = [abs(sum(v for v in pair if v * sign > 0)) for pair in pairs for sign in (1, -1)]
+        step = max(max(sums) / 127, 1e-30)
         taps[channel] = np.rint(weight[channel] / step) * step
     padded = np.pad(rounded, ((0, 0), (0, 0), tuple(pads)))
     n_frames = padded.shape[2] - weight.shape[2] + 1

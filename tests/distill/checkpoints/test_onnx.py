@@ -107,7 +107,8 @@ def test_int8(student, exported):
     expected = student(waves).z
     error = torch.linalg.vector_norm(torch.from_numpy(features) - expected)
     relative = (error / torch.linalg.vector_norm(expected)).item()
-    assert 1e-4 < relative < 0.1  # measured: 0.02; zero would mean that nothing was quantised
+    # Measured: 0.0079, 0.013 where sums of 16 bits overflow; zero would mean that nothing was quantised.
+    assert 1e-4 < relative < 0.011
     nodes = onnx.load(str(int8_path(exported))).graph.node
     products = [node for node in nodes if node.op_type == "MatMulInteger"]
     # The projection, six linear layers in each of two layers, the 8 groups of the positional convolution.
