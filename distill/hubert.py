@@ -377,10 +377,12 @@ class HubertEncoder(Encoder):
         x = x + self.position(x)
         if not self.config.pre_norm:
             x = self.norm(x)
-        x = F.dropout(x, self.config.dropout, self.training)
+        dropped = F.dropout(x, self.config.dropout, self.training)
         relative = self.relative and self.relative(x.shape[1])  # once for all layers
         config = self.transformer_config
-        return run_layers(self.layers, x, attend, config, training=self.training, relative=relative)
+        states = run_layers(self.layers, dropped, attend, config, training=self.training, relative=relative)
+        states[0] = x  # without dropout: what is compared with a teacher's input, which has none
+        return states
 
 
 def beyond_weights(config: HubertConfig) -> str:

@@ -260,6 +260,14 @@ def test_each_kind_of_dropout_does_something(name):
         assert not torch.equal(model(waves).last_hidden_state, encoder(SMALL)(waves).last_hidden_state)
 
 
+@torch.no_grad()
+def test_the_transformer_s_input_is_without_dropout():
+    """Where it is a target, a student would otherwise learn 0.9 of it (at a dropout of 0.1)."""
+    model, (waves, _) = encoder(SMALL, dropout=0.5), speech(6000)
+    expected, found = model(waves).hidden_states, model.train()(waves).hidden_states
+    assert torch.equal(found[0], expected[0]) and not torch.equal(found[1], expected[1])
+
+
 def test_a_dropped_layer_hands_on_its_input():
     torch.manual_seed(0)
     model = encoder(SMALL, layerdrop=0.999).train()

@@ -98,6 +98,14 @@ def test_alone_equals_in_a_batch(longest):
                 torch.testing.assert_close(ours[0], theirs[row, :frames], atol=3e-5, rtol=1e-4)
 
 
+@torch.no_grad()
+def test_the_transformer_s_input_is_without_dropout():
+    block = SpiralEncoder.from_preset("mini", dropout=0.5).block2.eval()
+    x = torch.randn(1, 9, block.config.dim, generator=torch.Generator().manual_seed(0))
+    expected, found = block.transform(x, None)[0], block.train().transform(x, None)[0]
+    assert torch.equal(found[0], expected[0]) and not torch.equal(found[1], expected[1])
+
+
 def test_masks_hide_time_then_channels():
     encoder = SpiralEncoder.from_preset("mini").eval()
     waves = torch.randn(1, 16_000)
