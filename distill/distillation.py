@@ -20,6 +20,7 @@ from typing_extensions import override
 from distill.batch import Batch
 from distill.distortions import LABELS, Distorter
 from distill.encoder import Encoder
+from distill.errors import ConfigError
 from distill.objective import (
     DistillationLoss,
     DistortionClassifier,
@@ -358,7 +359,18 @@ class Distillation(pl.LightningModule):
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the teacher's weights, which come from its own checkpoint."""
+        """Add the teacher's weights, which come from its own checkpoint.
+
+        Raises:
+            ConfigError: masked units are now of other centres than the checkpoint's.
+        """
+        units = "terms.units.codebook"
+        before, now = (state.get(units) for state in (checkpoint["state_dict"], self.state_dict()))
+        if before is not None and now is not None and not torch.equal(before.cpu(), now.cpu()):
+            raise ConfigError(
+                "objective.units.codebook has other centres than those that the run was started with, whose "
+                "units its head has learned: name these, or start a new run"
+            )
         for name, value in self.teacher.state_dict().items():
             checkpoint["state_dict"][f"teacher.{name}"] = value
         if self.dat.enabled and "classifier_optimizer" in checkpoint:

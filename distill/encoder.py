@@ -53,6 +53,11 @@ class EncoderConfig(Protocol):
         ...
 
     @property
+    def middle(self) -> int:
+        """Sample in the middle of what the first frame's convolutions see."""
+        ...
+
+    @property
     def min_samples(self) -> int:
         """Samples of the shortest utterance that can be encoded."""
         ...

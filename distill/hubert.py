@@ -172,6 +172,11 @@ class HubertConfig:
         return field
 
     @property
+    def middle(self) -> int:
+        """Sample in the middle of what the first frame sees: 200 for every HuBERT."""
+        return self.hop // 2 if self.front == "mel" else self.receptive_field // 2
+
+    @property
     def hop(self) -> int:
         """Samples from one frame to the next: 320 (20 ms) for every published HuBERT of 50 Hz."""
         return math.prod(stride for _, stride in self.framing)

@@ -321,6 +321,11 @@ def check_targets(
             f"targets {tuple(targets)}: layer to layer, a student of {layers} layers has none at the depth "
             f"of the teacher's {', '.join(map(str, between))}: choose from 0, {possible}, or other layers"
         )
+    if layer_to_layer and depth not in targets:
+        raise ValueError(
+            f"targets {tuple(targets)}: layer to layer, the student's last layer, whose output is what it is "
+            f"for, would learn nothing: add the teacher's last, {depth}"
+        )
     return tuple(targets)
 
 

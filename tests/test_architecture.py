@@ -64,12 +64,12 @@ TESTED_ELSEWHERE = {
 LIMITS = {
     "loose files": 16,
     "levels": 10,
-    "arrows": 215,
+    "arrows": 216,
     "circles of modules": 0,
     "circles of rooms": 0,
     "crossings of the walk": 34,
     "climbs of the walk": 14,
-    "arrows of the walk": 74,
+    "arrows of the walk": 75,
 }
 
 Graph = Mapping[str, Iterable[str]]

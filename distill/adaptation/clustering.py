@@ -5,8 +5,6 @@ Shapes: N utterances, K clusters, D features.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +14,10 @@ from torch import Tensor
 from distill.adaptation.kmeans import MAX_CLUSTERS
 from distill.adaptation.mfcc import STEP, WIDTH, WINDOW, check_rate
 from distill.adaptation.utterances import Utterances
+from distill.checkpoints.codebooks import digest, encoder_identity
 from distill.errors import DataError
 from distill.hashing import hash_number
-from distill.hubert import HubertConfig, HubertEncoder, beyond_weights
+from distill.hubert import HubertConfig, HubertEncoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,20 +122,7 @@ class Clustering:
             "n_clusters": self.n_clusters,
             "seed": self.seed,
             "speech": utterances.digest(),
-            "weights": None if self.encoder is None else _identity(self.encoder),
-            "codebook": None if self.codebook is None else _digest([self.codebook]),
+            "weights": None if self.encoder is None else encoder_identity(self.encoder),
+            "codebook": None if self.codebook is None else digest([self.codebook]),
             "sample_hours": self.sample_hours,
         }
-
-
-def _identity(encoder: HubertEncoder) -> str:
-    """Changes with anything that the features depend on."""
-    return " ".join(filter(None, (_digest(encoder.state_dict().values()), beyond_weights(encoder.config))))
-
-
-def _digest(tensors: Iterable[Tensor]) -> str:
-    """Changes with any number of the tensors."""
-    digest = hashlib.blake2b(digest_size=8)
-    for tensor in tensors:
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

@@ -7,9 +7,11 @@ neither joblib nor scikit-learn is imported. Shapes: K clusters, D features.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import math
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,9 @@ from typing_extensions import override
 from distill.atomic import read_json
 from distill.checkpoints import safe_pickle
 from distill.checkpoints.safe_pickle import StandIn
+from distill.encoder import Encoder
 from distill.errors import CheckpointError, first_line
+from distill.hubert import HubertConfig, beyond_weights
 
 _NPY_MAGIC = b"\x93NUMPY"
 _PICKLE_MAGIC = b"\x80"
@@ -78,17 +82,48 @@ def clustered_layer(path: str | Path) -> int | None:
     Raises:
         CheckpointError: if its description is damaged, or it is of MFCC.
     """
-    described = Path(path) / "targets.json"
-    if not described.is_file():
+    settings = _description(path)
+    if settings is None:
         return None
-    try:
-        features = str(read_json(described).get("features", ""))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{described} cannot be read: {first_line(error)}") from None
+    features = str(settings.get("features", ""))
     kind, _, layer = features.partition(" ")
     if kind != "layer" or not layer.isdecimal():
         raise CheckpointError(f"{path} has clusters of {features or 'nothing'}, not of a teacher's layer")
     return int(layer)
+
+
+def clustered_by(encoder: Encoder, path: str | Path) -> bool:
+    """Whether a codebook is of this encoder's features, or does not say."""
+    weights = (_description(path) or {}).get("weights")
+    return not weights or weights == encoder_identity(encoder)
+
+
+def _description(path: str | Path) -> dict[str, Any] | None:
+    """Of a folder of targets; None if it is none."""
+    described = Path(path) / "targets.json"
+    if not described.is_file():
+        return None
+    try:
+        settings = read_json(described)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{described} cannot be read: {first_line(error)}") from None
+    if not isinstance(settings, dict):
+        raise CheckpointError(f"{described} cannot be read: it is no description of targets")
+    return settings
+
+
+def encoder_identity(encoder: Encoder) -> str:
+    """Changes with anything that the features depend on."""
+    more = beyond_weights(encoder.config) if isinstance(encoder.config, HubertConfig) else ""
+    return " ".join(filter(None, (digest(encoder.state_dict().values()), more)))
+
+
+def digest(tensors: Iterable[Tensor]) -> str:
+    """Changes with any number of the tensors."""
+    found = hashlib.blake2b(digest_size=8)
+    for tensor in tensors:
+        found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()
 
 
 def _from_npy(contents: bytes, path: Path) -> np.ndarray:

@@ -1,10 +1,10 @@
 """Weights of matrix products in int8, with scales such that every CPU computes the same.
 
 Without instructions for integer products (VNNI), x86 CPUs multiply eight-bit activations a in [0, 255] with
-eight-bit weights w, add neighbours in 16 bits, a[2k] w[2k] + a[2k + 1] w[2k + 1], and cut off what does not fit,
-without a word. Weights up to 127 can be cut off. Those here never are: neighbours of one sign add up to 128 at the
-most, and 255 times that fits. Weights of 7 bits, the usual remedy, would be twice as coarse; these are a third
-coarser than those of 8 bits.
+eight-bit weights w, add neighbours in 16 bits, a[2k] w[2k] + a[2k + 1] w[2k + 1], and cut off what does not
+fit, without a word. Weights up to 127 can be cut off. Those here never are: neighbours of one sign add up to
+128 at the most, and 255 times that fits. Weights of 7 bits, the usual remedy, would be twice as coarse as
+those of 8 bits; these are a third coarser.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def requantize(model: ModelProto, weights: Mapping[str, np.ndarray]) -> None:
         weights: by NAME, those in float32, (K, N) or (N, K).
 
     Raises:
-        CheckpointError: if the integers are not those of the weights, so that onnxruntime has other names now.
+        CheckpointError: if the integers are not those of the weights: onnxruntime's names have changed.
     """
     from onnx import numpy_helper
 
@@ -58,7 +58,7 @@ def requantize(model: ModelProto, weights: Mapping[str, np.ndarray]) -> None:
             integers, scales = tensors[node.input[1]], tensors[f"{name}_scale"]
             columns = _oriented(weights[name], *map(numpy_helper.to_array, (integers, scales)))
         except KeyError as error:
-            raise CheckpointError(f"onnxruntime gives integers other names than {error}: {_VERSION}") from None
+            raise CheckpointError(f"onnxruntime names no integers after {error}: {_VERSION}") from None
         if columns is None:
             raise CheckpointError(f"onnxruntime quantised {name} in another way than expected: {_VERSION}")
         for tensor, values in zip((integers, scales), quantize_columns(columns), strict=True):

@@ -281,8 +281,9 @@ def _trace(encoder: Encoder, description: str, n_samples: int | None) -> bytes:
 def _quantize(source: Path, target: Path) -> None:
     """Weights of matrix products in int8, one scale a column; what they multiply is quantised as it runs.
 
-    The scales are ours (`integer_weights`): with onnxruntime's, sums overflow on CPUs without VNNI. The positional convolution becomes such products. Other convolutions stay in float32: in int8 onnxruntime
-    ran the model at half the speed, with three times the error. So do mel filters, whose input goes over many
+    The scales are ours (`integer_weights`): with onnxruntime's, sums overflow on CPUs without VNNI. The
+    positional convolution becomes such products. Other convolutions stay in float32: in int8 onnxruntime ran
+    the model at half the speed, with three times the error. So do mel filters, whose input goes over many
     orders of magnitude.
     """
     import onnx

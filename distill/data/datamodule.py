@@ -100,6 +100,7 @@ class SpeechData(ResumableData):
         super().__init__()
         self.other_speech = other_speech
         self.resumed = (0, 0)  # epoch and number of processes of the checkpoint
+        self.per_epoch = 0  # batches of an epoch, of the checkpoint or of now
         self.share = share or (lambda split, loader: loader)
         self.recipe = recipe
         self.streams = streams
@@ -131,8 +132,9 @@ class SpeechData(ResumableData):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        """Position in the epoch, for how many processes its batches are, and a fingerprint of the speech."""
-        return super().state_dict() | {"speech": self.speech, "processes": self._made_for()}
+        """Position in the epoch and its size, for how many processes, and a fingerprint of the speech."""
+        position = {"speech": self.speech, "processes": self._made_for(), "per_epoch": self.per_epoch}
+        return super().state_dict() | position
 
     def _made_for(self) -> int:
         """Processes for which the batches of the epoch were made: those of now, if it began with them."""
@@ -156,7 +158,8 @@ class SpeechData(ResumableData):
                 f"then, {self.speech['utterances']} now, or others, or in another order): restore it, or add "
                 "--override to continue at the same position of the new one"
             )
-        processes = position.pop("processes", 0)  # nor did they say this
+        processes = position.pop("processes", 0)  # nor did they say this, and what follows
+        self.per_epoch = position.pop("per_epoch", 0)
         super().load_state_dict(position)
         self.resumed = position["epoch"], processes if type(processes) is int else 0
 
@@ -195,8 +198,24 @@ class SpeechData(ResumableData):
             seed=self.recipe.order_seed,
             **self._process(),
         )
+        self._count(loader.dataset.batches_per_epoch)  # pyright: ignore
         loader.sampler.start_after(**self.consumed, processes=self._made_for())  # pyright: ignore
         return self.share("train", loader)
+
+    def _count(self, per_epoch: int) -> None:
+        """Note the size of an epoch, by which a curriculum knows the update of a batch.
+
+        Raises:
+            ConfigError: the curriculum of a resumed run would jump.
+        """
+        before, self.per_epoch = self.per_epoch, per_epoch
+        begun = self.consumed["epoch"] or self.consumed["batches"]
+        if self.recipe.distortion.curriculum is not None and begun and before not in (0, per_epoch):
+            raise ConfigError(
+                f"an epoch has {per_epoch} batches now and had {before} before, by which "
+                "distortion.curriculum counts: leave the size of batches and data.train as they were, or "
+                "turn it off (distortion.curriculum=null)"
+            )
 
     @override
     def val_dataloader(self) -> Any:

@@ -55,7 +55,7 @@ class Enhancement(nn.Module):
         """
         hop, size = self.config.hop, len(self.window)
         valid = frame_mask(to_device(lengths, waveforms.device), waveforms.shape[1])
-        before = hop - self.config.min_samples // 2  # the first frame's middle is that of its window
+        before = hop - self.config.middle  # which is the middle of the first window
         after = (frames - 1) * hop + size - before - waveforms.shape[1]
         padded = F.pad(waveforms.float().masked_fill(~valid, 0.0), (before, after))
         return torch.fft.rfft(padded.unfold(1, size, hop) * self.window).abs()

@@ -121,6 +121,12 @@ class ObjectiveConfig:
         check_not_negative(self, "regression", "input")
         if not self.regression and not self.terms_on():
             raise ValueError("regression is 0 and nothing else is on: the student would learn nothing")
+        before_layers = {"input"} | ({"enhancement"} if self.enhancement.place == "cnn" else set())
+        if not self.regression and self.terms_on().keys() <= before_layers:
+            raise ValueError(
+                "regression is 0 and only what comes before the transformer is compared ("
+                f"{', '.join(self.terms_on())}): its layers would learn nothing"
+            )
 
     def terms_on(self) -> dict[str, float]:
         """The weights of the terms beside Eq. 2 that are on, by name."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from typing_extensions import override
 
 from distill.errors import check_finite
-from distill.options.shared import Recipe
+from distill.options.shared import Recipe, last_part
 
 
 @dataclass(kw_only=True)
@@ -96,3 +99,11 @@ class AdaptRecipe(Recipe):
     """Dropout and the like."""
     distort: bool = True
     """Distort the input (the targets stay clean)."""
+
+    @override
+    def dev_score_of(self) -> dict[str, Any]:
+        """As of every recipe, and what is predicted where."""
+        targets = asdict(self.targets)
+        targets |= {key: last_part(targets[key] or "") for key in ("codebook", "folder")}
+        own = {"targets": targets, "masking": asdict(self.masking)}
+        return super().dev_score_of() | own

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from typing_extensions import override
 
 from distill.errors import check_finite
 from distill.hubert import FRONTS
 from distill.objective import ObjectiveConfig
-from distill.options.shared import Recipe
+from distill.options.shared import Recipe, last_part
 
 CDM: dict[str, tuple[str | None, str | None]] = {
     "none": (None, None),  # plain DistilHuBERT
@@ -128,3 +130,16 @@ class DistillRecipe(Recipe):
             raise ValueError("dat needs distorted speech: set cdm to setup1, setup2 or setup2_same")
         if self.cdm == "none":
             self.refuse_curriculum("set cdm to setup1, setup2 or setup2_same")
+
+    @override
+    def dev_score_of(self) -> dict[str, Any]:
+        """As of every recipe; the further terms count only where Eq. 2 is off (`Distillation`)."""
+        own = {"teacher": last_part(self.teacher), "cdm": self.cdm, "cosine_weight": self.cosine_weight}
+        if not self.objective.regression:
+            own |= {"objective": asdict(self.objective)}
+        return super().dev_score_of() | own
+
+    @property
+    @override
+    def distorted_dev(self) -> bool:
+        return self.cdm != "none"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
 from distill.distortions.options import DistortionConfig
@@ -203,6 +203,15 @@ class LoggingConfig:
             )
 
 
+def last_part(path: str) -> str:
+    """Of a path or an address."""
+    return path.rstrip("/").rpartition("/")[2]
+
+
+_NOT_IN_DEV = ("curriculum", "where")
+"""Distortion settings of training alone, and those that change no distortion."""
+
+
 @dataclass(kw_only=True)
 class Recipe:
     """What every recipe has."""
@@ -245,6 +254,24 @@ class Recipe:
         check_trainer(self.trainer, self.instead_of)
         if getattr(self, "distort", True) is False:
             self.refuse_curriculum("set distort=true")
+
+    def dev_score_of(self) -> dict[str, Any]:
+        """What the dev score depends on beside the model, in plain values: others are not comparable.
+
+        Files are called by the last part of their paths: runs and corpora may move.
+        """
+        heard = {name: value for name, value in asdict(self.distortion).items() if name not in _NOT_IN_DEV}
+        noises = {name: [*map(last_part, sources)] for name, sources in self.data.dev_noises.items()}
+        return {
+            "data": {"dev": [*map(last_part, self.data.dev)]},
+            "max_batches": self.validation.max_batches,
+            **({"distortion": heard, "dev_noises": noises} if self.distorted_dev else {}),
+        }
+
+    @property
+    def distorted_dev(self) -> bool:
+        """Whether dev speech is distorted."""
+        return getattr(self, "distort", True)
 
     def refuse_curriculum(self, instead: str) -> None:
         """Refuse a curriculum of distortions in a recipe that hears none.

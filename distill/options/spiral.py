@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from typing_extensions import override
 
 from distill.errors import check_finite
 from distill.options.adapting import EncoderConfig
@@ -103,3 +106,9 @@ class SpiralRecipe(Recipe):
             raise ValueError(f"shift must not be negative, not {self.shift}")
         if self.encoder.projection_dropout:
             raise ValueError("encoder.projection_dropout must be 0: SPIRAL has no projection")
+
+    @override
+    def dev_score_of(self) -> dict[str, Any]:
+        """As of every recipe, and the task."""
+        own = {"masking": asdict(self.masking), "contrast": asdict(self.contrast), "shift": self.shift}
+        return super().dev_score_of() | own

@@ -118,6 +118,15 @@ class SpiralConfig:
         return STEP * self.stride
 
     @property
+    def middle(self) -> int:
+        """Sample in the middle of what the first frame's convolutions see: 1120 in published models."""
+        frame, step = 0, 1  # of mel frames, the first of which is around the first sample
+        for _, kernel, stride in (*self.block1_conv_layers, *self.conv_layers):
+            frame += step * (stride - 1) * (kernel > 1)
+            step *= stride
+        return STEP * frame
+
+    @property
     def min_samples(self) -> int:
         """Samples of the shortest utterance: two mel frames, since one alone has no standard deviation."""
         return STEP + 1

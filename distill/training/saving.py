@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import zipfile
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing_extensions import override
 from distill.atomic import atomic
 from distill.checkpoints import safe_pickle
 from distill.checkpoints.files import save_torch
+from distill.config import differing_values
 from distill.errors import CheckpointError, UserError, first_line
 from distill.training.faults import SkipNonFinite
 from distill.training.run_folder import BEST
@@ -69,9 +71,15 @@ class SoundCheckpoint(ModelCheckpoint):
     Nothing is saved at a validation where the weights may have broken down: while updates are left out
     (`SkipNonFinite`), or if the monitored value is not finite. In a resumed run the score of the best is read
     from `best.ckpt` itself, wherever the folder is by now.
+
+    Args:
+        folder: for checkpoints.
+        monitor: name of the value.
+        score_of: what it depends on beside the model (`Recipe.dev_score_of`). Where a resumed run has other
+            settings, the score of before is none to beat: `best.ckpt` is put aside as `best-STEP.ckpt`.
     """
 
-    def __init__(self, folder: Path, monitor: str):
+    def __init__(self, folder: Path, monitor: str, score_of: dict[str, Any] | None = None):
         super().__init__(
             dirpath=folder,
             filename=BEST.removesuffix(self.FILE_EXTENSION),
@@ -80,6 +88,7 @@ class SoundCheckpoint(ModelCheckpoint):
             save_last=True,
             enable_version_counter=False,
         )
+        self.score_of = json.loads(json.dumps(score_of))
         self.before: float | None = None
         """Score of the best, according to the checkpoint that the run is resumed from."""
 
@@ -89,8 +98,9 @@ class SoundCheckpoint(ModelCheckpoint):
         return super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__, 1)
 
     def state_dict(self) -> dict[str, Any]:
-        """The best score, without paths of files."""
-        return {"monitor": self.monitor, "best_model_score": self.best_model_score}
+        """The best score and what it is of, without paths of files."""
+        of = {"monitor": self.monitor, "score_of": self.score_of}
+        return of | {"best_model_score": self.best_model_score}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the score that the checkpoint states: `best.ckpt`, if it exists, decides."""
@@ -112,7 +122,7 @@ class SoundCheckpoint(ModelCheckpoint):
                     *(path, self.monitor, self.before),
                 )
             try:
-                score = self._score(path) if path.exists() else None
+                score = self._score_to_beat(path) if path.exists() else None
             except CheckpointError as error:
                 problem = f"{error}, or remove it: the best from now on is kept then"
         score, problem = trainer.strategy.broadcast((score, problem))
@@ -124,13 +134,29 @@ class SoundCheckpoint(ModelCheckpoint):
             self.best_model_score = self.kth_value = value
             self.best_k_models = {str(path): value}
 
-    def _score(self, path: Path) -> float:
-        callbacks = read_checkpoint(path).get("callbacks", {})  # keys differ between versions of Lightning
+    def _score_to_beat(self, path: Path) -> float | None:
+        """That of the best checkpoint; None if it is of other settings, and put aside."""
+        checkpoint = read_checkpoint(path)
+        callbacks = checkpoint.get("callbacks", {})  # keys differ between versions of Lightning
         states = [state for key, state in callbacks.items() if key.startswith(ModelCheckpoint.__qualname__)]
         score = states[0].get("best_model_score") if states else None  # its own, set before it was written
         if score is None:
             raise CheckpointError(f"{path} does not say its {self.monitor}: restore it from a copy")
-        return float(score)
+        before = states[0].get("score_of")  # checkpoints of earlier versions lack it
+        if (
+            before is None
+            or self.score_of is None
+            or not (changed := differing_values(before, self.score_of))
+        ):
+            return float(score)
+        aside = path.with_name(f"{path.stem}-{checkpoint['global_step']}{path.suffix}")
+        path.replace(aside)
+        logger.warning(
+            "%s is of something else from here on (%s): the best of before is kept as %s, the best from now "
+            "on is released",
+            *(self.monitor, "; ".join(changed), aside.name),
+        )
+        return None
 
     @override
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

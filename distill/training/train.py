@@ -7,6 +7,7 @@ A run folder holds the resolved recipe, versions, logs (CSV, TensorBoard, Weight
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,13 +15,14 @@ import pytorch_lightning as pl
 from torch import Tensor
 
 from distill.checkpoints import load_teacher, teacher_facts
-from distill.checkpoints.codebooks import clustered_layer, load_codebook
+from distill.checkpoints.codebooks import clustered_by, clustered_layer, load_codebook
 from distill.checkpoints.heard import heard_facts
 from distill.data.datamodule import SpeechData
 from distill.distillation import Distillation
 from distill.distortions import Distorter
 from distill.errors import ConfigError
 from distill.options import CDM, DistillRecipe, UnitsConfig
+from distill.processes import is_first_process
 from distill.student import PARTS, Student
 from distill.training.locking import RunLock
 from distill.training.releasing import release
@@ -30,6 +32,8 @@ from distill.training.trainer import finish, fit, make_trainer, say_start
 
 if TYPE_CHECKING:
     from distill.training.sharing import Place
+
+logger = logging.getLogger(__name__)
 
 
 def train(
@@ -88,6 +92,14 @@ def make_module(recipe: DistillRecipe) -> Distillation:
         ConfigError: the teacher does not have the layers that the student needs.
     """
     teacher = load_teacher(recipe.teacher)
+    units = recipe.objective.units
+    codebook = _codebook(units)
+    if codebook is not None and not clustered_by(teacher, units.codebook or "") and is_first_process():
+        logger.warning(
+            "objective.units.codebook: %s has clusters of another model than the teacher: `distill adapt "
+            "targets` makes its own",
+            units.codebook,
+        )
     try:
         student = Student.from_teacher(teacher, **vars(recipe.student))
         random = {"random_parts": list(student.random_parts)} if student.random_parts else {}
@@ -99,7 +111,7 @@ def make_module(recipe: DistillRecipe) -> Distillation:
             cosine_weight=recipe.cosine_weight,
             dat=recipe.dat,
             objective=recipe.objective,
-            codebook=_codebook(recipe.objective.units),
+            codebook=codebook,
             seed=recipe.seed,
             optim=recipe.optim,
             provenance={

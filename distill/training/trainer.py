@@ -66,7 +66,7 @@ def make_trainer(recipe: Recipe, folder: RunFolder, *, monitor: str = "val/loss"
             log_every_n_steps=recipe.logging.every_n_steps,
             logger=make_loggers(recipe, folder),
             callbacks=[
-                SoundCheckpoint(folder.checkpoints, monitor),
+                SoundCheckpoint(folder.checkpoints, monitor, recipe.dev_score_of()),
                 RecipeSettings(),
                 StepProgress(recipe.name),
                 Gauges(),

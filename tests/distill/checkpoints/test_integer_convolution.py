@@ -41,7 +41,7 @@ def run(model, x: np.ndarray) -> np.ndarray:
 def in_loops(x, weight, bias, groups, pads):
     """The formula with what it multiplies rounded as stated: x by group to 255 steps, taps by channel.
 
-    The step of a channel's taps is such that neighbours in the product (channels of a tap) add up to 127 steps.
+    The step of a channel's taps is such that neighbours in the product add up to 127 steps at the most.
     """
     width = weight.shape[1]
     rounded = np.zeros_like(x, dtype=np.float64)

@@ -9,11 +9,13 @@ from distill.hubert import HubertEncoder
 from distill.objective.enhancement import Enhancement
 from distill.options import EnhancementConfig
 from distill.spiral import SpiralEncoder
+from distill.student import Student
 from tests.distill.ddp_worker import SMALL, SPIRAL
 
 LENGTHS = torch.tensor([4000, 2500, 900])
 HUBERT = HubertEncoder.from_preset("mini", **SMALL).config
 CONFIGS = {"hubert": HUBERT, "spiral": SpiralEncoder.from_preset("mini", **SPIRAL).config}
+MIDDLES = {"hubert": 200, "spiral": 160 * 7}  # of the first frame: test_the_middle_of_a_frame
 NONE_LEFT_OUT = torch.zeros(3, dtype=torch.bool)
 
 
@@ -41,9 +43,38 @@ def test_spectra_are_those_of_windows_around_the_frames(family):
     for row, length in enumerate(LENGTHS.tolist()):
         samples = np.concatenate([np.zeros(size), heard[row, :length].double().numpy(), np.zeros(2 * size)])
         for frame in range(config.frames(length)):
-            start = size + frame * config.hop + config.min_samples // 2 - config.hop
+            start = size + frame * config.hop + MIDDLES[family] - config.hop
             expected = np.abs(np.fft.rfft(samples[start : start + size] * window))
             np.testing.assert_allclose(found[row, frame].numpy(), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("front", ["cnn", "slim", "mel"])
+def test_the_middle_of_a_frame_of_hubert(front):
+    """As gradients show it."""
+    teacher = HubertEncoder.from_preset("mini", layers=1, conv_norm="layer", conv_bias=True)
+    encoder = Student.from_teacher(teacher, layers=1, targets=(1,), front=front).encoder.eval()
+    waves = torch.randn(1, 6400, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    heard = waves if front != "mel" else torch.zeros(0)
+    if front == "mel":  # normalised over the utterance: the convolutions alone
+        heard = torch.randn(1, 40, 80, requires_grad=True)
+        features = encoder._convolved_mels(lambda *_: (heard, None), waves, None)
+    else:
+        features = encoder(waves, return_cnn=True).cnn
+    features[0, 9].sum().backward()
+    reached = heard.grad.reshape(heard.shape[1], -1).abs().sum(1).nonzero()
+    middle = float(reached.min() + reached.max()) / 2
+    middle = middle * 160 if front == "mel" else middle + 0.5
+    assert middle == pytest.approx(9 * encoder.config.hop + encoder.config.middle, abs=0.5)
+
+
+def test_the_middle_of_a_frame_of_spiral():
+    encoder = SpiralEncoder.from_preset("mini").eval()
+    mels = torch.randn(1, 80, encoder.config.bands, requires_grad=True)
+    features = encoder.block2.convolve(encoder.block1.convolve(mels, None)[0], None)[0]
+    features[0, 5].sum().backward()
+    reached = mels.grad[0].abs().sum(1).nonzero()
+    middle = int(reached.min() + reached.max()) // 2  # the mel frame around this times 160 samples
+    assert encoder.config.middle == MIDDLES["spiral"] and 160 * middle == 5 * 1280 + MIDDLES["spiral"]
 
 
 def test_the_loss_is_the_relative_distance_written_out():

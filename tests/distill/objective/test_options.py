@@ -12,6 +12,14 @@ from tests.distill.recipe_helpers import refused
         (["objective.input=-1"], "objective: input must not be negative"),
         (["objective.regression=nan"], "objective: regression must be finite"),
         (["objective.regression=0"], "regression is 0 and nothing else is on"),
+        (
+            ["objective.regression=0", "objective.input=1"],
+            "before the transformer is compared (input): its layers would",
+        ),
+        (
+            ["objective.regression=0", "objective.enhancement={weight: 1, place: cnn}", "objective.input=1"],
+            "is compared (input, enhancement): its layers",
+        ),
         (["objective.correlation.weight=-1"], "objective.correlation: weight must not be negative"),
         (["objective.correlation.weigth=1"], "did you mean 'objective.correlation.weight'"),
         (["objective.units.weight=1"], "objective.units: codebook must name cluster centres"),

@@ -1,16 +1,19 @@
 """Whole runs with every term: resumed, together, made again, released without what was only for training."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from distill.checkpoints import load_student
+from distill.checkpoints import load_student, load_teacher
+from distill.checkpoints.codebooks import encoder_identity
 from distill.checkpoints.files import read_safetensors
 from distill.errors import ConfigError, UserError
 from distill.run import run
 from distill.training.profiling import profile
 from distill.training.several import train_several
+from distill.training.train import make_module
 from tests.distill.training.runs import STEADY, differs, log, tiny, weights, whole_and_in_parts
 
 pytestmark = pytest.mark.slow
@@ -115,3 +118,25 @@ def test_a_wrong_codebook_is_a_line(mini_data, tmp_path: Path, description, laye
     with pytest.raises(UserError, match=message) as error:
         run(tiny(mini_data, *units, f"objective.units.codebook={tmp_path}"), tmp_path / "run")
     assert "\n" not in str(error.value)
+
+
+def test_other_units_than_the_run_s_are_refused(mini_data, tmp_path):
+    """The checkpoint's would be labels of another layer, or its head would have learned others."""
+    units = ["objective.units.weight=1", f"objective.units.codebook={tmp_path}/units.npy"]
+    np.save(tmp_path / "units.npy", np.zeros((4, 128), np.float32))
+    run(tiny(mini_data, *units), tmp_path / "run")
+    np.save(tmp_path / "units.npy", np.ones((4, 128), np.float32))
+    with pytest.raises(ConfigError, match="codebook has other centres than those that the run was started"):
+        run(tiny(mini_data, *units, steps=4), tmp_path / "run", resume=True)
+
+
+def test_units_of_another_model_are_said(mini_data, tmp_path, caplog):
+    units = ["objective.units.weight=1", "objective.units.layer=4", f"objective.units.codebook={tmp_path}"]
+    np.save(tmp_path / "codebook.npy", np.zeros((4, 128), np.float32))
+    for identity, said in (
+        (encoder_identity(load_teacher("random:mini")), False),
+        ("0123456789abcdef", True),
+    ):
+        (tmp_path / "targets.json").write_text(json.dumps({"features": "layer 4", "weights": identity}))
+        make_module(tiny(mini_data, *units))
+        assert ("clusters of another model than the teacher" in caplog.text) == said

@@ -216,12 +216,22 @@ def test_a_run_does_not_go_on_in_other_speech(mini_data, tmp_path):
     run(tiny(mini_data, *options, steps=4), tmp_path / "run", resume=True)
 
 
+@pytest.mark.parametrize("change", ["data.batch_size=3", "data.batch_seconds=2"])
+def test_a_curriculum_that_would_jump_is_refused(mini_data, tmp_path, change):
+    """It knows the update of a batch by the number of batches in an epoch."""
+    options = "distortion.snr_db=[0,20]", "distortion.curriculum=0.8"
+    run(tiny(mini_data, *options), tmp_path)
+    with pytest.raises(ConfigError, match="batches now and had 3 before, by which distortion.curriculum"):
+        run(tiny(mini_data, *options, change, steps=4), tmp_path, resume=True)
+    run(tiny(mini_data, options[0], change, steps=4), tmp_path, resume=True)
+
+
 def test_a_checkpoint_of_old_is_gone_on_with(mini_data, tmp_path):
     """From before there was a digest of the speech, or counts of what was read."""
     run(tiny(mini_data), tmp_path)
     last = tmp_path / "checkpoints" / "last.ckpt"
     checkpoint = torch.load(last, weights_only=True)
-    del checkpoint["SpeechData"]["speech"]
+    del checkpoint["SpeechData"]["speech"], checkpoint["SpeechData"]["per_epoch"]
     callbacks = checkpoint["callbacks"]
     assert any(key.startswith("ModelCheckpoint{") for key in callbacks)
     checkpoint["callbacks"] = {k: v for k, v in callbacks.items() if k not in ("BadData", "SkipNonFinite")}

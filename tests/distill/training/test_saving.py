@@ -287,6 +287,44 @@ def test_a_best_checkpoint_that_is_gone_is_missed_aloud(mini_data, tmp_path, cap
     assert "is missing: the best from now on is kept" in caplog.text
 
 
+OTHER_SCORES = {
+    "cdm": (["cdm=setup1"], "cdm: setup2 -> setup1"),
+    "terms alone": (
+        ["objective.regression=0", "objective.correlation.weight=1"],
+        "objective.correlation.off_diagonal: None -> 0.005",
+    ),
+    "snr": (["distortion.snr_db=[0,20]"], "distortion.snr_db: None -> [0, 20]"),
+    "adapt": (["masking.probability=0.5"], "masking.probability: 0.8 -> 0.5"),
+    "spiral": (["contrast.temperature=0.5"], "contrast.temperature: 0.3 -> 0.5"),
+}
+
+
+@pytest.mark.parametrize("what", OTHER_SCORES)
+def test_a_score_of_something_else_is_none_to_beat(mini_data, tmp_path, caplog, what):
+    changes, said = OTHER_SCORES[what]
+    name = {"adapt": "mini_teacher", "spiral": "spiral_mini"}.get(what, "s4")
+    run(tiny(mini_data, name=name), tmp_path)
+    best = tmp_path / "checkpoints" / "best.ckpt"
+    set_score(best, -1.0)
+    kept = best.read_bytes()
+    made = run(tiny(mini_data, *changes, name=name, steps=4), tmp_path, resume=True)
+    assert said in caplog.text and "the best of before is kept as best-2.ckpt" in caplog.text
+    assert (tmp_path / "checkpoints" / "best-2.ckpt").read_bytes() == kept
+    assert inspect(made).provenance["step"] == read_checkpoint(best)["global_step"] == 4
+
+
+def test_a_score_of_the_same_stays_the_one_to_beat(mini_data, tmp_path, caplog):
+    """Training may change, corpora may move."""
+    run(tiny(mini_data), tmp_path / "run")
+    best = tmp_path / "run" / "checkpoints" / "best.ckpt"
+    set_score(best, -1.0)
+    kept = best.read_bytes()
+    shutil.copytree(mini_data, tmp_path / "data")
+    changes = ["objective.correlation.weight=1", "optim.lr=1e-3", "distortion.where=workers"]
+    run(tiny(tmp_path / "data", *changes, steps=4), tmp_path / "run", resume=True, other_speech=True)
+    assert best.read_bytes() == kept and "of something else" not in caplog.text
+
+
 def test_a_best_checkpoint_of_another_lightning_is_kept(mini_data, tmp_path):
     """Whose names of callbacks differ: a resumed run must not take itself for a new one."""
     run(tiny(mini_data), tmp_path)
