@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,11 +12,13 @@ from distill.checkpoints import MeasuredScore
 from distill.downstream.features import load_upstream
 from distill.downstream.paper import condition_order, size_of_test
 from distill.downstream.results import METRICS, Result, read_results
-from distill.downstream.table_cells import make_cell
+from distill.downstream.table_cells import choose_seeds, make_cell
 from distill.downstream.table_choices import choose_lr
-from distill.downstream.table_notes import Notes, is_distorted
+from distill.downstream.table_notes import Notes, is_distorted, mixed
 from distill.downstream.tasks import TASKS
 from distill.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 _DATASETS = {
     "speech_commands": ("Speech Commands v1", "google/speech_commands"),
@@ -37,8 +40,8 @@ def read_card_scores(folders: Sequence[Path], checkpoint: str | Path) -> list[Me
 
     Raises:
         CheckpointError: if it cannot be loaded.
-        UserError: if a folder does not exist, nothing in them is of this model, or heads were trained with
-            several learning rates of which none can be chosen.
+        UserError: if a folder does not exist, nothing in them is of this model, heads were trained with
+            several learning rates of which none can be chosen, or seeds differ in more than the seed.
     """
     encoder_hash = load_upstream(checkpoint).checkpoint_hash
     results = [result for result in read_results(folders) if result.checkpoint_hash == encoder_hash]
@@ -78,7 +81,17 @@ def _order(key: tuple[str, str]) -> tuple[tuple[int, str, float, str], str]:
 
 def _score(results: Sequence[Result]) -> MeasuredScore:
     """Of results that differ in seed and fold only."""
+    notes = Notes()
+    counted = choose_seeds(results, results[0].task, results[0].condition, notes)
+    results = [result for folds in counted.values() for result in folds]
     first = results[0]
+    if found := mixed(results):
+        raise UserError(
+            f"{first.task}, {first.condition}: {'; '.join(found)}: a model card has one score of them, so "
+            "name the folders of one setup"
+        )
+    for line in notes.lines():
+        logger.warning(line)
     classified = first.metric in ("accuracy", "f1")
     dataset, dataset_type = _dataset(results)
     cell = make_cell(results, "", first.task, first.condition, Notes())

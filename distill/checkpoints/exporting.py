@@ -116,6 +116,8 @@ def export(
     kind = _kind(model)
     if n_samples is not None and format != "onnx":
         raise CheckpointError(f"a fixed length is for onnx: {format} has none")
+    if format != "huggingface" and (scores or license):
+        raise CheckpointError(f"scores and a licence are for huggingface's model card: {format} has none")
     spiral = kind.startswith("SPIRAL") and format not in ("native", "onnx")
     reason = _OF_HUBERT if spiral else _IMPOSSIBLE.get((kind, format))
     if reason := reason or _beyond(model, format):

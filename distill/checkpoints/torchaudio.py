@@ -84,6 +84,11 @@ def parse(contents: Any, path: str | Path) -> tuple[HubertConfig, dict[str, Tens
     arguments = described.get("wav2vec2_model")
     arguments = arguments if isinstance(arguments, dict) else {}
     state, shape = _encoder_weights(contents, arguments, path)
+    if arguments and not isinstance(arguments.get("encoder_layer_norm_first"), bool):
+        raise CheckpointError(
+            f"{sidecar} does not say encoder_layer_norm_first, which weights do not tell: add true or false "
+            'to its "wav2vec2_model"'
+        )
     settings = _settings(arguments or _published(shape, path))
     settings["normalize_input"] = described.get("normalize_waveform", settings["pre_norm"])
     own, grad_scale = architecture.split_own(described.get("distill"))
@@ -163,7 +168,8 @@ def _published(shape: Mapping[str, Any], path: object) -> dict[str, Any]:
     if heads is None or shape["conv_layers"][0][0] != 512:
         raise CheckpointError(
             f"{path} is a state dict of torchaudio in a size that is not published: put "
-            f'{{"wav2vec2_model": {{"encoder_num_heads": N, ...}}}}, the arguments of '
+            f'{{"wav2vec2_model": {{"encoder_num_heads": N, "encoder_layer_norm_first": false, ...}}}}, the '
+            f"arguments of "
             f"torchaudio.models.wav2vec2_model, into {Path(str(path)).with_suffix('.json').name} next to it"
         )
     return {"encoder_num_heads": heads, "encoder_layer_norm_first": shape["conv_norm"] == "layer"}

@@ -176,6 +176,13 @@ def run_export(options: argparse.Namespace) -> None:
         raise UsageError(
             f"--push-to-hub uploads Hugging Face folders: it needs --to huggingface, not {options.to}"
         )
+    for name, given in (
+        ("license", options.license),
+        ("scores", options.scores),
+        ("results", options.results),
+    ):
+        if given and options.to != "huggingface":
+            raise UsageError(f"--{name} is for the model card of --to huggingface: {options.to} has none")
     if options.seconds is not None and not 0 < options.seconds <= 3600:
         raise UsageError(f"--seconds {options.seconds:g}: more than 0, at most 3600")
     if options.results and options.scores:

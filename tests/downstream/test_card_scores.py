@@ -47,6 +47,22 @@ def test_what_was_measured_otherwise_is_a_score_of_its_own():
     assert found[0].task_type == "automatic-speech-recognition" and "distortions" not in found[1].settings
 
 
+def test_results_that_cannot_be_averaged_are_refused():
+    with pytest.raises(
+        UserError, match="ks, clean: heads of 100 to 200,000 steps are averaged: a model card"
+    ):
+        scores({"value": 90.0}, {"value": 30.0, "seed": 1, "head_steps": 100})
+    noise = [{"value": 90.0, "condition": "fsd", "seed": n, "settings": {"noise": str(n)}} for n in (0, 1)]
+    with pytest.raises(UserError, match="ks, fsd: results of different noise are averaged"):
+        scores(*noise)
+
+
+def test_of_a_seed_that_was_measured_twice_the_latest_counts_aloud(caplog):
+    (score,) = scores({"value": 90.0}, {"value": 30.0, "head_steps": 100, "finished": "2999-01-01T00:00:00"})
+    assert (score.value, score.settings["head_steps"]) == (30.0, 100)
+    assert "seed 0 was measured more than once, the latest counts" in caplog.text
+
+
 def test_a_test_set_of_ones_own_is_not_called_by_the_published_ones_name():
     (score,) = scores({"n_utterances": 24})
     assert score.dataset == "a test set of 24 utterances, not the published one"

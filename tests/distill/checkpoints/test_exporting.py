@@ -131,6 +131,9 @@ def test_only_our_formats_hold_a_map_used_twice(tmp_path, models, format, heads)
 def test_export_arguments(tmp_path, models):
     with pytest.raises(ValueError, match="unknown format 'keras'"):
         export(models["teacher"], "keras", tmp_path)
+    for more in ({"license": "mit"}, {"scores": {"clean": {"KS": 90.0}}}):
+        with pytest.raises(CheckpointError, match="for huggingface's model card: native has none"):
+            export(models["teacher"], "native", tmp_path, **more)
     (tmp_path / "file").write_text("mine")
     for format in ("native", "s3prl", "huggingface"):
         with pytest.raises(CheckpointError, match="is a file, expected a folder"):

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -161,9 +162,15 @@ def test_an_unpublished_size_needs_its_arguments(tmp_path):
         CheckpointError, match=r"size that is not published: put .*encoder_num_heads.*small\.json"
     ):
         load_teacher(path)
-    path.with_suffix(".json").write_text('{"wav2vec2_model": {"encoder_num_heads": 4}}')
+    described: dict[str, Any] = {"encoder_num_heads": 4}
+    path.with_suffix(".json").write_text(json.dumps({"wav2vec2_model": described}))
+    with pytest.raises(CheckpointError, match="small.json does not say encoder_layer_norm_first"):
+        load_teacher(path)
+    described["encoder_layer_norm_first"] = False
+    path.with_suffix(".json").write_text(json.dumps({"wav2vec2_model": described}))
     assert_same(load_teacher(path), theirs)
-    path.with_suffix(".json").write_text('{"wav2vec2_model": {"encoder_num_heads": "4"}}')
+    described["encoder_num_heads"] = "4"
+    path.with_suffix(".json").write_text(json.dumps({"wav2vec2_model": described}))
     with pytest.raises(CheckpointError, match="heads is '4', expected a value such as"):
         load_teacher(path)
 
