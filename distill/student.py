@@ -311,6 +311,8 @@ def check_targets(
     assert not isinstance(targets, str)
     if not targets:
         raise ValueError("targets is empty: name at least one teacher layer to predict")
+    if twice := sorted({layer for layer in targets if tuple(targets).count(layer) > 1}):
+        raise ValueError(f"targets {tuple(targets)}: {', '.join(map(str, twice))} is there twice")
     first = 0 if layer_to_layer else 1
     wrong = [layer for layer in targets if not first <= layer <= depth]
     if wrong:
@@ -323,8 +325,8 @@ def check_targets(
         )
     if layer_to_layer and depth not in targets:
         raise ValueError(
-            f"targets {tuple(targets)}: layer to layer, the student's last layer, whose output is what it is "
-            f"for, would learn nothing: add the teacher's last, {depth}"
+            f"targets {tuple(targets)}: layer to layer, the student's last layer, whose output is used, "
+            f"would learn nothing: add the teacher's last layer, {depth}"
         )
     return tuple(targets)
 

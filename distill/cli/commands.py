@@ -150,10 +150,16 @@ def resumed_recipe(options: argparse.Namespace) -> Any:
     if name is None or "=" in name:  # changes to the run's own recipe
         name, overrides = str(resolved), [*filter(None, [name]), *overrides]
     changed = config.load(name, overrides)
+    made, differences = RunFolder(options.resume).steps_done, config.differences(recipe, changed)
+    if options.override and differences and made >= changed.optim.max_steps:
+        raise UsageError(
+            f"{options.resume} is finished at step {made}, and this would have no effect: "
+            f"{'; '.join(differences)}: raise optim.max_steps to go on"
+        )
     if not options.override:
         refuse_other_settings(
             options.resume,
-            config.differences(recipe, changed),
+            differences,
             advice="to continue with the new ones all the same, add --override",
             error=UsageError,
         )

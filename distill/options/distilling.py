@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from typing_extensions import override
@@ -130,6 +130,22 @@ class DistillRecipe(Recipe):
             raise ValueError("dat needs distorted speech: set cdm to setup1, setup2 or setup2_same")
         if self.cdm == "none":
             self.refuse_curriculum("set cdm to setup1, setup2 or setup2_same")
+
+    def without_effect(self) -> list[str]:
+        """Settings of what is off, with the setting that would turn it on."""
+        parts: list[tuple[str, str, Any]] = [
+            (f"objective.{name}", "weight=1", part)
+            for name, part in vars(self.objective).items()
+            if getattr(part, "weight", 1) == 0
+        ]
+        if not self.dat.enabled:
+            parts.append(("dat", "enabled=true", self.dat))
+        return [
+            f"{name}.{field.name} has no effect without {name}.{switch}"
+            for name, switch, part in parts
+            for field in fields(part)
+            if getattr(part, field.name) != field.default
+        ]
 
     @override
     def dev_score_of(self) -> dict[str, Any]:

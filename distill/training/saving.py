@@ -152,8 +152,8 @@ class SoundCheckpoint(ModelCheckpoint):
         aside = path.with_name(f"{path.stem}-{checkpoint['global_step']}{path.suffix}")
         path.replace(aside)
         logger.warning(
-            "%s is of something else from here on (%s): the best of before is kept as %s, the best from now "
-            "on is released",
+            "%s cannot be compared with that of before (%s): the best so far is kept as %s, the best from "
+            "now on is released",
             *(self.monitor, "; ".join(changed), aside.name),
         )
         return None

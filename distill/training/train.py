@@ -92,6 +92,8 @@ def make_module(recipe: DistillRecipe) -> Distillation:
         ConfigError: the teacher does not have the layers that the student needs.
     """
     teacher = load_teacher(recipe.teacher)
+    for useless in recipe.without_effect() if is_first_process() else []:
+        logger.warning(useless)
     units = recipe.objective.units
     codebook = _codebook(units)
     if codebook is not None and not clustered_by(teacher, units.codebook or "") and is_first_process():

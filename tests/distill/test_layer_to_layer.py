@@ -104,7 +104,7 @@ def test_shapes_and_what_is_inherited(mini, options, heads, ffn_dim, random):
         ({"targets": "all"}, "a student of 2 layers has none for each of the teacher's 6: set layers=6"),
         ({"targets": (2, 6), "layer_to_layer": True}, "at the depth of the teacher's 2: choose from 0, 3, 6"),
         ({"targets": (7,), "layer_to_layer": True}, "the teacher has layers 1 to 6, not 7"),
-        ({"targets": (0, 3), "layer_to_layer": True}, "would learn nothing: add the teacher's last, 6"),
+        ({"targets": (0, 3), "layer_to_layer": True}, "would learn nothing: add the teacher's last layer, 6"),
         ({"targets": (2,), "dim": 50}, "neither a multiple of the teacher's 4 heads nor of their size 32"),
         ({"targets": (2,), "dim": 50, "heads": 5}, "must be a multiple of position_groups"),
         ({"targets": (2,), "heads": 3}, "must be a multiple of heads"),
@@ -122,7 +122,7 @@ def test_every_pair_of_depths():
             for target in range(1, depth + 1):
                 whole = target * layers % depth == 0
                 try:
-                    check_targets((target, depth), layers, depth, layer_to_layer=True)
+                    check_targets(tuple({target, depth}), layers, depth, layer_to_layer=True)
                 except ValueError:
                     assert not whole
                 else:

@@ -177,6 +177,7 @@ def test_heads_are_a_shared_expansion_and_a_linear_each():
         ({"targets": (4, 8, 12)}, "the teacher has layers 1 to 6, not 8, 12"),
         ({"targets": (0, 2)}, "the teacher has layers 1 to 6, not 0"),
         ({"targets": ()}, "targets is empty"),
+        ({"targets": (6, 2, 2)}, "2 is there twice"),
         ({"targets": (2,), "layers": 7}, "layers is 7, but the teacher has 6"),
         ({"targets": (2,), "layers": 0}, "layers is 0"),
         ({"targets": (2,), "dropout": 1.0}, "dropout must be in"),

@@ -227,6 +227,9 @@ def test_a_finished_run_is_left_alone_by_resume(distill, tmp_path):
     write_safetensors(run / "student.safetensors", {"a": torch.ones(1)})
     code, out, err = distill("train", "--resume", run)
     assert code == 0 and out == f"{run}/student.safetensors\n" and "is finished already" in err
+    code, _, err = distill("train", "--resume", run, "cdm=setup1", "--override")
+    assert code == 2 and err.count("\n") == 1
+    assert "finished at step 20000, and this would have no effect: cdm: setup2 -> setup1: raise optim" in err
     code, _, err = distill("train", "--resume", run, "--out", tmp_path / "other")
     assert code == 2 and "leave out --out" in err
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from distill.config import load, to_yaml
+from distill.config import load, recipe_names, to_yaml
 from distill.hubert import HubertEncoder
 from distill.options import CDM
 from distill.student import Student
@@ -51,3 +51,15 @@ def test_one_layer_has_no_attention_map_to_reuse():
     assert "reuse_attention needs 2 layers at least, and layers is 1" in refused(
         "s4", "student.layers=1", "student.reuse_attention=true"
     )
+
+
+def test_settings_of_what_is_off_have_no_effect():
+    given = ["objective.correlation.off_diagonal=0.01", "objective.relations.layers=[6,12]", "dat.weight=0.1"]
+    assert load("s4", given).without_effect() == [
+        "objective.correlation.off_diagonal has no effect without objective.correlation.weight=1",
+        "objective.relations.layers has no effect without objective.relations.weight=1",
+        "dat.weight has no effect without dat.enabled=true",
+    ]
+    on = ["objective.correlation.weight=1", "objective.relations.weight=1", "dat.enabled=true"]
+    assert load("s4", [*given, *on]).without_effect() == []
+    assert all(not recipe.without_effect() for recipe in map(load, recipe_names()) if recipe.kind == "distil")
