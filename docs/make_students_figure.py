@@ -26,6 +26,10 @@ COSTS = {
     "mel-input": "mel",
     "mel-corr": "mel",
     "robust_mel": "mel",
+    "robust_mel-32": "mel",
+    "robust_mel-no-input": "mel",
+    "robust_mel-no-corr": "mel",
+    "robust_mel_prime": "mel",
     "thin": "cnn, 12 thin layers",
     "thin-sparse": "cnn, 12 thin layers",
 }
