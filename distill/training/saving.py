@@ -143,13 +143,11 @@ class SoundCheckpoint(ModelCheckpoint):
         if score is None:
             raise CheckpointError(f"{path} does not say its {self.monitor}: restore it from a copy")
         before = states[0].get("score_of")  # checkpoints of earlier versions lack it
-        if (
-            before is None
-            or self.score_of is None
-            or not (changed := differing_values(before, self.score_of))
-        ):
+        comparable = not isinstance(before, dict) or self.score_of is None
+        changed = [] if comparable else differing_values(before, self.score_of)
+        if not changed:
             return float(score)
-        aside = path.with_name(f"{path.stem}-{checkpoint['global_step']}{path.suffix}")
+        aside = path.with_name(f"{path.stem}-{int(checkpoint['global_step'])}{path.suffix}")
         path.replace(aside)
         logger.warning(
             "%s cannot be compared with that of before (%s): the best so far is kept as %s, the best from "
