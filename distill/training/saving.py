@@ -143,8 +143,8 @@ class SoundCheckpoint(ModelCheckpoint):
         if score is None:
             raise CheckpointError(f"{path} does not say its {self.monitor}: restore it from a copy")
         before = states[0].get("score_of")  # checkpoints of earlier versions lack it
-        comparable = not isinstance(before, dict) or self.score_of is None
-        changed = [] if comparable else differing_values(before, self.score_of)
+        now = self.score_of
+        changed = differing_values(before, now) if isinstance(before, dict) and now is not None else []
         if not changed:
             return float(score)
         aside = path.with_name(f"{path.stem}-{int(checkpoint['global_step'])}{path.suffix}")

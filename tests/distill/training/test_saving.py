@@ -293,8 +293,8 @@ OTHER_SCORES = {
         ["objective.regression=0", "objective.correlation.weight=1"],
         "objective.correlation.off_diagonal: None -> 0.005",
     ),
-    "snr": (["distortion.snr_db=[0,20]"], "distortion.snr_db: None -> [0, 20]"),
-    "adapt": (["masking.probability=0.5"], "masking.probability: 0.8 -> 0.5"),
+    "snr": (["distortion.snr_db=[0,20]"], "distortion.snr_db: [10.0, 20.0] -> [0.0, 20.0]"),
+    "adapt": (["masking.probability=0.5"], "masking.probability: 0.4 -> 0.5"),
     "spiral": (["contrast.temperature=0.5"], "contrast.temperature: 0.3 -> 0.5"),
 }
 
