@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distill.checkpoints import load_student, load_teacher
+from distill.checkpoints import load_student, load_teacher, native
 from distill.checkpoints.codebooks import encoder_identity
 from distill.checkpoints.files import read_safetensors
 from distill.errors import ConfigError, UserError
@@ -131,12 +131,11 @@ def test_other_units_than_the_run_s_are_refused(mini_data, tmp_path):
 
 
 def test_units_of_another_model_are_said(mini_data, tmp_path, caplog):
+    teacher = load_teacher("random:mini")
+    source = native.write(teacher, tmp_path / "teacher")
     units = ["objective.units.weight=1", "objective.units.layer=4", f"objective.units.codebook={tmp_path}"]
     np.save(tmp_path / "codebook.npy", np.zeros((4, 128), np.float32))
-    for identity, said in (
-        (encoder_identity(load_teacher("random:mini")), False),
-        ("0123456789abcdef", True),
-    ):
+    for identity, said in ((encoder_identity(teacher), False), ("0123456789abcdef", True)):
         (tmp_path / "targets.json").write_text(json.dumps({"features": "layer 4", "weights": identity}))
-        make_module(tiny(mini_data, *units))
+        make_module(tiny(mini_data, *units, f"teacher={source}"))
         assert ("clusters of another model than the teacher" in caplog.text) == said
