@@ -5,6 +5,7 @@ And text that others wrote, read with limits: its size says what it can take in 
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
@@ -122,19 +123,33 @@ def read_json(path: Path, *, most_bytes: int = MOST_BYTES) -> dict[str, Any]:
             an object; names `path`.
     """
     content = read_bytes(path, most_bytes)
-    try:
-        values = json.loads(content.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise DamagedFile(f"{path} is not a readable JSON file: {first_line(error)}") from None
-    if not isinstance(values, dict):
-        raise DamagedFile(f"{path} holds a {type(values).__name__}, expected a JSON object")
-    level: list[Any] = [values]
-    for _ in range(MOST_LEVELS):
-        inner = (each.values() if isinstance(each, dict) else each for each in level)
-        level = [value for each in inner for value in each if isinstance(value, dict | list)]
+    with _without_collection():
+        try:
+            values = json.loads(content.decode("utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise DamagedFile(f"{path} is not a readable JSON file: {first_line(error)}") from None
+        if not isinstance(values, dict):
+            raise DamagedFile(f"{path} holds a {type(values).__name__}, expected a JSON object")
+        level: list[Any] = [values]
+        for _ in range(MOST_LEVELS):
+            inner = (each.values() if isinstance(each, dict) else each for each in level)
+            level = [value for each in inner for value in each if isinstance(value, dict | list)]
     if level:
         raise DamagedFile(f"{path} is nested more than {MOST_LEVELS} levels deep")
     return values
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """While millions of containers are made, which Python would search for garbage again and again."""
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def read_bytes(path: Path, most_bytes: int) -> bytes:

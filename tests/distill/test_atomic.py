@@ -1,6 +1,8 @@
 """Files that are whole or not there."""
 
+import contextlib
 import errno
+import gc
 import math
 import os
 import resource
@@ -12,7 +14,7 @@ import torch
 
 from distill.atomic import atomic, read_json, remove_leftovers, write_json, write_text
 from distill.checkpoints import files
-from distill.errors import CheckpointError
+from distill.errors import CheckpointError, DamagedFile
 from distill.training.saving import CarefulCheckpointIO
 
 
@@ -76,6 +78,14 @@ def test_json_that_is_damaged_or_no_object(tmp_path, contents):
 
 def full(*_):
     raise OSError(errno.ENOSPC, "No space left on device")  # as write(2): without a name
+
+
+@pytest.mark.parametrize("contents", ['{"a": [[], []]}', "[", "[]"])
+def test_reading_json_leaves_garbage_collection_on(tmp_path, contents):
+    (tmp_path / "a.json").write_text(contents)
+    with contextlib.suppress(DamagedFile):
+        read_json(tmp_path / "a.json")
+    assert gc.isenabled()
 
 
 def test_an_error_names_the_file_and_others_keep_their_own_name(tmp_path, monkeypatch):
