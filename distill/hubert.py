@@ -382,12 +382,9 @@ class HubertEncoder(Encoder):
         x = x + self.position(x)
         if not self.config.pre_norm:
             x = self.norm(x)
-        dropped = F.dropout(x, self.config.dropout, self.training)
         relative = self.relative and self.relative(x.shape[1])  # once for all layers
         config = self.transformer_config
-        states = run_layers(self.layers, dropped, attend, config, training=self.training, relative=relative)
-        states[0] = x  # without dropout: what is compared with a teacher's input, which has none
-        return states
+        return run_layers(self.layers, x, attend, config, training=self.training, relative=relative)
 
 
 def beyond_weights(config: HubertConfig) -> str:

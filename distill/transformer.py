@@ -231,13 +231,15 @@ def run_layers(
 
     Args:
         layers: of class `TransformerLayer`.
-        x: (B, F, D), input of the first.
+        x: (B, F, D), input of the first, before dropout: as such it is the first of the states, to be
+            compared with another model's.
         attend: as `TransformerLayer`.
-        config: layerdrop and activation checkpointing.
+        config: dropout of the input, layerdrop and activation checkpointing.
         training: whether these apply.
         relative: as `TransformerLayer`.
     """
     hidden_states = [x]
+    x = F.dropout(x, config.dropout, training)
     attention: AttentionMap | None = None  # of the last layer that was not skipped
     for layer in layers:
         skipped = training and config.layerdrop and torch.rand(()).item() < config.layerdrop

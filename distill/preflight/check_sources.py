@@ -7,6 +7,7 @@ from pathlib import Path
 
 from distill.data.sources import split_query
 from distill.options import DistillRecipe, FinetuneRecipe, Recipe
+from distill.options.shared import last_part
 from distill.preflight.findings import CheckReport, Finding, missing, wrong
 from distill.preflight.survey import Kind, Survey, survey
 
@@ -82,7 +83,7 @@ def _not_given(role: str) -> Finding:
 
 def short_name(source: str) -> str:
     """Name of a source for the report's first column."""
-    name = source.rstrip("/").rpartition("/")[2]
+    name = last_part(source)
     return name.removesuffix(".gz").removesuffix(".jsonl")
 
 

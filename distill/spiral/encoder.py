@@ -256,9 +256,7 @@ class SpiralBlock(nn.Module):
             x = x.masked_fill(~valid[:, :, None], 0.0)
             attend = valid[:, None, None, :]
         x = x + self.position(x)
-        dropped = F.dropout(x, self.config.dropout, self.training)
-        hidden_states = run_layers(self.layers, dropped, attend, self.config, training=self.training)
-        hidden_states[0] = x  # without dropout: what is compared with a teacher's input, which has none
+        hidden_states = run_layers(self.layers, x, attend, self.config, training=self.training)
         return hidden_states, self.norm(hidden_states[-1])
 
 

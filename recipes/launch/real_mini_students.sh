@@ -11,20 +11,7 @@ seeds=("${@:3}")
 mkdir -p "$out/arms"
 wanted() { [ -z "${ARMS:-}" ] || [[ " $ARMS " == *" $1 "* ]]; }
 
-# 1. The teacher, its units (for "units"), and the teachers adapted to distorted speech (for "..._prime").
-[ -e "$out/teacher/teacher.safetensors" ] || distill adapt real_mini_teacher data.root="$data" --out "$out/teacher"
-if wanted units && [ ! -e "$out/units" ]; then
-    distill adapt targets real_mini_teacher data.root="$data" --teacher "$out/teacher" \
-        --layer 4 --clusters 50 --out "$out/units"
-fi
-for seed in "${seeds[@]}"; do
-    adapted="$out/t_prime-seed$seed"
-    wanted s4_prime || wanted corr_prime || wanted robust_prime || wanted robust_mel_prime || break
-    [ -e "$adapted/teacher.safetensors" ] ||
-        distill adapt real_mini_teacher_prime data.root="$data" teacher="$out/teacher" seed="$seed" --out "$adapted"
-done
-
-# 2. Students. Those of a line that have all but the student in common read their data once.
+# 1. Students by name; those of a group have all but the student in common, and read their data once.
 arm() { # NAME, and the lines of its recipe
     printf '%s\n' "extends: real_mini" "name: $1" "description: $1" "${@:2}" >"$out/arms/$1.yaml"
 }
@@ -72,6 +59,24 @@ groups=(
     "setup1-snr setup1-snr-corr robust robust_mel robust_mel-32 robust_mel-no-input robust_mel-no-corr"
     "snr0-20" "curriculum" "speech" "s4_prime corr_prime" "robust_prime robust_mel_prime"
 )
+for name in ${ARMS:-}; do
+    [[ " ${groups[*]} " == *" $name "* ]] || { echo "no arm is called $name: choose from ${groups[*]}" >&2; exit 2; }
+done
+
+# 2. The teacher, its units (for "units"), and the teachers adapted to distorted speech (for "..._prime").
+[ -e "$out/teacher/teacher.safetensors" ] || distill adapt real_mini_teacher data.root="$data" --out "$out/teacher"
+if wanted units && [ ! -e "$out/units" ]; then
+    distill adapt targets real_mini_teacher data.root="$data" --teacher "$out/teacher" \
+        --layer 4 --clusters 50 --out "$out/units"
+fi
+for seed in "${seeds[@]}"; do
+    [[ "${ARMS:-_prime}" == *_prime* ]] || break
+    adapted="$out/t_prime-seed$seed"
+    [ -e "$adapted/teacher.safetensors" ] ||
+        distill adapt real_mini_teacher_prime data.root="$data" teacher="$out/teacher" seed="$seed" --out "$adapted"
+done
+
+# 3. Students.
 for seed in "${seeds[@]}"; do
     for group in "${groups[@]}"; do
         teacher="$out/teacher"
@@ -87,7 +92,7 @@ for seed in "${seeds[@]}"; do
     done
 done
 
-# 3. Heads on clean speech, tested clean, distorted, and at five SNRs of unseen noise.
+# 4. Heads on clean speech, tested clean, distorted, and at five SNRs of unseen noise.
 noises=(
     --noise musan="$data/noise.tsv?set=seen&split=test" --noise wham="$data/noise.tsv?set=seen&split=test"
     --noise fsd="$data/noise.tsv?set=unseen&split=test" --noise dns="$data/noise.tsv?set=unseen&split=test"
@@ -107,7 +112,7 @@ for seed in "${seeds[@]}"; do
     done
 done
 
-# 4. Tables of differences to s4, what students cost a device, and the picture.
+# 5. Tables of differences to s4, what students cost a device, and the picture.
 for task in digits keywords; do
     echo "## $task"
     distill table "$out/evaluations/$task" --against s4 | tee "$out/$task.md"

@@ -40,7 +40,7 @@ def test_a_layer_is_torch_s(pre_norm):
 
 def test_a_dropped_layer_has_gradients_of_zero():
     torch.manual_seed(0)  # a thousandth of them is not dropped
-    config = TransformerConfig(dim=16, layers=2, heads=4, ffn_dim=32, layerdrop=0.999)
+    config = TransformerConfig(dim=16, layers=2, heads=4, ffn_dim=32, layerdrop=0.999, dropout=0.0)
     layers = [TransformerLayer(config) for _ in range(2)]
     x = torch.randn(1, 3, 16)
     states = run_layers(layers, x, None, config, training=True)
