@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from distill.analysis.record import find_records, read_record
 from distill.analysis.run_logs import unique_labels
-from distill.atomic import read_bytes
+from distill.atomic import complete, read_bytes
 from distill.errors import UserError
 from distill.markdown import shortened
 
@@ -102,7 +102,7 @@ def read_analyses(folders: Sequence[Path], *, most_bytes: int = MOST_BYTES) -> d
 def _figures(folder: Path, most_bytes: int) -> Iterator[Figure]:
     """The PNGs in a folder, by name, as many as there is room for."""
     left_out = []
-    for path in sorted(folder.glob("*.png")):
+    for path in sorted(complete(folder.glob("*.png"))):
         try:
             content = read_bytes(path, MOST_BYTES)
             width, _ = png_size(content)

@@ -11,7 +11,7 @@ import os
 import re
 import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -74,13 +74,23 @@ def atomic(path: Path, *, sole: bool = False) -> Iterator[Path]:
         flush(path.parent)
 
 
+def is_incomplete(path: Path) -> bool:
+    """Whether a file has a name that `atomic` gives while it writes, or gave before its process was killed."""
+    return _LEFT.fullmatch(path.name) is not None
+
+
+def complete(paths: Iterable[Path]) -> Iterator[Path]:
+    """The paths without those of files that `atomic` has not finished: a copy, or a part, of another one."""
+    return (path for path in paths if not is_incomplete(path))
+
+
 def remove_leftovers(folder: Path) -> None:
     """Delete what processes that were killed while they wrote files have left in a folder.
 
     To be called only where no other process writes at the same time.
     """
     with suppress(OSError):  # it does not exist, or is not ours to tidy up
-        for path in [path for path in folder.iterdir() if _LEFT.fullmatch(path.name)]:
+        for path in [path for path in folder.iterdir() if is_incomplete(path)]:
             with suppress(OSError):  # a folder, say
                 path.unlink()
 

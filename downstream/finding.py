@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from distill.atomic import complete
+
 logger = logging.getLogger(__name__)
 
 MOST_LEVELS = 40
@@ -15,7 +17,7 @@ themselves for each, until Python gives up."""
 
 
 def find_below(folder: Path, pattern: str) -> Iterator[Path]:
-    """The paths in and below a folder that match; links to folders are not followed.
+    """The complete files and the folders in and below one that match; links to folders are not followed.
 
     Args:
         folder: that exists.
@@ -25,7 +27,7 @@ def find_below(folder: Path, pattern: str) -> Iterator[Path]:
     for _ in range(MOST_LEVELS + 1):
         inner: list[Path] = []
         for each in level:
-            yield from each.glob(pattern)
+            yield from complete(each.glob(pattern))
             inner += _folders_in(each)
         level = inner
     if level:

@@ -10,6 +10,7 @@ from pathlib import Path
 from lhotse.cut import Cut
 from lhotse.cut.data import DataCut
 
+from distill.atomic import complete
 from distill.checkpoints import split_source
 from distill.data.contents import plain
 from distill.data.files import state_of
@@ -56,7 +57,7 @@ def student_folder(checkpoint: str) -> str:
     path = Path(plain)
     files = [path] if path.is_file() else []
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix in _WEIGHTS)
+        files = sorted(file for file in complete(path.iterdir()) if file.suffix in _WEIGHTS)
         files += [path / name for name in _CONFIGS if files and (path / name).is_file()]
         files = files or sorted(path.glob("checkpoints/last.ckpt"))
     if not files:

@@ -8,7 +8,7 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from distill.atomic import read_json, write_json
+from distill.atomic import complete, read_json, write_json
 from distill.downstream.finding import find_below
 from distill.downstream.result_schema import Settings, check, check_percent, shortened
 from distill.errors import UserError
@@ -99,7 +99,7 @@ def read_results(folders: Iterable[Path]) -> list[Result]:
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"{folder} is not a folder: name folders that `distill evaluate` wrote")
-        own = folder.glob("*.json") if folder.name == "results" else ()
+        own = complete(folder.glob("*.json")) if folder.name == "results" else ()
         paths |= {path.resolve() for path in (*own, *find_below(folder, "results/*.json"))}
     results = []
     for path in sorted(paths):

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import ClassVar
 
-from distill.atomic import read_json, write_json, write_text
+from distill.atomic import is_incomplete, read_json, write_json, write_text
 from distill.config import to_yaml, with_checksum
 from distill.errors import UserError, first_line
 from distill.options import Recipe
@@ -131,10 +131,18 @@ class RunFolder:
             )
         if self.path.is_file():
             raise UserError(f"{self} is a file: choose a folder for the run with --out")
-        ours = (self.wandb_id.name, locking.NAME)
-        others = [path for path in self.path.iterdir() if path.name not in ours] if self.path.is_dir() else []
-        if others and not self.recipe.exists():
+        if is_first_process() and self._holds_other_things():  # for the others, it has begun the run perhaps
             raise UserError(f"{self} holds other things: choose an empty or new folder with --out")
+
+    def _holds_other_things(self) -> bool:
+        """Whether there is something in the folder, and no run that began, nor one that begins just now."""
+        from distill.training import locking
+
+        def is_ours(path: Path) -> bool:
+            return is_incomplete(path) or path.name == self.wandb_id.name or path.name.startswith(locking.NAME)
+
+        found = list(self.path.iterdir()) if self.path.is_dir() else []
+        return not all(map(is_ours, found)) and not self.recipe.exists()
 
     def refuse_links(self) -> None:
         """Refuse links to files where a run and its loggers write or append: somebody may have planted them.

@@ -106,6 +106,7 @@ def test_figures_that_are_none_are_left_out_with_a_warning(tmp_path, png, caplog
         (folder / name).write_bytes(content)
     (folder / "folder.png").mkdir()
     (folder / "ok.png").write_bytes(png)
+    (folder / ".0123456789ab.ok.png").write_bytes(png)  # of a process that was killed: another copy
     (found,) = read_analyses([tmp_path]).values()
     assert [figure.name for figure in found.figures] == ["ok"]
     said = {message.split(" ")[0]: message for message in caplog.messages}

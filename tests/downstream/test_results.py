@@ -64,6 +64,18 @@ def test_results_are_found_below_runs_and_sweeps_once(tmp_path):
     assert len(read_results([tmp_path / "sweep/s4-1a2b/ks-last-seed0/results"])) == 1
 
 
+def test_a_result_that_was_being_written_is_not_another_one(tmp_path, caplog):
+    """Of a process that was killed before the file had its name, or that is at it."""
+    folder = tmp_path / "s4-1a2b" / "ks-last-seed0"
+    write(folder, {})
+    (written,) = (folder / "results").iterdir()
+    for text in (written.read_text(), "{"):
+        written.with_name(f".0123456789ab.{written.name}").write_text(text)
+        for place in (tmp_path, folder / "results"):
+            assert len(read_results([place])) == 1
+    assert not caplog.messages
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [

@@ -128,6 +128,8 @@ def test_a_student_trained_anew_is_evaluated_anew(students, tmp_path):
     assert before.startswith("s1-")
     assert before == student_folder(students[0] + "/")
     assert before != student_folder(students[1])
+    (Path(students[0]) / ".0123456789ab.student.safetensors").write_bytes(b"part of it")  # a killed process's
+    assert student_folder(students[0]) == before
     (Path(students[0]) / "student.safetensors").write_bytes(b"other weights")
     assert student_folder(students[0]) != before
     before = student_folder(students[0])

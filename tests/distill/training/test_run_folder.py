@@ -11,6 +11,7 @@ from distill import atomic
 from distill.config import load, read_resolved
 from distill.errors import ConfigError, UserError
 from distill.run import run
+from distill.training.locking import NAME, RunLock
 from distill.training.run_folder import RunFolder
 from tests.distill.recipe_helpers import load_distil
 from tests.distill.training.runs import log, overrides, tiny
@@ -62,6 +63,31 @@ def test_a_start_that_failed_does_not_block_the_next(mini_data, tmp_path):
         run(tiny(mini_data, "logging.wandb=offline", "trainer.precision=fp8"), tmp_path / "run")
     run(tiny(mini_data, steps=1), tmp_path / "run")
     assert (tmp_path / "run" / "student.safetensors").exists()
+
+
+def test_a_folder_in_which_a_run_begins_holds_no_other_things(mini_data, tmp_path, monkeypatch):
+    """Processes that start a little later look at it at any moment, such as while its recipe is written."""
+    folder, written, flush = RunFolder(tmp_path), [], atomic.flush
+
+    def look(path):
+        folder.check(resume=False)
+        written.append((path.name.split(".", 2)[-1], folder.recipe.exists()))
+        flush(path)
+
+    (tmp_path / f"{NAME}.0123").touch()  # of a dead process, which is being taken over
+    monkeypatch.setattr(atomic, "flush", look)
+    with RunLock(tmp_path):
+        folder.start(tiny(mini_data))
+    assert ("recipe.yaml", False) in written and ("versions.json", True) in written
+
+
+def test_what_a_folder_holds_is_for_the_first_process_to_say(tmp_path, monkeypatch):
+    """The others may see what it has begun to write; it ends all of them if it refuses."""
+    (tmp_path / "song.flac").touch()
+    with pytest.raises(UserError, match="holds other things"):
+        RunFolder(tmp_path).check(resume=False)
+    monkeypatch.setenv("RANK", "1")
+    RunFolder(tmp_path).check(resume=False)
 
 
 def test_nothing_to_resume(mini_data, tmp_path):
