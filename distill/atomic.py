@@ -74,14 +74,9 @@ def atomic(path: Path, *, sole: bool = False) -> Iterator[Path]:
         flush(path.parent)
 
 
-def is_incomplete(path: Path) -> bool:
-    """Whether a file has a name that `atomic` gives while it writes, or gave before its process was killed."""
-    return _LEFT.fullmatch(path.name) is not None
-
-
 def complete(paths: Iterable[Path]) -> Iterator[Path]:
-    """The paths without those of files that `atomic` has not finished: a copy, or a part, of another one."""
-    return (path for path in paths if not is_incomplete(path))
+    """The paths without files that `atomic` has not finished: it is at it, or its process was killed."""
+    return (path for path in paths if not _LEFT.fullmatch(path.name))
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -90,7 +85,7 @@ def remove_leftovers(folder: Path) -> None:
     To be called only where no other process writes at the same time.
     """
     with suppress(OSError):  # it does not exist, or is not ours to tidy up
-        for path in [path for path in folder.iterdir() if is_incomplete(path)]:
+        for path in [path for path in folder.iterdir() if _LEFT.fullmatch(path.name)]:
             with suppress(OSError):  # a folder, say
                 path.unlink()
 

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import ClassVar
 
-from distill.atomic import is_incomplete, read_json, write_json, write_text
+from distill.atomic import complete, read_json, write_json, write_text
 from distill.config import to_yaml, with_checksum
 from distill.errors import UserError, first_line
 from distill.options import Recipe
@@ -138,11 +138,9 @@ class RunFolder:
         """Whether there is something in the folder, and no run that began, nor one that begins just now."""
         from distill.training import locking
 
-        def is_ours(path: Path) -> bool:
-            return is_incomplete(path) or path.name == self.wandb_id.name or path.name.startswith(locking.NAME)
-
-        found = list(self.path.iterdir()) if self.path.is_dir() else []
-        return not all(map(is_ours, found)) and not self.recipe.exists()
+        found = list(complete(self.path.iterdir())) if self.path.is_dir() else []
+        ours = (self.wandb_id.name, locking.NAME)
+        return not all(path.name.startswith(ours) for path in found) and not self.recipe.exists()
 
     def refuse_links(self) -> None:
         """Refuse links to files where a run and its loggers write or append: somebody may have planted them.
