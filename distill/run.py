@@ -9,6 +9,7 @@ import torch
 
 from distill.checkpoints import load_teacher, native, teacher_facts
 from distill.checkpoints.heard import heard_facts
+from distill.config.method import method_facts
 from distill.errors import ConfigError, UsageError
 from distill.options import AdaptRecipe, DistillRecipe, FinetuneRecipe, Recipe, SpiralRecipe
 from distill.processes import is_first_process
@@ -49,7 +50,7 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False, other_speech: bool =
         folder.check(resume=False)
         folder.start(recipe)
         provenance = {
-            "recipe": recipe.name,
+            **method_facts(recipe),
             **teacher_facts(recipe.teacher),
             **heard_facts(recipe.teacher, ()),
             "versions": versions(),

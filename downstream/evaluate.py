@@ -359,6 +359,7 @@ class Evaluation:
             "model": self.upstream.name,
             "checkpoint_hash": self.upstream.checkpoint_hash,
             "recipe": self.upstream.recipe,
+            "recipe_settings": self.upstream.recipe_settings,
             "heard": list(self.upstream.heard),
             "head_steps": self.recipe.optim.max_steps,
             "n_utterances": about["n_utterances"],

@@ -37,6 +37,8 @@ class Upstream:
     """BLAKE2b of the encoder, 128 bits in hexadecimal: it changes with the features."""
     recipe: str | None
     """Recipe of the run that it comes from, if known."""
+    recipe_settings: tuple[str, ...] | None = None
+    """Its method (`distill.config.method`); None: not known."""
     heard: tuple[str, ...] = ()
     """Corpora of noise that it, or a teacher of it, was trained with, as far as it says."""
 
@@ -53,8 +55,19 @@ def load_upstream(checkpoint: str | Path) -> Upstream:
     generic = ("student.safetensors", "teacher.safetensors", "student.json", "teacher.json")
     name = path.parent.name if path.name in generic else path.name
     made_by: Any = (recipe or {}).get("name") or provenance.get("recipe")
-    heard = tuple(noises_heard(provenance, recipe))
-    return Upstream(encoder.eval(), name or str(checkpoint), hash_encoder(encoder), made_by, heard)
+    return Upstream(
+        encoder.eval(),
+        name or str(checkpoint),
+        hash_encoder(encoder),
+        made_by,
+        _texts(provenance.get("recipe_settings")),
+        tuple(noises_heard(provenance, recipe)),
+    )
+
+
+def _texts(noted: Any) -> tuple[str, ...] | None:
+    """A list of texts from a description that anybody may have written, or None."""
+    return tuple(noted) if isinstance(noted, list) and all(isinstance(text, str) for text in noted) else None
 
 
 def hash_encoder(encoder: Encoder) -> str:

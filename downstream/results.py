@@ -77,6 +77,8 @@ class Result:
     """Number of utterances with silent speech, noise or rir, which thus stayed without noise or room."""
     predictions: str | None = None
     """File with the outcome of each utterance, relative to the folder that holds `results`."""
+    recipe_settings: list[str] | None = None
+    """The method of the recipe (`distill.config.method`); None: not known."""
     heard: list[str] = field(default_factory=list)
     """Corpora of noise that the model, or a teacher of it, was trained with, as far as it says."""
 

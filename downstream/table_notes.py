@@ -9,15 +9,19 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from distill.config.method import changes_of
 from distill.downstream.distorted_sets import find_condition
 from distill.downstream.paper import PAPER_TASKS, size_of_test
 from distill.downstream.results import Result, describe_silent
 from distill.downstream.tasks import RECORDED, TASKS, task_of
 from distill.errors import UsageError
+from distill.markdown import shortened
 
 _OWN_WIDTH = {"classes": 256, "characters": 1024, "phones": 256}
 _TESTED_ON = {"test set": "speech", "test audio": "speech", "noise": "noise", "noise audio": "noise"}
 """Settings of a result that should be equal in all rows, and what they are about."""
+_MOST_CHANGES, _LONGEST = 6, 120
+"""Of a recipe that a note lists, and letters of each."""
 _NEW_NOISE = ("fsd", "dns")
 """Corpora that the paper keeps for tests."""
 
@@ -103,6 +107,21 @@ def other_settings(results: Sequence[Result]) -> list[str]:
     return [f"not the task's own settings: {'; '.join(parts)}"] if parts else []
 
 
+def other_recipe(results: Iterable[Result]) -> list[str]:
+    """A note if a row is called by a recipe that ships, and models of it were trained with other settings."""
+    for result in results:
+        if result.row is not None or result.recipe is None or result.recipe_settings is None:
+            continue
+        if changes := changes_of(result.recipe, result.recipe_settings):
+            return [f"not {result.recipe} as it ships: {_first(changes)}"]
+    return []
+
+
+def _first(texts: Sequence[str]) -> str:
+    more = [f"and {len(texts) - _MOST_CHANGES} more"] if len(texts) > _MOST_CHANGES else []
+    return "; ".join([*(shortened(text, _LONGEST) for text in texts[:_MOST_CHANGES]), *more])
+
+
 def silent_clips(results: Sequence[Result]) -> list[str]:
     """A note if utterances of a cell stayed without noise or room because something was silent."""
     silent = sum((Counter(result.silent) for result in results), Counter())
@@ -183,6 +202,9 @@ def mixed(results: Sequence[Result]) -> list[str]:
         notes.append("seeds were tested on different numbers of utterances")
     if differing:
         notes.append(f"results of different {', '.join(differing)} are averaged")
+    methods = [set(result.recipe_settings) for result in results if result.recipe_settings is not None]
+    if words := sorted(set().union(*methods).difference(*[set.intersection(*methods)] if methods else [])):
+        notes.append(f"models of recipes with different settings are averaged: {_first(words)}")
     return notes
 
 

@@ -24,6 +24,7 @@ from distill.downstream.table_notes import (
     heard_noises,
     note_other_tests,
     note_several_rows,
+    other_recipe,
     other_settings,
     other_speech,
     put_by_name,
@@ -112,8 +113,9 @@ def _build(task: str, metric: str, lm: bool, results: Sequence[Result], against:
     used = {result.condition for result in results}.union(*paper.values()) - {"model", *ABOUT}
     columns = sorted(used, key=condition_order)
     for line, members in kept.items():
-        for text in [*put_by_name(members), *other_speech(members), *other_settings(members)]:
-            notes.add(text, line.label())
+        for about in (put_by_name, other_recipe, other_speech, other_settings):
+            for text in about(members):
+                notes.add(text, line.label())
         for condition, text in heard_noises(members).items():
             notes.add(text, line.label(), condition)
     order = _in_order(kept, paper, notes)

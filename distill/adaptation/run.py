@@ -21,6 +21,7 @@ from distill.batch import Batch
 from distill.checkpoints import load_hubert, teacher_facts
 from distill.checkpoints.files import write_safetensors
 from distill.checkpoints.heard import heard_facts
+from distill.config.method import method_facts
 from distill.data.audio import read_audio, samples_at_16k
 from distill.data.datamodule import SpeechData
 from distill.data.manifest import Cuts
@@ -91,7 +92,7 @@ def _adapt(
         distorter=Distorter.from_config(recipe.distortion, split="train") if recipe.distort else None,
         seed=recipe.seed,
         provenance={
-            "recipe": recipe.name,
+            **method_facts(recipe),
             **teacher_facts(recipe.teacher),
             **heard_facts(recipe.teacher, recipe.distortion.corpora if recipe.distort else ()),
             "versions": versions(),

@@ -77,6 +77,7 @@ def model_card(
         front_matter(name, origin, recipe or {}, measured, license=license),
         f"# {markdown.escape(name)}",
         markdown.paragraph(markdown.shortened(run.get("description") or "", _LONGEST)),
+        _changes(origin),
         _what(config, n_parameters),
         _usage(config),
         "## Training data",
@@ -89,6 +90,15 @@ def model_card(
         _bullets(origin) or "Not known.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _changes(origin: Mapping[str, Any]) -> str:
+    """How the recipe differs from the one that ships under its name; the description may be of that one."""
+    changes = origin.get("recipe_changes")
+    if not isinstance(changes, list) or not changes:
+        return ""
+    text = f"Not {origin.get('recipe')} as it ships: {'; '.join(map(str, changes))}."
+    return markdown.paragraph(markdown.shortened(text, _LONGEST))
 
 
 def _what(config: HubertConfig, n_parameters: int) -> str:

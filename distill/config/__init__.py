@@ -238,7 +238,7 @@ def differences(old: Recipe, new: Recipe) -> list[str]:
 
 def differing_values(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """What differs in nested mappings, as `key.path: old -> new`."""
-    flat_old, flat_new = _flat(old), _flat(new)
+    flat_old, flat_new = flat(old), flat(new)
     keys = sorted(flat_old.keys() | flat_new.keys())
     return [
         f"{key}: {flat_old.get(key)} -> {flat_new.get(key)}"
@@ -247,14 +247,15 @@ def differing_values(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     ]
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, by `key.path`; tuples as lists."""
+    found: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
+            found |= flat(value, f"{prefix}{key}.")
         else:
-            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
-    return flat
+            found[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return found
 
 
 def _read(recipe: str, seen: tuple[str, ...]) -> Any:

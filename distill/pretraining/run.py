@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 
 from distill.checkpoints import load_teacher, teacher_facts
 from distill.checkpoints.heard import heard_facts
+from distill.config.method import method_facts
 from distill.data.datamodule import SpeechData
 from distill.distortions import Distorter
 from distill.errors import ConfigError
@@ -82,7 +83,7 @@ def make_pretraining(recipe: SpiralRecipe) -> SpiralPretraining:
         distorter=Distorter.from_config(recipe.distortion, split="train") if recipe.distort else None,
         seed=recipe.seed,
         provenance={
-            "recipe": recipe.name,
+            **method_facts(recipe),
             **teacher_facts(recipe.teacher),
             **heard_facts(recipe.teacher, recipe.distortion.corpora if recipe.distort else ()),
             "versions": versions(),

@@ -17,6 +17,7 @@ from torch import Tensor
 from distill.checkpoints import load_teacher, teacher_facts
 from distill.checkpoints.codebooks import clustered_by, clustered_layer, load_codebook
 from distill.checkpoints.heard import heard_facts
+from distill.config.method import method_facts
 from distill.data.datamodule import SpeechData
 from distill.distillation import Distillation
 from distill.distortions import Distorter
@@ -117,7 +118,7 @@ def make_module(recipe: DistillRecipe) -> Distillation:
             seed=recipe.seed,
             optim=recipe.optim,
             provenance={
-                "recipe": recipe.name,
+                **method_facts(recipe),
                 **teacher_facts(recipe.teacher),
                 **heard_facts(recipe.teacher, recipe.distortion.corpora if recipe.cdm != "none" else ()),
                 **random,

@@ -5,7 +5,7 @@ Tables find the paper's row by it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 
 from distill.checkpoints.heard import noises_heard
 from distill.checkpoints.loading import load_any
+from distill.config.method import speech_names
 from distill.errors import CheckpointError
 
 _SECTIONS = ("ema", "heads", "shift", "masking", "contrast")
@@ -63,22 +64,6 @@ def hears_noise(recipe: Mapping[str, Any]) -> bool | None:
         or set(drawn.get("additive") or ()) - {"none"}
         or set(drawn.get("non_additive") or ()) - {"none"}
     )
-
-
-def speech_names(sources: Iterable[Any]) -> list[str]:
-    """Names of speech by its sources, sorted: "librispeech/train-clean-100" of DATA/librispeech/...jsonl.gz.
-
-    What follows a "?" stays.
-    """
-    names = []
-    for source in sources:
-        location, mark, query = str(source).partition("?")
-        path = PurePath(location)
-        stem = path.name
-        for suffix in (".gz", ".jsonl", ".tsv"):
-            stem = stem.removesuffix(suffix)
-        names.append("/".join([path.parent.name, stem] if path.parent.name else [stem]) + mark + query)
-    return sorted(names)
 
 
 def _section(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:

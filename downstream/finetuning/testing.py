@@ -33,10 +33,11 @@ from tqdm import tqdm
 from distill.atomic import read_json, write_json
 from distill.checkpoints.files import is_plain_name
 from distill.checkpoints.heard import noises_heard
+from distill.config.method import speech_names
 from distill.distortions import Distorter
 from distill.downstream.decoding import BeamSearch, greedy, order_of
 from distill.downstream.features import hash_weights
-from distill.downstream.finetuning.facts import hears_noise, pretraining_facts, speech_names
+from distill.downstream.finetuning.facts import hears_noise, pretraining_facts
 from distill.downstream.finetuning.search import (
     Decoder,
     count_errors,

@@ -2,6 +2,8 @@
 
 import pytest
 
+from distill.config import load
+from distill.config.method import method_of
 from distill.downstream.labels import ClassLabels, TokenLabels
 from distill.downstream.table_notes import _OWN_WIDTH
 from tests.downstream.made_results import KS, SESSIONS, said, tables
@@ -63,6 +65,22 @@ def test_seeds_of_different_settings_are_noted_where_they_are_averaged():
         "S4: not the task's own settings: batch_size 4, not 32; every_n_steps 10, not 5000",
         "S4, clean: results of different batch_size, every_n_steps are averaged",
     )
+
+
+def test_models_that_were_not_trained_alike_are_noted():
+    shipped = method_of(load("s4"))
+    assert not any("settings" in note for note in said(tables({"recipe_settings": shipped})[KS]))
+    changed = {"recipe_settings": ["cdm=setup1", *shipped[1:]], "checkpoint_hash": "b" * 32, "seed": 1}
+    notes = said(tables({"recipe_settings": shipped}, changed)[KS])
+    assert "S4: not s4 as it ships: cdm: setup2 -> setup1" in notes
+    averaged = "S4, clean: models of recipes with different settings are averaged: cdm=setup1; cdm=setup2"
+    assert averaged in notes
+    assert averaged not in said(tables({}, changed)[KS])  # an earlier version did not say
+    for row in ({"row": "S2"}, {"recipe": "mine"}):
+        assert not any("as it ships" in note for note in said(tables(changed | row)[KS]))
+    hostile = {"recipe_settings": [f"{number}" * 200 for number in range(100)]}
+    (note,) = [note for note in said(tables(hostile)[KS]) if "as it ships" in note]
+    assert note.endswith("; and 96 more") and len(note) < 1000
 
 
 def test_silence_that_left_speech_as_it_was_is_noted():

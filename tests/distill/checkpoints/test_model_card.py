@@ -2,13 +2,15 @@
 
 import json
 import re
+from dataclasses import asdict
 
 import pytest
 import yaml
 
 from distill.checkpoints import teacher_facts
 from distill.checkpoints.model_card import model_card, read_scores
-from distill.config import to_yaml
+from distill.config import load, to_yaml
+from distill.config.method import method_facts
 from distill.distortions.options import DistortionConfig
 from distill.errors import CheckpointError
 from distill.hubert import HubertConfig
@@ -72,6 +74,15 @@ def test_the_card_leaves_out_what_is_off_or_not_set():
     lines = card_of(yaml.safe_load(to_yaml(DistillRecipe(data=DataConfig(batch_seconds=350))))).splitlines()
     assert "* data.batch_seconds: 350" in "\n".join(lines)
     assert not any("batch_size" in line for line in lines)
+
+
+def test_the_card_says_how_a_recipe_differs_from_the_one_of_its_name():
+    recipe = load("s4", ["cdm=setup1"])
+    card = card_of(asdict(recipe), method_facts(recipe))
+    assert "\n\nNot s4 as it ships: cdm: setup2 -> setup1.\n\n" in card
+    assert "as it ships" not in card_of(asdict(load("s4")), method_facts(load("s4")))
+    for odd in ("x", [], 3, [["\n# a"], None]):
+        assert "\n# a" not in card_of({}, {"recipe": "s4", "recipe_changes": odd})
 
 
 def test_the_card_names_the_terms_that_were_on():

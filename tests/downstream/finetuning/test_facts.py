@@ -5,7 +5,7 @@ import yaml
 
 from distill import load_teacher
 from distill.checkpoints import native
-from distill.downstream.finetuning.facts import described, hears_noise, pretraining_facts, speech_names
+from distill.downstream.finetuning.facts import described, hears_noise, pretraining_facts
 
 SPIRAL = {
     "kind": "spiral",
@@ -37,11 +37,6 @@ def test_facts_of_a_recipe():
 )
 def test_whether_noise_was_heard(changes, heard):
     assert hears_noise(SPIRAL | changes) is heard
-
-
-def test_names_of_speech():
-    sources = ["data/slurp/train.tsv?split=a", "/x/librispeech/dev-other.jsonl.gz", "speech"]
-    assert speech_names(sources) == ["librispeech/dev-other", "slurp/train?split=a", "speech"]
 
 
 def test_facts_of_checkpoints(tmp_path):

@@ -7,7 +7,8 @@ import torch
 import yaml
 
 from distill.config import load, recipe_names, to_yaml
-from distill.downstream.finetuning.facts import described, speech_names
+from distill.config.method import speech_names
+from distill.downstream.finetuning.facts import described
 from distill.downstream.finetuning.paper import TABLES, RunKey, rows_of
 from distill.downstream.finetuning.placing import (
     SIZES,
