@@ -17,8 +17,18 @@ _SIZES = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")  # of to
 
 
 def is_first_process() -> bool:
-    """Whether this process is alone, or the first of several; known before they are connected."""
-    return not any(int(os.environ.get(name, 0)) for name in _RANKS)
+    """Whether this process is alone, or the first of several; known before they are connected.
+
+    What torchrun says counts more than SLURM, which may have started several runs of torchrun, or one whose
+    machines have other numbers.
+    """
+    return _rank() == 0
+
+
+def _rank() -> int:
+    """0 for the first process; of the others, what its launcher says."""
+    said = [int(os.environ[name]) for name in _RANKS if name in os.environ]
+    return said[0] if "RANK" in os.environ else next(filter(None, said), 0)
 
 
 def process_name() -> str:
@@ -40,14 +50,11 @@ def message_prefix() -> str:
     """Which process a message is from, and on which machine; "" if it is the first."""
     if is_first_process():
         return ""
-    rank = next(os.environ[name] for name in _RANKS if int(os.environ.get(name, 0)))
-    return f"process {rank} on {socket.gethostname()}: "
+    return f"process {_rank()} on {socket.gethostname()}: "
 
 
 class OtherWorld(UsageError):
     """More or fewer processes were started than the recipe asks for."""
-
-    joint = True
 
 
 def check_world(size: int) -> None:

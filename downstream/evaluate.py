@@ -397,5 +397,7 @@ def warn_of_crops(train: Sequence[Cut], crop_s: float | None) -> None:
 def own_devices(config: EvaluationConfig) -> list[torch.device]:
     """The devices of this process before the Trainer connects the processes."""
     devices = devices_of(config.recipe())
-    launched = os.environ.get("LOCAL_RANK")  # by torchrun, SLURM or Lightning: one process a device
+    launched = os.environ.get("LOCAL_RANK")  # by torchrun or Lightning: one process a device
+    if launched is None and int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:  # by srun
+        launched = os.environ.get("SLURM_LOCALID")
     return devices if launched is None else [devices[int(launched) % len(devices)]]

@@ -22,6 +22,7 @@ from distill.hubert import HubertEncoder
 from distill.options import AdaptRecipe, TargetsConfig
 from distill.processes import is_first_process
 from distill.training.devices import devices_of
+from distill.training.locking import Watch
 
 logger = logging.getLogger(__name__)
 
@@ -73,12 +74,13 @@ def targets_of(
 def _made(
     data: SpeechData, folder: Path, recipe: AdaptRecipe, encoder: HubertEncoder
 ) -> tuple[Targets, Targets]:
-    """Made by the first process in the run folder, unless they exist; the others wait for them."""
+    """Made by the first process in the run folder, unless they exist; the others wait, and watch it."""
     options = recipe.targets
     of_layer = options.features == "layer"
     devices = devices_of(recipe)
     on_gpu = of_layer and devices[0].type == "cuda"
     jobs = len(devices) if on_gpu else max(1, recipe.data.workers)
+    first = Watch(folder.parent)
 
     def make(cuts: Cuts, name: str, codebook: Tensor | None) -> Targets:
         clustering = Clustering(
@@ -91,7 +93,7 @@ def _made(
             sample_hours=options.sample_hours,
         )
         if not is_first_process():
-            return wait_for_targets(cuts, folder / name, clustering)
+            return wait_for_targets(cuts, folder / name, clustering, first.check)
         return make_targets(
             cuts,
             folder / name,

@@ -15,7 +15,7 @@ import contextlib
 import itertools
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,9 @@ from distill.data.blocks import CPU_ONLY, BlockRunner, block_ranges, noted_setti
 from distill.errors import DataError, differing_keys, first_line, refuse_other_settings
 
 logger = logging.getLogger(__name__)
+
+_PATIENCE_S = 600
+"""For which targets of other audio may lie there before the first process deletes them."""
 
 # Utterances of a block at least, of MFCC and of a layer: an interruption costs minutes, and a small corpus is
 # done before another process would have started.
@@ -115,20 +118,50 @@ def make_targets(
     return Targets.load(folder)
 
 
-def wait_for_targets(cuts: Speech, folder: str | Path, clustering: Clustering) -> Targets:
-    """The targets that another process makes by `make_targets` of the same arguments, once they exist."""
+def wait_for_targets(
+    cuts: Speech, folder: str | Path, clustering: Clustering, check: Callable[[], object] = lambda: None
+) -> Targets:
+    """The targets that another process makes by `make_targets` of the same arguments, once they exist.
+
+    Args:
+        cuts: the speech.
+        folder: of the targets.
+        clustering: what is clustered, and how.
+        check: called every second; raises if the other process is no more.
+
+    Raises:
+        DataError: the targets are of other audio than this process finds, and stay so.
+    """
     folder = Path(folder)
     utterances = list_utterances(cuts)
     wanted = clustering.settings(utterances)
+    other, since = None, 0  # targets of other audio: old ones, which the first process will delete
     for seconds in itertools.count():
-        with contextlib.suppress(OSError, ValueError):  # not made yet, or being replaced
-            found = read_json(folder / "targets.json")
-            if wanted.items() <= found.items() and _is_of(cuts, len(utterances.ids), found.get("audio")):
+        found = _read_if_any(folder / "targets.json")
+        if found is None or not wanted.items() <= found.items():
+            other = None
+        elif found != other:
+            if _is_of(cuts, len(utterances.ids), found.get("audio")):
                 break
+            other, since = found, seconds
+        elif seconds - since > _PATIENCE_S:
+            raise DataError(
+                f"{folder} has targets of other audio than this process finds: is the speech that the "
+                "manifest names on this machine, too, and the same?"
+            )
+        check()
         if seconds == 60:
             logger.warning("waiting for the first process, which makes the targets in %s", folder)
         time.sleep(1.0)
     return Targets.load(folder)
+
+
+def _read_if_any(path: Path) -> dict[str, Any] | None:
+    """A JSON file that another process may be about to make or replace."""
+    try:
+        return read_json(path)
+    except (OSError, ValueError):
+        return None
 
 
 def _is_of(cuts: Speech, count: int, audio: dict[str, Any] | None) -> bool:

@@ -18,7 +18,8 @@ from distill.processes import is_first_process, message_prefix
 
 CONNECTION_LOST = re.compile(
     r"Connection (closed|reset) by (remote )?peer|writev: Broken pipe|Connection was likely closed"
-    r"|failed to recv, got 0 bytes|ncclRemoteError|remote process (has )?exit",
+    r"|failed to recv, got 0 bytes|ncclRemoteError|remote process (has )?exit"
+    r"|waiting for clients|client socket has timed out|wait timeout after",  # it never connected
     re.IGNORECASE,
 )
 

@@ -193,8 +193,9 @@ def _make_index(path: Path, folder: Path, wanted: dict[str, int]) -> None:
         files = {name: (partial / name).stat().st_size for name in ["lines", *["cuts.jsonl"] * packed]}
         about |= wanted | {"files": files, "lines": hash_files([partial / "lines"], digest_size=16)}
         write_json(partial / "about.json", about | {"checksum": _checksum(about)}, indent=None)
-        _remove(folder)
-        partial.rename(folder)
+        if not _is_current(folder, wanted):  # another machine, which the lock may not reach, was faster
+            _remove(folder)
+            partial.rename(folder)
     except OSError as error:
         raise DataError(f"{path}: its index cannot be made in {folder.parent}: {error}") from None
     finally:

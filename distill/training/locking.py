@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 NAME = ".lock"
 BEAT_S, SILENT_S = 15.0, 90.0
 """Seconds between two signs of life; seconds without one after which a process elsewhere counts as dead."""
+BEGIN_S = 1800.0
+"""Seconds after which a process that is waited for should have locked its folder, as torch waits for one."""
 _POLL_S = 0.5
 
 
@@ -190,6 +192,36 @@ class RunLock(Callback):
         except OSError:
             return None
         return _read(self.path)[0].get("token") if there else ""
+
+
+class Watch:
+    """Sees whether the first process still holds a run folder, for those that wait for what it makes.
+
+    Args:
+        folder: of the run.
+    """
+
+    def __init__(self, folder: Path):
+        self.path = folder / NAME
+        self.seen: tuple[dict[str, Any], int] = ({}, 0)
+        self.since = time.monotonic()
+
+    def check(self) -> None:
+        """To be called again and again.
+
+        Raises:
+            UserError: it has shown no life for `SILENT_S` seconds, or not begun for `BEGIN_S`.
+        """
+        found, now = _read(self.path), time.monotonic()
+        if found[1] and found != self.seen:
+            self.seen, self.since = found, now
+        elif self.seen[1] and now - self.since > SILENT_S:
+            raise UserError(f"{self.path.parent}: the first process has ended or is silent: see its message")
+        elif now - self.since > BEGIN_S:
+            raise UserError(
+                f"{self.path.parent}: the first process has not begun there: all machines must see the same "
+                "run folder"
+            )
 
 
 def _this_process() -> dict[str, Any]:

@@ -34,9 +34,7 @@ class Interrupted(UserError):
 
 
 class NotStarted(UserError):
-    """The run was told to stop before it had begun."""
-
-    joint = True
+    """The run was told to stop before it had begun; each process says so, they may not be connected yet."""
 
     def __init__(self, signum: int):
         super().__init__(f"stopped by {signal.Signals(signum).name} before the first step: nothing to save")

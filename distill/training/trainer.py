@@ -18,6 +18,7 @@ from distill.errors import CheckpointError, ConfigError, UserError, first_line
 from distill.options import DistillRecipe, Recipe, SpiralRecipe
 from distill.options.shared import TRAINER_KEYS
 from distill.processes import check_world
+from distill.training.agreement import Agreement
 from distill.training.devices import layout_of
 from distill.training.faults import BadData, SkipNonFinite
 from distill.training.keeping import StepKeeper
@@ -66,6 +67,7 @@ def make_trainer(recipe: Recipe, folder: RunFolder, *, monitor: str = "val/loss"
             log_every_n_steps=recipe.logging.every_n_steps,
             logger=make_loggers(recipe, folder),
             callbacks=[
+                Agreement(recipe),
                 SoundCheckpoint(folder.checkpoints, monitor, recipe.dev_score_of()),
                 RecipeSettings(),
                 StepProgress(recipe.name),

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from distill.errors import UsageError
-from distill.processes import check_world
+from distill.processes import check_world, is_first_process, message_prefix
 from distill.training.run_folder import RunFolder
 from distill.training.saving import read_checkpoint
 from distill.training.stopping import Interrupted
@@ -69,6 +69,39 @@ def test_a_process_that_is_killed_takes_the_run_down(mini_data, tmp_path):
     assert last["SpeechData"]["batches"] == last["global_step"]
 
 
+def test_processes_that_would_train_different_things_train_nothing(mini_data, tmp_path):
+    words = overrides(mini_data, "trainer.devices=2", "trainer.strategy=ddp", steps=8)
+    (code, said), (other, nothing) = run_two("other", "train", "s4", *words, f"--out={tmp_path}/run")
+    assert (code, other, nothing) == (2, 2, []) and len(said) == 1
+    what = (
+        "process 1 would train something else than the first one (recipe.cdm: setup2 -> setup1): all machines"
+    )
+    assert said[0].startswith(f"distill: {what}")
+    assert not (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
+
+
+@pytest.mark.parametrize(
+    ("variables", "first"),
+    [
+        ({}, True),
+        ({"LOCAL_RANK": "1"}, False),
+        ({"RANK": "0", "LOCAL_RANK": "0"}, True),
+        ({"RANK": "8", "LOCAL_RANK": "0"}, False),  # of the second machine
+        ({"SLURM_PROCID": "0", "LOCAL_RANK": "0"}, True),
+        ({"SLURM_PROCID": "0", "LOCAL_RANK": "3"}, False),  # started by Lightning in a shell of SLURM
+        ({"SLURM_PROCID": "5"}, False),
+        ({"RANK": "0", "LOCAL_RANK": "0", "SLURM_PROCID": "1"}, True),  # srun started several torchruns
+        ({"RANK": "1", "LOCAL_RANK": "1", "SLURM_PROCID": "0"}, False),
+    ],
+)
+def test_who_is_the_first(monkeypatch, variables, first):
+    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert is_first_process() is first and (message_prefix() == "") is first
+
+
 def test_who_prints_what(monkeypatch, distill, tmp_path):
     code, _, alone = distill("train", "nosuch")
     monkeypatch.setenv("LOCAL_RANK", "1")
@@ -92,6 +125,9 @@ def test_who_prints_what(monkeypatch, distill, tmp_path):
         "[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.1.1]:41817",
         "NCCL error in: ProcessGroupNCCL.cpp:3690, remote process exited or there was a network error",
         "recvValue failed on SocketImpl(fd=3): Connection was likely closed. Did the remote",
+        "Timed out after 1801 seconds waiting for clients. 1/2 clients joined.",
+        "The client socket has timed out after 1800000ms while trying to connect to (gpu01, 29500).",
+        "wait timeout after 1800000ms, keys: /default_pg/0//cpu//0/1",
     ],
 )
 def test_that_another_process_ended_is_one_line(monkeypatch, distill, message):
@@ -140,7 +176,7 @@ LAUNCHERS = {
 def test_processes_that_the_recipe_does_not_know_of(
     mini_data, tmp_path, distill, monkeypatch, launcher, name
 ):
-    """Each would be a whole run, both in one folder. The first says so, all end."""
+    """Each would be a whole run, both in one folder. All say so: one that ends may take the first with it."""
     words = overrides(mini_data, name=name)
     said = []
     for rank in "01":
@@ -150,10 +186,9 @@ def test_processes_that_the_recipe_does_not_know_of(
         code, _, err = distill(verb, name, *words, "--out", tmp_path / "run")
         said.append(err)
         assert code == 2 and not list(tmp_path.glob("run/*"))
-    assert said[0].startswith(
-        "distill: 2 processes were started, but trainer.devices x trainer.num_nodes is 1: "
-    )
-    assert said[0].count("\n") == 1 and not said[1]
+    what = "2 processes were started, but trainer.devices x trainer.num_nodes is 1: "
+    assert said[0].startswith(f"distill: {what}") and said[0].count("\n") == 1
+    assert said[1].startswith(f"distill: process 1 on {socket.gethostname()}: {what}")
 
 
 def test_one_task_of_slurm_is_a_shell(monkeypatch):

@@ -16,7 +16,7 @@ from distill.adaptation.target_making import wait_for_targets
 from distill.adaptation.targets import Targets
 from distill.data.audio import read_audio
 from distill.data.sources import open_cuts
-from distill.errors import DataError
+from distill.errors import DataError, UserError
 from distill.hubert import HubertConfig, HubertEncoder
 from tests.distill.adaptation.conftest import N_FILES
 from tests.distill.adaptation.small_targets import clustering, make, same
@@ -185,6 +185,46 @@ def test_others_wait_for_the_targets_that_they_want(cuts, tmp_path, monkeypatch)
     found = wait_for_targets(cuts, tmp_path, clustering())
     assert len(slept) == 2 and same(found, make(cuts, tmp_path / "again"))
     assert same(wait_for_targets(cuts, tmp_path, clustering()), found) and len(slept) == 2
+
+
+def test_who_waits_in_vain_says_so(cuts, folder, tmp_path, monkeypatch):
+    """The first process has ended, or this machine has other audio: nothing hangs."""
+    monkeypatch.setattr(target_making.time, "sleep", lambda _: None)
+
+    def ended():
+        raise UserError("the first process has ended")
+
+    with pytest.raises(UserError, match="the first process has ended"):
+        wait_for_targets(cuts, tmp_path / "nothing", clustering(), ended)
+    made = make(cuts, tmp_path / "targets")
+    shutil.copytree(folder, tmp_path / "copy")
+    wave, rate = soundfile.read(tmp_path / "copy" / "u4.wav")
+    soundfile.write(tmp_path / "copy" / "u4.wav", wave[::-1], rate)
+    with pytest.raises(DataError, match="targets of other audio than this process finds"):
+        wait_for_targets(open_cuts(str(tmp_path / "copy")), tmp_path / "targets", clustering())
+    assert same(wait_for_targets(cuts, tmp_path / "targets", clustering(), ended), made)
+
+
+def test_old_targets_that_the_first_process_deletes_are_no_reason_to_give_up(
+    cuts, folder, tmp_path, monkeypatch
+):
+    """However long it then takes."""
+    shutil.copytree(folder, tmp_path / "copy")
+    wave, rate = soundfile.read(tmp_path / "copy" / "u4.wav")
+    soundfile.write(tmp_path / "copy" / "u4.wav", wave[::-1], rate)
+    make(open_cuts(str(tmp_path / "copy")), tmp_path / "targets")
+    slept = []
+
+    def sleep(seconds):
+        slept.append(seconds)
+        if len(slept) == 5:
+            (tmp_path / "targets" / "targets.json").unlink()
+        if len(slept) == 2 * target_making._PATIENCE_S:
+            make(cuts, tmp_path / "targets", start_afresh=True)
+
+    monkeypatch.setattr(target_making.time, "sleep", sleep)
+    wait_for_targets(cuts, tmp_path / "targets", clustering())
+    assert len(slept) == 2 * target_making._PATIENCE_S
 
 
 def test_bad_corpora_and_arguments_are_named(cuts, tmp_path):

@@ -13,7 +13,7 @@ import pytest
 from distill.errors import UserError
 from distill.run import run
 from distill.training import locking
-from distill.training.locking import NAME, RunLock
+from distill.training.locking import NAME, RunLock, Watch
 from distill.training.run_folder import RunFolder
 from tests.distill.training.runs import tiny
 
@@ -67,6 +67,39 @@ def test_followers_leave_it_to_the_first(tmp_path, monkeypatch):
         with RunLock(tmp_path):
             pass
         assert (tmp_path / NAME).exists()
+
+
+def test_those_who_wait_see_whether_the_first_is_there(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(locking.time, "monotonic", lambda: now[0])
+    watch = Watch(tmp_path)
+    now[0] = locking.BEGIN_S - 1  # it may take its time to begin
+    watch.check()
+    write_lock(tmp_path)
+    for touched in range(3):
+        watch.check()
+        now[0] += locking.SILENT_S * 0.9
+        os.utime(tmp_path / NAME, (touched, touched))
+    watch.check()
+    now[0] += locking.SILENT_S * 1.1
+    with pytest.raises(UserError, match="the first process has ended or is silent"):
+        watch.check()
+    os.utime(tmp_path / NAME)
+    watch.check()
+    (tmp_path / NAME).unlink()
+    watch.check()  # it may have replaced it
+    now[0] += locking.SILENT_S * 1.1
+    with pytest.raises(UserError, match="the first process has ended or is silent"):
+        watch.check()
+
+
+def test_a_process_that_never_begins_is_not_waited_for_for_ever(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(locking.time, "monotonic", lambda: now[0])
+    watch = Watch(tmp_path / "nowhere")
+    now[0] = locking.BEGIN_S + 1
+    with pytest.raises(UserError, match="has not begun there: all machines must see the same run folder"):
+        watch.check()
 
 
 def test_a_killed_process_leaves_no_lock_behind(tmp_path, caplog):
