@@ -7,15 +7,13 @@ from pathlib import Path
 
 import torch
 
-from distill.checkpoints import load_teacher, native, teacher_facts
-from distill.checkpoints.heard import heard_facts
-from distill.config.method import method_facts
+from distill.checkpoints import load_teacher, native
 from distill.errors import ConfigError, UsageError
 from distill.options import AdaptRecipe, DistillRecipe, FinetuneRecipe, Recipe, SpiralRecipe
 from distill.processes import is_first_process
 from distill.training.locking import RunLock
-from distill.training.releasing import check_made
-from distill.training.run_folder import RunFolder, versions
+from distill.training.releasing import check_made, provenance_of
+from distill.training.run_folder import RunFolder
 from distill.training.train import make_module, streams_of, train
 
 
@@ -49,13 +47,7 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False, other_speech: bool =
     with RunLock(out):
         folder.check(resume=False)
         folder.start(recipe)
-        provenance = {
-            **method_facts(recipe),
-            **teacher_facts(recipe.teacher),
-            **heard_facts(recipe.teacher, ()),
-            "versions": versions(),
-        }
-        return native.write(teacher, out, provenance)
+        return native.write(teacher, out, provenance_of(recipe, ()))
 
 
 def replay(recipe: Recipe, path: Path) -> str:

@@ -18,10 +18,8 @@ from distill.adaptation.masked_prediction import MaskedPrediction
 from distill.adaptation.recipe_targets import targets_of
 from distill.adaptation.targets import Targets
 from distill.batch import Batch
-from distill.checkpoints import load_hubert, teacher_facts
+from distill.checkpoints import load_hubert
 from distill.checkpoints.files import write_safetensors
-from distill.checkpoints.heard import heard_facts
-from distill.config.method import method_facts
 from distill.data.audio import read_audio, samples_at_16k
 from distill.data.datamodule import SpeechData
 from distill.data.manifest import Cuts
@@ -29,9 +27,9 @@ from distill.distortions import Distorter
 from distill.hubert import HubertConfig, HubertEncoder
 from distill.options import AdaptRecipe
 from distill.training.locking import RunLock
-from distill.training.releasing import release
+from distill.training.releasing import provenance_of, release
 from distill.training.resuming import keep_recipe
-from distill.training.run_folder import RunFolder, versions
+from distill.training.run_folder import RunFolder
 from distill.training.saving import read_checkpoint
 from distill.training.trainer import finish, fit, make_trainer, say_start
 from distill.waveforms import pad
@@ -91,13 +89,8 @@ def _adapt(
         masking=recipe.masking,
         distorter=Distorter.from_config(recipe.distortion, split="train") if recipe.distort else None,
         seed=recipe.seed,
-        provenance={
-            **method_facts(recipe),
-            **teacher_facts(recipe.teacher),
-            **heard_facts(recipe.teacher, recipe.distortion.corpora if recipe.distort else ()),
-            "versions": versions(),
-            "dev_majority_share": round(majority, 4),
-        },
+        provenance=provenance_of(recipe, recipe.distortion.corpora if recipe.distort else ())
+        | {"dev_majority_share": round(majority, 4)},
     )
     size = sum(p.numel() for p in encoder.parameters()) / 1e6
     say_start(trainer, recipe, f"HuBERT of {size:.1f} M parameters from {recipe.teacher}", folder.path)

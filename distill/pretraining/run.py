@@ -6,9 +6,7 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 
-from distill.checkpoints import load_teacher, teacher_facts
-from distill.checkpoints.heard import heard_facts
-from distill.config.method import method_facts
+from distill.checkpoints import load_teacher
 from distill.data.datamodule import SpeechData
 from distill.distortions import Distorter
 from distill.errors import ConfigError
@@ -16,9 +14,9 @@ from distill.options import SpiralRecipe
 from distill.pretraining.spiral import SpiralPretraining
 from distill.spiral.encoder import SpiralEncoder
 from distill.training.locking import RunLock
-from distill.training.releasing import release
+from distill.training.releasing import provenance_of, release
 from distill.training.resuming import keep_recipe
-from distill.training.run_folder import RunFolder, versions
+from distill.training.run_folder import RunFolder
 from distill.training.trainer import finish, fit, make_trainer, say_start
 
 
@@ -82,10 +80,5 @@ def make_pretraining(recipe: SpiralRecipe) -> SpiralPretraining:
         average=recipe.ema,
         distorter=Distorter.from_config(recipe.distortion, split="train") if recipe.distort else None,
         seed=recipe.seed,
-        provenance={
-            **method_facts(recipe),
-            **teacher_facts(recipe.teacher),
-            **heard_facts(recipe.teacher, recipe.distortion.corpora if recipe.distort else ()),
-            "versions": versions(),
-        },
+        provenance=provenance_of(recipe, recipe.distortion.corpora if recipe.distort else ()),
     )

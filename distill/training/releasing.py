@@ -3,20 +3,39 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
 import pytorch_lightning as pl
 
-from distill.checkpoints import native
+from distill.checkpoints import native, teacher_facts
 from distill.checkpoints.files import read_safetensors
+from distill.checkpoints.heard import heard_facts
+from distill.config.method import method_facts
 from distill.encoder import Encoder
 from distill.errors import CheckpointError
+from distill.options import Recipe
 from distill.student import Student
-from distill.training.run_folder import RunFolder
+from distill.training.run_folder import RunFolder, versions
 from distill.training.saving import read_checkpoint
 
 logger = logging.getLogger(__name__)
+
+
+def provenance_of(recipe: Recipe, corpora: Iterable[str]) -> dict[str, Any]:
+    """What a released model says about how it was made: recipe, teacher, noise, versions.
+
+    Args:
+        recipe: of the run.
+        corpora: of noise that it draws from.
+    """
+    return {
+        **method_facts(recipe),
+        **teacher_facts(recipe.teacher),
+        **heard_facts(recipe.teacher, corpora),
+        "versions": versions(),
+    }
 
 
 def check_made(path: Path) -> None:

@@ -14,10 +14,8 @@ from typing import TYPE_CHECKING
 import pytorch_lightning as pl
 from torch import Tensor
 
-from distill.checkpoints import load_teacher, teacher_facts
+from distill.checkpoints import load_teacher
 from distill.checkpoints.codebooks import clustered_by, clustered_layer, load_codebook
-from distill.checkpoints.heard import heard_facts
-from distill.config.method import method_facts
 from distill.data.datamodule import SpeechData
 from distill.distillation import Distillation
 from distill.distortions import Distorter
@@ -26,9 +24,9 @@ from distill.options import CDM, DistillRecipe, UnitsConfig
 from distill.processes import is_first_process
 from distill.student import PARTS, Student
 from distill.training.locking import RunLock
-from distill.training.releasing import release
+from distill.training.releasing import provenance_of, release
 from distill.training.resuming import keep_recipe
-from distill.training.run_folder import RunFolder, versions
+from distill.training.run_folder import RunFolder
 from distill.training.trainer import finish, fit, make_trainer, say_start
 
 if TYPE_CHECKING:
@@ -117,13 +115,8 @@ def make_module(recipe: DistillRecipe) -> Distillation:
             codebook=codebook,
             seed=recipe.seed,
             optim=recipe.optim,
-            provenance={
-                **method_facts(recipe),
-                **teacher_facts(recipe.teacher),
-                **heard_facts(recipe.teacher, recipe.distortion.corpora if recipe.cdm != "none" else ()),
-                **random,
-                "versions": versions(),
-            },
+            provenance=provenance_of(recipe, recipe.distortion.corpora if recipe.cdm != "none" else ())
+            | random,
         )
     except ValueError as error:
         raise ConfigError(f"recipe {recipe.name}: {error}") from None

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 
-from distill.checkpoints.heard import heard_facts
-from distill.checkpoints.loading import load_any, teacher_facts
+from distill.checkpoints.loading import load_any
 from distill.distortions import Distorter
 from distill.downstream.finetuning.classifier import Classifier
 from distill.downstream.finetuning.data import TranscribedSpeech
@@ -24,8 +23,9 @@ from distill.options import FinetuneRecipe
 from distill.processes import is_first_process
 from distill.student import Student
 from distill.training.locking import RunLock
+from distill.training.releasing import provenance_of
 from distill.training.resuming import keep_recipe
-from distill.training.run_folder import RunFolder, versions
+from distill.training.run_folder import RunFolder
 from distill.training.saving import read_checkpoint
 from distill.training.trainer import describe_device, finish, fit, make_trainer
 
@@ -141,11 +141,8 @@ def make_module(
         targets=data.targets_of,
         references=data.texts["dev"],
         distorter=Distorter.from_config(recipe.distortion, split="train") if recipe.distort else None,
-        provenance={
-            "recipe": recipe.name,
-            **teacher_facts(recipe.teacher),
-            **heard_facts(recipe.teacher, recipe.distortion.corpora if recipe.distort else ()),
-            "versions": versions(),
+        provenance=provenance_of(recipe, recipe.distortion.corpora if recipe.distort else ())
+        | {
             "method": "fine-tuning with CTC",
             "frozen": recipe.frozen,
             "distorted": recipe.distort,
