@@ -21,6 +21,8 @@ Scores = Mapping[str, Mapping[str, float]]
 
 _SECTIONS = ("distortion", "student", "encoder", "optim", "dat", "targets", "masking")
 """Parts of a recipe that say how the model was trained; the others are about machines and logs."""
+_ABOVE = ("recipe_settings", "recipe_changes")
+"""Of the provenance: the card has said so before."""
 _LONGEST = 2000
 """Letters of a text from a checkpoint or recipe; a description may be a paragraph."""
 _HIGHEST = 1e6
@@ -87,7 +89,7 @@ def model_card(
         "## Scores",
         _scores(scores if isinstance(scores, Mapping) else _by_condition(measured)),
         "## Provenance",
-        _bullets(origin) or "Not known.",
+        _bullets({key: value for key, value in origin.items() if key not in _ABOVE}) or "Not known.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 

@@ -29,7 +29,9 @@ def method_of(recipe: Recipe) -> list[str]:
     """
     own, defaults = flat(asdict(recipe)), _defaults(type(recipe))
     found = {key: own[key] for key in own if _is_method(key) and own[key] != defaults.get(key)}
-    found |= {"data.train": speech_names(recipe.data.train)} if recipe.data.train else {}
+    root = f"{recipe.data.root.rstrip('/')}/"
+    speech = speech_names(source.removeprefix(root) for source in recipe.data.train)
+    found |= {"data.train": speech} if speech else {}
     return [f"{key}={_written(value)}" for key, value in found.items()]
 
 

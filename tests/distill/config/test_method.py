@@ -43,6 +43,12 @@ def test_what_changes_the_model_is(word, said):
     assert changes_of("s4", method_of(load("s4", [word]))) == [said]
 
 
+@pytest.mark.parametrize("name", ["s4", "mini", "real_mini"])
+@pytest.mark.parametrize("root", ["/elsewhere", "/elsewhere/", "../x/y"])
+def test_the_name_of_the_data_folder_is_no_method(name, root):
+    assert method_of(load(name, [f"data.root={root}"])) == method_of(load(name))
+
+
 def test_less_speech_is_another_method():
     recipe = load("s4", ['data.train=["${data.root}/librispeech/train-clean-100.jsonl.gz"]'])
     (said,) = changes_of("s4", method_of(recipe))
