@@ -21,8 +21,6 @@ Scores = Mapping[str, Mapping[str, float]]
 
 _SECTIONS = ("distortion", "student", "encoder", "optim", "dat", "targets", "masking")
 """Parts of a recipe that say how the model was trained; the others are about machines and logs."""
-_ABOVE = ("recipe_settings", "recipe_changes")
-"""Of the provenance: the card has said so before."""
 _LONGEST = 2000
 """Letters of a text from a checkpoint or recipe; a description may be a paragraph."""
 _HIGHEST = 1e6
@@ -89,7 +87,7 @@ def model_card(
         "## Scores",
         _scores(scores if isinstance(scores, Mapping) else _by_condition(measured)),
         "## Provenance",
-        _bullets({key: value for key, value in origin.items() if key not in _ABOVE}) or "Not known.",
+        _bullets(_not_said_yet(origin, run)) or "Not known.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -101,6 +99,12 @@ def _changes(origin: Mapping[str, Any]) -> str:
         return ""
     text = f"Not {origin.get('recipe')} as it ships: {'; '.join(map(str, changes))}."
     return markdown.paragraph(markdown.shortened(text, _LONGEST))
+
+
+def _not_said_yet(origin: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
+    """The provenance without what stands above it."""
+    above = ("recipe_changes", "recipe_settings") if run else ("recipe_changes",)
+    return {key: value for key, value in origin.items() if key not in above}
 
 
 def _what(config: HubertConfig, n_parameters: int) -> str:

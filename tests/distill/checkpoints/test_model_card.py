@@ -80,6 +80,7 @@ def test_the_card_says_how_a_recipe_differs_from_the_one_of_its_name():
     recipe = load("s4", ["cdm=setup1"])
     card = card_of(asdict(recipe), method_facts(recipe))
     assert "\n\nNot s4 as it ships: cdm: setup2 -> setup1.\n\n" in card
+    assert "recipe_settings: " in card_of({}, method_facts(recipe))  # of a file whose recipe is not beside it
     assert "recipe_" not in card and card.count("setup2 -> setup1") == 1
     assert "as it ships" not in card_of(asdict(load("s4")), method_facts(load("s4")))
     for odd in ("x", [], 3, [["\n# a"], None]):
