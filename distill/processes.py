@@ -20,15 +20,16 @@ def is_first_process() -> bool:
     """Whether this process is alone, or the first of several; known before they are connected.
 
     What torchrun says counts more than SLURM, which may have started several runs of torchrun, or one whose
-    machines have other numbers.
+    machines have other numbers. `RANK` that somebody else has set says nothing of Lightning's children.
     """
     return _rank() == 0
 
 
 def _rank() -> int:
-    """0 for the first process; of the others, what its launcher says."""
+    """0 for the first process; of the others, what their launcher says."""
     said = [int(os.environ[name]) for name in _RANKS if name in os.environ]
-    return said[0] if "RANK" in os.environ else next(filter(None, said), 0)
+    torchrun = {"TORCHELASTIC_RUN_ID", "RANK"} <= os.environ.keys()
+    return int(os.environ["RANK"]) if torchrun else next(filter(None, said), 0)
 
 
 def process_name() -> str:

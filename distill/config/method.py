@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import PurePath
@@ -11,12 +12,16 @@ from typing import Any
 
 from distill.config import flat, load, recipe_names
 from distill.options import Recipe
+from distill.options.shared import last_part
 
-_NO_METHOD = ("name", "description", "teacher", "data", "validation", "logging", "trainer", "seed", "tests")
-"""Keys and sections; of `data`, `_OF_DATA` is kept."""
+_NO_METHOD = ("name", "description", "teacher", "seed", "data", "validation", "logging", "trainer")
+_AFTERWARDS = ("tests", "decoding")
+"""Keys and sections that make no other model; of `data`, `_OF_DATA` is kept."""
 _OF_DATA = ("data.batch_size", "data.batch_seconds", "data.max_samples", "data.min_samples")
 _MACHINE = ("student.activation_checkpointing", "distortion.where", "optim.max_nonfinite")
 """What changes memory and speed, or when a run gives up."""
+_SHORT = 60
+"""Letters of two lists that are shown as they are."""
 _FILES = ("objective.units.codebook", "targets.codebook", "targets.folder")
 
 
@@ -29,10 +34,21 @@ def method_of(recipe: Recipe) -> list[str]:
     """
     own, defaults = flat(asdict(recipe)), _defaults(type(recipe))
     found = {key: own[key] for key in own if _is_method(key) and own[key] != defaults.get(key)}
-    root = f"{recipe.data.root.rstrip('/')}/"
-    speech = speech_names(source.removeprefix(root) for source in recipe.data.train)
+    speech = _speech(recipe)
     found |= {"data.train": speech} if speech else {}
     return [f"{key}={_written(value)}" for key, value in found.items()]
+
+
+def _speech(recipe: Recipe) -> list[str]:
+    """The training speech, without the folders in which it lies on this machine."""
+    root = f"{recipe.data.root.rstrip('/')}/"
+    names = []
+    for source in recipe.data.train:
+        location, mark, query = source.partition("?")
+        inside = location.startswith(root)
+        location = location.removeprefix(root) if inside else last_part(location)
+        names.append(location + mark + re.sub(r"[^=&]*/", "", query))
+    return speech_names(names)
 
 
 @functools.cache
@@ -45,7 +61,9 @@ def _written(value: Any) -> str:
 
 
 def _is_method(key: str) -> bool:
-    return key in _OF_DATA or (key.partition(".")[0] not in _NO_METHOD and key not in (*_MACHINE, *_FILES))
+    return key in _OF_DATA or (
+        key.partition(".")[0] not in (*_NO_METHOD, *_AFTERWARDS) and key not in (*_MACHINE, *_FILES)
+    )
 
 
 def method_facts(recipe: Recipe) -> dict[str, Any]:
@@ -77,7 +95,23 @@ def changes_of(name: str, method: Iterable[str]) -> list[str]:
         (key, *(words.get(key, defaults.get(key, "not set")) for words in (before, own)))
         for key in sorted(before.keys() | own.keys())
     ]
-    return [f"{key}: {old} -> {new}" for key, old, new in values if old != new]
+    return [f"{key}: {_change(old, new)}" for key, old, new in values if old != new]
+
+
+def _change(old: str, new: str) -> str:
+    """Of long lists, what was left out and added."""
+    try:
+        before, after = json.loads(old), json.loads(new)
+    except (ValueError, RecursionError):
+        before = after = None
+    if len(old) + len(new) <= _SHORT or not isinstance(before, list) or not isinstance(after, list):
+        return f"{old} -> {new}"
+    changes = {
+        "without": [x for x in before if x not in after],
+        "with": [x for x in after if x not in before],
+    }
+    said = [f"{word} {', '.join(map(str, which))}" for word, which in changes.items() if which]
+    return "; ".join(said) or "in another order"
 
 
 @functools.cache

@@ -204,7 +204,7 @@ class Watch:
     def __init__(self, folder: Path):
         self.path = folder / NAME
         self.seen: tuple[dict[str, Any], int] = ({}, 0)
-        self.since = time.monotonic()
+        self.changes, self.since = 0, time.monotonic()
 
     def check(self) -> None:
         """To be called again and again.
@@ -213,9 +213,11 @@ class Watch:
             UserError: it has shown no life for `SILENT_S` seconds, or not begun for `BEGIN_S`.
         """
         found, now = _read(self.path), time.monotonic()
+        # What is seen first may be the lock of a dead process, which the first one watches for as long.
+        patience = SILENT_S if self.changes > 1 else 3 * SILENT_S
         if found[1] and found != self.seen:
-            self.seen, self.since = found, now
-        elif self.seen[1] and now - self.since > SILENT_S:
+            self.seen, self.since, self.changes = found, now, self.changes + 1
+        elif self.changes and now - self.since > patience:
             raise UserError(f"{self.path.parent}: the first process has ended or is silent: see its message")
         elif now - self.since > BEGIN_S:
             raise UserError(

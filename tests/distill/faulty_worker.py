@@ -18,7 +18,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     fault, *words = sys.argv[1:]
     if fault == "other" and os.environ["LOCAL_RANK"] == "1":
-        words.append("cdm=setup1")
+        words.append("dat.enabled=true")
     read = SpeechDataset.__getitem__
 
     def broken(self, item):

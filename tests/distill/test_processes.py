@@ -73,11 +73,12 @@ def test_processes_that_would_train_different_things_train_nothing(mini_data, tm
     words = overrides(mini_data, "trainer.devices=2", "trainer.strategy=ddp", steps=8)
     (code, said), (other, nothing) = run_two("other", "train", "s4", *words, f"--out={tmp_path}/run")
     assert (code, other, nothing) == (2, 2, []) and len(said) == 1
-    what = (
-        "process 1 would train something else than the first one (recipe.cdm: setup2 -> setup1): all machines"
-    )
+    what = "process 1 would train something else than the first one (dat.enabled: False -> True): "
     assert said[0].startswith(f"distill: {what}")
     assert not (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
+
+
+TORCHRUN = {"TORCHELASTIC_RUN_ID": "none"}
 
 
 @pytest.mark.parametrize(
@@ -90,12 +91,13 @@ def test_processes_that_would_train_different_things_train_nothing(mini_data, tm
         ({"SLURM_PROCID": "0", "LOCAL_RANK": "0"}, True),
         ({"SLURM_PROCID": "0", "LOCAL_RANK": "3"}, False),  # started by Lightning in a shell of SLURM
         ({"SLURM_PROCID": "5"}, False),
-        ({"RANK": "0", "LOCAL_RANK": "0", "SLURM_PROCID": "1"}, True),  # srun started several torchruns
-        ({"RANK": "1", "LOCAL_RANK": "1", "SLURM_PROCID": "0"}, False),
+        ({"RANK": "0", "LOCAL_RANK": "1"}, False),  # by Lightning, where somebody has set RANK
+        (TORCHRUN | {"RANK": "0", "LOCAL_RANK": "0", "SLURM_PROCID": "1"}, True),  # srun started several
+        (TORCHRUN | {"RANK": "1", "LOCAL_RANK": "1", "SLURM_PROCID": "0"}, False),
     ],
 )
 def test_who_is_the_first(monkeypatch, variables, first):
-    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):
+    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", *TORCHRUN):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)

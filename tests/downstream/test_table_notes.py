@@ -78,6 +78,9 @@ def test_models_that_were_not_trained_alike_are_noted():
     assert averaged not in said(tables({}, changed)[KS])  # an earlier version did not say
     for row in ({"row": "S2"}, {"recipe": "mine"}):
         assert not any("as it ships" in note for note in said(tables(changed | row)[KS]))
+    less = load("s4", ['data.train=["${data.root}/librispeech/train-clean-100.jsonl.gz"]'])
+    (note,) = [note for note in said(tables({"recipe_settings": method_of(less)})[KS]) if "ships" in note]
+    assert note.endswith("data.train: without librispeech/train-clean-360, librispeech/train-other-500")
     hostile = {"recipe_settings": [f"{number}" * 200 for number in range(100)]}
     (note,) = [note for note in said(tables(hostile)[KS]) if "as it ships" in note]
     assert note.endswith("; and 96 more") and len(note) < 1000

@@ -8,6 +8,7 @@ import socket
 import numpy as np
 import pytest
 
+from distill.data import manifest_index
 from distill.data.manifest import ManifestCuts
 from distill.data.manifest_index import LINE, _checksum
 from distill.data.unusable import why_unusable
@@ -25,6 +26,24 @@ def test_an_index_is_made_once_and_when_the_manifest_changes(manifest):
     manifest.write_text("\n".join(lines[5:]) + "\n")
     assert len(ManifestCuts(manifest)) == 18
     assert [item.name for item in about.parents[1].iterdir() if item.is_dir()] == [manifest.name]
+
+
+def test_an_index_that_another_machine_has_finished_in_the_meantime_stays(manifest, tmp_path, monkeypatch):
+    """The lock does not reach it on every file system, and its processes have the files open."""
+    ManifestCuts(manifest)
+    folder = manifest.parent / ".index" / manifest.name
+    write = manifest_index._write_lines
+
+    def meanwhile(*arguments):
+        shutil.copytree(tmp_path / "theirs", folder)
+        return write(*arguments)
+
+    shutil.move(folder, tmp_path / "theirs")
+    monkeypatch.setattr(manifest_index, "_write_lines", meanwhile)
+    made = (tmp_path / "theirs" / "about.json").stat().st_mtime_ns
+    assert len(ManifestCuts(manifest)) == 23
+    assert (folder / "about.json").stat().st_mtime_ns == made
+    assert [item.name for item in folder.parent.iterdir() if item.is_dir()] == [manifest.name]
 
 
 def test_a_folder_that_cannot_be_written(manifest, tmp_path, monkeypatch):

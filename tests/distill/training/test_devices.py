@@ -51,8 +51,13 @@ def test_without_a_gpu():
 def test_an_evaluation_extracts_on_its_own_devices(gpus, monkeypatch):
     config = EvaluationConfig(task="ks", trainer={"devices": [3, 6]})
     assert names(own_devices(config)) == ["cuda:3", "cuda:6"]
-    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("SLURM_LOCALID", "1")  # of a shell, from which Lightning starts the processes
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
+    assert names(own_devices(config)) == ["cuda:3", "cuda:6"]
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
     assert names(own_devices(config)) == ["cuda:6"]
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert names(own_devices(config)) == ["cuda:3"]
 
 
 class Asked(Exception):

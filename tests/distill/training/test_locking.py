@@ -76,10 +76,12 @@ def test_those_who_wait_see_whether_the_first_is_there(tmp_path, monkeypatch):
     now[0] = locking.BEGIN_S - 1  # it may take its time to begin
     watch.check()
     write_lock(tmp_path)
+    watch.check()
+    now[0] += 2.5 * locking.SILENT_S  # of a dead process, that the first is about to take over
     for touched in range(3):
         watch.check()
         now[0] += locking.SILENT_S * 0.9
-        os.utime(tmp_path / NAME, (touched, touched))
+        os.utime(tmp_path / NAME, (touched, touched + 1))
     watch.check()
     now[0] += locking.SILENT_S * 1.1
     with pytest.raises(UserError, match="the first process has ended or is silent"):
@@ -89,6 +91,17 @@ def test_those_who_wait_see_whether_the_first_is_there(tmp_path, monkeypatch):
     (tmp_path / NAME).unlink()
     watch.check()  # it may have replaced it
     now[0] += locking.SILENT_S * 1.1
+    with pytest.raises(UserError, match="the first process has ended or is silent"):
+        watch.check()
+
+
+def test_a_lock_that_nobody_takes_over_is_not_waited_for_for_ever(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(locking.time, "monotonic", lambda: now[0])
+    watch = Watch(tmp_path)
+    write_lock(tmp_path)
+    watch.check()
+    now[0] += 3.1 * locking.SILENT_S
     with pytest.raises(UserError, match="the first process has ended or is silent"):
         watch.check()
 
