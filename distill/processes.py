@@ -32,6 +32,14 @@ def _rank() -> int:
     return int(os.environ["RANK"]) if torchrun else next(filter(None, said), 0)
 
 
+def local_rank() -> int | None:
+    """Number of this process on its machine, if a launcher has started it as one of several."""
+    said = os.environ.get("LOCAL_RANK")  # of torchrun and Lightning
+    if said is None and int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:  # of srun, and not of a shell
+        said = os.environ.get("SLURM_LOCALID")
+    return None if said is None else int(said)
+
+
 def process_name() -> str:
     """What distinguishes this process from those that train with it; "" for the first or only one.
 

@@ -47,7 +47,7 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False, other_speech: bool =
     with RunLock(out):
         folder.check(resume=False)
         folder.start(recipe)
-        return native.write(teacher, out, provenance_of(recipe, ()))
+        return native.write(teacher, out, provenance_of(recipe))
 
 
 def replay(recipe: Recipe, path: Path) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import json
 import logging
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -44,7 +43,7 @@ from distill.downstream.tasks import RECORDED
 from distill.downstream.truths import check_words
 from distill.errors import UserError
 from distill.hashing import hash_lines, hash_text
-from distill.processes import is_first_process
+from distill.processes import is_first_process, local_rank
 from distill.training.devices import devices_of
 from distill.training.faults import TooManyBad
 from distill.training.locking import RunLock
@@ -397,7 +396,5 @@ def warn_of_crops(train: Sequence[Cut], crop_s: float | None) -> None:
 def own_devices(config: EvaluationConfig) -> list[torch.device]:
     """The devices of this process before the Trainer connects the processes."""
     devices = devices_of(config.recipe())
-    launched = os.environ.get("LOCAL_RANK")  # by torchrun or Lightning: one process a device
-    if launched is None and int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:  # by srun
-        launched = os.environ.get("SLURM_LOCALID")
-    return devices if launched is None else [devices[int(launched) % len(devices)]]
+    rank = local_rank()  # one process a device
+    return devices if rank is None else [devices[rank % len(devices)]]

@@ -203,7 +203,8 @@ def mixed(results: Sequence[Result]) -> list[str]:
     if differing:
         notes.append(f"results of different {', '.join(differing)} are averaged")
     methods = [set(result.recipe_settings) for result in results if result.recipe_settings is not None]
-    if words := sorted(set().union(*methods).difference(*[set.intersection(*methods)] if methods else [])):
+    common = set.intersection(*methods) if methods else set()
+    if words := sorted(set().union(*methods) - common):
         notes.append(f"models of recipes with different settings are averaged: {_first(words)}")
     return notes
 

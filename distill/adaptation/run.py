@@ -89,8 +89,7 @@ def _adapt(
         masking=recipe.masking,
         distorter=Distorter.from_config(recipe.distortion, split="train") if recipe.distort else None,
         seed=recipe.seed,
-        provenance=provenance_of(recipe, recipe.distortion.corpora if recipe.distort else ())
-        | {"dev_majority_share": round(majority, 4)},
+        provenance=provenance_of(recipe) | {"dev_majority_share": round(majority, 4)},
     )
     size = sum(p.numel() for p in encoder.parameters()) / 1e6
     say_start(trainer, recipe, f"HuBERT of {size:.1f} M parameters from {recipe.teacher}", folder.path)

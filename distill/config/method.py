@@ -21,7 +21,7 @@ _OF_DATA = ("data.batch_size", "data.batch_seconds", "data.max_samples", "data.m
 _MACHINE = ("student.activation_checkpointing", "distortion.where", "optim.max_nonfinite")
 """What changes memory and speed, or when a run gives up."""
 _SHORT = 60
-"""Letters of two lists that are shown as they are."""
+"""Letters of a change that is shown as it is."""
 _FILES = ("objective.units.codebook", "targets.codebook", "targets.folder")
 
 
@@ -89,23 +89,27 @@ def changes_of(name: str, method: Iterable[str]) -> list[str]:
     if name not in recipe_names():
         return []
     kind, shipped = _shipped(name)
-    own, before = _by_key(method), _by_key(shipped)
+    before, own = _by_key(shipped), _by_key(method)
     defaults = {key: _written(value) for key, value in _defaults(kind).items()}
-    values = [
-        (key, *(words.get(key, defaults.get(key, "not set")) for words in (before, own)))
+    old, new = defaults | before, defaults | own
+    return [
+        f"{key}: {_change(old.get(key, 'not set'), new.get(key, 'not set'))}"
         for key in sorted(before.keys() | own.keys())
+        if old.get(key) != new.get(key)
     ]
-    return [f"{key}: {_change(old, new)}" for key, old, new in values if old != new]
 
 
 def _change(old: str, new: str) -> str:
     """Of long lists, what was left out and added."""
+    both = f"{old} -> {new}"
+    if len(both) <= _SHORT:
+        return both
     try:
         before, after = json.loads(old), json.loads(new)
     except (ValueError, RecursionError):
-        before = after = None
-    if len(old) + len(new) <= _SHORT or not isinstance(before, list) or not isinstance(after, list):
-        return f"{old} -> {new}"
+        return both
+    if not isinstance(before, list) or not isinstance(after, list):
+        return both
     changes = {
         "without": [x for x in before if x not in after],
         "with": [x for x in after if x not in before],

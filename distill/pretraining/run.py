@@ -80,5 +80,5 @@ def make_pretraining(recipe: SpiralRecipe) -> SpiralPretraining:
         average=recipe.ema,
         distorter=Distorter.from_config(recipe.distortion, split="train") if recipe.distort else None,
         seed=recipe.seed,
-        provenance=provenance_of(recipe, recipe.distortion.corpora if recipe.distort else ()),
+        provenance=provenance_of(recipe),
     )

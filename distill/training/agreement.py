@@ -57,16 +57,13 @@ class Agreement(Callback):
         Raises:
             Disagreement: on all processes, naming one that differs and in what.
         """
-        found = {key: _placeless(value) for key, value in flat(asdict(self.recipe)).items()}
-        found = {key: value for key, value in found.items() if key not in _MAY_DIFFER}
         data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
-        _compare(
-            trainer,
-            {
-                **{key: value for key, value in found.items() if not key.startswith(_OF_THE_FIRST)},
-                "speech": getattr(data, "speech", None),
-            },
-        )
+        recipe = {
+            key: _placeless(value)
+            for key, value in flat(asdict(self.recipe)).items()
+            if key not in _MAY_DIFFER and not key.startswith(_OF_THE_FIRST)
+        }
+        _compare(trainer, recipe | {"speech": getattr(data, "speech", None)})
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 
 from distill.checkpoints import native, teacher_facts
 from distill.checkpoints.files import read_safetensors
-from distill.checkpoints.heard import heard_facts
+from distill.checkpoints.heard import heard_facts, noises_heard
 from distill.config.method import method_facts
 from distill.encoder import Encoder
 from distill.errors import CheckpointError
@@ -23,17 +23,12 @@ from distill.training.saving import read_checkpoint
 logger = logging.getLogger(__name__)
 
 
-def provenance_of(recipe: Recipe, corpora: Iterable[str]) -> dict[str, Any]:
-    """What a released model says about how it was made: recipe, teacher, noise, versions.
-
-    Args:
-        recipe: of the run.
-        corpora: of noise that it draws from.
-    """
+def provenance_of(recipe: Recipe) -> dict[str, Any]:
+    """What a model that a recipe makes says about how it was made: recipe, teacher, noise, versions."""
     return {
         **method_facts(recipe),
         **teacher_facts(recipe.teacher),
-        **heard_facts(recipe.teacher, corpora),
+        **heard_facts(recipe.teacher, noises_heard({}, asdict(recipe))),
         "versions": versions(),
     }
 

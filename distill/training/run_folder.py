@@ -131,16 +131,12 @@ class RunFolder:
             )
         if self.path.is_file():
             raise UserError(f"{self} is a file: choose a folder for the run with --out")
-        if is_first_process() and self._holds_other_things():  # for the others, it has begun the run perhaps
-            raise UserError(f"{self} holds other things: choose an empty or new folder with --out")
-
-    def _holds_other_things(self) -> bool:
-        """Whether there is something in the folder, and no run that began, nor one that begins just now."""
-        from distill.training import locking
-
-        found = list(complete(self.path.iterdir())) if self.path.is_dir() else []
         ours = (self.wandb_id.name, locking.NAME)
-        return not all(path.name.startswith(ours) for path in found) and not self.recipe.exists()
+        found = list(complete(self.path.iterdir())) if self.path.is_dir() else []
+        others = [path for path in found if not path.name.startswith(ours)]
+        # For other processes than the first, this may be the run that the first has begun.
+        if others and is_first_process() and not self.recipe.exists():
+            raise UserError(f"{self} holds other things: choose an empty or new folder with --out")
 
     def refuse_links(self) -> None:
         """Refuse links to files where a run and its loggers write or append: somebody may have planted them.

@@ -115,8 +115,7 @@ def make_module(recipe: DistillRecipe) -> Distillation:
             codebook=codebook,
             seed=recipe.seed,
             optim=recipe.optim,
-            provenance=provenance_of(recipe, recipe.distortion.corpora if recipe.cdm != "none" else ())
-            | random,
+            provenance=provenance_of(recipe) | random,
         )
     except ValueError as error:
         raise ConfigError(f"recipe {recipe.name}: {error}") from None

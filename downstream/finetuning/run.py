@@ -141,7 +141,7 @@ def make_module(
         targets=data.targets_of,
         references=data.texts["dev"],
         distorter=Distorter.from_config(recipe.distortion, split="train") if recipe.distort else None,
-        provenance=provenance_of(recipe, recipe.distortion.corpora if recipe.distort else ())
+        provenance=provenance_of(recipe)
         | {
             "method": "fine-tuning with CTC",
             "frozen": recipe.frozen,
